@@ -1,0 +1,1 @@
+"""The account backends that judge an app's credentials."""

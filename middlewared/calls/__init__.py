@@ -1,0 +1,1 @@
+"""The heart: one call from request to outcome."""

@@ -1,0 +1,29 @@
+"""What the web asks of a call: to ring it, and to pass on a phone's answer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from middlewared.calls.trace import Trace
+from middlewared.model import Answer, IncomingCall, Outcome
+
+
+class Calls(Protocol):
+    """Implemented by :class:`middlewared.calls.ringing.Ringing`."""
+
+    async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
+        """
+        Wake the device of ``incoming`` and wait for its answer, at most the call's wait.
+
+        Cancelling the awaiting Deferred (the PBX hung up) ends the call, unless others
+        have joined it. Expected troubles are outcomes, not exceptions: OVERLOADED,
+        DRAINING and SERVICE_DOWN too.
+        """
+
+    async def answer(self, unique_key: str, answer: Answer) -> bool:
+        """
+        A phone answered.
+
+        :return: whether the call waits or was answered inside its wait (202), else 404.
+        :raises RendezvousDown: it cannot be known now (503).
+        """

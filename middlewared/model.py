@@ -1,0 +1,124 @@
+"""
+The words of the domain: frozen values, no input or output, no clock.
+
+All points in time are seconds since the epoch (float), as ``reactor.seconds()``
+gives them; every duration carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+
+class Platform(enum.Enum):
+    """How a device is woken; the value is the word used on the wire and in metrics."""
+
+    APNS = "apns"
+    ANDROID = "android"
+    GCM = "gcm"
+
+
+class Outcome(enum.Enum):
+    """How a call ended; the value is what ``X-Outcome`` says."""
+
+    ANSWERED = "answered"
+    UNAVAILABLE = "unavailable"
+    TIMEOUT = "timeout"
+    NO_DEVICE = "no-device"
+    TOKEN_DEAD = "token-dead"
+    PUSH_FAILED = "push-failed"
+    MALFORMED = "malformed"
+    FORBIDDEN = "forbidden"
+    OVERLOADED = "overloaded"
+    DRAINING = "draining"
+    SERVICE_DOWN = "service-down"
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the PBX is to send the call (``status=ACK``)."""
+        return self is Outcome.ANSWERED
+
+
+@attrs.frozen
+class IncomingCall:
+    """What the PBX asked for; every text has passed the field rules, "" means absent."""
+
+    sip_user_id: int
+    phonenumber: str
+    caller_id: str = ""
+    call_id: str = ""
+
+
+@attrs.frozen
+class Call:
+    """
+    One call that waits for its device.
+
+    ``deadline`` is the absolute end of its wait: ``started_at`` plus the round-trip
+    wait that was configured when it started, so that a reload leaves it alone.
+    """
+
+    unique_key: str
+    incoming: IncomingCall
+    started_at: float
+    deadline: float
+
+
+@attrs.frozen
+class Answer:
+    """
+    What a phone said to a call, and when it reached us.
+
+    ``message_start_time`` is the start time the phone echoed, in epoch seconds. It is
+    its own word: only the round-trip report may use it.
+    """
+
+    available: bool
+    message_start_time: float
+    received_at: float
+
+
+@attrs.frozen
+class Settlement:
+    """How a waiting call was decided; ``answer`` is there when a phone decided it."""
+
+    outcome: Outcome
+    answer: Answer | None = None
+
+
+@attrs.frozen
+class Device:
+    """
+    A registered app: the one device that rings for ``sip_user_id``.
+
+    Texts are "" when the app did not send them. ``sandbox`` chooses Apple's
+    environment; ``push_profile`` is "once" or "". ``registered_at`` and
+    ``last_seen`` are epoch seconds.
+    """
+
+    sip_user_id: int
+    platform: Platform
+    app: str
+    token: str = attrs.field(repr=False)
+    name: str = ""
+    os_version: str = ""
+    client_version: str = ""
+    remote_logging_id: str = ""
+    sandbox: bool = False
+    push_profile: str = ""
+    dnd: bool = False
+    remote_notification_token: str = attrs.field(default="", repr=False)
+    registered_at: float = 0.0
+    last_seen: float = 0.0
+
+
+@attrs.frozen
+class ResponseRecord:
+    """One row of ``response_log``: a phone's first answer to a call."""
+
+    platform: Platform
+    roundtrip_seconds: float
+    available: bool
+    answered_at: float

@@ -1,0 +1,1 @@
+"""Connections to the outside: TLS trust, the CONNECT proxy, the HTTP client."""

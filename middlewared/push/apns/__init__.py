@@ -1,0 +1,1 @@
+"""Apple's push service over our own HTTP/2 client."""

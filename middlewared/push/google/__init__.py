@@ -1,0 +1,1 @@
+"""Google's push services: FCM HTTP v1 and the legacy protocol."""

@@ -1,0 +1,126 @@
+"""
+The push seam: one provider for each configured app and platform.
+
+The one invariant: a provider answers every push with exactly one result, no later
+than the push's deadline, and never raises for what a peer did.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol, TypeAlias
+
+import attrs
+
+from middlewared.model import Call, Device
+
+
+@attrs.frozen
+class CallPush:
+    """Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1."""
+
+    device: Device
+    call: Call
+    attempt: int
+    response_api: str
+
+    @property
+    def deadline(self) -> float:
+        """Epoch seconds after which the push is of no use and must not be sent."""
+        return self.call.deadline
+
+
+@attrs.frozen
+class NoticePush:
+    """
+    Tell ``device`` that its account moved to another device (a text, not a call).
+
+    iOS: an alert to ``remote_notification_token``, never a VoIP push (iOS kills the app).
+    Android and GCM: data type "message".
+    """
+
+    device: Device
+    message: str
+    deadline: float
+
+
+Push: TypeAlias = CallPush | NoticePush
+
+
+@attrs.frozen
+class Accepted:
+    """The provider took the push (which is not: delivered)."""
+
+    label: ClassVar[str] = "accepted"
+    reason: ClassVar[str] = ""
+    canonical_token: str | None = attrs.field(default=None, repr=False)
+    """The token to store instead of the one that was pushed to (legacy FCM, GCM)."""
+
+    other_environment: bool = False
+    """Apple refused the device's environment with BadDeviceToken and took it in the other."""
+
+
+@attrs.frozen
+class TokenDead:
+    """The token will never work again: remove the device and end the call."""
+
+    label: ClassVar[str] = "token-dead"
+    reason: str
+    since: float | None = None
+    """Epoch seconds of APNs' 410: a device registered after it keeps its registration."""
+
+
+@attrs.frozen
+class TokenSuspect:
+    """The token belongs to another environment, app or sender: end the call, keep the device."""
+
+    label: ClassVar[str] = "token-suspect"
+    reason: str
+
+
+@attrs.frozen
+class ConfigFault:
+    """Credentials, topic or project are wrong for every device of the app: alarm, no retry."""
+
+    label: ClassVar[str] = "config-fault"
+    reason: str
+
+
+@attrs.frozen
+class Rejected:
+    """This push was refused for good: our bug, or a 4xx nobody documented."""
+
+    label: ClassVar[str] = "config-fault"
+    reason: str
+
+
+@attrs.frozen
+class Temporary:
+    """Another try may work: transport failure, 5xx, 429."""
+
+    label: ClassVar[str] = "temporary"
+    reason: str
+    retry_after_s: float | None = None
+    """What the provider asked for (Retry-After); None: our own back-off; 0: at once."""
+
+
+# Each result has ``label`` (the word of the metric ``result``) and ``reason`` (the
+# provider's own word, never a secret).
+PushResult: TypeAlias = Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary
+
+
+class PushProvider(Protocol):
+    """Sends pushes of one app on one platform. One call of ``send`` is one provider attempt."""
+
+    def start(self) -> None:
+        """Begin to connect; a provider that is down does not fail the start."""
+
+    async def stop(self) -> None:
+        """Close all connections; pushes in flight end as Temporary."""
+
+    async def send(self, push: Push) -> PushResult:
+        """
+        Send ``push`` once and give the provider's verdict.
+
+        Ends as Temporary("deadline") when ``push.deadline`` passes first. Cancelling the
+        awaiting Deferred withdraws a push that was not sent yet.
+        """

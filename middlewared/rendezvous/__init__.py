@@ -1,0 +1,1 @@
+"""Where a phone's answer finds the call that waits for it."""

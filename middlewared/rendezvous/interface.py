@@ -1,0 +1,83 @@
+"""
+The rendezvous: where a phone's answer finds the call that waits for it.
+
+The one invariant: a call is settled at most once, and every place at it is told
+the same outcome.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from middlewared.model import Answer, Call, Outcome, Settlement
+
+
+class Place(Protocol):
+    """
+    One PBX connection's place at a waiting call.
+
+    Whoever took it calls ``leave`` when the connection ended or was answered.
+    """
+
+    @property
+    def call(self) -> Call:
+        """The call waited for: the one that was opened first, when this place joined it."""
+
+    @property
+    def first(self) -> bool:
+        """True when this place opened the call and so must wake the device."""
+
+    @property
+    def settled(self) -> Deferred[Settlement]:
+        """
+        Fires once with the outcome: ANSWERED or UNAVAILABLE (the phone), what ``settle``
+        gave, TIMEOUT at the call's deadline, or what ``abandon`` gave. Already fired
+        when the place belongs to a call that was answered before. Never fails.
+        """
+
+    @property
+    def over(self) -> Deferred[None]:
+        """
+        Fires once when nobody waits for the device any more: the call was settled, or
+        the last place was left. Only the first place's is of use (it stops the pushes).
+        """
+
+    def leave(self) -> None:
+        """Give the place up; harmless when repeated. The last one to leave ends the call."""
+
+
+class Rendezvous(Protocol):
+    """Where calls wait and answers arrive. Calls live until their deadline, then vanish."""
+
+    @property
+    def waiting(self) -> int:
+        """How many places at this daemon wait now."""
+
+    async def join(self, call: Call) -> Place:
+        """
+        Take a place at ``call``.
+
+        A waiting or answered call with the same sip_user_id and the same non-empty
+        call_id is joined instead. When ``call.unique_key`` is in use by another
+        account's call, the place's call has a fresh random key.
+
+        :raises RendezvousDown: the call can neither be opened nor joined.
+        """
+
+    async def answer(self, unique_key: str, answer: Answer) -> bool:
+        """
+        A phone answered. Settles the call (ANSWERED or UNAVAILABLE) when it waits.
+
+        :return: False when no call of this key waits or was answered within its wait:
+            unknown, too late, or every PBX connection gone. True otherwise; a repeat is
+            True and changes nothing.
+        :raises RendezvousDown: it cannot be known.
+        """
+
+    async def settle(self, unique_key: str, outcome: Outcome) -> None:
+        """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
+
+    def abandon(self, outcome: Outcome) -> None:
+        """Settle every place that waits at this daemon, at once (the end of a drain)."""

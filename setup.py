@@ -1,0 +1,64 @@
+"""Packaging of middlewared; the tools' settings stand in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "middlewared" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+assert VERSION is not None
+
+setup(
+    name="middlewared",
+    version=VERSION.group(1),
+    description="Wakes a sleeping phone for an incoming VoIP call: held requests, push, rendezvous",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # twisted.plugins is a namespace of Twisted's: only our one module is added to it.
+    packages=[*find_packages(include=["middlewared", "middlewared.*"]), "twisted.plugins"],
+    package_data={"middlewared": ["py.typed", "devices/schema/*/*.sql", "web/openapi.json"]},
+    entry_points={"console_scripts": ["middlewared = middlewared.cli:main"]},
+    install_requires=[
+        "attrs>=24.2",
+        "bcrypt>=4.2",
+        "cryptography>=43",
+        "h2>=4.2",
+        "klein>=24.8",
+        "multipart>=1.2",
+        "prometheus-client>=0.21",
+        "psycopg2-binary>=2.9.10",
+        "PyJWT>=2.10",
+        "pyOpenSSL>=24.3",
+        "service-identity>=24.2",
+        "treq>=24.9",
+        "Twisted[tls]>=24.11",
+        "txpostgres>=1.7",
+        "txredisapi>=1.6",
+    ],
+    extras_require={
+        "dev": [
+            "build",
+            "coverage>=7.6",
+            "hypothesis>=6.120",
+            "mypy>=1.14",
+            "pytest>=8.3",
+            "pytest-twisted>=1.14",
+            "ruff>=0.9",
+            "types-psycopg2",
+        ]
+    },
+    classifiers=[
+        "Framework :: Twisted",
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
