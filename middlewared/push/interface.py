@@ -7,21 +7,33 @@ than the push's deadline, and never raises for what a peer did.
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeAlias
 
 import attrs
 
-from middlewared.model import Call, Device
+from middlewared.model import Call, Device, Platform
+
+
+def _always() -> bool:
+    return True
 
 
 @attrs.frozen
 class CallPush:
-    """Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1."""
+    """
+    Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1.
+
+    ``wanted`` tells whether the call still waits: a push that waits for its turn is
+    asked right before it is sent, and dropped as Temporary("unwanted") when it is not.
+    """
 
     device: Device
     call: Call
     attempt: int
     response_api: str
+    wanted: Callable[[], bool] = attrs.field(default=_always, eq=False, repr=False)
 
     @property
     def deadline(self) -> float:
@@ -108,6 +120,14 @@ class Temporary:
 PushResult: TypeAlias = Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary
 
 
+class Resend(enum.Enum):
+    """When a device that has not answered gets a further push (the ``resend`` setting)."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class PushProvider(Protocol):
     """Sends pushes of one app on one platform. One call of ``send`` is one provider attempt."""
 
@@ -124,3 +144,19 @@ class PushProvider(Protocol):
         Ends as Temporary("deadline") when ``push.deadline`` passes first. Cancelling the
         awaiting Deferred withdraws a push that was not sent yet.
         """
+
+
+@attrs.frozen
+class Route:
+    """How devices of one app and platform are reached."""
+
+    provider: PushProvider
+    resend: Resend = Resend.AUTO
+    lost_account_notice: bool = True
+
+
+class Routes(Protocol):
+    """The way to each configured app and platform."""
+
+    def find(self, app: str, platform: Platform) -> Route | None:
+        """The present route, None when the configuration has no such app."""

@@ -1,0 +1,168 @@
+"""
+The rendezvous inside one process.
+
+The one invariant: a call is in the table exactly from its first place until its
+deadline, or until it failed or was given up; an answered call stays, so that a repeat
+finds it.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.model import Answer, Call, Outcome, Settlement
+
+
+def fresh_key() -> str:
+    """32 random hex digits: a unique_key that nobody can guess."""
+    return secrets.token_hex(16)
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    """A call in the table and the places that wait for it."""
+
+    call: Call
+    expiry: DelayedCall
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    places: set[MemoryPlace] = attrs.field(factory=set)
+    settlement: Settlement | None = None
+
+
+@attrs.define(eq=False)
+class MemoryPlace:
+    """A place at a call of this process; see :class:`~.interface.Place`."""
+
+    _rendezvous: MemoryRendezvous
+    _waiting: _Waiting
+    first: bool
+    settled: Deferred[Settlement] = attrs.field(factory=Deferred)
+
+    @property
+    def call(self) -> Call:
+        return self._waiting.call
+
+    @property
+    def over(self) -> Deferred[None]:
+        return self._waiting.over
+
+    def leave(self) -> None:
+        self._rendezvous.left(self, self._waiting)
+
+
+class MemoryRendezvous:
+    """
+    Calls of one daemon, answered by the same daemon.
+
+    :param clock: epoch seconds, and the timers that end calls at their deadline.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: dict[str, _Waiting] = {}
+        self._keys: dict[tuple[int, str], str] = {}
+        self._places = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many places wait."""
+        return self._places
+
+    async def join(self, call: Call) -> MemoryPlace:
+        """See :meth:`.interface.Rendezvous.join`; never down."""
+        known = self._calls.get(self._keys.get(_identity(call), ""))
+        if known is not None:
+            return self._seat(known, first=False)
+        if call.unique_key in self._calls:
+            call = attrs.evolve(call, unique_key=fresh_key())
+        return self._seat(self._open(call), first=True)
+
+    async def answer(self, unique_key: str, answer: Answer) -> bool:
+        """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""
+        waiting = self._calls.get(unique_key)
+        if waiting is None:
+            return False
+        if waiting.settlement is None:
+            outcome = Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE
+            self._tell(waiting, Settlement(outcome, answer))
+        return True
+
+    async def settle(self, unique_key: str, outcome: Outcome) -> None:
+        """See :meth:`.interface.Rendezvous.settle`."""
+        waiting = self._calls.get(unique_key)
+        if waiting is not None and waiting.settlement is None:
+            self._end(waiting, Settlement(outcome))
+
+    def abandon(self, outcome: Outcome) -> None:
+        """See :meth:`.interface.Rendezvous.abandon`."""
+        for waiting in list(self._calls.values()):
+            if waiting.settlement is None:
+                self._end(waiting, Settlement(outcome))
+
+    def stop(self) -> None:
+        """Forget all calls; whoever still waits is told DRAINING."""
+        self.abandon(Outcome.DRAINING)
+        for waiting in list(self._calls.values()):
+            self._forget(waiting)
+
+    def left(self, place: MemoryPlace, waiting: _Waiting) -> None:
+        """``place`` was given up: the last one ends a call that nobody has answered."""
+        if place not in waiting.places:
+            return
+        waiting.places.remove(place)
+        self._places -= 1
+        if not waiting.places and waiting.settlement is None:
+            self._forget(waiting)
+            waiting.over.callback(None)
+
+    def _open(self, call: Call) -> _Waiting:
+        delay = max(0.0, call.deadline - self._clock.seconds())
+        expiry = self._clock.callLater(delay, self._expire, call.unique_key)
+        waiting = self._calls[call.unique_key] = _Waiting(call, expiry)
+        if call.incoming.call_id:
+            self._keys[_identity(call)] = call.unique_key
+        return waiting
+
+    def _seat(self, waiting: _Waiting, *, first: bool) -> MemoryPlace:
+        place = MemoryPlace(self, waiting, first)
+        if waiting.settlement is not None:
+            place.settled.callback(waiting.settlement)
+            return place
+        waiting.places.add(place)
+        self._places += 1
+        return place
+
+    def _expire(self, unique_key: str) -> None:
+        waiting = self._calls[unique_key]
+        if waiting.settlement is None:
+            self._end(waiting, Settlement(Outcome.TIMEOUT))
+        else:
+            self._forget(waiting)
+
+    def _end(self, waiting: _Waiting, settlement: Settlement) -> None:
+        self._forget(waiting)
+        self._tell(waiting, settlement)
+
+    def _tell(self, waiting: _Waiting, settlement: Settlement) -> None:
+        waiting.settlement = settlement
+        places, waiting.places = waiting.places, set()
+        self._places -= len(places)
+        for place in places:
+            place.settled.callback(settlement)
+        waiting.over.callback(None)
+
+    def _forget(self, waiting: _Waiting) -> None:
+        if waiting.expiry.active():
+            waiting.expiry.cancel()
+        del self._calls[waiting.call.unique_key]
+        if self._keys.get(_identity(waiting.call)) == waiting.call.unique_key:
+            del self._keys[_identity(waiting.call)]
+
+
+def _identity(call: Call) -> tuple[int, str]:
+    """What makes two requests of a PBX the same call; an empty call_id never matches."""
+    return (call.incoming.sip_user_id, call.incoming.call_id)
