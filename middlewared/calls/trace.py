@@ -8,39 +8,60 @@ the ``Server-Timing`` header are both read from it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """One thing that happened; ``note`` is a token that says how it went, or ""."""
+
+    name: str
+    at: float
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name, with the note behind it."""
+        return f"{self.name}({self.note})" if self.note else self.name
 
 
 class Trace:
     """
     Steps of one PBX request, in order.
 
-    :param now: epoch seconds; called once for each step.
+    Bounded by the pushes a call may have. :param now: epoch seconds.
     """
 
     __slots__ = ("_now", "steps")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self.steps: list[tuple[str, float]] = [("received", now())]
+        self.steps: list[Step] = [Step("received", now())]
 
-    def mark(self, step: str, at: float | None = None) -> None:
+    def mark(self, step: str, at: float | None = None, note: str = "") -> None:
         """Stamp ``step`` with the present time, or with ``at`` when it is known better."""
-        self.steps.append((step, self._now() if at is None else at))
+        self.steps.append(Step(step, self._now() if at is None else at, note))
 
     def time_of(self, step: str) -> float | None:
         """When ``step`` happened first, None when it did not."""
-        return next((at for name, at in self.steps if name == step), None)
+        return next((known.at for known in self.steps if known.name == step), None)
 
-    def durations_ms(self) -> list[tuple[str, float]]:
+    def durations_ms(self) -> list[tuple[Step, float]]:
         """How long each step took from the one before it, in milliseconds; never negative."""
         pairs = zip(self.steps, self.steps[1:], strict=False)
-        return [(name, max(0.0, at - before) * 1000) for (_, before), (name, at) in pairs]
+        return [(step, max(0.0, step.at - before.at) * 1000) for before, step in pairs]
 
     def total_ms(self) -> float:
         """Milliseconds from the request to now."""
-        return max(0.0, self._now() - self.steps[0][1]) * 1000
+        return max(0.0, self._now() - self.steps[0].at) * 1000
+
+    def text(self) -> str:
+        """The steps as the log line shows them: name, milliseconds and note of each."""
+        return " ".join(f"{step.label}={ms:.1f}" for step, ms in self.durations_ms())
 
     def server_timing(self) -> str:
         """The value of a Server-Timing header (W3C Server Timing, section 2)."""
-        parts = [f"{name};dur={ms:.2f}" for name, ms in self.durations_ms()]
+        parts = [
+            f"{step.name};dur={ms:.2f}" + (f";desc={step.note}" if step.note else "")
+            for step, ms in self.durations_ms()
+        ]
         return ", ".join([*parts, f"total;dur={self.total_ms():.2f}"])

@@ -1,0 +1,58 @@
+"""
+What a provider's verdict teaches about a device.
+
+The one invariant: only a dead token, a canonical token and the other environment's
+acceptance change what is stored, and only while the stored token is the one pushed to.
+"""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from middlewared.devices.interface import DeviceRegistry
+from middlewared.errors import DatabaseDown
+from middlewared.model import Device
+from middlewared.push.interface import Accepted, PushResult, TokenDead
+
+_log = Logger()
+
+
+def taught(device: Device, accepted: Accepted) -> Device:
+    """``device`` as the next push has to address it."""
+    token = accepted.canonical_token or device.token
+    sandbox = device.sandbox is not accepted.other_environment
+    return attrs.evolve(device, token=token, sandbox=sandbox)
+
+
+def correct(registry: DeviceRegistry, device: Device, result: PushResult) -> Deferred[None]:
+    """
+    Begin to store what ``result`` taught. Starts at once, so that a look-up made after
+    it sees the change; a database that is away loses it, which the next push mends.
+    """
+    return Deferred.fromCoroutine(_correct(registry, device, result))
+
+
+async def _correct(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
+    try:
+        match result:
+            case TokenDead(since=since):
+                removed = await registry.remove_dead(device.sip_user_id, device.token, since)
+                _log.info(
+                    "dead push token of {sip_user_id}: device {what}",
+                    sip_user_id=device.sip_user_id,
+                    what="removed" if removed else "kept, it registered anew",
+                )
+            case Accepted(canonical_token=str(token)):
+                await registry.replace_token(device.sip_user_id, device.token, token)
+            case Accepted(other_environment=True):
+                await registry.set_sandbox(device.sip_user_id, device.token, not device.sandbox)
+            case _:
+                pass
+    except DatabaseDown as error:
+        _log.warn(
+            "push verdict about {sip_user_id} not stored: {error}",
+            sip_user_id=device.sip_user_id,
+            error=error,
+        )

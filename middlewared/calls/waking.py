@@ -1,0 +1,211 @@
+"""
+Waking the device of one call: its pushes, from the first to the last.
+
+The one invariant: nothing is sent once the call is over, and a push's verdict is
+acted upon even when it comes later than that.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from middlewared.background import Background
+from middlewared.calls.corrections import correct, taught
+from middlewared.calls.resend import backoff_s, push_times
+from middlewared.calls.trace import Trace
+from middlewared.clock import Clock
+from middlewared.devices.interface import DeviceRegistry
+from middlewared.errors import DatabaseDown
+from middlewared.model import Device, Outcome
+from middlewared.push.interface import (
+    Accepted,
+    CallPush,
+    PushProvider,
+    PushResult,
+    Route,
+    Routes,
+    Temporary,
+    TokenDead,
+)
+from middlewared.rendezvous.interface import Place, Rendezvous
+
+
+@attrs.frozen
+class WakingSettings:
+    """How a device is woken; ``interval_s`` lies between two pushes of a call."""
+
+    response_api: str
+    interval_s: float
+
+
+class Waking:
+    """
+    Finds the device of a call and pushes to it until the call is over.
+
+    Attempts start at their times; each is tried again, as the same attempt, while the
+    provider has only temporary trouble. A time that falls into such a back-off is not
+    used for another attempt: the retry stands for it.
+
+    :ivar device: the device that is being woken, None before it was found.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        registry: DeviceRegistry,
+        rendezvous: Rendezvous,
+        routes: Routes,
+        background: Background,
+        settings: WakingSettings,
+        place: Place,
+        trace: Trace,
+    ) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._rendezvous = rendezvous
+        self._routes = routes
+        self._background = background
+        self._settings = settings
+        self._call = place.call
+        self._trace = trace
+        self._over = False
+        self._accepted = False
+        self._latest = 0
+        self._backing_off = False
+        self._sleeping: set[Deferred[None]] = set()
+        self.device: Device | None = None
+        place.over.addCallback(self._stop)
+
+    async def run(self) -> None:
+        """Wake the device; ends when the last attempt has started or the call is over."""
+        try:
+            device = await self._registry.find(self._call.incoming.sip_user_id)
+        except DatabaseDown:
+            await self._fail(Outcome.SERVICE_DOWN)
+            return
+        self._trace.mark("device")
+        if device is None or device.dnd:
+            await self._fail(Outcome.NO_DEVICE)
+            return
+        self.device = device
+        route = self._routes.find(device.app, device.platform)
+        if route is None:
+            self.log.error(
+                "no configuration for app {app} on {platform}: call {unique_key} fails",
+                app=device.app,
+                platform=device.platform.value,
+                unique_key=self._call.unique_key,
+            )
+            await self._fail(Outcome.PUSH_FAILED)
+            return
+        await self._push_in_time(device, route)
+
+    async def _push_in_time(self, device: Device, route: Route) -> None:
+        """Start each attempt at its time."""
+        call = self._call
+        for at in push_times(
+            device,
+            route.resend,
+            started_at=call.started_at,
+            wait_s=call.deadline - call.started_at,
+            interval_s=self._settings.interval_s,
+        ):
+            await self._sleep(at - self._clock.seconds())
+            if self._over:
+                return
+            if not self._backing_off:
+                self._latest += 1
+                self._background.run(self._attempt(route.provider, self._latest))
+
+    async def _attempt(self, provider: PushProvider, attempt: int) -> None:
+        """One attempt, repeated until the provider's answer is final or it is not wanted."""
+        failures = 0
+        while self.device is not None and self._is_wanted(attempt):
+            result = await self._send(provider, self.device, attempt)
+            if not isinstance(result, Temporary):
+                await self._judge(self.device, result)
+                return
+            failures += 1
+            if self._is_wanted(attempt):
+                await self._back_off(_delay_s(failures, result.retry_after_s))
+
+    async def _send(self, provider: PushProvider, device: Device, attempt: int) -> PushResult:
+        """Send one push and record when it went and what came of it."""
+        wanted = partial(self._is_wanted, attempt)
+        push = CallPush(device, self._call, attempt, self._settings.response_api, wanted)
+        number = "" if attempt == 1 else str(attempt)
+        self._trace.mark(f"sent{number}")
+        result = await provider.send(push)
+        self._trace.mark(f"push{number}", note=result.label)
+        if not isinstance(result, Accepted):
+            self.log.info(
+                "push {attempt} of call {unique_key} to {app} on {platform}: {result} {reason}",
+                attempt=attempt,
+                unique_key=self._call.unique_key,
+                app=device.app,
+                platform=device.platform.value,
+                result=result.label,
+                reason=result.reason,
+            )
+        return result
+
+    async def _judge(self, device: Device, result: PushResult) -> None:
+        """A final verdict: keep what it teaches about the device, end the call on a bad one."""
+        if isinstance(result, Accepted):
+            self._accepted = True
+            self.device = taught(device, result)
+        else:
+            self._stop()
+        correction = correct(self._registry, device, result)
+        if not isinstance(result, Accepted) and not self._accepted:
+            dead = isinstance(result, TokenDead)
+            await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
+        await correction
+
+    async def _fail(self, outcome: Outcome) -> None:
+        await self._rendezvous.settle(self._call.unique_key, outcome)
+
+    def _stop(self, _: object = None) -> None:
+        """The call is over: send nothing more, wait for nothing more."""
+        self._over = True
+        for sleep in list(self._sleeping):
+            sleep.cancel()
+
+    def _is_wanted(self, attempt: int) -> bool:
+        """A push is of use while the call waits and no later attempt has taken its place."""
+        return not self._over and attempt == self._latest
+
+    async def _back_off(self, delay_s: float) -> None:
+        self._backing_off = True
+        await self._sleep(delay_s)
+        self._backing_off = False
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Wait, but no longer than the call lasts."""
+        if delay_s <= 0 or self._over:
+            return
+        sleep: Deferred[None] = Deferred()
+        timer = self._clock.callLater(delay_s, sleep.callback, None)
+        self._sleeping.add(sleep)
+        try:
+            await sleep
+        except CancelledError:
+            timer.cancel()
+        finally:
+            self._sleeping.discard(sleep)
+
+
+def _delay_s(failures: int, retry_after_s: float | None) -> float:
+    """The provider's wish, or ours; "at once" is granted once, so that nothing spins."""
+    own = backoff_s(failures, random.random())  # noqa: S311  (jitter, not a secret)
+    if retry_after_s is None:
+        return own
+    return retry_after_s if failures == 1 else max(retry_after_s, own)
