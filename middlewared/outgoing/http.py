@@ -1,0 +1,232 @@
+"""
+The HTTP client: treq over our own endpoints, with a bounded pool of kept connections.
+
+The one invariant: a request holds at most one connection, and when it ends (answered,
+failed, timed out or cancelled) that connection is idle in the pool or closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+from OpenSSL import SSL
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    URI,
+    Agent,
+    HTTPConnectionPool,
+    ResponseDone,
+    ResponseFailed,
+)
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
+from zope.interface import implementer
+
+from middlewared.outgoing.interface import OutgoingFailed, Reply, TcpEndpoints, TimedOut
+from middlewared.outgoing.tls import ClientTLS
+
+MAX_CONNECTIONS = 256
+MAX_BODY_BYTES = 65_536
+IDLE_TIMEOUT_S = 120
+
+
+class PooledHttpClient:
+    """
+    Talks HTTP/1.1 to a few configured hosts over connections it keeps.
+
+    Requests above ``max_connections`` wait for a free one inside their own time-out.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        endpoints: TcpEndpoints,
+        tls: ClientTLS,
+        max_connections: int = MAX_CONNECTIONS,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints = _UriEndpoints(endpoints, tls)
+        self._max_body_bytes = max_body_bytes
+        self._free = DeferredSemaphore(max_connections)
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = max_connections
+        self._pool.cachedConnectionTimeout = IDLE_TIMEOUT_S
+        # A repeat is the business of whoever knows what is repeated.
+        self._pool.retryAutomatically = False
+        self._running: set[Deferred[Reply]] = set()
+        self._closed = False
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str | bytes],
+        body: bytes | None = None,
+        timeout_s: float,
+    ) -> Reply:
+        """See :meth:`middlewared.outgoing.interface.HttpClient.request`."""
+        if self._closed:
+            raise OutgoingFailed("closed")
+        running = Deferred.fromCoroutine(self._turn(method, url, _headers(headers), body))
+        running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
+        self._running.add(running)
+        try:
+            return await running
+        except CancelledError as error:
+            if self._closed:
+                raise OutgoingFailed("closed") from error
+            raise
+        finally:
+            self._running.discard(running)
+
+    async def close(self) -> None:
+        """End all requests, which fail as OutgoingFailed, and close every connection."""
+        self._closed = True
+        for running in list(self._running):
+            running.cancel()
+        await self._pool.closeCachedConnections()
+
+    async def _turn(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
+        await self._free.acquire()
+        try:
+            return await self._exchange(method, url, headers, body)
+        finally:
+            self._free.release()
+
+    async def _exchange(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
+        lease = _Lease(self._pool)
+        agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, lease)
+        client = HTTPClient(agent, cookiejar=_no_cookies())
+        try:
+            response = await client.request(
+                method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
+            )
+            content, complete = await _read(response, self._max_body_bytes)
+        except CancelledError:
+            lease.abort()
+            raise
+        except Exception as error:  # what a peer can provoke in the layers below has no list
+            lease.abort()
+            raise _translated(error) from error
+        if not complete:
+            lease.abort()
+        return Reply(response.code, response.headers, content, complete)
+
+
+@implementer(IAgentEndpointFactory)
+class _UriEndpoints:
+    """Chooses TLS or plain TCP by the scheme."""
+
+    def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
+        self._endpoints = endpoints
+        self._tls = tls
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        host = uri.host.decode("ascii")
+        endpoint = self._endpoints(host, uri.port)
+        if uri.scheme == b"https":
+            return wrapClientTLS(self._tls(host), endpoint)
+        return endpoint
+
+
+class _Lease:
+    """
+    One request's view of the pool: it remembers the connection, to be able to abort it.
+
+    Twisted gives the reader of a body only ``loseConnection``, which over TLS waits for
+    a peer that may have stalled.
+    """
+
+    persistent = True
+
+    def __init__(self, pool: HTTPConnectionPool) -> None:
+        self._pool = pool
+        self._connection: Any = None
+
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        return self._pool.getConnection(key, endpoint).addCallback(self._remember)
+
+    def _remember(self, connection: Any) -> Any:
+        self._connection = connection
+        return connection
+
+    def abort(self) -> None:
+        if self._connection is not None:
+            self._connection.transport.abortConnection()
+
+
+class _Body(Protocol):
+    """Collects at most ``limit`` bytes; fires with them and whether they were all."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._content = bytearray()
+        self.done: Deferred[tuple[bytes, bool]] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.done.called:
+            return
+        self._content += data
+        if len(self._content) > self._limit:
+            self.done.callback((bytes(self._content[: self._limit]), False))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.done.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback((bytes(self._content), True))
+        else:
+            self.done.errback(reason)
+
+
+def _read(response: IResponse, limit: int) -> Deferred[tuple[bytes, bool]]:
+    body = _Body(limit)
+    response.deliverBody(body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
+    return body.done
+
+
+def _headers(headers: Mapping[str, str | bytes]) -> Headers:
+    raw = Headers()
+    for name, value in headers.items():
+        raw.setRawHeaders(name, [value])
+    return raw
+
+
+def _no_cookies() -> IndexableCookieJar:
+    # treq keeps cookies for all users of a client: one account's would go with another's.
+    return IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _timed_out(_result: object, timeout_s: float) -> Failure:
+    return Failure(TimedOut(f"no answer within {timeout_s:.3g} s"))
+
+
+def _translated(error: Exception) -> Exception:
+    """What our callers know instead of Twisted's errors, which quote what peers sent."""
+    if not isinstance(error, ResponseFailed):
+        return OutgoingFailed(_words(error))
+    reasons = [each.value for each in error.reasons]
+    if any(isinstance(each, CancelledError) for each in reasons):
+        return CancelledError()
+    return OutgoingFailed("; ".join(_words(each) for each in reasons))
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        return f"TLS: {error.args[0][0][2]}"
+    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError):
+        return str(error)
+    return type(error).__name__

@@ -1,0 +1,73 @@
+"""
+The outgoing seam: how other rooms reach the world outside.
+
+The one invariant: whatever a peer or a proxy does, the asker gets an answer or an
+:class:`OutgoingFailed` before its own deadline, and neither carries a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.web.http_headers import Headers
+
+from middlewared.errors import MiddlewaredError
+
+
+class OutgoingFailed(MiddlewaredError):
+    """No usable answer came; the text says why in a few words. Another try may work."""
+
+
+class TimedOut(OutgoingFailed):
+    """The answer did not arrive, or not wholly, in the time given."""
+
+
+class TcpEndpoints(Protocol):
+    """Where each TCP connection to the outside begins; straight or through the proxy."""
+
+    def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
+        """
+        An endpoint whose every ``connect`` resolves the name anew and ends in bounded time.
+
+        It fails with what Twisted raises for TCP, or with
+        :class:`~middlewared.outgoing.proxy.ProxyFailed`, a ``ConnectError`` too.
+        """
+
+
+@attrs.frozen
+class Reply:
+    """A whole HTTP answer; ``body`` is cut at the client's limit (``complete`` tells)."""
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    complete: bool = True
+
+    def header(self, name: str) -> str | None:
+        """The last value of a header, or None."""
+        values = self.headers.getRawHeaders(name)
+        return values[-1] if values else None
+
+
+class HttpClient(Protocol):
+    """Implemented by :class:`middlewared.outgoing.http.PooledHttpClient`."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str | bytes],
+        body: bytes | None = None,
+        timeout_s: float,
+    ) -> Reply:
+        """
+        One HTTP request; redirects are answers like any other, cookies are ignored.
+
+        :param timeout_s: for everything: a free connection, the connect, the whole body.
+        :raises TimedOut: it took longer.
+        :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
+        """
