@@ -1,0 +1,224 @@
+"""
+What every rendezvous must do, whatever it stands on.
+
+``RendezvousContract`` is mixed into a TestCase that gives two members of one rendezvous:
+the same object twice for the one inside a process, two daemons' for a shared one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
+from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.memory import fresh_key
+
+
+def a_call(
+    *,
+    sip_user_id: int = 123456789,
+    call_id: str = "",
+    unique_key: str | None = None,
+    wait_s: float = 20.0,
+) -> Call:
+    """A call that starts now."""
+    now = time.time()
+    incoming = IncomingCall(sip_user_id, "0123456789", call_id=call_id)
+    return Call(unique_key or fresh_key(), incoming, now, now + wait_s)
+
+
+def an_answer(available: bool = True) -> Answer:
+    """An answer that arrives now."""
+    return Answer(available, time.time() - 0.3, time.time())
+
+
+if TYPE_CHECKING:
+    _Case = TestCase
+else:
+    _Case = object  # a contract alone is no test, so no runner may collect it
+
+
+class RendezvousContract(_Case):
+    """The behaviour of a rendezvous with the members ``here`` and ``there``."""
+
+    here: Rendezvous
+    there: Rendezvous
+
+    async def answered(self, member: Rendezvous, call: Call, available: bool = True) -> bool:
+        return await member.answer(call.unique_key, an_answer(available))
+
+    async def test_answer_reaches_the_waiting_place(self) -> None:
+        """An answer given at one member settles the place at the other."""
+        place = await self.here.join(a_call())
+        self.assertTrue(place.first)
+        answer = an_answer()
+        self.assertTrue(await self.there.answer(place.call.unique_key, answer))
+        self.assertEqual(await place.settled, Settlement(Outcome.ANSWERED, answer))
+        place.leave()
+
+    async def test_unavailable_is_an_outcome_of_its_own(self) -> None:
+        """available=False settles the call as unavailable."""
+        place = await self.here.join(a_call())
+        await self.answered(self.there, place.call, available=False)
+        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+
+    async def test_first_answer_decides(self) -> None:
+        """A later answer is taken (True) and changes nothing, wherever it arrives."""
+        place = await self.here.join(a_call())
+        self.assertTrue(await self.answered(self.there, place.call))
+        self.assertTrue(await self.answered(self.here, place.call, available=False))
+        self.assertTrue(await self.answered(self.there, place.call, available=False))
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_unknown_key_is_refused(self) -> None:
+        """Nobody waits under a key that was never given out."""
+        self.assertFalse(await self.here.answer(fresh_key(), an_answer()))
+
+    async def test_deadline_is_a_timeout(self) -> None:
+        """A call without an answer times out at its deadline, and an answer is then late."""
+        place = await self.here.join(a_call(wait_s=0.3))
+        self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
+        self.assertFalse(await self.answered(self.there, place.call))
+        self.assertFalse(await self.answered(self.here, place.call))
+
+    async def test_answer_after_the_window_is_late(self) -> None:
+        """An answered call is forgotten at the deadline it had."""
+        place = await self.here.join(a_call(wait_s=0.4))
+        self.assertTrue(await self.answered(self.there, place.call))
+        await self.moment_after(place.call.deadline)
+        self.assertFalse(await self.answered(self.there, place.call))
+
+    async def test_settling_is_a_fast_no(self) -> None:
+        """settle() ends the wait, and a later answer finds nothing."""
+        place = await self.here.join(a_call())
+        await self.here.settle(place.call.unique_key, Outcome.TOKEN_DEAD)
+        self.assertEqual(await place.settled, Settlement(Outcome.TOKEN_DEAD))
+        await self.until_over(place)
+        self.assertFalse(await self.answered(self.there, place.call))
+
+    async def test_settling_after_an_answer_changes_nothing(self) -> None:
+        """The answer has decided; a push's late failure is of no account."""
+        place = await self.here.join(a_call())
+        await self.answered(self.there, place.call)
+        await self.here.settle(place.call.unique_key, Outcome.TOKEN_DEAD)
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        self.assertTrue(await self.answered(self.here, place.call))
+
+    async def test_repeat_joins_the_waiting_call(self) -> None:
+        """The same account and call_id at another member waits for the same key."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        self.assertEqual((first.first, second.first), (True, False))
+        self.assertEqual(second.call, first.call)
+        await self.answered(self.here, first.call)
+        self.assertIs((await first.settled).outcome, Outcome.ANSWERED)
+        self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
+
+    async def test_joined_call_is_settled_for_all(self) -> None:
+        """A fast no reaches every place of the call."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        await self.here.settle(first.call.unique_key, Outcome.PUSH_FAILED)
+        self.assertIs((await first.settled).outcome, Outcome.PUSH_FAILED)
+        self.assertIs((await second.settled).outcome, Outcome.PUSH_FAILED)
+
+    async def test_repeat_of_an_answered_call_is_told_at_once(self) -> None:
+        """Within the window of an answered call its repeat gets the same answer."""
+        first = await self.here.join(a_call(call_id="abc"))
+        await self.answered(self.here, first.call)
+        await first.settled
+        first.leave()
+        repeat = await self.there.join(a_call(call_id="abc"))
+        self.assertFalse(repeat.first)
+        self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
+
+    async def test_repeat_of_a_failed_call_is_a_new_call(self) -> None:
+        """A call that failed does not answer for the next try."""
+        first = await self.here.join(a_call(call_id="abc"))
+        await self.here.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
+        await self.until_over(first)
+        again = await self.there.join(a_call(call_id="abc"))
+        self.assertTrue(again.first)
+        again.leave()
+
+    async def test_calls_without_call_id_are_never_joined(self) -> None:
+        """An empty call_id says nothing about two calls being one."""
+        first = await self.here.join(a_call())
+        second = await self.there.join(a_call())
+        self.assertTrue(second.first)
+        self.assertNotEqual(first.call.unique_key, second.call.unique_key)
+        first.leave()
+        second.leave()
+
+    async def test_call_id_of_another_account_is_another_call(self) -> None:
+        """Accounts do not share calls; a UUID in use gives the second call its own key."""
+        key = "0123456789abcdef0123456789abcdef"
+        first = await self.here.join(a_call(call_id=key, unique_key=key))
+        second = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
+        self.assertTrue(second.first)
+        self.assertEqual(first.call.unique_key, key)
+        self.assertRegex(second.call.unique_key, r"\A[0-9a-f]{32}\Z")
+        self.assertNotEqual(second.call.unique_key, key)
+        await self.answered(self.there, first.call)
+        self.assertIs((await first.settled).outcome, Outcome.ANSWERED)
+        self.assertFalse(second.settled.called)
+        second.leave()
+
+    async def test_last_place_to_leave_ends_the_call(self) -> None:
+        """While one PBX connection is left the call waits; then it is over."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        first.leave()
+        first.leave()
+        self.assertFalse(first.over.called)
+        second.leave()
+        await self.until_over(first)
+        self.assertFalse(await self.answered(self.here, first.call))
+        self.assertFalse(await self.answered(self.there, first.call))
+
+    async def test_joined_place_gets_the_answer_after_the_first_left(self) -> None:
+        """The PBX repeats a call, then drops its first connection: the repeat is answered."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        first.leave()
+        self.assertTrue(await self.answered(self.here, first.call))
+        self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
+
+    async def test_answer_ends_the_pushes(self) -> None:
+        """The first place is told that nobody waits any more."""
+        place = await self.here.join(a_call())
+        await self.answered(self.there, place.call)
+        await self.until_over(place)
+
+    async def test_abandon_settles_this_members_places(self) -> None:
+        """At the end of a drain all who wait here are told."""
+        first = await self.here.join(a_call())
+        second = await self.here.join(a_call())
+        self.here.abandon(Outcome.DRAINING)
+        self.assertIs((await first.settled).outcome, Outcome.DRAINING)
+        self.assertIs((await second.settled).outcome, Outcome.DRAINING)
+
+    async def test_waiting_counts_places(self) -> None:
+        """waiting is what one member holds: up at join, down at answer or leave."""
+        first = await self.here.join(a_call())
+        second = await self.here.join(a_call())
+        self.assertEqual(self.here.waiting, 2)
+        first.leave()
+        self.assertEqual(self.here.waiting, 1)
+        await self.answered(self.there, second.call)
+        await second.settled
+        self.assertEqual(self.here.waiting, 0)
+
+    async def until_over(self, place: Place) -> None:
+        """Wait until ``place.over`` has fired."""
+        waiter: Deferred[None] = Deferred()
+        place.over.addCallback(waiter.callback)
+        await waiter
+
+    async def moment_after(self, deadline: float) -> None:
+        """Wait until a little after ``deadline``; the concrete case knows its clock."""
+        raise NotImplementedError

@@ -1,0 +1,31 @@
+"""The rendezvous inside one process."""
+
+from __future__ import annotations
+
+import time
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from middlewared.rendezvous.memory import MemoryRendezvous
+from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer
+
+
+class MemoryRendezvousTests(RendezvousContract, TestCase):
+    """Both members are the same process."""
+
+    def setUp(self) -> None:
+        self.here = self.there = MemoryRendezvous(clock=reactor)
+        self.addCleanup(self.here.stop)
+
+    async def moment_after(self, deadline: float) -> None:
+        seconds = deadline - time.time() + 0.05
+        await deferLater(reactor, seconds)
+
+    async def test_places_are_told_before_answer_returns(self) -> None:
+        """Nothing stands between the phone's answer and the held request."""
+        place = await self.here.join(a_call())
+        answering = self.there.answer(place.call.unique_key, an_answer())
+        self.assertTrue(await answering)
+        self.assertTrue(place.settled.called)
