@@ -48,6 +48,7 @@ setup(
             "coverage>=7.6",
             "hypothesis>=6.120",
             "mypy>=1.14",
+            "proxy.py>=2.4.10",
             "pytest>=8.3",
             "pytest-twisted>=1.14",
             "ruff>=0.9",
