@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands; Jenkins runs it too. It installs what
+# it needs into .venv and leaves its reports in reports/ (JUnit and coverage XML).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+REPORTS=reports
+MIN_COVERAGE=90
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "install"
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+"$VENV/bin/python" -m pip install --quiet --upgrade pip
+# The dependencies only: the tests run the checkout itself, the packaging check a wheel.
+"$VENV/bin/python" -m pip install --quiet --upgrade "setuptools>=68" wheel
+"$VENV/bin/python" -m pip install --quiet ".[dev]"
+"$VENV/bin/python" -m pip uninstall --quiet --yes middlewared
+rm -rf build "$REPORTS" .coverage .coverage.*
+mkdir -p "$REPORTS"
+export PATH="$PWD/$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=1
+
+step "format, lint, types"
+ruff format --check .
+ruff check .
+mypy
+
+step "tests under pytest, with branch coverage"
+coverage run -m pytest --strict-config --junitxml="$REPORTS/junit.xml" tests
+coverage combine --quiet
+coverage xml --quiet -o "$REPORTS/coverage.xml"
+coverage report --fail-under="$MIN_COVERAGE"
+
+step "no test was skipped"
+python - "$REPORTS/junit.xml" <<'PY'
+import sys
+import xml.etree.ElementTree as ET
+
+suites = list(ET.parse(sys.argv[1]).getroot().iter("testsuite"))
+ran, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ("tests", "skipped"))
+print(f"{ran} tests, {skipped} skipped")
+sys.exit(1 if skipped or not ran else 0)
+PY
+
+step "the same tests under trial"
+python -m twisted.trial --temp-directory="$REPORTS/trial" --reporter=text tests \
+    | tee "$REPORTS/trial.txt" | tail -n 5
+if grep -q 'skips=' "$REPORTS/trial.txt"; then
+    echo "trial skipped tests" >&2
+    exit 1
+fi
+
+step "packaging: sdist and wheel are complete, an empty venv runs them"
+bash tests/packaging.sh "$REPORTS/packaging"
+
+step "all good"
