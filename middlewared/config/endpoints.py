@@ -1,0 +1,85 @@
+"""
+How Twisted endpoint descriptions are read: judged by Twisted itself, paths made absolute.
+
+The one invariant: a description that passes is one that ``serverFromString`` takes when
+the daemon starts, from whatever directory.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from OpenSSL import SSL
+from twisted.internet.endpoints import serverFromString
+
+from middlewared.config.fields import Wrong
+
+# Which arguments of an endpoint type are file names: by place (the type is 0) or by name.
+_FILES: dict[str, frozenset[int | str]] = {
+    "unix": frozenset({1, "address"}),
+    "ssl": frozenset({2, 3, 7, 8, "privateKey", "certKey", "extraCertChain", "dhParameters"}),
+    "tls": frozenset({1, "path"}),
+}
+_ARGUMENT = re.compile(r"(?:\\.|[^:\\])+")
+_NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
+_PORT = re.compile(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)")
+
+
+def endpoints(written: str, base: Path) -> tuple[str, ...]:
+    """Endpoint descriptions, one on each line; file names in them hang on ``base``."""
+    lines = [line.strip() for line in written.splitlines() if line.strip()]
+    found = tuple(_absolute(line, base) for line in lines)
+    for number, description in enumerate(found, 1):
+        try:
+            _judge(description)
+        except Wrong as e:
+            raise Wrong(f"endpoint {number} {e}") from None
+    return found
+
+
+def fixed_port(description: str) -> bool:
+    """Whether two listeners with this same description are in each other's way."""
+    match = _PORT.match(description)
+    return match is None or int(match[1]) != 0
+
+
+def _absolute(description: str, base: Path) -> str:
+    """The same description with each relative file name joined to ``base``."""
+    kind, _, rest = description.partition(":")
+    if kind == "haproxy":
+        return f"haproxy:{_absolute(rest, base)}"
+    files = _FILES.get(kind, frozenset())
+    arguments = _ARGUMENT.findall(description) if files else [description]
+    for place, argument in enumerate(arguments):
+        named = _NAMED.fullmatch(argument)
+        if named and named[1] in files:
+            arguments[place] = f"{named[1]}={_join(base, named[2])}"
+        elif not named and place in files:
+            arguments[place] = _join(base, argument)
+    return ":".join(arguments)
+
+
+def _join(base: Path, quoted: str) -> str:
+    path = str(base / re.sub(r"\\(.)", r"\1", quoted))
+    return re.sub(r"([\\:=])", r"\\\1", path)
+
+
+def _judge(description: str) -> None:
+    kind = description.partition(":")[0]
+    port = _PORT.match(description)
+    if port and int(port[1]) > 65535:
+        raise Wrong("must have a port from 0 to 65535")
+    try:
+        serverFromString(None, description)
+    except (OSError, SSL.Error) as e:
+        what = e.strerror if isinstance(e, OSError) else "not PEM, or key and certificate differ"
+        raise Wrong(f"must name a key and a certificate that can be used ({what})") from None
+    except (KeyError, IndexError):
+        # A socket that systemd passes is there only when systemd starts us.
+        if kind != "systemd" or not re.search(r"domain=(INET6?|UNIX)(:|$)", description):
+            raise Wrong("must be an endpoint description of Twisted") from None
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        raise Wrong(
+            "must be an endpoint description of Twisted, like tcp:8080:interface=127.0.0.1"
+        ) from None

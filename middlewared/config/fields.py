@@ -1,0 +1,242 @@
+"""
+How one value is read: a parser for each kind of setting.
+
+The one invariant: a parser gives a usable value or raises :class:`Wrong`, whose text
+says what is expected and never repeats what was written.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+T = TypeVar("T")
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Parse: TypeAlias = Callable[[str, Path], T]
+"""Reads the text of a setting; the path is the directory that relative paths hang on."""
+
+DAY_MS = 24 * 60 * 60 * 1000
+_BOOLEANS = {
+    **dict.fromkeys(("yes", "true", "on", "1"), True),
+    **dict.fromkeys(("no", "false", "off", "0"), False),
+}
+
+
+class Wrong(ValueError):
+    """The text is no value of its kind; says what is."""
+
+
+@attrs.frozen
+class Setting:
+    """
+    What the reader must know of a key: how it is read, its default as it would be written.
+
+    ``secret``: what is written there may be or hold a secret.
+    """
+
+    parse: Parse[object]
+    default: str
+    secret: bool = False
+
+    def default_value(self) -> object:
+        """The default with paths relative to the current directory."""
+        return self.parse(self.default, Path())
+
+
+def setting(
+    parse: Parse[T],
+    default: str,
+    *,
+    secret: bool = False,
+    show: Callable[[T], str] = repr,
+    converter: attrs.Converter[T, T] | None = None,
+) -> T:
+    """
+    Declare a key of a section as a field of an attrs class.
+
+    :param secret: the value is hidden in every text form.
+    :param show: how the text form shows a value that may hold a secret.
+    """
+    declared = Setting(parse, default, secret or show is not repr)
+    field: Any = attrs.field(
+        factory=declared.default_value,
+        repr=hidden if secret else show,
+        converter=converter,
+        metadata={"setting": declared},
+    )
+    return cast("T", field)
+
+
+def hidden(value: object) -> str:
+    """The text form of a secret: only whether there is one."""
+    return "'***'" if value else "''"
+
+
+def text(written: str, _base: Path) -> str:
+    """Any text on one line; "" means: not set."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in written):
+        raise Wrong("must be one line without control characters")
+    return written
+
+
+def path(written: str, base: Path) -> Path | None:
+    """A file's name; None when not set. Whether it can be used is its reader's affair."""
+    return base / text(written, base) if written else None
+
+
+def whole(low: int, high: int) -> Parse[int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(written: str, _base: Path) -> int:
+        # Eighteen digits: int() takes quadratic time, and signs are part of the range.
+        value = int(written) if re.fullmatch(r"-?[0-9]{1,18}", written) else None
+        if value is None or not low <= value <= high:
+            raise Wrong(f"must be a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+count = whole(1, 10_000_000)
+duration_ms = whole(1, DAY_MS)
+duration_or_0_ms = whole(0, DAY_MS)
+account = whole(0, 10**18 - 1)
+
+
+def yes_no(written: str, _base: Path) -> bool:
+    """yes or no, and the other words configparser takes for them."""
+    value = _BOOLEANS.get(written.lower())
+    if value is None:
+        raise Wrong("must be yes or no")
+    return value
+
+
+def choice(*names: T) -> Parse[T]:
+    """One of ``names``, in lower case."""
+    by_text = {str(name): name for name in names}
+
+    def parse(written: str, _base: Path) -> T:
+        value = by_text.get(written.lower())
+        if value is None:
+            raise Wrong("must be one of " + ", ".join(by_text))
+        return value
+
+    return parse
+
+
+def items(written: str) -> list[str]:
+    """The entries of a list that is separated by commas, blanks or lines."""
+    return re.split(r"[\s,]+", written.strip(" \t\n,")) if written.strip(" \t\n,") else []
+
+
+def networks(written: str, _base: Path) -> tuple[Network, ...]:
+    """IPv4 and IPv6 networks or addresses; host bits that are set are taken for a mistake."""
+    found: list[Network] = []
+    for number, item in enumerate(items(written), 1):
+        try:
+            found.append(ipaddress.ip_network(item))
+        except ValueError as e:
+            hint = " (it has host bits set)" if "host bits" in str(e) else ""
+            raise Wrong(f"entry {number} must be an IPv4 or IPv6 network{hint}") from None
+    return tuple(found)
+
+
+def nodes(written: str, _base: Path) -> tuple[tuple[str, int], ...]:
+    """``host:port`` entries; an IPv6 address stands in brackets."""
+    found: list[tuple[str, int]] = []
+    for number, item in enumerate(items(written), 1):
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):([0-9]{1,5})", item)
+        if not match or not 1 <= int(match[3]) <= 65535:
+            raise Wrong(f"entry {number} must be host:port with a port from 1 to 65535")
+        found.append((match[1] or match[2], int(match[3])))
+    return tuple(found)
+
+
+def _split(written: str, schemes: tuple[str, ...]) -> SplitResult:
+    expected = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        url = urlsplit(written)
+        usable = bool(url.hostname) and url.port != 0  # the port raises when it is no number
+    except ValueError:
+        raise Wrong(f"must be an absolute URL ({expected}host...) with a valid port") from None
+    if url.scheme not in schemes or not usable:
+        raise Wrong(f"must be an absolute URL that begins with {expected} and names a host")
+    if not re.fullmatch(r"[!-~]+", written) or "\\" in written or url.fragment:
+        raise Wrong("must be a URL without blanks, backslashes, a #fragment or raw non-ASCII")
+    return url
+
+
+def web_url(*schemes: str, optional: bool = False, query: bool = False) -> Parse[str]:
+    """
+    An absolute URL without user and password, of one of ``schemes``.
+
+    :param optional: "" is taken too, for: not set.
+    :param query: whether it may have a query; nothing can be appended to one that has.
+    """
+
+    def parse(written: str, _base: Path) -> str:
+        if optional and not written:
+            return ""
+        parts = _split(written, schemes)
+        if "@" in parts.netloc:
+            raise Wrong("must not hold a user or password")
+        if parts.query and not query:
+            raise Wrong("must be a URL without a query")
+        return written
+
+    return parse
+
+
+def proxy_url(written: str, _base: Path) -> str:
+    """``http://user:password@host:port`` or ""."""
+    if not written:
+        return ""
+    parts = _split(written, ("http",))
+    if parts.port is None:
+        raise Wrong("must name the proxy's port: http://host:port")
+    if parts.path not in ("", "/") or parts.query:
+        raise Wrong("must be a proxy's URL without path and query")
+    return written
+
+
+def url_path(written: str, _base: Path) -> str:
+    """A path that is appended to a base URL."""
+    if not re.fullmatch(r"/(?!/)[!-~]*", written) or "#" in written:
+        raise Wrong("must be a path that begins with exactly one /")
+    return written
+
+
+def database_url(written: str, base: Path) -> str:
+    """``sqlite:FILE`` (made absolute) or a PostgreSQL URL as libpq takes it."""
+    scheme, _, rest = written.partition(":")
+    if scheme == "sqlite":
+        if not rest or rest.startswith(":") or re.match(r"//(?!/)", rest):
+            raise Wrong("must name a file: sqlite:FILE")
+        return f"sqlite:{path(rest, base)}"
+    if scheme not in ("postgresql", "postgres"):
+        raise Wrong("must begin with sqlite: or postgresql://")
+    try:
+        parts = parse_dsn(text(written, base))
+    except psycopg2.ProgrammingError:
+        # libpq's own text repeats parts of the URL, perhaps the password.
+        raise Wrong("must be a PostgreSQL URL as libpq reads it: postgresql://...") from None
+    for port in filter(None, parts.get("port", "").split(",")):
+        if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise Wrong("must have ports from 1 to 65535")
+    if not parts.get("dbname"):
+        raise Wrong("must name a database: postgresql://host:port/DATABASE")
+    return written
+
+
+def show_url(written: str) -> str:
+    """A URL's text form without its passwords, wherever they stand."""
+    without_user = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", written)
+    return repr(re.sub(r"(?i)(password=)[^&]*", r"\1***", without_user))

@@ -1,0 +1,154 @@
+"""
+What must hold between values, and what works but is probably not meant.
+
+The one invariant: pure functions of a Config; each yields (section, key, what).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from middlewared.config.endpoints import fixed_port
+from middlewared.config.values import (
+    AccountSettings,
+    AndroidApp,
+    App,
+    AppleApp,
+    CallSettings,
+    Config,
+    GcmApp,
+    RedisSettings,
+)
+
+Found: TypeAlias = Iterator[tuple[str, str, str]]
+_MOST_PUSHES = 100
+# Google shut down the legacy protocols behind these in 2019 (GCM) and 2024 (FCM).
+_DEAD_LEGACY_HOSTS = {"fcm.googleapis.com", "gcm-http.googleapis.com", "android.googleapis.com"}
+
+
+def broken_rules(config: Config) -> Found:
+    """Every contradiction between values that are each right by themselves."""
+    yield from _listening(config)
+    yield from _timing(config.calls)
+    yield from _accounts(config.accounts)
+    yield from _redis(config.redis)
+    for app in config.apps.values():
+        yield from _credentials(app)
+
+
+def warnings(config: Config) -> Found:
+    """What an operator should hear of at the start."""
+    if not config.http.pbx_networks:
+        yield "http", "pbx_networks", "is empty: no PBX may place a call"
+    if config.accounts.backend == "open":
+        yield "accounts", "backend", "open asks nobody: whoever reaches the port is any account"
+    yield from _plain_http("accounts", "base_url", config.accounts.base_url)
+    yield from _response_api(config)
+    for app in config.apps.values():
+        if not isinstance(app, AppleApp):
+            yield from _plain_http(_title(app), "url", app.url)
+            yield from _dead_legacy(app)
+
+
+def _title(app: App) -> str:
+    return f"app:{app.app}:{app.platform.value}"
+
+
+def _listening(config: Config) -> Found:
+    if not config.http.listen:
+        yield "http", "listen", "must name at least one endpoint"
+    taken: dict[str, str] = {}
+    for section, key, listen in (
+        ("http", "listen", config.http.listen),
+        ("http", "pbx_listen", config.http.pbx_listen),
+        ("metrics", "listen", config.metrics.listen),
+    ):
+        for endpoint in filter(fixed_port, listen):
+            if endpoint in taken:
+                yield section, key, f"{endpoint} is taken by {taken[endpoint]}"
+            taken[endpoint] = f"[{section}] {key}"
+
+
+def _timing(calls: CallSettings) -> Found:
+    if calls.resend_interval_ms > calls.roundtrip_wait_ms:
+        yield "calls", "resend_interval_ms", "must not be longer than roundtrip_wait_ms"
+    if calls.roundtrip_wait_ms > _MOST_PUSHES * calls.resend_interval_ms:
+        yield (
+            "calls",
+            "resend_interval_ms",
+            f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms",
+        )
+
+
+def _accounts(accounts: AccountSettings) -> Found:
+    if accounts.backend == "voipgrid" and not accounts.base_url:
+        yield "accounts", "base_url", "must be set for backend = voipgrid"
+    if accounts.backend == "htpasswd" and accounts.htpasswd is None:
+        yield "accounts", "htpasswd", "must name a file for backend = htpasswd"
+    if accounts.sip_user_id_min > accounts.sip_user_id_max:
+        yield "accounts", "sip_user_id_min", "must not be greater than sip_user_id_max"
+
+
+def _redis(redis: RedisSettings) -> Found:
+    if redis.cluster and not redis.nodes:
+        yield "redis", "nodes", "must name at least one seed for cluster = yes"
+    if len(redis.nodes) > 1 and not redis.cluster:
+        yield "redis", "nodes", "must be one node unless cluster = yes"
+    if redis.username and not redis.password:
+        yield "redis", "password", "must be set beside username"
+
+
+def _credentials(app: App) -> Found:
+    title = _title(app)
+    if isinstance(app, AppleApp):
+        yield from _apple_credentials(title, app)
+    elif isinstance(app, AndroidApp):
+        if (app.service_account is None) == (not app.api_key):
+            yield title, "", "must have either service_account or api_key"
+    elif not app.api_key:
+        yield title, "api_key", "must be set"
+
+
+def _apple_credentials(title: str, app: AppleApp) -> Found:
+    token = {"key_file": app.key_file, "key_id": app.key_id, "team_id": app.team_id}
+    if app.certificate is not None and any(token.values()):
+        yield title, "certificate", "must not be set beside key_file, key_id or team_id"
+    elif app.certificate is None and not any(token.values()):
+        yield title, "", "must have either certificate, or key_file, key_id and team_id"
+    elif app.certificate is None:
+        for key in (key for key, value in token.items() if not value):
+            yield title, key, "must be set: key_file, key_id and team_id belong together"
+
+
+def _plain_http(section: str, key: str, url: str) -> Found:
+    if url.startswith("http:"):
+        yield section, key, "http sends everything in clear; meant for relays and tests"
+
+
+def _response_api(config: Config) -> Found:
+    url = urlsplit(config.calls.response_api)
+    if not config.apps:
+        return
+    if _loopback(url.hostname or ""):
+        yield "calls", "response_api", "is a loopback address, which no phone can reach"
+    elif url.scheme == "http":
+        yield from _plain_http("calls", "response_api", config.calls.response_api)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _dead_legacy(app: AndroidApp | GcmApp) -> Found:
+    if app.api_key and urlsplit(app.url).hostname in _DEAD_LEGACY_HOSTS:
+        yield (
+            _title(app),
+            "url",
+            "Google has shut the legacy protocol down there; set a relay's URL",
+        )

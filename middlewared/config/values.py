@@ -1,0 +1,221 @@
+"""
+The configuration's values: one frozen class for each kind of section.
+
+The one invariant: a class here is the section's documentation for the reader, field by
+field: name of the key, parser, default. The text form of each hides its secrets.
+"""
+
+# ruff: noqa: RUF009 -- setting() declares a field, it is attrs.field with our metadata.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import attrs
+
+from middlewared.config.endpoints import endpoints
+from middlewared.config.fields import (
+    Network,
+    account,
+    choice,
+    count,
+    database_url,
+    duration_ms,
+    duration_or_0_ms,
+    networks,
+    nodes,
+    path,
+    proxy_url,
+    setting,
+    show_url,
+    text,
+    url_path,
+    web_url,
+    whole,
+    yes_no,
+)
+from middlewared.model import Platform
+
+Backend: TypeAlias = Literal["none", "voipgrid", "htpasswd", "open"]
+Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]
+Format: TypeAlias = Literal["text", "json"]
+Resend: TypeAlias = Literal["auto", "always", "never"]
+
+
+@attrs.frozen
+class HttpSettings:
+    """``[http]``: where requests come in, and their limits."""
+
+    listen: tuple[str, ...] = setting(endpoints, "tcp:8080:interface=127.0.0.1")
+    pbx_listen: tuple[str, ...] = setting(endpoints, "")
+    pbx_networks: tuple[Network, ...] = setting(networks, "127.0.0.0/8, ::1/128")
+    trusted_proxies: tuple[Network, ...] = setting(networks, "")
+    max_body_bytes: int = setting(whole(1, 1 << 30), "65536")
+    request_timeout_ms: int = setting(duration_ms, "10000")
+    idle_timeout_ms: int = setting(duration_ms, "60000")
+    max_connections: int = setting(count, "20000")
+
+
+@attrs.frozen
+class MetricsSettings:
+    """``[metrics]``: where Prometheus reads; nowhere when ``listen`` is empty."""
+
+    listen: tuple[str, ...] = setting(endpoints, "tcp:9000:interface=127.0.0.1")
+
+
+@attrs.frozen
+class CallSettings:
+    """``[calls]``: a call's timing, and the drain's."""
+
+    response_api: str = setting(
+        web_url("http", "https", query=True), "http://127.0.0.1:8080/api/call-response/"
+    )
+    roundtrip_wait_ms: int = setting(duration_ms, "4000")
+    resend_interval_ms: int = setting(duration_ms, "1000")
+    drain_ms: int = setting(duration_or_0_ms, "10000")
+    drain_notice_ms: int = setting(duration_or_0_ms, "0")
+    max_waiting: int = setting(count, "20000")
+
+
+@attrs.frozen
+class AccountSettings:
+    """``[accounts]``: who says whose credentials an app sends."""
+
+    backend: Backend = setting(choice("none", "voipgrid", "htpasswd", "open"), "none")
+    base_url: str = setting(web_url("http", "https", optional=True), "")
+    profile_path: str = setting(url_path, "/api/permission/systemuser/profile/")
+    timeout_ms: int = setting(duration_ms, "5000")
+    cache_ms: int = setting(duration_or_0_ms, "0")
+    htpasswd: Path | None = setting(path, "")
+    sip_user_id_min: int = setting(account, "100000000")
+    sip_user_id_max: int = setting(account, "999999999")
+
+
+@attrs.frozen
+class DatabaseSettings:
+    """``[database]``: ``url`` is ``sqlite:/absolute/path`` or ``postgresql://...``."""
+
+    url: str = setting(database_url, "sqlite:middlewared.sqlite3", show=show_url)
+    pool_size: int = setting(whole(1, 1000), "5")
+    device_cache_ms: int = setting(duration_or_0_ms, "600000")
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of an SQLite database, None for PostgreSQL."""
+        scheme, _, name = self.url.partition(":")
+        return Path(name) if scheme == "sqlite" else None
+
+
+@attrs.frozen
+class RedisSettings:
+    """``[redis]``: the shared rendezvous; in-process when ``nodes`` is empty."""
+
+    nodes: tuple[tuple[str, int], ...] = setting(nodes, "")
+    cluster: bool = setting(yes_no, "no")
+    username: str = setting(text, "")
+    password: str = setting(text, "", secret=True)
+    tls: bool = setting(yes_no, "no")
+
+
+@attrs.frozen
+class ProxySettings:
+    """``[http_proxy]``: the CONNECT proxy of all outgoing connections; none when ""."""
+
+    url: str = setting(proxy_url, "", show=show_url)
+
+
+@attrs.frozen
+class LogSettings:
+    """``[log]``: standard output when ``file`` is None, no reports when ``metrics_file`` is."""
+
+    level: Level = setting(choice("debug", "info", "warn", "error", "critical"), "info")
+    format: Format = setting(choice("text", "json"), "text")
+    file: Path | None = setting(path, "")
+    metrics_file: Path | None = setting(path, "")
+
+
+def _topic(topic: str, app: Any) -> str:
+    return topic or f"{app.app}.voip"
+
+
+@attrs.frozen
+class AppleApp:
+    """
+    ``[app:ID:apns]``.
+
+    Either ``certificate``, or all of ``key_file``, ``key_id`` and ``team_id``, is set.
+    """
+
+    platform: ClassVar[Platform] = Platform.APNS
+    app: str
+    certificate: Path | None = setting(path, "")
+    key_file: Path | None = setting(path, "")
+    key_id: str = setting(text, "")
+    team_id: str = setting(text, "")
+    topic: str = setting(text, "", converter=attrs.Converter(_topic, takes_self=True))
+    production_url: str = setting(web_url("https"), "https://api.push.apple.com")
+    sandbox_url: str = setting(web_url("https"), "https://api.sandbox.push.apple.com")
+    ca_file: Path | None = setting(path, "")
+    connections: int = setting(whole(1, 100), "2")
+    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    lost_account_notice: bool = setting(yes_no, "yes")
+
+
+@attrs.frozen
+class AndroidApp:
+    """``[app:ID:android]``: FCM HTTP v1 with ``service_account``, legacy with ``api_key``."""
+
+    platform: ClassVar[Platform] = Platform.ANDROID
+    app: str
+    service_account: Path | None = setting(path, "")
+    api_key: str = setting(text, "", secret=True)
+    url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
+    ca_file: Path | None = setting(path, "")
+    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    lost_account_notice: bool = setting(yes_no, "yes")
+
+
+@attrs.frozen
+class GcmApp:
+    """``[app:ID:gcm]``: the GCM protocol, for relays that speak it."""
+
+    platform: ClassVar[Platform] = Platform.GCM
+    app: str
+    api_key: str = setting(text, "", secret=True)
+    url: str = setting(web_url("https", "http"), "https://gcm-http.googleapis.com/gcm/send")
+    ca_file: Path | None = setting(path, "")
+    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    lost_account_notice: bool = setting(yes_no, "yes")
+
+
+GoogleApp: TypeAlias = AndroidApp | GcmApp
+App: TypeAlias = AppleApp | AndroidApp | GcmApp
+Apps: TypeAlias = Mapping[tuple[str, Platform], App]
+
+
+def _frozen(apps: Apps) -> Apps:
+    return MappingProxyType(dict(apps))
+
+
+@attrs.frozen
+class Config:
+    """
+    A whole configuration that passed every check.
+
+    ``apps`` is keyed by app id and platform. ``warnings`` are finished lines about what
+    works but is probably not meant.
+    """
+
+    http: HttpSettings = attrs.field(factory=HttpSettings)
+    metrics: MetricsSettings = attrs.field(factory=MetricsSettings)
+    calls: CallSettings = attrs.field(factory=CallSettings)
+    accounts: AccountSettings = attrs.field(factory=AccountSettings)
+    database: DatabaseSettings = attrs.field(factory=DatabaseSettings)
+    redis: RedisSettings = attrs.field(factory=RedisSettings)
+    http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
+    log: LogSettings = attrs.field(factory=LogSettings)
+    apps: Apps = attrs.field(factory=dict, converter=_frozen)
+    warnings: tuple[str, ...] = ()
