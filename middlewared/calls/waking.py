@@ -25,7 +25,7 @@ from middlewared.model import Device, Outcome
 from middlewared.push.interface import (
     Accepted,
     CallPush,
-    PushProvider,
+    ConfigFault,
     PushResult,
     Route,
     Routes,
@@ -98,12 +98,7 @@ class Waking:
         self.device = device
         route = self._routes.find(device.app, device.platform)
         if route is None:
-            self.log.error(
-                "no configuration for app {app} on {platform}: call {unique_key} fails",
-                app=device.app,
-                platform=device.platform.value,
-                unique_key=self._call.unique_key,
-            )
+            self._log_no_route(device)
             await self._fail(Outcome.PUSH_FAILED)
             return
         await self._push_in_time(device, route)
@@ -123,13 +118,13 @@ class Waking:
                 return
             if not self._backing_off:
                 self._latest += 1
-                self._background.run(self._attempt(route.provider, self._latest))
+                self._background.run(self._attempt(self._latest))
 
-    async def _attempt(self, provider: PushProvider, attempt: int) -> None:
+    async def _attempt(self, attempt: int) -> None:
         """One attempt, repeated until the provider's answer is final or it is not wanted."""
         failures = 0
         while self.device is not None and self._is_wanted(attempt):
-            result = await self._send(provider, self.device, attempt)
+            result = await self._send(self.device, attempt)
             if not isinstance(result, Temporary):
                 await self._judge(self.device, result)
                 return
@@ -137,13 +132,16 @@ class Waking:
             if self._is_wanted(attempt):
                 await self._back_off(_delay_s(failures, result.retry_after_s))
 
-    async def _send(self, provider: PushProvider, device: Device, attempt: int) -> PushResult:
+    async def _send(self, device: Device, attempt: int) -> PushResult:
         """Send one push and record when it went and what came of it."""
+        route = self._routes.find(device.app, device.platform)  # a reload may have changed it
+        if route is None:
+            return ConfigFault("app-removed")
         wanted = partial(self._is_wanted, attempt)
         push = CallPush(device, self._call, attempt, self._settings.response_api, wanted)
         number = "" if attempt == 1 else str(attempt)
         self._trace.mark(f"sent{number}")
-        result = await provider.send(push)
+        result = await route.provider.send(push)
         self._trace.mark(f"push{number}", note=result.label)
         if not isinstance(result, Accepted):
             self.log.info(
@@ -156,6 +154,14 @@ class Waking:
                 reason=result.reason,
             )
         return result
+
+    def _log_no_route(self, device: Device) -> None:
+        self.log.error(
+            "no configuration for app {app} on {platform}: call {unique_key} fails",
+            app=device.app,
+            platform=device.platform.value,
+            unique_key=self._call.unique_key,
+        )
 
     async def _judge(self, device: Device, result: PushResult) -> None:
         """A final verdict: keep what it teaches about the device, end the call on a bad one."""

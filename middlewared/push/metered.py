@@ -1,0 +1,90 @@
+"""
+A provider whose pushes are counted and timed.
+
+The one invariant: every push that was asked for is counted once, with the verdict it got.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from middlewared.clock import Clock
+from middlewared.model import Platform
+from middlewared.push.interface import Push, PushProvider, PushResult
+
+RETIRE_S = 30.0
+
+
+class PushMetrics(Protocol):
+    """Counts pushes; implemented by :class:`middlewared.metrics.Metrics`."""
+
+    def push_sent(
+        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+    ) -> None:
+        """A provider judged a push after ``seconds``."""
+
+
+class MeteredProvider:
+    """Wraps the provider of one app; retires it without cutting off a push."""
+
+    def __init__(
+        self,
+        *,
+        provider: PushProvider,
+        clock: Clock,
+        metrics: PushMetrics,
+        app: str,
+        platform: Platform,
+    ) -> None:
+        self.provider = provider
+        self._clock = clock
+        self._metrics = metrics
+        self._app = app
+        self._platform = platform
+        self._in_flight = 0
+        self._idle: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """See :meth:`.interface.PushProvider.start`."""
+        self.provider.start()
+
+    async def stop(self) -> None:
+        """See :meth:`.interface.PushProvider.stop`."""
+        await self.provider.stop()
+
+    async def retire(self) -> None:
+        """Stop as soon as no push is in flight, ``RETIRE_S`` later at the latest."""
+        if self._in_flight:
+            idle: Deferred[None] = Deferred()
+            self._idle = idle
+            timer = self._clock.callLater(RETIRE_S, self._now_idle)
+            await idle
+            if timer.active():
+                timer.cancel()
+        await self.stop()
+
+    async def send(self, push: Push) -> PushResult:
+        """See :meth:`.interface.PushProvider.send`."""
+        began_at = self._clock.seconds()
+        self._in_flight += 1
+        try:
+            result = await self.provider.send(push)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._now_idle()
+        self._metrics.push_sent(
+            self._app,
+            self._platform,
+            result=result.label,
+            reason=result.reason,
+            seconds=max(0.0, self._clock.seconds() - began_at),
+        )
+        return result
+
+    def _now_idle(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.callback(None)
