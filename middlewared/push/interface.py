@@ -146,7 +146,7 @@ class PushProvider(Protocol):
         """
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Route:
     """How devices of one app and platform are reached."""
 

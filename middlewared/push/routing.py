@@ -18,7 +18,7 @@ from middlewared.push.interface import Route
 from middlewared.push.metered import MeteredProvider
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class MeteredRoute(Route):
     """A route whose provider can be retired."""
 
