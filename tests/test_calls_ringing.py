@@ -1,0 +1,398 @@
+"""How a call rings: pushes, verdicts and outcomes, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.background import Background
+from middlewared.calls.ringing import EndedCall, Ringing, RingingSettings
+from middlewared.calls.trace import Trace
+from middlewared.calls.waking import WakingSettings
+from middlewared.errors import DatabaseDown
+from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
+from middlewared.push.interface import (
+    Accepted,
+    CallPush,
+    ConfigFault,
+    Push,
+    PushResult,
+    Rejected,
+    Resend,
+    Route,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
+from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
+from tests.memory_devices import MemoryDevices
+
+START = 1_700_000_000.0
+PHONE = Device(123456789, Platform.ANDROID, "com.example.app", "token-1", registered_at=START)
+IPHONE = attrs.evolve(PHONE, platform=Platform.APNS, push_profile="once")
+CALL = IncomingCall(123456789, "0123456789", "Alice", "call-1")
+
+
+class ScriptedProvider:
+    """Judges pushes as the script says; a Deferred in it keeps a verdict back."""
+
+    def __init__(self, *script: PushResult | Deferred[PushResult]) -> None:
+        self.script: list[PushResult | Deferred[PushResult]] = list(script)
+        self.pushes: list[CallPush] = []
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def send(self, push: Push) -> PushResult:
+        assert isinstance(push, CallPush)
+        self.pushes.append(push)
+        verdict = self.script.pop(0) if self.script else Accepted()
+        return await verdict if isinstance(verdict, Deferred) else verdict
+
+
+@attrs.define
+class OneRoute:
+    """Every app's way."""
+
+    route: Route | None
+
+    def find(self, app: str, platform: Platform) -> Route | None:
+        return self.route
+
+
+class RingingTests(SynchronousTestCase):
+    """One call at a time; 4 s of wait, a push every second."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.devices = MemoryDevices(PHONE)
+        self.background = Background()
+        self.rendezvous = MemoryRendezvous(clock=self.clock)
+        self.told: list[EndedCall] = []
+        self.with_provider()
+
+    def with_provider(
+        self, *script: PushResult | Deferred[PushResult], resend: Resend = Resend.AUTO
+    ) -> None:
+        self.provider = ScriptedProvider(*script)
+        self.routes = OneRoute(Route(provider=self.provider, resend=resend))
+        self.ringing = Ringing(
+            clock=self.clock,
+            registry=self.devices,
+            rendezvous=self.rendezvous,
+            routes=self.routes,
+            background=self.background,
+            ended=self.told.append,
+            new_key=fresh_key,
+            settings=RingingSettings(
+                wait_s=4.0,
+                max_waiting=3,
+                waking=WakingSettings("http://127.0.0.1/api/call-response/", 1.0),
+            ),
+        )
+
+    def ring(self, call: IncomingCall = CALL) -> Deferred[Outcome]:
+        return Deferred.fromCoroutine(self.ringing.ring(call, Trace(self.clock.seconds)))
+
+    def answer(self, available: bool = True, key: str | None = None) -> bool:
+        key = key or self.provider.pushes[0].call.unique_key
+        answer = Answer(available, START, self.clock.seconds())
+        return self.successResultOf(Deferred.fromCoroutine(self.ringing.answer(key, answer)))
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock in small steps, so that timers set on the way are met."""
+        self.clock.pump([0.01] * round(seconds * 100))
+
+    def attempts(self) -> list[int]:
+        """The attempt of each push so far."""
+        return [push.attempt for push in self.provider.pushes]
+
+    def test_answer_is_the_outcome(self) -> None:
+        """The phone said available: answered, in the same turn."""
+        held = self.ring()
+        self.assertNoResult(held)
+        self.assertTrue(self.answer())
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_busy_phone(self) -> None:
+        """The phone said not available: unavailable."""
+        held = self.ring()
+        self.answer(available=False)
+        self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
+
+    def test_silent_phone(self) -> None:
+        """No answer until the wait is over: timeout, and a later answer is unknown."""
+        held = self.ring()
+        self.advance(3.9)
+        self.assertNoResult(held)
+        self.advance(0.2)
+        self.assertIs(self.successResultOf(held), Outcome.TIMEOUT)
+        self.assertFalse(self.answer())
+
+    def test_pushes_at_0_1_and_2_seconds(self) -> None:
+        """4 s of wait and 1 s of interval give three pushes, counted from 1."""
+        held = self.ring()
+        self.assertEqual(self.attempts(), [1])
+        self.advance(1.05)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.advance(1.0)
+        self.assertEqual(self.attempts(), [1, 2, 3])
+        self.advance(2.0)
+        self.assertEqual(self.attempts(), [1, 2, 3])
+        self.assertIs(self.successResultOf(held), Outcome.TIMEOUT)
+
+    def test_no_push_after_the_answer(self) -> None:
+        """The phone is awake: no further push."""
+        self.ring()
+        self.answer()
+        self.advance(4)
+        self.assertEqual(self.attempts(), [1])
+
+    def test_once_profile_gets_one_push(self) -> None:
+        """iOS 13 shows each push as a call, so push_profile once means one."""
+        self.devices.put(IPHONE)
+        self.ring()
+        self.advance(4)
+        self.assertEqual(self.attempts(), [1])
+
+    def test_resend_always_overrides_the_profile(self) -> None:
+        """resend = always pushes again whatever the device asked for."""
+        self.devices.put(IPHONE)
+        self.with_provider(resend=Resend.ALWAYS)
+        self.ring()
+        self.advance(4)
+        self.assertEqual(self.attempts(), [1, 2, 3])
+
+    def test_resend_never(self) -> None:
+        """resend = never gives one push to every device."""
+        self.with_provider(resend=Resend.NEVER)
+        self.ring()
+        self.advance(4)
+        self.assertEqual(self.attempts(), [1])
+
+    def test_temporary_fault_is_retried_as_the_same_attempt(self) -> None:
+        """A 503 costs a back-off, not an attempt; once-devices are retried too."""
+        self.devices.put(IPHONE)
+        self.with_provider(Temporary("ServiceUnavailable"), Temporary("InternalServerError"))
+        held = self.ring()
+        self.advance(1.5)
+        self.assertEqual(self.attempts(), [1, 1, 1])
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_retry_after_is_honoured(self) -> None:
+        """While the provider asks for patience neither a retry nor another attempt goes out."""
+        self.with_provider(Temporary("UNAVAILABLE", retry_after_s=1.5))
+        self.ring()
+        self.advance(1.45)
+        self.assertEqual(self.attempts(), [1])
+        self.advance(0.1)
+        self.assertEqual(self.attempts(), [1, 1])
+        self.advance(0.5)
+        self.assertEqual(self.attempts(), [1, 1, 2])
+
+    def test_only_temporary_faults_are_a_timeout(self) -> None:
+        """A provider in trouble until the end: timeout, not push-failed."""
+        self.with_provider(*[Temporary("down")] * 100)
+        held = self.ring()
+        self.advance(4.1)
+        self.assertIs(self.successResultOf(held), Outcome.TIMEOUT)
+        self.assertLess(len(self.provider.pushes), 10)
+
+    def test_at_once_is_granted_once(self) -> None:
+        """A provider that always says "again at once" is not hammered."""
+        self.with_provider(*[Temporary("reset", retry_after_s=0)] * 100)
+        self.ring()
+        self.advance(4.1)
+        self.assertLess(len(self.provider.pushes), 12)
+
+    def test_slow_verdict_does_not_hold_up_the_next_attempt(self) -> None:
+        """A provider that thinks for long still gets the next push; the older is unwanted."""
+        slow: Deferred[PushResult] = Deferred()
+        self.with_provider(slow)
+        held = self.ring()
+        self.advance(1.05)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.assertFalse(self.provider.pushes[0].wanted())
+        self.assertTrue(self.provider.pushes[1].wanted())
+        slow.callback(Temporary("late"))
+        self.advance(0.5)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+        self.assertFalse(self.provider.pushes[1].wanted())
+
+    def test_dead_token_is_a_fast_no_and_removes_the_device(self) -> None:
+        """token-dead at once, and the next call finds no device."""
+        self.with_provider(TokenDead("Unregistered"))
+        self.assertIs(self.successResultOf(self.ring()), Outcome.TOKEN_DEAD)
+        self.assertIs(self.successResultOf(self.ring()), Outcome.NO_DEVICE)
+
+    def test_410_older_than_the_registration_keeps_the_device(self) -> None:
+        """The token was dead before the app registered it anew: the device stays."""
+        self.with_provider(TokenDead("Unregistered", since=START - 60))
+        self.assertIs(self.successResultOf(self.ring()), Outcome.TOKEN_DEAD)
+        self.assertIsNotNone(self.devices.get(PHONE.sip_user_id))
+
+    def test_final_refusals_are_push_failed_and_keep_the_device(self) -> None:
+        """Suspect token, configuration and unknown refusals end the call at once."""
+        for verdict in (
+            TokenSuspect("BadDeviceToken"),
+            ConfigFault("BadTopic"),
+            Rejected("HTTP 418"),
+        ):
+            self.with_provider(verdict)
+            self.assertIs(self.successResultOf(self.ring()), Outcome.PUSH_FAILED)
+            self.assertEqual(self.devices.get(PHONE.sip_user_id), PHONE)
+
+    def test_call_waits_on_when_a_later_push_fails(self) -> None:
+        """Once a push was accepted only the phone or the clock decides; the device goes."""
+        self.with_provider(Accepted(), TokenDead("Unregistered"))
+        held = self.ring()
+        self.advance(2.5)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.assertIsNone(self.devices.get(PHONE.sip_user_id))
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_canonical_token_is_stored_and_used(self) -> None:
+        """The provider's canonical token replaces the stored one, for the next push too."""
+        self.with_provider(Accepted(canonical_token="token-2"))
+        self.ring()
+        self.advance(1.05)
+        self.assertEqual(self.provider.pushes[1].device.token, "token-2")
+        stored = self.devices.get(PHONE.sip_user_id)
+        self.assertEqual(stored and stored.token, "token-2")
+
+    def test_other_environment_is_stored_and_used(self) -> None:
+        """The environment that took the push is kept for the device."""
+        self.devices.put(attrs.evolve(PHONE, platform=Platform.APNS))
+        self.with_provider(Accepted(other_environment=True))
+        self.ring()
+        self.advance(1.05)
+        self.assertTrue(self.provider.pushes[1].device.sandbox)
+        stored = self.devices.get(PHONE.sip_user_id)
+        self.assertTrue(stored and stored.sandbox)
+
+    def test_verdict_after_the_answer_still_teaches(self) -> None:
+        """A phone may answer before its push is judged; what the verdict says is kept."""
+        late: Deferred[PushResult] = Deferred()
+        self.with_provider(late)
+        held = self.ring()
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+        late.callback(Accepted(canonical_token="token-2"))
+        stored = self.devices.get(PHONE.sip_user_id)
+        self.assertEqual(stored and stored.token, "token-2")
+
+    def test_nobody_registered(self) -> None:
+        """An account without a device is no-device at once."""
+        other = attrs.evolve(CALL, sip_user_id=987654321)
+        self.assertIs(self.successResultOf(self.ring(other)), Outcome.NO_DEVICE)
+
+    def test_do_not_disturb(self) -> None:
+        """A device with dnd is registered and not woken."""
+        self.devices.put(attrs.evolve(PHONE, dnd=True))
+        self.assertIs(self.successResultOf(self.ring()), Outcome.NO_DEVICE)
+        self.assertEqual(self.provider.pushes, [])
+
+    def test_app_without_configuration(self) -> None:
+        """Nothing can be sent: push-failed."""
+        self.routes.route = None
+        self.assertIs(self.successResultOf(self.ring()), Outcome.PUSH_FAILED)
+
+    def test_database_down(self) -> None:
+        """The device cannot be looked up: service-down."""
+        self.devices.failure = DatabaseDown("gone")
+        self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
+
+    def test_uuid_call_id_is_the_key(self) -> None:
+        """A call_id that iOS can make a UUID of serves as unique_key, in its own form."""
+        for call_id in (
+            "0f8fad5bd9cb469fa16570867728950e",
+            "0F8FAD5B-D9CB-469F-A165-70867728950E",
+        ):
+            self.with_provider()
+            self.ring(attrs.evolve(CALL, call_id=call_id))
+            self.assertEqual(self.provider.pushes[0].call.unique_key, call_id)
+
+    def test_other_call_ids_get_a_random_key(self) -> None:
+        """Whoever can guess a key could answer: other call ids are not used as one."""
+        for call_id in ("", "call-1", "{0f8fad5bd9cb469fa16570867728950e}", "0" * 31):
+            self.with_provider()
+            held = self.ring(attrs.evolve(CALL, call_id=call_id))
+            self.assertRegex(self.provider.pushes[0].call.unique_key, r"\A[0-9a-f]{32}\Z")
+            self.assertNotEqual(self.provider.pushes[0].call.unique_key, call_id)
+            self.answer()
+            self.successResultOf(held)
+
+    def test_repeat_joins_without_a_second_push(self) -> None:
+        """The PBX repeats itself: one push, and both requests are answered."""
+        first, second = self.ring(), self.ring()
+        self.assertEqual(self.attempts(), [1])
+        self.answer()
+        self.assertIs(self.successResultOf(first), Outcome.ANSWERED)
+        self.assertIs(self.successResultOf(second), Outcome.ANSWERED)
+        self.assertIs(self.successResultOf(self.ring()), Outcome.ANSWERED)
+        self.assertEqual(self.attempts(), [1])
+
+    def test_pbx_hangs_up(self) -> None:
+        """The PBX closes its connection: no more pushes, and the answer is unknown."""
+        held = self.ring()
+        held.cancel()
+        self.failureResultOf(held, CancelledError)
+        self.advance(3)
+        self.assertEqual(self.attempts(), [1])
+        self.assertFalse(self.answer())
+
+    def test_joined_call_outlives_its_first_connection(self) -> None:
+        """While a repeat waits, the pushes go on and the answer is passed on."""
+        first, second = self.ring(), self.ring()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.advance(1.05)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.answer()
+        self.assertIs(self.successResultOf(second), Outcome.ANSWERED)
+
+    def test_above_max_waiting(self) -> None:
+        """The call above the bound is refused at once, those waiting stay."""
+        held = [self.ring()]
+        for number in range(2):
+            self.devices.put(attrs.evolve(PHONE, sip_user_id=200000000 + number))
+            held.append(self.ring(IncomingCall(200000000 + number, "1")))
+        self.assertIs(self.successResultOf(self.ring()), Outcome.OVERLOADED)
+        for waiting in held:
+            self.assertNoResult(waiting)
+
+    def test_draining_refuses_new_calls_only(self) -> None:
+        """While draining a new call is refused and a held one is still answered."""
+        held = self.ring()
+        self.ringing.draining = True
+        self.assertIs(self.successResultOf(self.ring()), Outcome.DRAINING)
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_steps_are_recorded(self) -> None:
+        """Device found, push sent and judged, and the answer, each with its time."""
+        verdict: Deferred[PushResult] = Deferred()
+        self.with_provider(verdict)
+        held = self.ring()
+        self.advance(0.5)
+        verdict.callback(Accepted())
+        self.advance(0.25)
+        self.answer()
+        self.successResultOf(held)
+        (ended,) = self.told
+        steps = [(step.name, round(step.at - START, 3)) for step in ended.trace.steps]
+        self.assertEqual(
+            steps,
+            [("received", 0.0), ("device", 0.0), ("sent", 0.0), ("push", 0.5), ("answer", 0.75)],
+        )
+        self.assertIn("push;dur=500.00;desc=accepted", ended.trace.server_timing())
