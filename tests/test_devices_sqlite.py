@@ -1,0 +1,222 @@
+"""The device registry in a SQLite file: its contract, and what a disk and others do to it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+import middlewared
+from middlewared.devices.sqlite import SqliteRegistry
+from middlewared.errors import ConfigError, DatabaseDown
+from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
+
+STARTED_AT_ONCE = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor, task
+from middlewared.devices.sqlite import SqliteRegistry
+async def main(reactor, path):
+    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=30)
+    await registry.start()
+    await registry.ping()
+    await registry.stop()
+task.react(lambda *args: task.ensureDeferred(main(*args)), sys.argv[1:])
+"""
+
+
+class SqliteCase(TestCase):
+    """A test with a database file of its own."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.mkdir(parents=True)
+        self.path /= "devices.sqlite3"
+
+    def registry(self, path: Path | None = None, timeout_s: float = 20.0) -> SqliteRegistry:
+        """A registry that is stopped when the test ends; it is not started."""
+        made = SqliteRegistry(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    async def started(self, timeout_s: float = 20.0) -> SqliteRegistry:
+        """A registry that runs on the test's file."""
+        registry = self.registry(timeout_s=timeout_s)
+        await registry.start()
+        return registry
+
+    def sql(self, *statements: str) -> list[tuple[object, ...]]:
+        """Run statements on the file from outside; the rows of the last one."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            rows: list[tuple[object, ...]] = []
+            for statement in statements:
+                rows = connection.execute(statement).fetchall()
+            return rows
+
+    async def refused(self, path: Path) -> str:
+        """Why a registry on ``path`` does not start."""
+        registry = self.registry(path)
+        with self.assertRaises(ConfigError) as caught:
+            await registry.start()
+        problems: list[str] = caught.exception.problems
+        (problem,) = problems
+        self.assertTrue(problem.startswith("[database] url: "), problem)
+        return problem
+
+
+class SqliteContractTests(DeviceRegistryContract, SqliteCase):
+    """The contract with two daemons on one file."""
+
+    async def _members(self) -> None:
+        self.here = await self.started()
+        self.there = await self.started()
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        super().setUp()
+        return Deferred.fromCoroutine(self._members())
+
+    async def response_log(self) -> list[tuple[str, float, bool, str]]:
+        rows = self.sql("select platform, roundtrip_seconds, available, date from response_log")
+        return [(str(p), float(str(r)), bool(a), str(d)) for p, r, a, d in rows]
+
+    async def start_another(self) -> SqliteRegistry:
+        return await self.started()
+
+
+class SqliteStartTests(SqliteCase):
+    """Opening the file."""
+
+    async def test_file_is_for_its_owner_alone(self) -> None:
+        """Push tokens are secrets."""
+        await self.started()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    async def test_missing_directory(self) -> None:
+        """The operator is told which file cannot be made and why."""
+        missing = self.path.parent / "missing" / "devices.sqlite3"
+        problem = await self.refused(missing)
+        self.assertIn(str(missing), problem)
+        self.assertIn("No such file or directory", problem)
+
+    async def test_directory_in_place_of_the_file(self) -> None:
+        """A path that is no file stops the start."""
+        self.assertIn("Is a directory", await self.refused(self.path.parent))
+
+    async def test_file_of_another_kind(self) -> None:
+        """A file that is no database is left as it is."""
+        self.path.write_bytes(b"[http]\nlisten = tcp:8080\n" * 100)
+        self.assertIn("not a SQLite database", await self.refused(self.path))
+        self.assertTrue(self.path.read_bytes().startswith(b"[http]"))
+
+    async def test_newer_schema(self) -> None:
+        """A database of a newer release stops the start and is left as it is."""
+        self.sql("create table future (x)", "pragma user_version = 1000")
+        self.assertIn("schema 1000", await self.refused(self.path))
+        self.assertEqual(self.sql("select name from sqlite_master"), [("future",)])
+
+    def test_several_daemons_start_at_once(self) -> None:
+        """Each of several processes on a new file finds the whole schema."""
+        command = [sys.executable, "-c", STARTED_AT_ONCE, str(self.path)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(middlewared.__file__).parents[1])}
+        processes = [Popen(command, env=environment, stdout=PIPE, stderr=STDOUT) for _ in range(4)]
+        for process in processes:
+            printed, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, printed.decode())
+
+
+class SqliteOutageTests(SqliteCase):
+    """What happens while the file cannot be used, and after."""
+
+    def down(self, work: object) -> Deferred[DatabaseDown]:
+        assert isinstance(work, Deferred)
+        failed: Deferred[DatabaseDown] = self.assertFailure(work, DatabaseDown)
+        return failed
+
+    def register(self, registry: SqliteRegistry, sip_user_id: int) -> Deferred[object]:
+        return Deferred.fromCoroutine(registry.register(a_device(sip_user_id)))
+
+    async def test_other_process_holds_the_lock(self) -> None:
+        """Registrations fail in time, calls find their device, and all goes on after it."""
+        registry = await self.started(timeout_s=0.4)
+        await registry.register(a_device())
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            blocked = [self.down(self.register(registry, n)) for n in range(1, 4)]
+            self.assertEqual(await registry.find(ACCOUNT), a_device())
+            await gatherResults(blocked)
+            await self.down(Deferred.fromCoroutine(registry.ping()))
+            other.execute("rollback")
+        await registry.register(a_device(2))
+        self.assertEqual(await registry.find(2), a_device(2))
+
+    async def test_bound_on_waiting_requests(self) -> None:
+        """When too many wait for the disk, one more is refused at once."""
+        registry = await self.started(timeout_s=1.0)
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            waiting = [self.down(self.register(registry, n)) for n in range(1, 5002)]
+            error = self.failureResultOf(self.register(registry, 6000), DatabaseDown)
+            self.assertIn("wait for the database", str(error.value))
+            await gatherResults(waiting)
+
+    async def test_refused_data_fail_their_own_request(self) -> None:
+        """Registrations of the same moment are stored."""
+        registry = await self.started()
+        work = [self.register(registry, n) for n in (1, 2**70, 3)]
+        await work[0]
+        await self.assertFailure(work[1], OverflowError)
+        await work[2]
+        self.assertEqual([d.sip_user_id for d in await registry.list()], [1, 3])
+
+    async def test_full_disk(self) -> None:
+        """A registration without room is not confirmed; one that fits is, without a restart."""
+        registry = await self.started()
+        before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024 * 1024, hard))
+        try:
+            too_large = a_device(1, token="x" * 9 * 1024 * 1024)
+            await self.down(Deferred.fromCoroutine(registry.register(too_large)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+        await registry.register(a_device(2))
+        self.assertEqual(await registry.list(), [a_device(2)])
+
+    async def test_file_is_replaced(self) -> None:
+        """A file that an operator put in place of the old one is used from then on."""
+        registry = await self.started()
+        await registry.register(a_device(1))
+        for file in self.path.parent.iterdir():
+            file.unlink()
+        await registry.register(a_device(2))
+        self.assertIsNone(await registry.find(1))
+        self.assertEqual(await registry.find(2), a_device(2))
+
+    async def test_file_becomes_unusable_and_returns(self) -> None:
+        """While another thing stands in its place all requests fail; then they work again."""
+        registry = await self.started()
+        await registry.register(a_device(1))
+        away = self.path.parent.with_suffix(".away")
+        self.path.parent.rename(away)
+        await self.down(self.register(registry, 2))
+        await self.down(Deferred.fromCoroutine(registry.find(1)))
+        await self.down(Deferred.fromCoroutine(registry.ping()))
+        away.rename(self.path.parent)
+        self.assertEqual(await registry.find(1), a_device(1))
+        await registry.register(a_device(2))
+
+    async def test_stop_finishes_what_was_asked_for(self) -> None:
+        """A registration under way is committed; a later one is refused."""
+        registry = await self.started()
+        under_way = self.register(registry, 1)
+        await registry.stop()
+        self.assertIsNone(self.successResultOf(under_way))
+        await self.down(self.register(registry, 2))
+        self.assertEqual(self.sql("select sip_user_id from devices"), [(1,)])
