@@ -1,0 +1,102 @@
+"""
+The response log, off a call's way: rows are kept here until a batch is worth a commit.
+
+The one invariant: ``add`` never waits and never fails; while the database is away the
+oldest rows are lost, not the newest, and the log says so once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.errors import DatabaseDown
+from middlewared.model import ResponseRecord
+
+_INTERVAL_S = 1.0
+_BATCH = 500
+_CAPACITY = 10_000
+
+
+class Table(Protocol):
+    """What the log needs of the device registry."""
+
+    async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
+        """Append rows in one transaction, or raise DatabaseDown."""
+
+
+class ResponseLog:
+    """Writes what was added once a second; :meth:`stop` writes the rest."""
+
+    _log = Logger()
+
+    def __init__(self, *, table: Table, clock: Clock) -> None:
+        self._table = table
+        self._clock = clock
+        self._rows: deque[ResponseRecord] = deque()
+        self._lost = 0
+        self._timer: DelayedCall | None = None
+        self._flushing: Deferred[None] | None = None
+
+    def add(self, record: ResponseRecord) -> None:
+        """Keep one row to be written within about a second."""
+        self._rows.append(record)
+        self._trim()
+        self._schedule()
+
+    async def stop(self) -> None:
+        """Write what is left; what the database does not take now is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is not None:
+            await self._flushing
+        await self._write_all()
+        if self._rows:
+            self._log.warn("response log: {rows} rows lost at the stop", rows=len(self._rows))
+
+    def _schedule(self) -> None:
+        if self._rows and self._timer is None and self._flushing is None:
+            self._timer = self._clock.callLater(_INTERVAL_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._flushing = writing = Deferred.fromCoroutine(self._write_all())
+        writing.addCallback(self._flushed)
+
+    def _flushed(self, _: object) -> None:
+        self._flushing = None
+        self._schedule()
+
+    async def _write_all(self) -> None:
+        while self._rows:
+            batch = [self._rows.popleft() for _ in range(min(_BATCH, len(self._rows)))]
+            try:
+                await self._table.log_responses(batch)
+            except DatabaseDown:
+                self._rows.extendleft(reversed(batch))
+                self._trim()
+                return
+            except Exception:
+                # Rows nobody can write must not come back for ever.
+                self._log.failure("response log: {rows} rows lost", rows=len(batch))
+            self._report_lost()
+
+    def _trim(self) -> None:
+        if len(self._rows) <= _CAPACITY:
+            return
+        if not self._lost:
+            self._log.warn("response log: the database is away, the oldest rows are dropped")
+        while len(self._rows) > _CAPACITY:
+            self._rows.popleft()
+            self._lost += 1
+
+    def _report_lost(self) -> None:
+        if self._lost:
+            self._log.warn("response log: writes again, {rows} rows were lost", rows=self._lost)
+            self._lost = 0
