@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.endpoints import serverFromString
 
-from middlewared.config.fields import Wrong
+from middlewared.config.fields import Wrong, every
 
 # Which arguments of an endpoint type are file names: by place (the type is 0) or by name.
 _FILES: dict[str, frozenset[int | str]] = {
@@ -29,13 +29,7 @@ _PORT = re.compile(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)")
 def endpoints(written: str, base: Path) -> tuple[str, ...]:
     """Endpoint descriptions, one on each line; file names in them hang on ``base``."""
     lines = [line.strip() for line in written.splitlines() if line.strip()]
-    found = tuple(_absolute(line, base) for line in lines)
-    for number, description in enumerate(found, 1):
-        try:
-            _judge(description)
-        except Wrong as e:
-            raise Wrong(f"endpoint {number} {e}") from None
-    return found
+    return every(lines, lambda line: _judged(_absolute(line, base)))
 
 
 def fixed_port(description: str) -> bool:
@@ -65,15 +59,15 @@ def _join(base: Path, quoted: str) -> str:
     return re.sub(r"([\\:=])", r"\\\1", path)
 
 
-def _judge(description: str) -> None:
+def _judged(description: str) -> str:
     kind = description.partition(":")[0]
     port = _PORT.match(description)
     if port and int(port[1]) > 65535:
         raise Wrong("must have a port from 0 to 65535")
     try:
         serverFromString(None, description)
-    except (OSError, SSL.Error) as e:
-        what = e.strerror if isinstance(e, OSError) else "not PEM, or key and certificate differ"
+    except (OSError, SSL.Error, crypto.Error) as e:
+        what = e.strerror if isinstance(e, OSError) else "not in PEM form"
         raise Wrong(f"must name a key and a certificate that can be used ({what})") from None
     except (KeyError, IndexError):
         # A socket that systemd passes is there only when systemd starts us.
@@ -83,3 +77,4 @@ def _judge(description: str) -> None:
         raise Wrong(
             "must be an endpoint description of Twisted, like tcp:8080:interface=127.0.0.1"
         ) from None
+    return description

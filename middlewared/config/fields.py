@@ -137,27 +137,43 @@ def items(written: str) -> list[str]:
     return re.split(r"[\s,]+", written.strip(" \t\n,")) if written.strip(" \t\n,") else []
 
 
+def every(entries: list[str], read: Callable[[str], T]) -> tuple[T, ...]:
+    """All ``entries`` read; what is wrong with each of them is told at once."""
+    found: list[T] = []
+    wrong: list[str] = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            found.append(read(entry))
+        except Wrong as e:
+            wrong.append(f"entry {number} {e}")
+    if wrong:
+        raise Wrong("; ".join(wrong))
+    return tuple(found)
+
+
 def networks(written: str, _base: Path) -> tuple[Network, ...]:
     """IPv4 and IPv6 networks or addresses; host bits that are set are taken for a mistake."""
-    found: list[Network] = []
-    for number, item in enumerate(items(written), 1):
-        try:
-            found.append(ipaddress.ip_network(item))
-        except ValueError as e:
-            hint = " (it has host bits set)" if "host bits" in str(e) else ""
-            raise Wrong(f"entry {number} must be an IPv4 or IPv6 network{hint}") from None
-    return tuple(found)
+    return every(items(written), _network)
+
+
+def _network(entry: str) -> Network:
+    try:
+        return ipaddress.ip_network(entry)
+    except ValueError as e:
+        hint = " (it has host bits set)" if "host bits" in str(e) else ""
+        raise Wrong(f"must be an IPv4 or IPv6 network{hint}") from None
 
 
 def nodes(written: str, _base: Path) -> tuple[tuple[str, int], ...]:
     """``host:port`` entries; an IPv6 address stands in brackets."""
-    found: list[tuple[str, int]] = []
-    for number, item in enumerate(items(written), 1):
-        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):([0-9]{1,5})", item)
-        if not match or not 1 <= int(match[3]) <= 65535:
-            raise Wrong(f"entry {number} must be host:port with a port from 1 to 65535")
-        found.append((match[1] or match[2], int(match[3])))
-    return tuple(found)
+    return every(items(written), _node)
+
+
+def _node(entry: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):([0-9]{1,5})", entry, re.ASCII)
+    if not match or not 1 <= int(match[3]) <= 65535:
+        raise Wrong("must be host:port with a port from 1 to 65535")
+    return match[1] or match[2], int(match[3])
 
 
 def _split(written: str, schemes: tuple[str, ...]) -> SplitResult:

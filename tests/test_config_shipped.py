@@ -1,0 +1,56 @@
+"""The configuration file that is shipped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+
+from middlewared.config import AndroidApp, AppleApp, Config, GcmApp, read_config
+from middlewared.model import Platform
+from tests.test_config_reader import ConfigCase
+
+SHIPPED = Path(__file__).parent.parent / "etc" / "middlewared.ini"
+EXAMPLE_CREDENTIALS = {"certificate", "service_account", "api_key"}
+
+
+class ShippedFileTests(ConfigCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.text = SHIPPED.read_text("utf-8")
+
+    def test_it_passes_the_reader_without_warnings(self) -> None:
+        """A daemon started with the shipped file starts."""
+        config = read_config(SHIPPED, {})
+        self.assertEqual(((), {}), (config.warnings, config.apps))
+
+    def test_its_values_are_the_defaults(self) -> None:
+        """What the file shows as default is what leaving the key out gives."""
+        defaults = self.read("")
+        shipped = read_config(SHIPPED, {})
+        database = attrs.evolve(defaults.database, url=shipped.database.url)
+        self.assertEqual(attrs.evolve(defaults, database=database), shipped)
+        self.assertEqual(SHIPPED.parent / "middlewared.sqlite3", shipped.database.sqlite_file)
+
+    def test_every_key_is_documented(self) -> None:
+        """Each section and key that the reader knows stands in the file, after a comment."""
+        sections = [type(value) for value in attrs.astuple(Config(), recurse=False)]
+        for kind in (*filter(attrs.has, sections), AppleApp, AndroidApp, GcmApp):
+            for key in (field.name for field in attrs.fields(kind)):
+                if key != "app":
+                    self.assertRegex(self.text, rf"(?m)^;?{key} =")
+
+    def test_the_example_apps_pass_when_their_comments_are_taken_off(self) -> None:
+        """The commented sections are right, and show the defaults of all but credentials."""
+        text = re.sub(r"(?m)^;(?=[\[a-z])", "", self.text)
+        apps = self.read(text, GCM_API_KEY="k").apps
+        self.assertEqual(
+            [(app, p) for app, p in apps], [("com.example.phone", p) for p in Platform]
+        )
+        for app in apps.values():
+            for field in attrs.fields(type(app)):
+                if field.name not in EXAMPLE_CREDENTIALS:
+                    self.assertEqual(
+                        getattr(type(app)(app=app.app), field.name), getattr(app, field.name)
+                    )

@@ -1,0 +1,298 @@
+"""What each kind of setting takes and refuses, and what must hold between settings."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from middlewared.config import AppleApp, read_config
+from middlewared.errors import ConfigError
+from middlewared.model import Platform
+from tests.test_config_reader import APPLE, ConfigCase
+
+
+class KindTests(ConfigCase):
+    def assert_refused(self, section: str, key: str, *values: str) -> None:
+        """Each of ``values`` gives one problem, at this section and key."""
+        for value in values:
+            self.assert_one_problem(f"[{section}]\n{key} = {value}\n", f"[{section}] {key}: ")
+
+    def test_numbers_have_ranges(self) -> None:
+        """Whole numbers in ASCII digits; 0 only where it has a meaning."""
+        self.assert_refused(
+            "http", "max_body_bytes", "", "0", "-1", "1.5", "1e3", "1_0", "٣", "x", "9" * 99
+        )
+        for section, key in (
+            ("http", "max_connections"),
+            ("http", "request_timeout_ms"),
+            ("calls", "max_waiting"),
+            ("database", "pool_size"),
+            ("calls", "roundtrip_wait_ms"),
+        ):
+            self.assert_refused(section, key, "0", str(10**17))
+
+    def test_zero_is_taken_where_it_means_something(self) -> None:
+        """drain_ms, drain_notice_ms, cache_ms and device_cache_ms may be 0."""
+        config = self.read(
+            "[calls]\ndrain_ms=0\ndrain_notice_ms=0\n[accounts]\ncache_ms=0\n[database]\ndevice_cache_ms=0\n"
+        )
+        self.assertEqual((0, 0), (config.calls.drain_ms, config.database.device_cache_ms))
+
+    def test_booleans(self) -> None:
+        """yes and no, and configparser's other words, in any case."""
+        for word in ("yes", "True", "on", "1"):
+            self.assertTrue(self.read(f"[redis]\ntls = {word}\n").redis.tls)
+        for word in ("no", "FALSE", "off", "0"):
+            self.assertFalse(self.read(f"[redis]\ntls = {word}\n").redis.tls)
+        self.assert_refused("redis", "tls", "", "y", "2", "maybe")
+
+    def test_networks(self) -> None:
+        """IPv4 and IPv6 networks and addresses; each wrong entry is told."""
+        text = "[http]\ntrusted_proxies = 10.0.0.0/8,::1,\n fe80::/10 192.0.2.1\n"
+        expected = tuple(map(ip_network, ("10.0.0.0/8", "::1", "fe80::/10", "192.0.2.1")))
+        self.assertEqual(expected, self.read(text).http.trusted_proxies)
+        self.assert_refused(
+            "http", "pbx_networks", "10.0.0.0/33", "10.0.0.1/8", "host", "1", "::1/129"
+        )
+        self.assert_one_problem(
+            "[http]\npbx_networks = x, ::1, 10.0.0.1/8\n",
+            "entry 1 must",
+            "entry 3 must",
+            "host bits",
+        )
+
+    def test_urls(self) -> None:
+        """Absolute, with a host and a valid port, without user, blanks or fragment."""
+        wrong = (
+            "http://",
+            "/x",
+            "h:80",
+            "ftp://h/",
+            "http://h:x/",
+            "http://h:0/",
+            "http://h:70000/",
+        )
+        worse = (
+            "http://a b/",
+            "http://h/#f",
+            "http://u@h/",
+            "http://[::1/",
+            "http://h\\x/",
+            "http://é/",
+        )
+        self.assert_refused("calls", "response_api", "", *wrong, *worse)
+        self.assert_refused("accounts", "base_url", "https://h/?q=1")
+        self.assertEqual(
+            "https://h", self.read("[accounts]\nbase_url=https://h\n").accounts.base_url
+        )
+
+    def test_apple_takes_https_only(self) -> None:
+        """Apple's URLs are never plain."""
+        for key in ("production_url", "sandbox_url"):
+            self.assert_one_problem(
+                f"{APPLE}{key} = http://h/\n", f"[app:com.x:apns] {key}: ", "https://"
+            )
+
+    def test_paths_of_urls(self) -> None:
+        """profile_path begins with exactly one slash."""
+        self.assert_refused("accounts", "profile_path", "", "x", "//h/x", "/a b", "/a#b")
+
+    def test_proxy_urls(self) -> None:
+        """http, host and port; user and password are allowed."""
+        self.assert_refused("http_proxy", "url", "https://h:1", "http://h", "http://h:1/x", "h:1")
+        self.assertEqual(
+            "http://u:p@h:1", self.read("[http_proxy]\nurl=http://u:p@h:1\n").http_proxy.url
+        )
+
+    def test_database_urls(self) -> None:
+        """A file for SQLite; what libpq takes, with a database's name, for PostgreSQL."""
+        self.assert_refused(
+            "database",
+            "url",
+            *("", "x", "sqlite:", "sqlite::memory:", "sqlite://h/x", "mysql://h/x", "postgresql:x"),
+            *(
+                "postgresql://h",
+                "postgresql://h:0/d",
+                "postgresql://h:1,g:99999/d",
+                "postgresql://h/d?no=1",
+            ),
+        )
+        url = "postgresql://m@db1:5432,db2:5432,db3:5432/m?target_session_attrs=read-write"
+        database = self.read(f"[database]\nurl = {url}\n").database
+        self.assertEqual((url, None), (database.url, database.sqlite_file))
+
+    def test_redis_nodes(self) -> None:
+        """host:port, IPv6 in brackets, separated by commas."""
+        redis = self.read("[redis]\ncluster=yes\nnodes = a:1, [::1]:2,b.c:65535\n").redis
+        self.assertEqual((("a", 1), ("::1", 2), ("b.c", 65535)), redis.nodes)
+        self.assert_refused(
+            "redis", "nodes", "a", "a:0", "a:65536", "::1:2", "a:b", ":1", "redis://a:1"
+        )
+
+    def test_control_characters_are_refused(self) -> None:
+        """Nothing in a key can break a header."""
+        self.assert_one_problem(
+            "[app:a:gcm]\napi_key = %(ENV:K)s\n",
+            "[app:a:gcm] api_key: must be one line",
+            K="a\r\nb",
+        )
+
+    def test_the_topic_is_the_app_id_and_voip(self) -> None:
+        """Unless it is set."""
+        for line, topic in (("", "com.x.voip"), ("topic =\n", "com.x.voip"), ("topic = t\n", "t")):
+            app = self.read(APPLE + line).apps["com.x", Platform.APNS]
+            assert isinstance(app, AppleApp)
+            self.assertEqual(topic, app.topic)
+
+
+class EndpointTests(ConfigCase):
+    def test_descriptions_that_twisted_takes(self) -> None:
+        """tcp, unix, systemd (whose sockets need not be there), plugins."""
+        lines = (
+            "tcp:0",
+            "tcp:8080:interface=\\:\\:1",
+            "tcp6:8080",
+            "unix:/run/x",
+            "systemd:domain=INET:index=0",
+            "systemd:domain=UNIX:name=http",
+            "haproxy:tcp:8081",
+        )
+        text = "[http]\nlisten =\n" + "".join(f"  {line}\n" for line in lines)
+        self.assertEqual(lines, self.read(text).http.listen)
+
+    def test_each_wrong_description_is_told(self) -> None:
+        """What Twisted would refuse at the start is refused now."""
+        wrong = (
+            *("tcp", "tcp:x", "tcp:1:foo=2", "8080", "udp:1", "tcp:99999", "tcp:1:backlog=x"),
+            *(
+                "systemd:domain=INET",
+                "systemd:domain=FOO:index=0",
+                "unix:",
+                "unix:x:mode=9",
+                "tcp:1\\",
+            ),
+        )
+        text = "[http]\nlisten =\n" + "".join(f"  {line}\n" for line in ("tcp:1", *wrong))
+        (found,) = self.problems(text)
+        for number in range(len(wrong)):
+            self.assertIn(f"entry {number + 2} must", found)
+
+    def test_a_key_that_cannot_be_used_is_told(self) -> None:
+        """ssl: names files that only this endpoint reads."""
+        self.assert_one_problem("[http]\nlisten = ssl:1:privateKey=no.pem\n", "No such file")
+        bad = self.write("no pem")
+        self.assert_one_problem(f"[http]\nlisten = ssl:1:{bad}\n", "not in PEM")
+
+    def test_listening_nowhere_is_a_problem(self) -> None:
+        """Only metrics and PBX endpoints may be empty."""
+        self.assert_one_problem("[http]\nlisten =\n[metrics]\nlisten =\n", "[http] listen: ")
+
+    def test_an_endpoint_is_named_once(self) -> None:
+        """Two sections cannot listen at the same place, unless any port will do."""
+        self.assert_one_problem(
+            "[http]\nlisten = tcp:1\npbx_listen = tcp:2\n[metrics]\nlisten = tcp:2\n",
+            "[metrics] listen: tcp:2 is taken by [http] pbx_listen",
+        )
+        self.read("[http]\nlisten = tcp:0\n[metrics]\nlisten = tcp:0\n")
+
+
+class RuleTests(ConfigCase):
+    def assert_rule(self, text: str, problem: str) -> None:
+        self.assert_one_problem(text, problem)
+
+    def test_apple_needs_exactly_one_kind_of_credentials(self) -> None:
+        """A certificate, or all three of key_file, key_id and team_id."""
+        title, token = "app:a:apns", "key_file=k\nkey_id=i\nteam_id=t\n"
+        self.read(f"[{title}]\n{token}")
+        self.assert_rule(f"[{title}]\n", f"[{title}]: must have either certificate, or")
+        self.assert_rule(f"[{title}]\n{token}certificate=c\n", f"[{title}] certificate: must not")
+        for key in ("key_file", "key_id", "team_id"):
+            part = "".join(line for line in token.splitlines(True) if not line.startswith(key))
+            self.assert_rule(f"[{title}]\n{part}", f"[{title}] {key}: must be set")
+
+    def test_google_needs_exactly_one_kind_of_credentials(self) -> None:
+        """A service account or a legacy key; GCM a key."""
+        self.assert_rule("[app:a:android]\n", "[app:a:android]: must have either")
+        both = "[app:a:android]\nservice_account=s\napi_key=k\n"
+        self.assert_rule(both, "[app:a:android]: must have either")
+        self.assert_rule("[app:a:gcm]\n", "[app:a:gcm] api_key: must be set")
+
+    def test_account_backends_need_what_they_read(self) -> None:
+        """voipgrid its URL, htpasswd its file."""
+        self.assert_rule("[accounts]\nbackend=voipgrid\n", "[accounts] base_url: must be set")
+        self.assert_rule("[accounts]\nbackend=htpasswd\n", "[accounts] htpasswd: must name")
+
+    def test_account_ranges_are_in_order(self) -> None:
+        """The least account is not above the greatest."""
+        self.assert_rule("[accounts]\nsip_user_id_min=1000000000\n", "[accounts] sip_user_id_min: ")
+
+    def test_the_schedule_is_sane(self) -> None:
+        """An interval fits into the wait, and the wait has no hundreds of pushes."""
+        for values in ("roundtrip_wait_ms=500", "resend_interval_ms=5"):
+            self.assert_rule(f"[calls]\n{values}\n", "[calls] resend_interval_ms: must")
+
+    def test_redis_settings_fit_together(self) -> None:
+        """A cluster has seeds, a single Redis one node, a user a password."""
+        self.assert_rule("[redis]\ncluster=yes\n", "[redis] nodes: ")
+        self.assert_rule("[redis]\nnodes=a:1,b:1\n", "[redis] nodes: ")
+        self.assert_rule("[redis]\nusername=u\n", "[redis] password: ")
+
+    def test_a_wrong_value_brings_no_second_problem_of_its_section(self) -> None:
+        """Rules do not judge a default that stands in for a wrong value."""
+        self.assert_rule(
+            "[accounts]\nbackend=voipgrid\nbase_url=x\n", "[accounts] base_url: must be an"
+        )
+
+
+class WarningTests(ConfigCase):
+    def warnings(self, text: str) -> list[str]:
+        path = self.write(text)
+        return [line.removeprefix(f"{path}: ") for line in read_config(path, {}).warnings]
+
+    def assert_warned(self, text: str, begins: str) -> None:
+        (found,) = self.warnings(text)
+        self.assertTrue(found.startswith(begins), found)
+
+    def test_the_defaults_warn_of_nothing(self) -> None:
+        """A warning tells something."""
+        self.assertEqual((), read_config(None, {}).warnings)
+
+    def test_open_accounts_are_warned_about(self) -> None:
+        """Whoever asks nobody is told so."""
+        self.assert_warned("[accounts]\nbackend=open\n", "[accounts] backend: ")
+
+    def test_nobody_to_call_is_warned_about(self) -> None:
+        """An empty pbx_networks locks every PBX out."""
+        self.assert_warned("[http]\npbx_networks=\n", "[http] pbx_networks: ")
+
+    def test_plain_http_is_warned_about(self) -> None:
+        """Relays and tests only."""
+        self.assert_warned("[accounts]\nbase_url=http://h\n", "[accounts] base_url: ")
+        api = "[calls]\nresponse_api=https://h/\n"
+        for text in (
+            "gcm]\napi_key=k\nurl=http://h\n",
+            "android]\nservice_account=k\nurl=http://h\n",
+        ):
+            self.assert_warned(f"{api}[app:a:{text}", "[app:a:")
+        self.assert_warned(
+            f"[calls]\nresponse_api=http://h/\n{APPLE}", "[calls] response_api: http"
+        )
+
+    def test_an_address_no_phone_reaches_is_warned_about(self) -> None:
+        """The default response_api is of this machine alone."""
+        self.assert_warned(APPLE, "[calls] response_api: is a loopback")
+
+    def test_a_dead_public_url_is_warned_about(self) -> None:
+        """Google has shut down what legacy keys are for."""
+        api = "[calls]\nresponse_api=https://h/\n"
+        self.assert_warned(f"{api}[app:a:gcm]\napi_key=k\n", "[app:a:gcm] url: ")
+        self.assert_warned(f"{api}[app:a:android]\napi_key=k\n", "[app:a:android] url: ")
+        self.assertEqual([], self.warnings(f"{api}[app:a:android]\nservice_account=s\n"))
+        self.assertEqual([], self.warnings(f"{api}[app:a:gcm]\napi_key=k\nurl=https://relay/\n"))
+
+
+class ErrorTests(ConfigCase):
+    def test_the_error_text_is_the_problems(self) -> None:
+        """One finished line for each."""
+        error = self.assertRaises(ConfigError, self.read, "[log]\nlevel=x\nformat=y\n")
+        self.assertEqual("\n".join(error.problems), str(error))
+        self.assertEqual(2, len(error.problems))
