@@ -1,0 +1,225 @@
+"""
+The CONNECT proxy: a TCP endpoint that asks the proxy for a tunnel (RFC 9110, 9.3.6).
+
+The one invariant: the protocol above sees either a tunnel or nothing, within the
+time-out; a proxy that refuses, stalls, closes or answers garbage is a ProxyFailed,
+which a later connect may not meet, and which never quotes the password or the proxy.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from middlewared.errors import ConfigError
+from middlewared.outgoing.endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
+
+_MAX_HEAD_BYTES = 16_384
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?:[ \r]|$)")
+
+
+class ProxyFailed(ConnectError):
+    """The text says why; it quotes neither the password nor what the proxy sent."""
+
+    MESSAGE = "The proxy gives no tunnel"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(string=problem)  # type: ignore[no-untyped-call]
+
+
+@attrs.frozen
+class Proxy:
+    """A CONNECT proxy and what we show it."""
+
+    host: str
+    port: int
+    authorization: bytes | None = attrs.field(default=None, repr=False)
+    """The value of Proxy-Authorization, or None."""
+
+    @classmethod
+    def from_url(cls, url: str) -> Proxy:
+        """
+        Read ``http://user:password@host:port``; user and password are percent-encoded.
+
+        :raises ConfigError: its problems begin with ``url:`` and do not quote the URL.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(["url: is not a URL"]) from error
+        if parts.scheme != "http" or not host or not port:
+            raise ConfigError(["url: must be http://host:port or http://user:password@host:port"])
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            raise ConfigError(["url: must end after the port"])
+        return cls(host, port, _basic(parts.username, parts.password))
+
+
+class ProxyEndpoints:
+    """
+    TCP endpoints through the proxy (:class:`~middlewared.outgoing.interface.TcpEndpoints`).
+
+    It logs when the proxy begins to fail, when it fails otherwise, and when it works again.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, reactor: Any, proxy: Proxy, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        self._reactor = reactor
+        self._proxy = proxy
+        self._timeout_s = timeout_s
+        self._problem: str | None = None
+
+    def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
+        proxy = DirectEndpoint(self._reactor, self._proxy.host, self._proxy.port, self._timeout_s)
+        tunnel = TunnelEndpoint(host, port, proxy, self._proxy.authorization, self._report)
+        return cast(IStreamClientEndpoint, tunnel)
+
+    def _report(self, problem: str | None) -> None:
+        if problem == self._problem:
+            return
+        self._problem = problem
+        proxy = f"{self._proxy.host}:{self._proxy.port}"
+        if problem is None:
+            self._log.info("The proxy {proxy} works again", proxy=proxy)
+        else:
+            self._log.warn("{problem} ({proxy})", problem=problem, proxy=proxy)
+
+
+@implementer(IStreamClientEndpoint)
+@attrs.frozen
+class TunnelEndpoint:
+    """``host`` as reached through the proxy."""
+
+    host: str
+    port: int
+    proxy: DirectEndpoint
+    authorization: bytes | None = attrs.field(repr=False)
+    report: Callable[[str | None], None] = attrs.field(repr=False)
+    """Told the problem of each connect, or None for a tunnel."""
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect to the proxy and ask for the tunnel; all within the proxy's time-out."""
+        tunnelling = Deferred.fromCoroutine(self._connect(protocolFactory))
+        tunnelling.addTimeout(
+            self.proxy.timeout_s, self.proxy.reactor, onTimeoutCancel=_gave_up_waiting
+        )
+        return tunnelling.addCallbacks(self._succeeded, self._failed)
+
+    async def _connect(self, above: IProtocolFactory) -> IProtocol:
+        request = _connect_request(self.host, self.port, self.authorization)
+        factory: Any = Factory.forProtocol(lambda: _Tunnel(request, above))
+        factory.noisy = False
+        try:
+            tunnel = cast(_Tunnel, await self.proxy.connect(factory))
+        except CancelledError:
+            raise
+        except Exception as error:
+            raise ProxyFailed(f"cannot be reached: {error}") from error
+        return await tunnel.opened
+
+    def _succeeded(self, protocol: IProtocol) -> IProtocol:
+        self.report(None)
+        return protocol
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(ProxyFailed):
+            self.report(str(failure.value))
+        return failure
+
+
+class _Tunnel(Protocol):
+    """
+    The connection to the proxy: asks for the tunnel, then passes bytes to the protocol above.
+
+    The proxy's answer may come in any pieces; what follows its head belongs to the tunnel.
+    """
+
+    def __init__(self, request: bytes, factory: Any) -> None:
+        self._request = request
+        self._factory = factory
+        self._received = b""
+        self._above: Any = None
+        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._transport.abortConnection())
+        """Fires with the protocol above once the tunnel stands, or with ProxyFailed."""
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    def connectionMade(self) -> None:
+        self._transport.write(self._request)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._above is not None:
+            self._above.dataReceived(data)
+        elif not self.opened.called:
+            self._head_received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._above is not None:
+            self._above.connectionLost(reason)
+        elif not self.opened.called:
+            self._fail("closed the connection without an answer")
+
+    def _head_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        if end:
+            self._judge(head, rest)
+        elif len(self._received) > _MAX_HEAD_BYTES:
+            self._fail("answers without an end")
+
+    def _judge(self, head: bytes, rest: bytes) -> None:
+        status = _STATUS_LINE.match(head)
+        if status is None:
+            self._fail("does not answer in HTTP")
+        elif status[1] == b"407":
+            self._fail("wants other credentials (407)")
+        elif not status[1].startswith(b"2"):
+            self._fail(f"refuses ({status[1].decode()})")
+        else:
+            self._hand_over(rest)
+
+    def _hand_over(self, rest: bytes) -> None:
+        self._above = self._factory.buildProtocol(self._transport.getPeer())
+        self._above.makeConnection(self.transport)
+        self.opened.callback(self._above)
+        if rest:
+            self._above.dataReceived(rest)
+
+    def _fail(self, problem: str) -> None:
+        self.opened.errback(ProxyFailed(problem))
+        self._transport.abortConnection()
+
+
+def _basic(user: str | None, password: str | None) -> bytes | None:
+    if user is None:
+        return None
+    credentials = f"{unquote(user)}:{unquote(password or '')}".encode()
+    return b"Basic " + base64.b64encode(credentials)
+
+
+def _connect_request(host: str, port: int, authorization: bytes | None) -> bytes:
+    name = b"[%b]" % host.encode() if ":" in host else host.encode("idna")
+    authority = b"%b:%d" % (name, port)
+    lines = [b"CONNECT %b HTTP/1.1" % authority, b"Host: " + authority]
+    if authorization is not None:
+        lines.append(b"Proxy-Authorization: " + authorization)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _gave_up_waiting(_result: object, timeout_s: float) -> Failure:
+    return Failure(ProxyFailed(f"no answer within {timeout_s:.3g} s"))
