@@ -34,6 +34,8 @@ from middlewared.push.interface import (
 )
 from middlewared.rendezvous.interface import Place, Rendezvous
 
+PATIENCE_S = 0.25
+
 
 @attrs.frozen
 class WakingSettings:
@@ -172,9 +174,28 @@ class Waking:
             self._stop()
         correction = correct(self._registry, device, result)
         if not isinstance(result, Accepted) and not self._accepted:
+            await self._patiently(correction)
             dead = isinstance(result, TokenDead)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
         await correction
+
+    async def _patiently(self, correction: Deferred[None]) -> None:
+        """
+        Wait for ``correction``, but not long: whoever reads our refusal and looks again
+        at once should find the device gone, and a slow database must not hold it up.
+        """
+        waited: Deferred[None] = Deferred()
+
+        def enough(result: None = None) -> None:
+            if not waited.called:
+                waited.callback(None)
+            return result
+
+        timer = self._clock.callLater(PATIENCE_S, enough)
+        correction.addBoth(enough)
+        await waited
+        if timer.active():
+            timer.cancel()
 
     async def _fail(self, outcome: Outcome) -> None:
         await self._rendezvous.settle(self._call.unique_key, outcome)
