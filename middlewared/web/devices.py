@@ -1,0 +1,85 @@
+"""
+Apps register and unregister themselves.
+
+The one invariant: a registration is confirmed only after it was committed, and only for
+an app that can be pushed to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from middlewared.clock import Clock
+from middlewared.devices.interface import DeviceRegistry
+from middlewared.model import Device, Platform
+from middlewared.web import fields
+from middlewared.web.credentials import Credentials, require_owner
+from middlewared.web.endpoint import Endpoint, Serve, fields_of
+from middlewared.web.limits import Request
+from middlewared.web.replies import NotFound, Reply
+from middlewared.web.settings import WebSettings
+
+
+class DeviceEndpoints:
+    """
+    :param notify_lost: told of a device that was replaced, and of the one that replaced it.
+    :param settings: gives the present settings.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        devices: DeviceRegistry,
+        credentials: Credentials,
+        notify_lost: Callable[[Device, Device], None],
+        settings: Callable[[], WebSettings],
+    ) -> None:
+        self._clock = clock
+        self._devices = devices
+        self._credentials = credentials
+        self._notify_lost = notify_lost
+        self._settings = settings
+
+    def endpoints(self) -> list[Endpoint]:
+        """One for each platform."""
+        return [
+            Endpoint(
+                f"{platform.value}-device",
+                f"/api/{platform.value}-device",
+                {b"POST": self._serve_register(platform), b"DELETE": self._serve_delete(platform)},
+            )
+            for platform in Platform
+        ]
+
+    def _serve_register(self, platform: Platform) -> Serve:
+        async def register(request: Request) -> Reply:
+            account = await self._credentials.account(request)
+            settings, now = self._settings(), self._clock.seconds()
+            device = fields.device(fields_of(request), platform, settings, now)
+            require_owner(account, device.sip_user_id)
+            if (device.app, platform) not in settings.known_apps:
+                raise NotFound("no such app on this platform")
+            return await self._register(device)
+
+        return register
+
+    async def _register(self, device: Device) -> Reply:
+        replaced = await self._devices.register(device)
+        if replaced is None:
+            return Reply(201)
+        self._notify_lost(replaced, device)
+        return Reply(200)
+
+    def _serve_delete(self, platform: Platform) -> Serve:
+        async def delete(request: Request) -> Reply:
+            account = await self._credentials.account(request)
+            device = fields.device_id(fields_of(request), self._settings())
+            require_owner(account, device.sip_user_id)
+            if not await self._devices.delete(
+                device.sip_user_id, platform, device.app, device.token
+            ):
+                raise NotFound("no such device")
+            return Reply(200)
+
+        return delete

@@ -1,0 +1,233 @@
+"""
+From named texts to the values of the domain.
+
+The one invariant: whatever leaves this room as a model value has passed the rules of
+the API; everything else is BadRequest, whose text names the field, never its value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from middlewared.errors import BadRequest
+from middlewared.model import Answer, Device, IncomingCall, Platform
+from middlewared.web.bodies import RawFields
+from middlewared.web.settings import WebSettings
+
+MAX_TEXT = 255
+MAX_TOKEN = 4096
+MAX_PHONENUMBER = 32
+
+REPORT_FIELDS = frozenset(
+    (
+        "os",
+        "os_version",
+        "app_version",
+        "app_status",
+        "middleware_unique_key",
+        "bluetooth_audio",
+        "bluetooth_device",
+        "network",
+        "network_operator",
+        "network_signal_strength",
+        "direction",
+        "connection_type",
+        "call_setup_successful",
+        "client_country",
+        "call_id",
+        "log_id",
+        "time_to_initial_response",
+        "failed_reason",
+        "codec",
+        "mos",
+        "hangup_reason",
+        "call_duration",
+    )
+)
+
+_WITHHELD = frozenset(
+    # "supressed" is what deployed PBXs and apps say.
+    ("anonymous", "unknown", "withheld", "restricted", "private", "suppressed", "supressed")
+)
+_PHONENUMBER_MARKS = str.maketrans("", "", " +()-–./xX")
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "1", "yes"), True),
+    **dict.fromkeys(("false", "f", "0", "no"), False),
+}
+
+
+@attrs.frozen
+class PhoneAnswer:
+    """What a call-response says, and for which call."""
+
+    unique_key: str
+    answer: Answer
+
+
+@attrs.frozen
+class DeviceId:
+    """The four things that must match for a device to be removed, less its platform."""
+
+    sip_user_id: int
+    app: str
+    token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Hangup:
+    """Why an app ended a call."""
+
+    sip_user_id: int
+    unique_key: str
+    reason: str
+
+
+def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
+    """What the PBX asks for."""
+    return IncomingCall(
+        sip_user_id=sip_user_id(raw, settings),
+        phonenumber=_phonenumber(raw),
+        caller_id=_text(raw, "caller_id"),
+        call_id=_text(raw, "call_id"),
+    )
+
+
+def phone_answer(raw: RawFields, received_at: float) -> PhoneAnswer:
+    """What a phone says to a call."""
+    return PhoneAnswer(
+        unique_key=_required(raw, "unique_key"),
+        answer=Answer(
+            available=_boolean(raw, "available", default=True),
+            message_start_time=_number(raw, "message_start_time"),
+            received_at=received_at,
+        ),
+    )
+
+
+def device(raw: RawFields, platform: Platform, settings: WebSettings, now: float) -> Device:
+    """The device an app registers."""
+    return Device(
+        sip_user_id=sip_user_id(raw, settings),
+        platform=platform,
+        app=_required(raw, "app"),
+        token=_token(raw, "token", required=True),
+        name=_text(raw, "name"),
+        os_version=_text(raw, "os_version"),
+        client_version=_text(raw, "client_version"),
+        remote_logging_id=_text(raw, "remote_logging_id"),
+        sandbox=_boolean(raw, "sandbox", default=False),
+        push_profile=_push_profile(raw),
+        dnd=_boolean(raw, "dnd", default=False),
+        remote_notification_token=_token(raw, "remote_notification_token"),
+        registered_at=now,
+        last_seen=now,
+    )
+
+
+def device_id(raw: RawFields, settings: WebSettings) -> DeviceId:
+    """The device an app unregisters."""
+    return DeviceId(
+        sip_user_id=sip_user_id(raw, settings),
+        app=_required(raw, "app"),
+        token=_token(raw, "token", required=True),
+    )
+
+
+def hangup(raw: RawFields, settings: WebSettings) -> Hangup:
+    """Why a call ended; ``hangup_reason`` is what the one known caller says for ``reason``."""
+    return Hangup(
+        sip_user_id=sip_user_id(raw, settings),
+        unique_key=_required(raw, "unique_key"),
+        reason=_text(raw, "reason") or _required(raw, "hangup_reason"),
+    )
+
+
+def report(raw: RawFields) -> Mapping[str, str]:
+    """All texts of an app's report but its account. Unknown lists and objects are left out."""
+    known = {name: _text(raw, name, longest=None) for name in REPORT_FIELDS if name in raw}
+    others = {
+        _clean(name, "a name"): _text(raw, name, longest=None)
+        for name, value in raw.items()
+        if name not in REPORT_FIELDS and name != "sip_user_id" and value is not None
+    }
+    return {name: text for name, text in (known | others).items() if text}
+
+
+def sip_user_id(raw: RawFields, settings: WebSettings) -> int:
+    """The account a request is about."""
+    text = _required(raw, "sip_user_id")
+    if not _INTEGER.fullmatch(text):
+        raise BadRequest("sip_user_id: not an integer")
+    if not settings.sip_user_id_min <= int(text) <= settings.sip_user_id_max:
+        raise BadRequest("sip_user_id: out of range")
+    return int(text)
+
+
+def _text(raw: RawFields, name: str, longest: int | None = MAX_TEXT) -> str:
+    text = raw.get(name, "")
+    if text is None:
+        raise BadRequest(f"{name}: not a text")
+    if longest is not None and len(text) > longest:
+        raise BadRequest(f"{name}: longer than {longest}")
+    return _clean(text, name)
+
+
+def _clean(text: str, name: str) -> str:
+    if "\0" in text:
+        raise BadRequest(f"{name}: NUL")
+    # Only JSON escapes can smuggle in a surrogate, which no database and no peer takes.
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise BadRequest(f"{name}: invalid character")
+    return text
+
+
+def _required(raw: RawFields, name: str, longest: int = MAX_TEXT) -> str:
+    text = _text(raw, name, longest)
+    if not text:
+        raise BadRequest(f"{name}: missing")
+    return text
+
+
+def _token(raw: RawFields, name: str, *, required: bool = False) -> str:
+    text = _required(raw, name, MAX_TOKEN) if required else _text(raw, name, MAX_TOKEN)
+    if any(letter.isspace() for letter in text):
+        raise BadRequest(f"{name}: white space")
+    return text
+
+
+def _phonenumber(raw: RawFields) -> str:
+    text = _text(raw, "phonenumber", longest=None).strip()
+    digits = text.translate(_PHONENUMBER_MARKS)
+    if len(text) > MAX_PHONENUMBER:
+        raise BadRequest(f"phonenumber: longer than {MAX_PHONENUMBER}")
+    if not (digits.isascii() and digits.isdigit()) and text.lower() not in _WITHHELD:
+        raise BadRequest("phonenumber: not a number")
+    return text
+
+
+def _push_profile(raw: RawFields) -> str:
+    text = _text(raw, "push_profile")
+    if text not in ("", "once"):
+        raise BadRequest("push_profile: unknown")
+    return text
+
+
+def _boolean(raw: RawFields, name: str, *, default: bool) -> bool:
+    text = _text(raw, name).lower()
+    if text and text not in _BOOLEANS:
+        raise BadRequest(f"{name}: not a boolean")
+    return _BOOLEANS.get(text, default)
+
+
+def _number(raw: RawFields, name: str) -> float:
+    text = _required(raw, name)
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise BadRequest(f"{name}: not a number")
+    return number

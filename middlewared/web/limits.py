@@ -1,0 +1,286 @@
+"""
+The limits twisted.web does not have: of bodies, time, header sizes and connections.
+
+The one invariant: what one connection may cost (memory, time, descriptors) is bounded
+whatever it sends; a request that is served has no time-out.
+"""
+
+# Most of twisted.web has no annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any, Protocol, cast
+from urllib.parse import unquote
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, ISSLTransport, ITCPTransport
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.resource import Resource
+
+from middlewared.clock import Clock
+from middlewared.web.replies import Reply
+from middlewared.web.settings import WebSettings
+
+LINGER_ABORT_S = 5
+"""How long a closed connection may take to read its last answer."""
+
+
+class RefuseBroken(Protocol):
+    """Formats the answer to a request whose HTTP is broken."""
+
+    def __call__(self, target: bytes, status: int) -> Reply:
+        """``target`` is the request target, empty when it could not be read."""
+
+
+class Request(server.Request):
+    """
+    A request whose body is kept up to the limit and then only counted.
+
+    ``too_large`` means that the limit was passed: the request is judged at once, with an
+    empty body, and the rest of it is thrown away as it comes.
+    """
+
+    channel: Channel
+    site: Site
+    content: BytesIO
+    too_large = False
+    received_at = 0.0
+    query = b""
+    route = "unknown"
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+        self.too_large = length is not None and length > self._max_body_bytes
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.too_large:
+            return
+        if self.content.tell() + len(data) > self._max_body_bytes:
+            self.too_large = True
+            self.content = BytesIO()
+            self.channel.judge_early()
+        else:
+            self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        # Overrides the reading of forms too: that is the business of ``bodies``.
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path, _, self.query = path.partition(b"?")
+        self.process()
+
+    def process(self) -> None:
+        self.site = self.channel.site
+        self.received_at = self.site.clock.seconds()
+        self.setHeader(b"Date", http.datetimeToString())
+        # Klein joins these again and wants them to be UTF-8.
+        path = unquote(origin_path(self.path), errors="replace").encode("utf-8")
+        self.prepath: list[bytes] = []
+        self.postpath = path.removeprefix(b"/").split(b"/")
+        self.render(self.site.resource)
+
+    def parseCookies(self) -> None:
+        """Nobody needs them."""
+
+    def getRequestHostname(self) -> bytes:
+        """Klein asks for it; what clients put into Host must not matter."""
+        return b"localhost"
+
+    @property
+    def peer_host(self) -> str | None:
+        """The address of the other end of the connection; None on a unix socket."""
+        peer = self.getClientAddress()
+        return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
+
+    @property
+    def _max_body_bytes(self) -> int:
+        return self.channel.site.settings.max_body_bytes
+
+
+class Channel(http.HTTPChannel):
+    """
+    One connection. Its time-out is armed once for each phase and no byte prolongs it:
+    waiting for a request, receiving one, and throwing away what was refused.
+    """
+
+    site: Site
+    transport: Any
+    timeOut: float | None  # type: ignore[assignment]
+    abortTimeout = LINGER_ABORT_S
+    _receiving = False
+    _discarding = False
+
+    def connectionMade(self) -> None:
+        settings = self.site.settings
+        self.timeOut = min(settings.request_timeout_s, settings.idle_timeout_s)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.site.connections -= 1
+        super().connectionLost(reason)
+
+    def resetTimeout(self) -> None:
+        """Called by Twisted for every byte, which is what slow senders live on."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if not (self._receiving or self._handlingRequest):
+            self._receiving = True
+            self.setTimeout(self.site.settings.request_timeout_s)
+        super().dataReceived(data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if not self._discarding:
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
+        self._refuse(431)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if header == b"Content-Length" and len(data) > 18 and data.isdigit():
+            # Twisted's int() raises at 4300 digits; so many bytes are too many anyhow.
+            data = (data.lstrip(b"0") or b"0")[:18]
+        return cast(bool, super()._maybeChooseTransferDecoder(header, data))
+
+    def allHeadersReceived(self) -> None:
+        super().allHeadersReceived()
+        if self.requests[-1].too_large:
+            self.judge_early()
+
+    def _send100Continue(self) -> None:
+        if not self.requests[-1].too_large:
+            super()._send100Continue()
+
+    def judge_early(self) -> None:
+        """The body is too large: have the request answered now and close after that."""
+        self.persistent = False
+        self.allContentReceived()
+        self._discard()
+
+    def allContentReceived(self) -> None:
+        if not self._discarding:
+            self._receiving = False
+            super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        more = any(self._dataBuffer)
+        self._savedTimeOut = None
+        self._receiving = more
+        settings = self.site.settings
+        self.setTimeout(settings.request_timeout_s if more else settings.idle_timeout_s)
+        super().requestDone(request)
+
+    def timeoutConnection(self) -> None:
+        if self._receiving and not self._discarding:
+            self._refuse(408)
+        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
+        super().loseConnection()
+
+    def loseConnection(self) -> None:
+        """Close, but let a client that still sends read its answer first."""
+        if not self._discarding:
+            super().loseConnection()
+        elif ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
+            self.transport
+        ):
+            self._networkProducer.unregisterProducer()
+            self.transport.loseWriteConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        large = (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        )
+        self._refuse(431 if large else 400)
+
+    def _refuse(self, status: int) -> None:
+        """Answer broken HTTP, once, and close."""
+        if self._discarding:
+            return
+        reply = self.site.refuse_broken(target=getattr(self, "_path", b""), status=status)
+        self.transport.write(serialise(reply))
+        self._discard()
+        self.loseConnection()
+
+    def _discard(self) -> None:
+        self._discarding = True
+        self._receiving = False
+        self.setRawMode()
+        self.setTimeout(self.site.settings.request_timeout_s)
+
+
+class Site(server.Site):
+    """
+    A listening face: its connections, and the settings they are judged by.
+
+    :param settings: gives the present settings; asked again for each connection and request.
+    :param observe: told of each request that was answered.
+    """
+
+    protocol = Channel  # type: ignore[assignment]
+    requestFactory = Request
+
+    def __init__(
+        self,
+        *,
+        resource: Resource,
+        clock: Clock,
+        settings: Callable[[], WebSettings],
+        refuse_broken: RefuseBroken,
+        observe: Callable[[Request], None],
+    ) -> None:
+        super().__init__(resource, reactor=clock)
+        self.clock = clock
+        self._settings = settings
+        self.refuse_broken = refuse_broken
+        self._observe = observe
+        self.connections = 0
+
+    @property
+    def settings(self) -> WebSettings:
+        """The settings of this moment."""
+        return self._settings()
+
+    def startFactory(self) -> None:
+        """Twisted would open an access log and tick once a second for its dates."""
+
+    def stopFactory(self) -> None:
+        """Nothing was started."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 alone: these limits are of its channel."""
+        return [b"http/1.1"]
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """None, which closes the connection, when there are too many."""
+        if self.connections >= self.settings.max_connections:
+            return None
+        self.connections += 1
+        return super().buildProtocol(addr)
+
+    def log(self, request: http.Request) -> None:
+        """Called by Twisted for each answered request, in place of an access log."""
+        self._observe(cast(Request, request))
+
+
+def origin_path(path: bytes) -> bytes:
+    """The path of a request target that may be in absolute form (RFC 9112 section 3.2.2)."""
+    scheme, separator, rest = path.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest.partition(b"/")[2]
+    return path
+
+
+def serialise(reply: Reply) -> bytes:
+    """``reply`` as the last one of its connection."""
+    head = [
+        b"HTTP/1.1 %d %s" % (reply.status, http.RESPONSES.get(reply.status, b"Refused")),
+        b"Date: " + http.datetimeToString(),
+        b"Content-Type: " + reply.content_type,
+        b"Content-Length: %d" % len(reply.body),
+        *(name + b": " + value for name, value in reply.headers),
+        b"Connection: close",
+    ]
+    return b"\r\n".join(head) + b"\r\n\r\n" + reply.body

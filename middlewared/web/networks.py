@@ -1,0 +1,56 @@
+"""
+Where a request comes from.
+
+The one invariant: X-Forwarded-For is believed exactly as far as trusted proxies wrote
+it; an entry that cannot be read belongs to no network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+from middlewared.web.settings import Network
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+# RFC 7239 section 6: proxies may add a port, and then put IPv6 addresses in brackets.
+_WITH_PORT = re.compile(r"\[(?P<v6>[^\]]+)\](:[0-9]+)?|(?P<v4>[0-9.]+):[0-9]+")
+
+
+def client_address(
+    peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[Network]
+) -> Address | None:
+    """
+    The right-most address that is not one of ``trusted``.
+
+    :param peer: the connection's own address; None for a unix socket, whose peers are
+        on this machine and count as loopback.
+    :param forwarded_for: all X-Forwarded-For headers in the order received.
+    :return: None when a trusted proxy wrote something that is no address.
+    """
+    address = parse_address("127.0.0.1" if peer is None else peer)
+    entries = [entry for header in forwarded_for for entry in header.split(",")]
+    while entries and address is not None and within(address, trusted):
+        address = parse_address(entries.pop())
+    return address
+
+
+def within(address: Address | None, networks: Iterable[Network]) -> bool:
+    """Whether one of ``networks`` has ``address``; no network has None."""
+    return address is not None and any(address in network for network in networks)
+
+
+def parse_address(text: str) -> Address | None:
+    """An address with or without a port; IPv4-mapped IPv6 is the IPv4 address it maps."""
+    text = text.strip()
+    if match := _WITH_PORT.fullmatch(text):
+        text = match["v6"] or match["v4"]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,135 @@
+"""
+What goes back to a client, and the one table that turns a failure into it.
+
+The one invariant: every failure a client can cause is a row of ``_TABLE``; its detail
+tells nothing about what the API expects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import attrs
+
+from middlewared.errors import (
+    AccessForbidden,
+    BadRequest,
+    CredentialsRefused,
+    MiddlewaredError,
+    ServiceDown,
+)
+from middlewared.model import Outcome
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class NotFound(MiddlewaredError):
+    """No such route, device, app or call."""
+
+
+class MethodNotAllowed(MiddlewaredError):
+    """The route knows other methods."""
+
+    def __init__(self, allowed: tuple[bytes, ...]) -> None:
+        super().__init__("method not allowed")
+        self.allowed = allowed
+
+
+class NetworkForbidden(MiddlewaredError):
+    """The route is closed to the client's network."""
+
+
+class CredentialsMissing(MiddlewaredError):
+    """There is no Authorization header where one is needed."""
+
+
+class TooManyRefusals(MiddlewaredError):
+    """This client had its credentials refused too often; it may come again later."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("too many refusals")
+        self.retry_after_s = retry_after_s
+
+
+class BodyTooLarge(MiddlewaredError):
+    """The body is longer than the limit."""
+
+
+class UnsupportedMediaType(MiddlewaredError):
+    """The body is in none of the formats we read."""
+
+
+@attrs.frozen
+class Reply:
+    """A finished answer; ``headers`` are those beside Content-Type and Content-Length."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = b"application/json"
+    headers: Headers = ()
+
+
+@attrs.frozen
+class Refusal:
+    """A failure in the words of HTTP and, for the PBX, of X-Outcome."""
+
+    status: int
+    detail: str
+    outcome: Outcome = Outcome.MALFORMED
+    headers: Headers = ()
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """The row of the table for ``error``; a failure nobody foresaw is a 500."""
+    row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _BUG)
+    return attrs.evolve(row, headers=row.headers + _headers(error))
+
+
+def status_refusal(status: int) -> Refusal:
+    """The refusal of a request whose HTTP was broken before any route saw it."""
+    return Refusal(status, _MALFORMED if status == 400 else f"{HTTPStatus(status).phrase}.")
+
+
+def json_reply(status: int, value: Mapping[str, object], headers: Headers = ()) -> Reply:
+    """``value`` as a JSON document."""
+    return Reply(status, json.dumps(value).encode("ascii"), headers=headers)
+
+
+def json_refusal(refusal: Refusal, elapsed_ms: float) -> Reply:  # noqa: ARG001 - a Formatter
+    """The format of refusals on every route but the PBX's."""
+    return json_reply(refusal.status, {"detail": refusal.detail}, refusal.headers)
+
+
+def retry_after(seconds: int) -> tuple[bytes, bytes]:
+    """A Retry-After header (RFC 9110 section 10.2.3)."""
+    return b"Retry-After", b"%d" % max(1, seconds)
+
+
+def _headers(error: BaseException) -> Headers:
+    if isinstance(error, MethodNotAllowed):
+        return ((b"Allow", b", ".join(error.allowed)),)
+    if isinstance(error, ServiceDown | TooManyRefusals):
+        return (retry_after(error.retry_after_s),)
+    return ()
+
+
+_MALFORMED = "Malformed request."
+_CHALLENGE = ((b"WWW-Authenticate", b'Basic realm="middlewared"'),)
+_CLOSE = ((b"Connection", b"close"),)
+_BUG = Refusal(500, "Internal error.", Outcome.SERVICE_DOWN)
+
+_TABLE: Mapping[type, Refusal] = {
+    NotFound: Refusal(404, "Not found.", Outcome.FORBIDDEN),
+    MethodNotAllowed: Refusal(405, "Method not allowed."),
+    NetworkForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
+    CredentialsMissing: Refusal(401, "Credentials are needed.", headers=_CHALLENGE),
+    CredentialsRefused: Refusal(401, "Credentials were refused.", headers=_CHALLENGE),
+    TooManyRefusals: Refusal(429, "Too many requests."),
+    BodyTooLarge: Refusal(413, "Request is too large.", headers=_CLOSE),
+    UnsupportedMediaType: Refusal(415, "Unsupported media type."),
+    BadRequest: Refusal(400, _MALFORMED),
+    AccessForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
+    ServiceDown: Refusal(503, "Service unavailable.", Outcome.SERVICE_DOWN),
+}

@@ -1,0 +1,245 @@
+"""
+The root of the web: the tree of routes, and the one place where answers are written.
+
+The one invariant: every request gets exactly one reply, and no failure leaves a handler
+other than through the table in ``replies``.
+"""
+
+# Most of twisted.web has no annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import attrs
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
+
+from middlewared.accounts.interface import AccountBackend
+from middlewared.background import Background
+from middlewared.calls.interface import Calls
+from middlewared.clock import Clock
+from middlewared.devices.interface import DeviceRegistry
+from middlewared.errors import BadRequest, MiddlewaredError
+from middlewared.model import Device
+from middlewared.web.calls import CallEndpoints, pbx_refusal
+from middlewared.web.credentials import Credentials
+from middlewared.web.devices import DeviceEndpoints
+from middlewared.web.endpoint import Endpoint
+from middlewared.web.health import Health, health_endpoint, openapi_endpoint
+from middlewared.web.limits import Request, Site, origin_path
+from middlewared.web.replies import (
+    MethodNotAllowed,
+    NotFound,
+    Reply,
+    json_refusal,
+    refusal_of,
+    status_refusal,
+)
+from middlewared.web.reports import ReportEndpoints
+from middlewared.web.settings import Face, WebSettings
+
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+
+
+class Web:
+    """
+    Everything that is served over HTTP, but the metrics.
+
+    :param background: runs what must be finished although its client has gone.
+    :param notify_lost: told of a device that was replaced, and of the one that replaced it.
+    :param report: given the account and the texts of each log-metrics report.
+    :param hangup: given the device, the call's key and the reason of each hangup report.
+    :param health: how the daemon is at this moment.
+    :param http_request: told the route, method, status and seconds of each answered request.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        settings: WebSettings,
+        calls: Calls,
+        devices: DeviceRegistry,
+        accounts: AccountBackend,
+        background: Background,
+        notify_lost: Callable[[Device, Device], None],
+        report: Callable[[int, Mapping[str, str]], None],
+        hangup: Callable[[Device, str, str], None],
+        health: Callable[[], Health],
+        http_request: Callable[[str, str, int, float], None],
+    ) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._http_request = http_request
+        self._background = background
+
+        def present() -> WebSettings:
+            return self.settings
+
+        credentials = Credentials(clock=clock, accounts=accounts, settings=present)
+        call_endpoints = CallEndpoints(clock=clock, calls=calls, settings=present)
+        self._incoming_call = call_endpoints.incoming_call()
+        self._health = health_endpoint(health)
+        self._others = [
+            call_endpoints.call_response(),
+            *DeviceEndpoints(
+                clock=clock,
+                devices=devices,
+                credentials=credentials,
+                notify_lost=notify_lost,
+                settings=present,
+            ).endpoints(),
+            *ReportEndpoints(
+                clock=clock,
+                devices=devices,
+                credentials=credentials,
+                report=report,
+                hangup=hangup,
+                settings=present,
+            ).endpoints(),
+            openapi_endpoint(),
+        ]
+
+    def site(self, face: Face = Face.WHOLE) -> Site:
+        """The factory to listen with."""
+        return Site(
+            resource=_tree(self._endpoints(face), self._serve, self._no_route),
+            clock=self._clock,
+            settings=lambda: self.settings,
+            refuse_broken=self._refuse_broken,
+            observe=self._observe,
+        )
+
+    def _endpoints(self, face: Face) -> list[Endpoint]:
+        match face:
+            case Face.WHOLE:
+                return [self._incoming_call, self._health, *self._others]
+            case Face.PUBLIC:
+                return [
+                    attrs.evolve(self._incoming_call, methods=None),
+                    self._health,
+                    *self._others,
+                ]
+            case Face.PBX:
+                return [self._incoming_call, self._health]
+
+    async def _serve(self, endpoint: Endpoint, request: Request) -> bytes:
+        request.route = endpoint.name
+        try:
+            reply = await self._reply(endpoint, request)
+        except Exception as error:
+            if request.channel is None:
+                raise  # Cancelled, as the client has gone; Klein expects to see it.
+            reply = self._refuse(endpoint, request, error)
+        return _write_head(request, reply)
+
+    async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
+        if endpoint.methods is None:
+            raise NotFound("served on another face")
+        serve = endpoint.methods.get(request.method)
+        if serve is None:
+            raise MethodNotAllowed(tuple(endpoint.methods))
+        if endpoint.ends_with_client:
+            return await serve(request)
+        return await self._shield(serve(request))
+
+    def _shield(self, work: Coroutine[Deferred[Any], Any, Reply]) -> Deferred[Reply]:
+        """
+        ``work``'s result for a client that may go away before it is there.
+
+        A half-made registration or a cancelled database query helps nobody.
+        """
+        client: Deferred[Reply] = Deferred()
+        self._background.run(_finish(work, client))
+        return client
+
+    def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
+        refusal = refusal_of(error)
+        if isinstance(error, BadRequest):
+            _log.info("malformed {route}: {reason}", route=endpoint.name, reason=str(error))
+        elif refusal.status == 500:
+            _log.failure("{route} failed", route=endpoint.name)
+        elapsed_ms = (self._clock.seconds() - request.received_at) * 1000
+        return endpoint.format_refusal(refusal, max(0.0, elapsed_ms))
+
+    def _no_route(self, request: Request, _: Failure) -> bytes:
+        return _write_head(request, json_refusal(refusal_of(NotFound("no such route")), 0.0))
+
+    def _refuse_broken(self, target: bytes, status: int) -> Reply:
+        path = origin_path(target.partition(b"?")[0]).decode("latin-1") + "/"
+        of_pbx = path.startswith(self._incoming_call.path + "/")
+        self._http_request("broken", "other", status, 0.0)
+        return (pbx_refusal if of_pbx else json_refusal)(status_refusal(status), 0.0)
+
+    def _observe(self, request: Request) -> None:
+        method = request.method.decode("ascii") if request.method in _METHODS else "other"
+        seconds = max(0.0, self._clock.seconds() - request.received_at)
+        self._http_request(request.route, method, request.code, seconds)
+
+
+async def _finish(work: Coroutine[Deferred[Any], Any, Reply], client: Deferred[Reply]) -> None:
+    try:
+        reply = await work
+    except Exception as error:
+        if not client.called:
+            client.errback(Failure())
+        elif not isinstance(error, MiddlewaredError):
+            raise
+    else:
+        if not client.called:
+            client.callback(reply)
+
+
+class _Anything(BaseConverter):
+    regex = ".*"
+    part_isolating = False
+
+
+def _handle(
+    serve: Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, bytes]], endpoint: Endpoint
+) -> Callable[..., Coroutine[Deferred[Any], Any, bytes]]:
+    # What came after the route's slash means nothing.
+    def handle(request: Request, rest: str = "") -> Any:  # noqa: ARG001
+        return serve(endpoint, request)
+
+    return handle
+
+
+def _tree(
+    endpoints: list[Endpoint],
+    serve: Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, bytes]],
+    no_route: Callable[..., bytes],
+) -> Resource:
+    """The routes of ``endpoints``; werkzeug's redirects are all switched off."""
+    app = Klein()
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.url_map.converters["anything"] = _Anything
+    for endpoint in endpoints:
+        handle = _handle(serve, endpoint)
+        app.route(endpoint.path, endpoint=endpoint.name)(handle)
+        app.route(f"{endpoint.path}/<anything:rest>", endpoint=endpoint.name)(handle)
+    app.handle_errors(HTTPException)(no_route)
+    return app.resource()
+
+
+def _write_head(request: Request, reply: Reply) -> bytes:
+    """All but the body, which Klein writes."""
+    request.setResponseCode(reply.status)
+    if reply.body:
+        request.setHeader(b"Content-Type", reply.content_type)
+    request.setHeader(b"Content-Length", b"%d" % len(reply.body))
+    for name, value in reply.headers:
+        request.setHeader(name, value)
+    return reply.body
+
+
+_log = Logger()

@@ -1,0 +1,50 @@
+"""
+What the web room takes from the configuration.
+
+The one invariant: the value is frozen; a reload assigns a whole new one, so that one
+request is judged by one set of rules.
+"""
+
+from __future__ import annotations
+
+import enum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TypeAlias
+
+import attrs
+
+from middlewared.model import Platform
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class Face(enum.Enum):
+    """Which routes a listening port serves; /health/ is on every face."""
+
+    WHOLE = "whole"
+    PUBLIC = "public"
+    """Everything but the PBX's route, which is 404 here."""
+    PBX = "pbx"
+    """The PBX's route and nothing else."""
+
+
+@attrs.frozen(kw_only=True)
+class WebSettings:
+    """The reloadable settings; the defaults are those of the configuration file."""
+
+    pbx_networks: tuple[Network, ...] = LOOPBACK
+    trusted_proxies: tuple[Network, ...] = ()
+    known_apps: frozenset[tuple[str, Platform]] = frozenset()
+    max_body_bytes: int = 65_536
+    request_timeout_s: float = 10.0
+    """From a request's first byte to its last."""
+    idle_timeout_s: float = 60.0
+    max_connections: int = 20_000
+    """For each listening face, so that a flood of apps leaves the PBX its own room."""
+    sip_user_id_min: int = 100_000_000
+    sip_user_id_max: int = 999_999_999
+    refusals_allowed: int = 10
+    """Refused credentials of one guesser inside ``refusals_window_s``, before 429."""
+    refusals_window_s: float = 60.0
