@@ -29,7 +29,10 @@ class AccountBackend(Protocol):
 
     @property
     def needs_credentials(self) -> bool:
-        """False only for ``open``: a request without an Authorization header is accepted."""
+        """
+        False for ``open`` and ``none``: they judge a request without an Authorization
+        header like any other; ``authenticate`` is then called with ``b""``.
+        """
 
     async def authenticate(self, authorization: bytes) -> Account:
         """

@@ -1,0 +1,156 @@
+"""The htpasswd backend: its file and its checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bcrypt
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from middlewared.accounts.htpasswd import MAX_CHECKS, HtpasswdAccounts, Passwords, read_passwords
+from middlewared.accounts.interface import Account
+from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused
+from tests.contracts.accounts import ACCOUNT, AccountBackendContract, basic
+
+LONG = "x" * 72
+
+
+def hashed(password: str, cost: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+class HtpasswdCase(TestCase):
+    """A backend that knows two accounts."""
+
+    good = basic(str(ACCOUNT), "good: password")
+    bad = basic(str(ACCOUNT), "bad password")
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.write(f"{ACCOUNT}:{hashed('good: password')}", f"42:{hashed(LONG)}")
+        self.backend = HtpasswdAccounts(reactor=reactor, settings=read_passwords(self.path))
+        self.backend.start()
+        self.addCleanup(self.backend.stop)
+
+    def write(self, *lines: str) -> None:
+        self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    async def refused(self, authorization: bytes) -> None:
+        with self.assertRaises(CredentialsRefused):
+            await self.backend.authenticate(authorization)
+
+
+class HtpasswdContractTests(AccountBackendContract, HtpasswdCase):  # type: ignore[misc]
+    """The contract."""
+
+
+class HtpasswdCheckTests(HtpasswdCase):
+    """Which credentials are good."""
+
+    async def test_unknown_users(self) -> None:
+        """A user who is not in the file is refused, whatever the name looks like."""
+        for user in ("43", "0", "", f"0{ACCOUNT}", f" {ACCOUNT}", "-1", "someone@example.com", "é"):
+            await self.refused(basic(user, "good: password"))
+
+    async def test_other_schemes_and_broken_headers(self) -> None:
+        """Only Basic credentials can be checked."""
+        token = self.good.replace(b"Basic", b"Token")
+        for header in (b"", b"Basic", b"Basic ", b"Basic !!!", b"Basic YQ==", b"Basic Y", token):
+            await self.refused(header)
+
+    async def test_scheme_in_any_case(self) -> None:
+        """RFC 7617: the scheme's case does not matter."""
+        await self.backend.authenticate(self.good.replace(b"Basic", b"bAsIc "))
+
+    async def test_long_passwords(self) -> None:
+        """bcrypt looks at 72 bytes, and a longer password is no fault of ours."""
+        account = Account(42)
+        self.assertEqual(await self.backend.authenticate(basic("42", LONG + "more")), account)
+        await self.refused(basic("42", "y" * 5000))
+        await self.refused(basic("42", "a\0b"))
+
+    async def test_hash_variants_of_other_programs(self) -> None:
+        """Apache's htpasswd writes $2y$, others $2a$."""
+        for variant in ("$2a$", "$2y$"):
+            self.write(f"7:{hashed('secret').replace('$2b$', variant)}")
+            self.backend.settings = read_passwords(self.path)
+            self.assertEqual(await self.backend.authenticate(basic("7", "secret")), Account(7))
+
+    async def test_reload(self) -> None:
+        """New passwords count from the moment they are set."""
+        self.write(f"{ACCOUNT}:{hashed('bad password')}")
+        self.backend.settings = read_passwords(self.path)
+        await self.backend.authenticate(self.bad)
+        await self.refused(self.good)
+
+    async def test_empty_file_refuses_everybody(self) -> None:
+        """Nobody may register before the first line is written."""
+        self.write("# nobody yet", "")
+        self.backend.settings = read_passwords(self.path)
+        await self.refused(self.good)
+
+    async def test_bound_on_checks(self) -> None:
+        """Above the bound a check fails at once as trouble, not as a refusal."""
+        waiting = [
+            Deferred.fromCoroutine(self.backend.authenticate(self.good)) for _ in range(MAX_CHECKS)
+        ]
+        self.failureResultOf(
+            Deferred.fromCoroutine(self.backend.authenticate(self.good)), AccountsDown
+        )
+        await gatherResults(waiting)
+        await self.backend.authenticate(self.good)
+
+
+class PasswordFileTests(SynchronousTestCase):
+    """Reading the file."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def problems(self) -> list[str]:
+        problems: list[str] = self.assertRaises(ConfigError, read_passwords, self.path).problems
+        return problems
+
+    def test_comments_blanks_and_line_ends(self) -> None:
+        """Empty lines, comments and Windows line ends are no problem."""
+        first, second = hashed("a"), hashed("b")
+        self.path.write_bytes(f"# staff\r\n\r\n1:{first}\r\n  2:{second}  \n".encode())
+        read: Passwords = read_passwords(self.path)
+        self.assertEqual(dict(read.hashes), {1: first.encode(), 2: second.encode()})
+
+    def test_unknown_users_cost_as_much_as_the_dearest(self) -> None:
+        """The time of an answer does not tell who has an account."""
+        self.path.write_text(f"1:{hashed('a', 4)}\n2:{hashed('b', 6)}\n")
+        self.assertTrue(read_passwords(self.path).nobody.startswith(b"$2b$06$"))
+        self.assertFalse(bcrypt.checkpw(b"", read_passwords(self.path).nobody))
+
+    def test_every_broken_line_is_named(self) -> None:
+        """All problems at once, each with its line, none with a hash."""
+        good = hashed("a")
+        lines = [
+            f"1:{good}",
+            f"someone:{good}",
+            "2:$apr1$salt$hash",
+            f"1:{good}",
+            f"3:{good[:-1]}",
+            f"4:{good.replace('$04$', '$31$')}",
+            f"05:{good}",
+            "plain text",
+        ]
+        self.path.write_text("\n".join(lines))
+        problems = self.problems()
+        for problem, number in zip(problems, range(2, 9), strict=True):
+            prefix = f"[accounts] htpasswd: {self.path} line {number}: "
+            self.assertTrue(problem.startswith(prefix), problem)
+            self.assertNotIn("$", problem)
+
+    def test_unreadable_files(self) -> None:
+        """A missing file, a directory and a file that is no text are told apart."""
+        self.assertIn("No such file", self.problems()[0])
+        self.path.write_bytes(b"\xff\xfe")
+        self.assertIn("not UTF-8", self.problems()[0])
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertIn("Is a directory", self.problems()[0])
