@@ -1,0 +1,101 @@
+"""
+``GET /metrics`` in Prometheus' text format, on its own port.
+
+The one invariant: a scrape never keeps the reactor for longer than a few milliseconds,
+however many label sets there are: a call's answer may be waiting.
+"""
+
+# Most of twisted.web has no annotations.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import attrs
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
+from twisted.internet.task import CooperativeTask, Cooperator, TaskFinished, TaskStopped
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from middlewared.clock import Clock
+
+SAMPLES_AT_A_TIME = 100
+
+
+class MetricsResource(Resource):
+    """
+    The whole metrics port: ``/metrics``, and nothing else.
+
+    Writes all metrics of a registry, a piece in each turn of the reactor.
+    """
+
+    isLeaf = True
+    log = Logger()
+
+    def __init__(self, *, registry: CollectorRegistry, clock: Clock) -> None:
+        super().__init__()
+        self._registry = registry
+        self._cooperator = Cooperator(
+            terminationPredicateFactory=lambda: lambda: True,
+            scheduler=lambda turn: clock.callLater(0, turn),
+        )
+
+    def render(self, request: Request) -> int | bytes:
+        """Serve one scrape."""
+        if request.path.rstrip(b"/") != b"/metrics":
+            return _refusal(request, 404)
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _refusal(request, 405)
+        request.setHeader(b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode())
+        writing = self._cooperator.cooperate(request.write(piece) for piece in self._pieces())
+        written: Deferred[Any] = writing.whenDone()
+        written.addCallbacks(lambda _: request.finish(), self._failed, errbackArgs=(request,))
+        request.notifyFinish().addErrback(lambda _: _stop(writing))
+        return NOT_DONE_YET
+
+    def _pieces(self) -> Iterator[bytes]:
+        for family in self._registry.collect():
+            yield from exposition(family)
+
+    def _failed(self, failure: Failure, request: Request) -> None:
+        if failure.check(TaskStopped) is None:
+            self.log.failure("cannot write the metrics", failure)
+            request.loseConnection()
+
+
+def _stop(writing: CooperativeTask[Any]) -> None:
+    with suppress(TaskFinished):
+        writing.stop()
+
+
+def _refusal(request: Request, code: int) -> bytes:
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"text/plain")
+    return f"{code}: only GET /metrics is served here.\n".encode()
+
+
+def exposition(family: Metric) -> Iterator[bytes]:
+    """The text of one metric, ``SAMPLES_AT_A_TIME``; only the first piece has its head."""
+    samples = family.samples
+    for start in range(0, max(1, len(samples)), SAMPLES_AT_A_TIME):
+        part = Metric(family.name, family.documentation, family.type)
+        part.samples = samples[start : start + SAMPLES_AT_A_TIME]
+        text = generate_latest(_One(part))
+        yield text if start == 0 else text.split(b"\n", 2)[2]  # behind HELP and TYPE
+
+
+@attrs.frozen
+class _One(Collector):
+    metric: Metric
+
+    def collect(self) -> list[Metric]:
+        return [self.metric]

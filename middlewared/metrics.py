@@ -1,0 +1,319 @@
+"""
+What Prometheus reads: counters and histograms of what happened, gauges of how it stands.
+
+The one invariant: no label value from outside makes the memory or a scrape grow without
+end: each is cut at ``LONGEST_LABEL`` characters, and a metric has at most
+``MOST_LABEL_SETS`` sets, the last of which takes all that have no place.
+"""
+
+from __future__ import annotations
+
+import platform as python_platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import attrs
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from twisted.logger import Logger
+
+from middlewared import __version__
+from middlewared.model import Outcome, Platform
+
+LONGEST_LABEL = 64
+MOST_LABEL_SETS = 1000
+OTHER = "other"
+
+_DEVICE = ("os", "os_version")
+_CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_TRUE = frozenset(("true", "t", "yes", "1"))
+_FALSE = frozenset(("false", "f", "no", "0"))
+# What the predecessor's dashboards look for.
+_NO_ANSWER = {
+    Outcome.UNAVAILABLE: "Device not available",
+    Outcome.TIMEOUT: "Unable to get response from phone",
+}
+_ACK_BUCKETS_S = (
+    *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075),
+    *(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+_WAKEUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+_PUSH_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0)
+_HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+M = TypeVar("M", Counter, Histogram)
+
+
+@attrs.frozen
+class Sources:
+    """
+    Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
+
+    ``apns_connections`` by app, environment and state; ``credential_expiry`` epoch seconds.
+    """
+
+    waiting: Callable[[], int] = lambda: 0
+    apns_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
+    credential_expiry: Callable[[], Mapping[tuple[str, Platform], float]] = dict
+    dependencies: Callable[[], Mapping[str, bool]] = dict
+
+
+class Metrics:
+    """
+    Counts what the rooms tell; each room knows only the Protocol of what it tells.
+
+    :ivar registry: all metrics, for the exposition.
+    :ivar sources: of the gauges; set when the parts they look at exist.
+    """
+
+    def __init__(self) -> None:
+        # The client keeps this as one switch for the process: a second time series with
+        # the time of birth for each of ours, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.sources = Sources()
+        self._count_predecessor()
+        self._count_new()
+        self.registry.register(_Gauges(self))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _counter(self, name: str, help_text: str, labels: Sequence[str]) -> _Bounded[Counter]:
+        return _Bounded(Counter(name, help_text, labels, registry=self.registry), len(labels))
+
+    def _histogram(
+        self, name: str, help_text: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> _Bounded[Histogram]:
+        made = Histogram(name, help_text, labels, registry=self.registry, buckets=buckets)
+        return _Bounded(made, len(labels))
+
+    def _count_predecessor(self) -> None:
+        counter = self._counter
+        self._success_labels = (*_CALL, "codec", "mos")
+        self._failure_labels = (*_CALL, "failed_reason")
+        self._hangup_labels = (*_CALL, "hangup_reason")
+        self._call_success = counter(
+            "vialer_call_success_total", "Calls apps reported as set up", self._success_labels
+        )
+        self._call_failure = counter(
+            "vialer_call_failure_total", "Calls apps reported as failed", self._failure_labels
+        )
+        self._hangup_reason = counter(
+            "vialer_hangup_reason_total",
+            "Reasons apps reported for hanging up",
+            self._hangup_labels,
+        )
+        self._push_success = counter(
+            "vialer_middleware_push_notification_success_total",
+            "Calls whose device said it is available",
+            ("direction", "os"),
+        )
+        self._push_failed = counter(
+            "vialer_middleware_push_notification_failed_total",
+            "Calls whose device said no, or nothing in time",
+            ("direction", "failed_reason", "os"),
+        )
+        self._incoming_success = counter(
+            "vialer_middleware_incoming_call_success_total",
+            "Calls whose device was found",
+            ("action", "os"),
+        )
+        self._incoming_failed = counter(
+            "vialer_middleware_incoming_call_failed_total",
+            "Calls to accounts without a device",
+            ("action", "failed_reason", "os"),
+        )
+
+    def _count_new(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        self._calls = counter("middlewared_calls_total", "Ended calls", ("platform", "outcome"))
+        self._pushes = counter(
+            "middlewared_pushes_total",
+            "Pushes and what the provider made of them",
+            ("app", "platform", "result", "reason"),
+        )
+        self._requests = counter(
+            "middlewared_http_requests_total", "Answered requests", ("route", "method", "code")
+        )
+        self._answer_to_ack = Histogram(
+            "middlewared_answer_to_ack_seconds",
+            "From the phone's answer to the reply to the PBX",
+            registry=self.registry,
+            buckets=_ACK_BUCKETS_S,
+        )
+        self._wakeup = histogram(
+            "middlewared_wakeup_seconds",
+            "From the accepted push to the phone's answer",
+            ("platform",),
+            _WAKEUP_BUCKETS_S,
+        )
+        self._push_seconds = histogram(
+            "middlewared_push_seconds",
+            "From sending a push to the provider's verdict",
+            ("platform", "result"),
+            _PUSH_BUCKETS_S,
+        )
+        self._request_seconds = histogram(
+            "middlewared_http_request_seconds",
+            "From a request to its answer, the wait of a held call included",
+            ("route",),
+            _HTTP_BUCKETS_S,
+        )
+        Info("middlewared_build", "What runs here", registry=self.registry).info(
+            {"version": __version__, "python": python_platform.python_version()}
+        )
+
+    def call_ended(self, platform: Platform | None, outcome: Outcome) -> None:
+        """A call has ended; ``platform`` None: it had no device."""
+        name = _name(platform)
+        self._calls.of(name, outcome.value).inc()
+        if platform is None:
+            if outcome is Outcome.NO_DEVICE:
+                self._incoming_failed.of("Received", "failed no sip_user_id", "Middleware").inc()
+            return
+        self._incoming_success.of("Received", "Middleware").inc()
+        if outcome is Outcome.ANSWERED:
+            self._push_success.of("Incoming", name).inc()
+        elif reason := _NO_ANSWER.get(outcome):
+            self._push_failed.of("Incoming", reason, name).inc()
+
+    def answered(
+        self, platform: Platform | None, *, answer_to_ack_s: float, wakeup_s: float | None
+    ) -> None:
+        """
+        A phone's answer was passed on to the PBX.
+
+        :param wakeup_s: from the accepted push to the answer; None: not known here.
+        """
+        self._answer_to_ack.observe(answer_to_ack_s)
+        if wakeup_s is not None:
+            self._wakeup.of(_name(platform)).observe(wakeup_s)
+
+    def push_sent(
+        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+    ) -> None:
+        """A provider judged a push: ``result`` and ``reason`` are those of its PushResult."""
+        self._pushes.of(app, platform.value, result, reason).inc()
+        self._push_seconds.of(platform.value, result).observe(seconds)
+
+    def http_request(self, route: str, method: str, code: int, seconds: float) -> None:
+        """A request was answered; ``route`` is the endpoint's name, not the path."""
+        self._requests.of(route, method if method in _METHODS else OTHER, str(code)).inc()
+        self._request_seconds.of(route).observe(seconds)
+
+    def report(self, fields: Mapping[str, str]) -> None:
+        """An app's report to /api/log-metrics/: a hangup, a success, a failure, or neither."""
+        set_up = fields.get("call_setup_successful", "").lower()
+        if fields.get("hangup_reason"):
+            self._hangup_reason.of(*_values(fields, self._hangup_labels)).inc()
+        elif set_up in _TRUE:
+            self._call_success.of(*_values(fields, self._success_labels)).inc()
+        elif set_up in _FALSE or fields.get("failed_reason"):
+            self._call_failure.of(*_values(fields, self._failure_labels)).inc()
+
+
+class _Bounded(Generic[M]):
+    """A metric with a bound on its label sets, and each set's child at one look-up."""
+
+    def __init__(self, metric: M, labels: int) -> None:
+        self._metric: M = metric
+        self._other = (OTHER,) * labels
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def of(self, *values: str) -> M:
+        """The child of these label values, or of ``other``."""
+        child = self._children.get(values)
+        return self._admitted(values) if child is None else child
+
+    def _admitted(self, values: tuple[str, ...]) -> M:
+        values = tuple(map(_label, values))
+        if values not in self._children and len(self._children) >= MOST_LABEL_SETS - 1:
+            values = self._other
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
+class _Gauges(Collector):
+    """Reads the sources. One that fails is logged and left out of this scrape."""
+
+    log = Logger()
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        sources = self._metrics.sources
+        yield from self._read(
+            "middlewared_calls_waiting",
+            "Calls that wait for their phone at this daemon",
+            (),
+            lambda: {(): sources.waiting()},
+        )
+        yield from self._read(
+            "middlewared_apns_connections",
+            "Connections to Apple",
+            ("app", "environment", "state"),
+            sources.apns_connections,
+        )
+        yield from self._read(
+            "middlewared_credential_expiry_timestamp_seconds",
+            "When a provider's credential expires",
+            ("app", "platform"),
+            lambda: {(a, p.value): at for (a, p), at in sources.credential_expiry().items()},
+        )
+        yield from self._read(
+            "middlewared_dependency_up",
+            "Whether what the daemon depends on answers",
+            ("dependency",),
+            lambda: {(name,): up for name, up in sources.dependencies().items()},
+        )
+
+    def _read(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[Any, float]],
+    ) -> Iterator[GaugeMetricFamily]:
+        try:
+            found = read()
+        except Exception:
+            self.log.failure("cannot read the metric {name}", name=name)
+            return
+        family = GaugeMetricFamily(name, help_text, labels=labels)
+        cut = {tuple(map(_label, values)): value for values, value in found.items()}
+        for values, value in islice(cut.items(), MOST_LABEL_SETS):
+            family.add_metric(values, value)
+        yield family
+
+
+def _name(platform: Platform | None) -> str:
+    return "none" if platform is None else platform.value
+
+
+def _label(value: str) -> str:
+    # A lone surrogate, which JSON can bring, would fail every scrape from then on.
+    return value[:LONGEST_LABEL].encode("utf-8", "replace").decode("utf-8")
+
+
+def _values(fields: Mapping[str, str], labels: Sequence[str]) -> list[str]:
+    """The report's texts in the order of ``labels``; there is no operator on WiFi."""
+    on_wifi = fields.get("network", "").lower().replace("-", "") == "wifi"
+    return [
+        "" if on_wifi and label == "network_operator" else fields.get(label, "") for label in labels
+    ]

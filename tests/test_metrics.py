@@ -1,0 +1,244 @@
+"""What is counted, and that neither labels nor a scrape can be made to grow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared import __version__
+from middlewared.metrics import Metrics, Sources
+from middlewared.model import Outcome, Platform
+
+REPORT = {
+    "os": "Android",
+    "os_version": "14",
+    "app_version": "7.1",
+    "network": "4G",
+    "network_operator": "KPN",
+    "direction": "incoming",
+    "connection_type": "TLS",
+    "codec": "opus",
+    "mos": "4.2",
+}
+
+
+class MetricsCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.metrics = Metrics()
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def label_sets(self, name: str) -> list[dict[str, str]]:
+        text = generate_latest(self.metrics.registry).decode()
+        families = text_string_to_metric_families(text)
+        return [s.labels for f in families for s in f.samples if s.name == name]
+
+
+class CallTests(MetricsCase):
+    def test_each_call_counts_with_platform_and_outcome(self) -> None:
+        """middlewared_calls_total has the words of model."""
+        self.metrics.call_ended(Platform.GCM, Outcome.TOKEN_DEAD)
+        self.metrics.call_ended(None, Outcome.OVERLOADED)
+        self.assertEqual(
+            1, self.value("middlewared_calls_total", platform="gcm", outcome="token-dead")
+        )
+        self.assertEqual(
+            1, self.value("middlewared_calls_total", platform="none", outcome="overloaded")
+        )
+
+    def test_a_call_whose_device_was_found_is_an_incoming_success(self) -> None:
+        """However it ends; a call that was not taken counts neither way."""
+        self.metrics.call_ended(Platform.APNS, Outcome.TIMEOUT)
+        self.metrics.call_ended(None, Outcome.DRAINING)
+        name = "vialer_middleware_incoming_call_success_total"
+        self.assertEqual(1, self.value(name, action="Received", os="Middleware"))
+        self.assertEqual([], self.label_sets("vialer_middleware_incoming_call_failed_total"))
+
+    def test_a_call_without_a_device_is_an_incoming_failure(self) -> None:
+        """With the predecessor's reason."""
+        self.metrics.call_ended(None, Outcome.NO_DEVICE)
+        name = "vialer_middleware_incoming_call_failed_total"
+        labels = {"action": "Received", "failed_reason": "failed no sip_user_id"}
+        self.assertEqual(1, self.value(name, os="Middleware", **labels))
+
+    def test_an_ack_is_a_push_success(self) -> None:
+        """os is the platform."""
+        self.metrics.call_ended(Platform.ANDROID, Outcome.ANSWERED)
+        name = "vialer_middleware_push_notification_success_total"
+        self.assertEqual(1, self.value(name, direction="Incoming", os="android"))
+
+    def test_a_refusal_and_a_timeout_are_push_failures(self) -> None:
+        """With the predecessor's reasons; no other outcome is one."""
+        for outcome in Outcome:
+            if outcome is not Outcome.ANSWERED:
+                self.metrics.call_ended(Platform.APNS, outcome)
+        found = self.label_sets("vialer_middleware_push_notification_failed_total")
+        reasons = {"Device not available", "Unable to get response from phone"}
+        self.assertEqual(reasons, {labels["failed_reason"] for labels in found})
+        self.assertEqual({("Incoming", "apns")}, {(x["direction"], x["os"]) for x in found})
+
+    def test_answers_are_timed(self) -> None:
+        """From half a millisecond to the ACK, up to ten seconds to wake."""
+        self.metrics.answered(Platform.APNS, answer_to_ack_s=0.0004, wakeup_s=9.0)
+        self.metrics.answered(None, answer_to_ack_s=0.002, wakeup_s=None)
+        self.assertEqual(1, self.value("middlewared_answer_to_ack_seconds_bucket", le="0.0005"))
+        self.assertEqual(2, self.value("middlewared_answer_to_ack_seconds_count"))
+        name = "middlewared_wakeup_seconds_bucket"
+        self.assertEqual(0, self.value(name, platform="apns", le="8.0"))
+        self.assertEqual(1, self.value(name, platform="apns", le="10.0"))
+
+
+class PushAndRequestTests(MetricsCase):
+    def test_pushes_are_counted_and_timed(self) -> None:
+        """By app, platform and verdict."""
+        self.metrics.push_sent(
+            "a", Platform.APNS, result="temporary", reason="Shutdown", seconds=0.1
+        )
+        labels = {"platform": "apns", "result": "temporary"}
+        self.assertEqual(
+            1, self.value("middlewared_pushes_total", app="a", reason="Shutdown", **labels)
+        )
+        self.assertEqual(0.1, self.value("middlewared_push_seconds_sum", **labels))
+
+    def test_requests_are_counted_and_timed(self) -> None:
+        """By route, method and status; a method nobody knows is other."""
+        self.metrics.http_request("health", "GET", 200, 0.5)
+        self.metrics.http_request("health", "X" * 9, 405, 0.5)
+        name = "middlewared_http_requests_total"
+        self.assertEqual(1, self.value(name, route="health", method="GET", code="200"))
+        self.assertEqual(1, self.value(name, route="health", method="other", code="405"))
+        self.assertEqual(1.0, self.value("middlewared_http_request_seconds_sum", route="health"))
+
+
+class ReportTests(MetricsCase):
+    def counted(self, **fields: str) -> dict[str, dict[str, str]]:
+        """Which counters a report has moved, with their labels."""
+        self.metrics = Metrics()
+        self.metrics.report(fields)
+        names = ("vialer_call_success", "vialer_call_failure", "vialer_hangup_reason")
+        found = {name: self.label_sets(f"{name}_total") for name in names}
+        return {name: labels[0] for name, labels in found.items() if labels}
+
+    def test_a_success(self) -> None:
+        """call_setup_successful true, in any of the words for it."""
+        for word in ("true", "True", "1", "yes"):
+            found = self.counted(**REPORT, call_setup_successful=word, failed_reason="x")
+            self.assertEqual({"vialer_call_success": REPORT}, found)
+
+    def test_a_failure(self) -> None:
+        """call_setup_successful false, with or without a reason, or a reason alone."""
+        rest = {k: v for k, v in REPORT.items() if k not in ("codec", "mos")}
+        for extra in (
+            {"call_setup_successful": "false"},
+            {"call_setup_successful": "False", "failed_reason": "AUDIO_RX"},
+            {"failed_reason": "AUDIO_RX"},
+        ):
+            expected = {**rest, "failed_reason": extra.get("failed_reason", "")}
+            self.assertEqual({"vialer_call_failure": expected}, self.counted(**REPORT, **extra))
+
+    def test_a_hangup(self) -> None:
+        """hangup_reason goes before everything else."""
+        rest = {k: v for k, v in REPORT.items() if k not in ("codec", "mos")}
+        extra = {"hangup_reason": "user", "call_setup_successful": "true"}
+        expected = {**rest, "hangup_reason": "user"}
+        self.assertEqual({"vialer_hangup_reason": expected}, self.counted(**REPORT, **extra))
+
+    def test_a_report_of_a_received_push_counts_nowhere(self) -> None:
+        """Neither success nor failure nor hangup."""
+        self.assertEqual({}, self.counted(**REPORT, call_setup_successful="", app_status="x"))
+
+    def test_there_is_no_operator_on_wifi(self) -> None:
+        """network_operator is empty then, however WiFi is written."""
+        for network in ("WiFi", "wifi", "Wi-Fi"):
+            found = self.counted(
+                network=network, network_operator="KPN", call_setup_successful="true"
+            )
+            self.assertEqual("", found["vialer_call_success"]["network_operator"])
+
+
+class BoundTests(MetricsCase):
+    def test_a_metric_keeps_a_thousand_label_sets(self) -> None:
+        """The rest is counted in one set whose labels are all other."""
+        for i in range(3000):
+            self.metrics.report({"os_version": str(i), "hangup_reason": "user"})
+        found = self.label_sets("vialer_hangup_reason_total")
+        self.assertEqual(1000, len(found))
+        other = [labels for labels in found if set(labels.values()) == {"other"}]
+        self.assertEqual(2001, self.value("vialer_hangup_reason_total", **other[0]))
+
+    def test_known_sets_go_on_counting_when_it_is_full(self) -> None:
+        """A flood of labels does not take away what was there before."""
+        for i in (*range(3000), 0):
+            self.metrics.push_sent(str(i), Platform.GCM, result="accepted", reason="", seconds=0.1)
+        labels = {"platform": "gcm", "result": "accepted", "reason": ""}
+        self.assertEqual(2, self.value("middlewared_pushes_total", app="0", **labels))
+
+    def test_labels_are_cut_at_64_characters(self) -> None:
+        """What is equal up to there is one set."""
+        for tail in ("", "b", "bc"):
+            self.metrics.report({"os": "é" * 64 + tail, "hangup_reason": "user"})
+        (labels,) = self.label_sets("vialer_hangup_reason_total")
+        self.assertEqual("é" * 64, labels["os"])
+
+    @given(st.dictionaries(st.sampled_from([*REPORT, "hangup_reason"]), st.text()))
+    def test_any_text_can_be_scraped(self, fields: dict[str, str]) -> None:
+        """Quotes, line ends and lone surrogates do not break the text format."""
+        self.metrics.report({**fields, "hangup_reason": "\ud800"})
+        text = generate_latest(self.metrics.registry).decode()
+        list(text_string_to_metric_families(text))
+
+
+class GaugeTests(MetricsCase):
+    def test_gauges_are_read_at_the_scrape(self) -> None:
+        """From whatever the sources are then."""
+        waiting = [3]
+        self.metrics.sources = Sources(
+            waiting=lambda: waiting[0],
+            apns_connections=lambda: {("a", "production", "ready"): 2},
+            credential_expiry=lambda: {("a", Platform.APNS): 1.9e9},
+            dependencies=lambda: {"database": True, "redis": False},
+        )
+        waiting[0] = 5
+        self.assertEqual(5, self.value("middlewared_calls_waiting"))
+        labels = {"app": "a", "environment": "production", "state": "ready"}
+        self.assertEqual(2, self.value("middlewared_apns_connections", **labels))
+        name = "middlewared_credential_expiry_timestamp_seconds"
+        self.assertEqual(1.9e9, self.value(name, app="a", platform="apns"))
+        for dependency, up in (("database", 1), ("redis", 0)):
+            self.assertEqual(up, self.value("middlewared_dependency_up", dependency=dependency))
+
+    def test_a_source_that_fails_costs_its_own_gauge_only(self) -> None:
+        """The scrape goes on, and the log says which."""
+        self.metrics.sources = Sources(waiting=lambda: 1 // 0)
+        self.assertIsNone(self.value("middlewared_calls_waiting"))
+        self.assertIn(b"middlewared_build_info", generate_latest(self.metrics.registry))
+        self.assertEqual(2, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+    def test_build_process_and_python_are_told(self) -> None:
+        """The usual ones of every Python service."""
+        text = generate_latest(self.metrics.registry).decode()
+        self.assertIn(f'version="{__version__}"', text)
+        for name in ("process_resident_memory_bytes", "process_open_fds", "python_info"):
+            self.assertIn(f"\n{name}", text)
+
+
+class LintTests(MetricsCase):
+    def test_names_pass_promtool(self) -> None:
+        """Where promtool is installed, its linter has nothing to say."""
+        self.metrics.call_ended(Platform.APNS, Outcome.ANSWERED)
+        self.metrics.report({**REPORT, "hangup_reason": "user"})
+        promtool = shutil.which("promtool")
+        if promtool is not None:
+            checked = subprocess.run(
+                [promtool, "check", "metrics"],
+                input=generate_latest(self.metrics.registry),
+                capture_output=True,
+            )
+            self.assertEqual((0, b""), (checked.returncode, checked.stdout + checked.stderr))
