@@ -1,0 +1,53 @@
+"""
+Why there is no connection: what failed, in a few words, and whether an operator must act.
+
+The one invariant: only what no retry can heal is called a configuration fault.
+"""
+
+from __future__ import annotations
+
+import json
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+
+from middlewared.push.apns.reasons import is_config_fault
+from middlewared.push.interface import ConfigFault
+
+_CLIENT_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
+"""Words in the TLS alerts by which a server refuses our certificate (RFC 8446, section 6.2)."""
+
+
+def connect_fault(error: Exception) -> ConfigFault | None:
+    """The fault behind a failed connect, None when the next try may work."""
+    if isinstance(error, VerificationError):
+        return ConfigFault("wrong host name in the server's certificate")
+    for reason in _tls_reasons(error):
+        if reason == "certificate verify failed":
+            return ConfigFault("server certificate not trusted")
+        if "alert" in reason and any(word in reason for word in _CLIENT_ALERTS):
+            return ConfigFault("client certificate refused")
+    return None
+
+
+def farewell_fault(farewell: str) -> ConfigFault | None:
+    """The fault that a GOAWAY names in its JSON, None when it names none."""
+    try:
+        reason = json.loads(farewell[farewell.index("{") :])["reason"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return ConfigFault(reason) if isinstance(reason, str) and is_config_fault(reason) else None
+
+
+def describe(error: Exception) -> str:
+    """One line for the log."""
+    fault = connect_fault(error)
+    text = fault.reason if fault is not None else "; ".join(_tls_reasons(error)) or str(error)
+    return text.partition("\n")[0] or type(error).__name__
+
+
+def _tls_reasons(error: Exception) -> list[str]:
+    """OpenSSL's words for it; none when it was something else."""
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        return [str(entry[2]) for entry in error.args[0]]
+    return []

@@ -1,0 +1,161 @@
+"""
+HTTP/2 on the wire: the few frames an APNs client sends and reads (RFC 9113, section 6).
+
+The one invariant: nothing here has state; bytes in, bytes out. Header blocks are sent
+as literals outside HPACK's dynamic table, so that the same request bytes are right on
+every connection and a replay need not encode anything again.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from h2.errors import ErrorCodes
+from hpack.hpack import encode_integer
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+DATA = 0x0
+HEADERS = 0x1
+PRIORITY = 0x2
+RST_STREAM = 0x3
+SETTINGS = 0x4
+PUSH_PROMISE = 0x5
+PING = 0x6
+GOAWAY = 0x7
+WINDOW_UPDATE = 0x8
+CONTINUATION = 0x9
+
+END_STREAM = 0x1
+ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+PRIORITISED = 0x20
+
+MAX_WINDOW = 2**31 - 1
+DEFAULT_WINDOW = 65_535
+MAX_FRAME_SIZE = 16_384
+"""What we accept and send: the protocol's default, larger than any push or answer needs."""
+
+FRAME_HEAD = struct.Struct(">IBI")
+"""Length and type share the first word (24 and 8 bits); then flags and stream id."""
+
+HEAD_SIZE = FRAME_HEAD.size
+_PAIR = struct.Struct(">II")
+_WORD = struct.Struct(">I")
+_SETTING = struct.Struct(">HI")
+
+
+class ProtocolFault(Exception):
+    """The peer broke the protocol: the connection is of no use any more."""
+
+    def __init__(self, code: ErrorCodes, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class Frame(NamedTuple):
+    """A frame that was received."""
+
+    kind: int
+    flags: int
+    stream_id: int
+    payload: bytes
+
+
+class StaticName(IntEnum):
+    """Header names of HPACK's static table (RFC 7541, appendix A)."""
+
+    AUTHORITY = 1
+    PATH = 4
+    AUTHORIZATION = 23
+
+
+METHOD_POST = b"\x83"
+SCHEME_HTTPS = b"\x87"
+STATUS_200 = b"\x88"
+
+
+def pack(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """One frame."""
+    return FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream_id) + payload
+
+
+def settings(values: dict[int, int]) -> bytes:
+    """A SETTINGS frame."""
+    return pack(SETTINGS, 0, 0, b"".join(_SETTING.pack(*item) for item in values.items()))
+
+
+SETTINGS_ACK = pack(SETTINGS, ACK, 0)
+
+
+def ping(data: bytes, *, ack: bool = False) -> bytes:
+    """A PING of eight bytes, or its answer."""
+    return pack(PING, ACK if ack else 0, 0, data)
+
+
+def rst_stream(stream_id: int, code: ErrorCodes) -> bytes:
+    """End one stream."""
+    return pack(RST_STREAM, 0, stream_id, _WORD.pack(code))
+
+
+def window_update(increment: int) -> bytes:
+    """Enlarge the connection's window."""
+    return pack(WINDOW_UPDATE, 0, 0, _WORD.pack(increment))
+
+
+def goaway(code: ErrorCodes) -> bytes:
+    """The last frame of a client; it never processes streams of the peer (last id 0)."""
+    return pack(GOAWAY, 0, 0, _PAIR.pack(0, code))
+
+
+def read_word(payload: bytes) -> int:
+    """The 32 bits of an RST_STREAM or WINDOW_UPDATE."""
+    value: int = _WORD.unpack(payload)[0]
+    return value
+
+
+def read_goaway(payload: bytes) -> tuple[int, int, bytes]:
+    """Last stream id, error code and debug data."""
+    last_stream_id, code = _PAIR.unpack_from(payload)
+    return last_stream_id & MAX_WINDOW, code, payload[_PAIR.size :]
+
+
+def read_settings(payload: bytes) -> list[tuple[int, int]]:
+    """The settings in their order; a later one of the same name wins."""
+    return list(_SETTING.iter_unpack(payload))
+
+
+def code_name(code: int) -> str:
+    """The name of an error code, or its number."""
+    try:
+        return ErrorCodes(code).name
+    except ValueError:
+        return f"code-{code:#x}"
+
+
+def literal(name: bytes | StaticName, value: bytes, *, sensitive: bool = False) -> bytes:
+    """
+    One header as an HPACK literal (RFC 7541, section 6.2).
+
+    :param sensitive: never to be indexed by anybody on the way (section 6.2.3).
+    """
+    first = 0x10 if sensitive else 0x00
+    if isinstance(name, StaticName):
+        prefix = encode_integer(name, 4)
+        prefix[0] |= first
+        return bytes(prefix) + text(value)
+    return bytes([first]) + text(name) + text(value)
+
+
+def text(value: bytes) -> bytes:
+    """A string literal without Huffman code, which would cost more time than it saves."""
+    length = len(value)
+    if length < 127:
+        return _SHORT_LENGTHS[length] + value
+    return bytes(encode_integer(length, 7)) + value
+
+
+_SHORT_LENGTHS = [bytes([length]) for length in range(127)]

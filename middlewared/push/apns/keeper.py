@@ -1,0 +1,146 @@
+"""
+Keeps one place of a pool filled: connects, waits until the connection leaves, connects again.
+
+The one invariant: a place never makes two attempts closer together than its back-off
+says, and the back-off is forgotten only after Apple has answered something.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from middlewared.clock import DelayedCall
+from middlewared.push.apns.connection import Connection
+from middlewared.push.apns.faults import connect_fault, describe, farewell_fault
+from middlewared.push.interface import ConfigFault
+
+READY_TIMEOUT_S = 5.0
+"""For TLS and the first SETTINGS; the endpoint bounds the TCP connect itself."""
+
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 10.0
+MAX_FAULT_BACKOFF_S = 60.0
+HURRIED_BACKOFF_S = 1.0
+"""How long a place may rest while a push waits."""
+
+
+class Host(Protocol):
+    """The pool whose place this is."""
+
+    def joined(self, connection: Connection) -> None:
+        """A connection is ready."""
+
+    def refused(self, fault: ConfigFault) -> None:
+        """The connection was refused for good reasons: trying on is for later."""
+
+
+class Keeper:
+    """One place of a pool."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        clock: Any,
+        endpoint: Callable[[], Any],
+        factory: Callable[[], Connection],
+        host: Host,
+    ) -> None:
+        self.connecting = False
+        self._name = name
+        self._clock = clock
+        self._endpoint = endpoint
+        self._factory = Factory.forProtocol(factory)
+        self._host = host
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+        self._failures = 0
+        self._fault: ConfigFault | None = None
+        self._told = ""
+        self._nap: DelayedCall | None = None
+        self._nap_ends = 0.0
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._running = Deferred.fromCoroutine(self._keep())
+
+    async def stop(self) -> None:
+        """Stop connecting; a connection that is up is left to the pool."""
+        self._stopping = True
+        if self._running is not None:
+            self._running.cancel()
+            await self._running
+
+    def hurry(self) -> None:
+        """A push waits: try again soon, unless the configuration must be repaired first."""
+        now = self._clock.seconds()
+        if self._nap is None or self._fault is not None:
+            return
+        if self._nap_ends > now + HURRIED_BACKOFF_S:
+            self._nap_ends = now + random.uniform(0, HURRIED_BACKOFF_S)  # noqa: S311
+            self._nap.reset(self._nap_ends - now)
+
+    async def _keep(self) -> None:
+        while not self._stopping:
+            try:
+                connection = await self._connect()
+                self._host.joined(connection)
+                await connection.left
+                self._judge(connection)
+            except Exception as error:  # whatever a network, TLS or a peer come up with
+                if self._stopping:
+                    return
+                self._failures += 1
+                self._tell(connect_fault(error), describe(error))
+            if self._failures and not self._stopping:
+                await self._rest()
+
+    async def _connect(self) -> Connection:
+        self.connecting = True
+        try:
+            connection: Connection = await self._endpoint().connect(self._factory)
+            await connection.ready.addTimeout(READY_TIMEOUT_S, self._clock)
+        finally:
+            self.connecting = False
+        self.log.info("{name}: connected", name=self._name)
+        return connection
+
+    def _judge(self, connection: Connection) -> None:
+        """A connection left: was it of use, and what did the peer say?"""
+        self._failures = 0 if connection.session.answers else self._failures + 1
+        if farewell := connection.session.farewell:
+            self._tell(farewell_fault(farewell), farewell)
+
+    def _tell(self, fault: ConfigFault | None, what: str) -> None:
+        """Log a trouble when it is new; a fault is for the operator."""
+        self._fault = fault
+        if fault is not None:
+            self._host.refused(fault)
+        if what == self._told:
+            return
+        self._told = what
+        tell = self.log.warn if fault is None else self.log.error
+        tell("{name}: not connected: {what}", name=self._name, what=what)
+
+    async def _rest(self) -> None:
+        """Back off with jitter, so that many places do not return in step."""
+        longest = MAX_BACKOFF_S if self._fault is None else MAX_FAULT_BACKOFF_S
+        delay = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 16), longest)
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311
+        rested: Deferred[None] = Deferred(lambda _: nap.cancel())
+        nap = self._nap = self._clock.callLater(delay, rested.callback, None)
+        self._nap_ends = self._clock.seconds() + delay
+        try:
+            await rested
+        except CancelledError:
+            return  # stopped
+        finally:
+            self._nap = None

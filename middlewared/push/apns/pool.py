@@ -1,0 +1,242 @@
+"""
+The warm connections to one of Apple's environments, and the queue before them.
+
+The one invariant: an exchange is in the queue, on one stream, or ended. It waits in the
+order of arrival, never past its deadline, and an unprocessed one goes on ahead of it all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.push.apns.connection import Connection
+from middlewared.push.apns.exchange import Carrier, End, Exchange
+from middlewared.push.apns.keeper import Keeper
+from middlewared.push.interface import ConfigFault, Temporary
+
+MAX_QUEUE = 20_000
+MAX_REPLAYS = 8
+"""How often one push may come back unprocessed before the peer is believed to mean it."""
+
+REFUSER_LOAD = 1_000_000
+
+SWEEP_S = 0.02
+"""How late the end of a push at its deadline may be."""
+
+CLOSE_TIMEOUT_S = 2.0
+
+
+class Pool:
+    """
+    Keeps ``size`` connections ready and spreads exchanges over them.
+
+    :param name: for the log: app and environment.
+    :param endpoint: gives a TLS endpoint for each connect.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: str,
+        name: str,
+        clock: Clock,
+        endpoint: Callable[[], IStreamClientEndpoint],
+        size: int,
+    ) -> None:
+        self.environment = environment
+        self.name = name
+        self._clock = clock
+        self._connections: list[Connection] = []
+        self._keepers = [
+            Keeper(name=name, clock=clock, endpoint=endpoint, factory=self._make, host=self)
+            for _ in range(size)
+        ]
+        self._queue: deque[Exchange] = deque()
+        self._fault: ConfigFault | None = None
+        self._sweeping: DelayedCall | None = None
+        self._sweep_at = inf
+        self._draining: DelayedCall | None = None
+        self._stopped: End | None = None
+        self._successor: Pool | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}: {self._connections}, {len(self._queue)} queued>"
+
+    def start(self) -> None:
+        """Begin to connect."""
+        for keeper in self._keepers:
+            keeper.start()
+
+    def states(self) -> dict[str, int]:
+        """How many connections are connecting, ready and draining."""
+        connecting = sum(keeper.connecting for keeper in self._keepers)
+        counts = {"connecting": connecting, "ready": 0, "draining": 0}
+        for connection in self._connections:
+            counts[connection.state] += 1
+        return counts
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send ``exchange`` now, or as soon as a stream is free."""
+        connection = None if self._queue else self._pick(None)
+        if exchange.deadline <= self._clock.seconds():
+            exchange.end(Temporary("deadline"))
+        elif connection is not None:
+            self._send(exchange, connection)
+        elif self._stopped is not None:
+            exchange.end(self._stopped)
+        elif self._fault is not None and not self._connections:
+            exchange.end(self._fault)
+        elif len(self._queue) >= MAX_QUEUE:
+            exchange.end(Temporary("queue full"))
+        else:
+            self._queue.append(exchange)
+            self._sweep_by(exchange.deadline)
+            for keeper in self._keepers:
+                keeper.hurry()
+
+    async def stop(self) -> None:
+        """Close everything; exchanges in the queue and in flight end as Temporary."""
+        self._stopped = Temporary("stopped")
+        await self._end_keepers()
+        self._end_queue(self._stopped)
+        for connection in list(self._connections):
+            connection.close(self._stopped)
+        await self._wait_closed(CLOSE_TIMEOUT_S)
+
+    async def hand_over(self, successor: Pool, timeout_s: float) -> None:
+        """Give the queue to ``successor``, and close when what is in flight has ended."""
+        self._successor = successor
+        await self._end_keepers()
+        while self._queue:
+            successor.submit(self._queue.popleft())
+        for connection in list(self._connections):
+            connection.leave()
+        await self._wait_closed(timeout_s)
+
+    # What the keepers tell.
+
+    def joined(self, connection: Connection) -> None:
+        """A connection is ready."""
+        self._fault = None
+        self._connections.append(connection)
+        connection.closed.addCallback(lambda _: self._connections.remove(connection))
+        self._drain_queue()
+
+    def refused(self, fault: ConfigFault) -> None:
+        """No connection can be had until somebody repairs the configuration."""
+        self._fault = fault
+        if not self._connections:
+            self._end_queue(fault)
+
+    # Exchanges.
+
+    def _make(self) -> Connection:
+        return Connection(clock=self._clock, room=self._drain_queue, unprocessed=self._replay)
+
+    def _pick(self, refused_by: Carrier | None) -> Connection | None:
+        """The least loaded connection that can open an exchange; ``refused_by`` only at need."""
+        best = None
+        least = inf
+        for connection in self._connections:
+            if connection.can_open:
+                load = connection.load if connection is not refused_by else REFUSER_LOAD
+                if load < least:
+                    best, least = connection, load
+        return best
+
+    def _send(self, exchange: Exchange, connection: Connection) -> None:
+        exchange.carrier = connection
+        connection.send(exchange)
+        self._sweep_by(exchange.deadline)
+
+    def _drain_queue(self) -> None:
+        """There is room: let those go that wait longest."""
+        now = self._clock.seconds()
+        while self._queue and (connection := self._pick(self._queue[0].carrier)) is not None:
+            exchange = self._queue.popleft()
+            if exchange.deadline <= now:
+                exchange.end(Temporary("deadline"))
+            elif not exchange.over:
+                self._send(exchange, connection)
+
+    def _replay(self, exchange: Exchange) -> None:
+        """The peer did not process it: it goes first, on whichever connection is free."""
+        if exchange.over:
+            return
+        exchange.unopened()
+        exchange.replays += 1
+        if self._successor is not None:
+            self._successor.submit(exchange)
+        elif self._stopped is not None:
+            exchange.end(self._stopped)
+        elif exchange.replays > MAX_REPLAYS:
+            exchange.end(Temporary("refused unprocessed"))
+        else:
+            self._queue.appendleft(exchange)
+            self._drain_soon()
+
+    def _drain_soon(self) -> None:
+        """In the next turn: whoever gives exchanges back is still in the middle of it."""
+        if self._draining is None:
+            self._draining = self._clock.callLater(0, self._drain_now)
+
+    def _drain_now(self) -> None:
+        self._draining = None
+        self._drain_queue()
+
+    def _end_queue(self, end: End) -> None:
+        while self._queue:
+            self._queue.popleft().end(end)
+
+    # Deadlines.
+
+    def _sweep_by(self, deadline: float) -> None:
+        if deadline >= self._sweep_at:
+            return
+        self._sweep_at = deadline
+        delay = max(deadline - self._clock.seconds(), SWEEP_S)
+        if self._sweeping is None:
+            self._sweeping = self._clock.callLater(delay, self._sweep)
+        else:
+            self._sweeping.reset(delay)
+
+    def _sweep(self) -> None:
+        """End what is due, and look again when the next one will be."""
+        self._sweeping, self._sweep_at = None, inf
+        now = self._clock.seconds()
+        self._queue = deque(each for each in self._queue if not each.over)
+        opened = [each for c in self._connections for each in c.session.streams.values()]
+        waiting = [*self._queue, *opened]
+        for exchange in waiting:
+            if exchange.deadline > now:
+                self._sweep_by(exchange.deadline)
+        for exchange in waiting:
+            if exchange.deadline <= now:
+                if exchange.carrier is not None:
+                    exchange.carrier.give_up(exchange)
+                exchange.end(Temporary("deadline"))
+
+    # The end.
+
+    async def _end_keepers(self) -> None:
+        for keeper in self._keepers:
+            await keeper.stop()
+
+    async def _wait_closed(self, timeout_s: float) -> None:
+        """Wait until every connection is gone; what remains after the time-out is cut."""
+        closed = [connection.closed for connection in self._connections]
+        cut = self._clock.callLater(timeout_s, self._cut)
+        for each in closed:
+            await each
+        for timer in (cut, self._sweeping, self._draining):
+            if timer is not None and timer.active():
+                timer.cancel()
+
+    def _cut(self) -> None:
+        for connection in list(self._connections):
+            connection.abort("stopped")

@@ -1,0 +1,86 @@
+"""
+A push as an HTTP/2 request: the header block and the body.
+
+The one invariant: the headers that all pushes of a kind share are encoded once, and
+what could identify a device or a team is marked never to be indexed.
+Source: Apple, "Sending notification requests to APNs".
+"""
+
+from __future__ import annotations
+
+from random import getrandbits
+from urllib.parse import quote
+from uuid import UUID
+
+import attrs
+
+from middlewared.push.apns.frames import (
+    METHOD_POST,
+    SCHEME_HTTPS,
+    StaticName,
+    literal,
+    text,
+)
+
+NOTICE_LIFE_S = 24 * 3600
+"""How long Apple keeps a notice for a phone that is off."""
+
+_PATH = bytes([0x10 | StaticName.PATH])
+_EXPIRATION = literal(b"apns-expiration", b"")[:-1]
+_ID = literal(b"apns-id", b"")[:-1]
+
+
+@attrs.frozen
+class RequestKind:
+    """What all requests of a kind to one environment have in common, encoded."""
+
+    start: bytes
+    shared: bytes
+
+    @classmethod
+    def of(cls, *, authority: str, topic: str, push_type: str) -> RequestKind:
+        """The common part for a host, a topic and ``voip`` or ``alert``."""
+        shared = (
+            (b"apns-topic", topic.encode()),
+            (b"apns-push-type", push_type.encode()),
+            (b"apns-priority", b"10"),
+        )
+        host = literal(StaticName.AUTHORITY, authority.encode())
+        return cls(
+            METHOD_POST + SCHEME_HTTPS + host,
+            b"".join(literal(name, value) for name, value in shared),
+        )
+
+    def block(self, *, token: str, authorization: bytes, expiration: float) -> bytes:
+        """
+        The header block of one push, with an apns-id of its own.
+
+        :param token: the device's; Apple judges it, here it is only made safe to send.
+        :param authorization: a header encoded by :func:`authorization_header`, or nothing.
+        :param expiration: epoch seconds until which Apple may keep trying.
+        """
+        path = f"/3/device/{token if token.isalnum() else quote(token, safe='')}"
+        return b"".join(
+            (
+                self.start,
+                _PATH,
+                text(path.encode()),
+                authorization,
+                self.shared,
+                _EXPIRATION,
+                text(b"%d" % expiration),
+                _ID,
+                text(_new_id()),
+            )
+        )
+
+
+def authorization_header(provider_token: str) -> bytes:
+    """The encoded header that carries a provider token."""
+    value = b"bearer " + provider_token.encode()
+    return literal(StaticName.AUTHORIZATION, value, sensitive=True)
+
+
+def _new_id() -> bytes:
+    """A random UUID; it needs to be unique, not secret."""
+    return str(UUID(int=getrandbits(128), version=4)).encode()

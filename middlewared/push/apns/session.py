@@ -1,0 +1,373 @@
+"""
+The client side of one HTTP/2 connection to Apple, without input or output (RFC 9113).
+
+The one invariant: every exchange that was opened leaves ``streams`` exactly once: with
+an answer, with a result, or as unprocessed (another connection may carry it, because
+the peer said so or never had the whole of it).
+
+Requests are small, all alike and need no state of HPACK's encoder; answers are mostly
+"200" and nothing else. So streams are kept here in the few lines they need, where a
+general state machine for each of them costs more than all the rest of a push. The
+``h2`` package validates settings here and is the peer in the tests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from h2.errors import ErrorCodes
+from h2.exceptions import InvalidSettingsValueError
+from h2.settings import SettingCodes, Settings
+
+from middlewared.push.apns import frames
+from middlewared.push.apns.blocks import MAX_HEADER_BLOCK, HeaderBlocks, unpadded
+from middlewared.push.apns.exchange import OK, Answer, End, Exchange
+from middlewared.push.apns.frames import ProtocolFault
+from middlewared.push.interface import Temporary
+
+MAX_STREAMS = 2_000
+"""We open no more at once, whatever the peer allows."""
+
+CONNECTION_WINDOW = 1 << 20
+"""What the peer may send on all streams before we read it: a thousand refusals fit."""
+
+_WINDOW_STEP = CONNECTION_WINDOW // 2
+
+
+class Session:
+    """
+    Bytes in by ``receive``, bytes out by ``take``; exchanges end by themselves.
+
+    :param unprocessed: gets each exchange that the peer did not process.
+    """
+
+    def __init__(self, *, unprocessed: Callable[[Exchange], None]) -> None:
+        self._unprocessed = unprocessed
+        self.streams: dict[int, Exchange] = {}
+        self.ready = False
+        """Whether the peer's first SETTINGS came; before it nothing may be sent."""
+
+        self.leaving = False
+        """Whether no more streams can be opened, ever."""
+
+        self.farewell = ""
+        """What the peer's GOAWAY said: error code, then its debug data."""
+
+        self.answers = 0
+        self.pongs = 0
+        self.limit = MAX_STREAMS
+        self.window = frames.DEFAULT_WINDOW
+        self._stream_window = frames.DEFAULT_WINDOW
+        self._next_id = 1
+        self._blocked: deque[Exchange] = deque()
+        self._out: list[bytes] = []
+        self._buffer = b""
+        self._blocks = HeaderBlocks()
+        self._consumed = 0
+        self._validator = Settings(client=False)
+
+    def start(self) -> None:
+        """
+        Write the preface.
+
+        A header table of size 0 is asked for: then the answers' header blocks do not
+        depend on each other, and a plain 200 need not be decoded.
+        """
+        self._out += [
+            frames.PREFACE,
+            frames.settings(
+                {
+                    SettingCodes.HEADER_TABLE_SIZE: 0,
+                    SettingCodes.ENABLE_PUSH: 0,
+                    SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BLOCK,
+                }
+            ),
+            frames.window_update(CONNECTION_WINDOW - frames.DEFAULT_WINDOW),
+        ]
+
+    @property
+    def can_open(self) -> bool:
+        """Whether a stream may be opened now."""
+        return (
+            self.ready and not self.leaving and self.window > 0 and len(self.streams) < self.limit
+        )
+
+    @property
+    def signs(self) -> int:
+        """How many signs of life came: answers, and ACKs of our PINGs."""
+        return self.answers + self.pongs
+
+    @property
+    def unsent(self) -> int:
+        """How many pieces wait for ``take``."""
+        return len(self._out)
+
+    def open(self, exchange: Exchange) -> None:
+        """Send ``exchange`` on a stream of its own; its body waits for windows if it must."""
+        stream_id = exchange.stream_id = self._next_id
+        self._next_id = stream_id + 2
+        if self._next_id > frames.MAX_WINDOW:
+            self.leaving = True
+        self.streams[stream_id] = exchange
+        block, body = exchange.block, exchange.body
+        size = len(body)
+        pack = frames.FRAME_HEAD.pack
+        head = pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, stream_id)
+        if size <= self.window and size <= self._stream_window:
+            self.window -= size
+            exchange.sent = size
+            self._out += (head, block, pack(size << 8, frames.END_STREAM, stream_id), body)
+        else:
+            self._out += (head, block)
+            self._blocked.append(exchange)
+            self._send_blocked()
+
+    def give_up(self, exchange: Exchange) -> None:
+        """End the stream of an exchange nobody waits for."""
+        if self.streams.pop(exchange.stream_id, None) is not None:
+            self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
+
+    def ping(self) -> None:
+        """Ask for a sign of life; ``pongs`` counts them."""
+        self._out.append(frames.ping(b"sleeping"))
+
+    def take(self) -> bytes:
+        """What is to be written now."""
+        out, self._out = self._out, []
+        return b"".join(out)
+
+    def close(self, code: ErrorCodes, end: End) -> None:
+        """Say goodbye. What the peer never had wholly is unprocessed, the rest gets ``end``."""
+        self.leaving = True
+        self._out.append(frames.goaway(code))
+        streams, self.streams = self.streams, {}
+        for exchange in reversed(streams.values()):
+            if exchange.whole:
+                exchange.end(end)
+            else:
+                self._unprocessed(exchange)
+
+    def receive(self, data: bytes) -> None:
+        """
+        Read what came.
+
+        :raises ProtocolFault: the connection must be closed with its code.
+        """
+        if self._buffer:
+            data = self._buffer + data
+        offset = 0
+        size = len(data)
+        unpack = frames.FRAME_HEAD.unpack_from
+        while size - offset >= frames.HEAD_SIZE:
+            word, flags, stream_id = unpack(data, offset)
+            start = offset + frames.HEAD_SIZE
+            stop = start + (word >> 8)
+            if word >> 8 > frames.MAX_FRAME_SIZE:
+                raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "a frame is too long")
+            if stop > size:
+                break
+            offset = stop
+            stream_id &= frames.MAX_WINDOW
+            self._frame(frames.Frame(word & 0xFF, flags, stream_id, data[start:stop]))
+        self._buffer = data[offset:]
+
+    def _frame(self, frame: frames.Frame) -> None:
+        if not self.ready and (frame.kind != frames.SETTINGS or frame.flags & frames.ACK):
+            raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if self._blocks.unfinished and frame.kind != frames.CONTINUATION:
+            raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a header block was interrupted")
+        if (read := _READERS.get(frame.kind)) is not None:
+            read(self, frame)
+
+    # Answers.
+
+    def _headers(self, frame: frames.Frame) -> None:
+        self._expect_opened(frame.stream_id)
+        if (block := self._blocks.add(frame)) is not None:
+            self._head(frame.stream_id, *block)
+
+    def _head(self, stream_id: int, status: int, retry_after: str, ends: bool) -> None:
+        """A whole header block: an answer's head, an interim head, or trailers."""
+        exchange = self.streams.get(stream_id)
+        if exchange is None:
+            return  # given up before
+        if exchange.status:  # trailers
+            if not ends or status:
+                self._malformed(exchange)
+        elif not status or (status < 200 and ends) or status == 101:
+            self._malformed(exchange)
+            return
+        elif status >= 200:
+            exchange.status = status
+            exchange.retry_after = retry_after
+        if ends and stream_id in self.streams:
+            self._answered(exchange)
+
+    def _data(self, frame: frames.Frame) -> None:
+        self._expect_opened(frame.stream_id)
+        self._consumed += len(frame.payload)
+        if self._consumed >= _WINDOW_STEP:
+            self._out.append(frames.window_update(self._consumed))
+            self._consumed = 0
+        payload = unpadded(frame)
+        exchange = self.streams.get(frame.stream_id)
+        if exchange is None:
+            return
+        if not exchange.status:
+            self._malformed(exchange)
+            return
+        exchange.reply += payload
+        if len(exchange.reply) > frames.DEFAULT_WINDOW:  # we never enlarge a stream's window
+            raise ProtocolFault(ErrorCodes.FLOW_CONTROL_ERROR, "an answer exceeds its window")
+        if frame.flags & frames.END_STREAM:
+            self._answered(exchange)
+
+    def _answered(self, exchange: Exchange) -> None:
+        del self.streams[exchange.stream_id]
+        self.answers += 1
+        if not exchange.whole:  # judged before it was read; our half is still open
+            self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
+        if exchange.status == 200:
+            exchange.end(OK)
+        else:
+            exchange.end(Answer(exchange.status, exchange.reply, exchange.retry_after))
+
+    def _malformed(self, exchange: Exchange) -> None:
+        """A stream error (RFC 9113, section 8.1.1)."""
+        del self.streams[exchange.stream_id]
+        self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.PROTOCOL_ERROR))
+        exchange.end(Temporary("malformed answer"))
+
+    def _rst_stream(self, frame: frames.Frame) -> None:
+        self._expect_opened(frame.stream_id)
+        code = _word(frame.payload)
+        exchange = self.streams.pop(frame.stream_id, None)
+        if exchange is None:
+            return
+        if code == ErrorCodes.REFUSED_STREAM:
+            self._unprocessed(exchange)
+        else:
+            exchange.end(Temporary(f"RST_STREAM {frames.code_name(code)}"))
+
+    # The connection.
+
+    def _settings(self, frame: frames.Frame) -> None:
+        _expect_connection(frame)
+        if len(frame.payload) % 6 or (frame.flags & frames.ACK and frame.payload):
+            raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "SETTINGS has a wrong length")
+        if frame.flags & frames.ACK:
+            return
+        for code, value in frames.read_settings(frame.payload):
+            self._set(code, value)
+        self.ready = True
+        self._out.append(frames.SETTINGS_ACK)
+        self._send_blocked()
+
+    def _set(self, code: int, value: int) -> None:
+        try:
+            self._validator.validate_received_setting(code, value)
+        except InvalidSettingsValueError as error:
+            raise ProtocolFault(ErrorCodes(error.error_code), "a setting is wrong") from error
+        if code == SettingCodes.MAX_CONCURRENT_STREAMS:
+            self.limit = min(value, MAX_STREAMS)
+        elif code == SettingCodes.INITIAL_WINDOW_SIZE:
+            self._stream_window = value
+
+    def _ping(self, frame: frames.Frame) -> None:
+        _expect_connection(frame)
+        if len(frame.payload) != 8:
+            raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "PING has a wrong length")
+        if frame.flags & frames.ACK:
+            self.pongs += 1
+        else:
+            self._out.append(frames.ping(frame.payload, ack=True))
+
+    def _goaway(self, frame: frames.Frame) -> None:
+        _expect_connection(frame)
+        if len(frame.payload) < 8:
+            raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY is too short")
+        last, code, debug = frames.read_goaway(frame.payload)
+        self.leaving = True
+        self.farewell = f"GOAWAY {frames.code_name(code)} {debug[:200].decode('utf-8', 'replace')}"
+        # The last first: each goes before the others when it waits for its replay.
+        for exchange in [e for e in reversed(self.streams.values()) if e.stream_id > last]:
+            del self.streams[exchange.stream_id]
+            self._unprocessed(exchange)
+
+    def _window_update(self, frame: frames.Frame) -> None:
+        increment = _word(frame.payload) & frames.MAX_WINDOW
+        if frame.stream_id:
+            self._expect_opened(frame.stream_id)
+            self._enlarge(frame.stream_id, increment)
+        elif not increment or self.window + increment > frames.MAX_WINDOW:
+            code = ErrorCodes.FLOW_CONTROL_ERROR if increment else ErrorCodes.PROTOCOL_ERROR
+            raise ProtocolFault(code, "a wrong WINDOW_UPDATE")
+        else:
+            self.window += increment
+        self._send_blocked()
+
+    def _enlarge(self, stream_id: int, increment: int) -> None:
+        exchange = self.streams.get(stream_id)
+        if exchange is None:
+            return
+        exchange.window += increment
+        if not increment or self._room(exchange) > frames.MAX_WINDOW:
+            self._malformed(exchange)
+
+    def _room(self, exchange: Exchange) -> int:
+        """How much of its body the stream's own window lets through now; may be negative."""
+        return self._stream_window + exchange.window - exchange.sent
+
+    def _send_blocked(self) -> None:
+        """Send on what bodies the windows let through, in the order they came."""
+        waiting, self._blocked = self._blocked, deque()
+        for exchange in waiting:
+            if self.streams.get(exchange.stream_id) is exchange:
+                self._send_body(exchange)
+                if not exchange.whole:
+                    self._blocked.append(exchange)
+
+    def _send_body(self, exchange: Exchange) -> None:
+        body = exchange.body
+        while not exchange.whole:
+            room = min(self.window, self._room(exchange), frames.MAX_FRAME_SIZE)
+            if room <= 0:
+                return
+            piece = body[exchange.sent : exchange.sent + room]
+            exchange.sent += len(piece)
+            self.window -= len(piece)
+            flags = frames.END_STREAM if exchange.whole else 0
+            self._out.append(frames.pack(frames.DATA, flags, exchange.stream_id, piece))
+
+    def _push_promise(self, _: frames.Frame) -> None:
+        raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "PUSH_PROMISE although it is disabled")
+
+    def _expect_opened(self, stream_id: int) -> None:
+        """Frames belong to streams we opened, be they closed by now (RFC 9113, section 5.1)."""
+        if not stream_id & 1 or stream_id >= self._next_id:
+            raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a frame on a stream never opened")
+
+
+def _expect_connection(frame: frames.Frame) -> None:
+    if frame.stream_id:
+        raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a connection frame on a stream")
+
+
+def _word(payload: bytes) -> int:
+    if len(payload) != 4:
+        raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "a frame has a wrong length")
+    return frames.read_word(payload)
+
+
+_READERS: dict[int, Callable[[Session, frames.Frame], None]] = {
+    frames.DATA: Session._data,
+    frames.HEADERS: Session._headers,
+    frames.RST_STREAM: Session._rst_stream,
+    frames.SETTINGS: Session._settings,
+    frames.PUSH_PROMISE: Session._push_promise,
+    frames.PING: Session._ping,
+    frames.GOAWAY: Session._goaway,
+    frames.WINDOW_UPDATE: Session._window_update,
+    frames.CONTINUATION: Session._headers,
+}
