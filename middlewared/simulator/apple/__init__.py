@@ -1,0 +1,51 @@
+"""
+Simulator: Apple's push service, strict about every rule of its pages.
+
+``server`` is the whole, ``connection`` one HTTP/2 connection, ``rules`` judges a push,
+``faults`` are the troubles that a test can order.
+"""
+
+from middlewared.simulator.apple.faults import (
+    Behaviour,
+    Delay,
+    Deliver,
+    ExtraHeaders,
+    GoAway,
+    Greeting,
+    Interim,
+    Padding,
+    RawFrames,
+    Reject,
+    ResetConnection,
+    ResetStream,
+    Stall,
+    Step,
+    StreamLimit,
+    Trailers,
+    rejection,
+)
+from middlewared.simulator.apple.record import ReceivedPush, Record
+from middlewared.simulator.apple.server import AppleServer
+
+__all__ = [
+    "AppleServer",
+    "Behaviour",
+    "Delay",
+    "Deliver",
+    "ExtraHeaders",
+    "GoAway",
+    "Greeting",
+    "Interim",
+    "Padding",
+    "RawFrames",
+    "ReceivedPush",
+    "Record",
+    "Reject",
+    "ResetConnection",
+    "ResetStream",
+    "Stall",
+    "Step",
+    "StreamLimit",
+    "Trailers",
+    "rejection",
+]

@@ -1,0 +1,69 @@
+"""
+Simulator, Apple: h2 set up as Apple's side of a connection.
+
+The one invariant: the peer's frames are judged by h2 as strictly as it can, the stream
+limit from its acknowledgement on.
+"""
+
+from __future__ import annotations
+
+import json
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from middlewared.simulator.apple.faults import Behaviour, GoAway
+
+# How many finished streams h2 may keep before it is asked to forget them.
+_FORGET_AT = 256
+
+
+class ServerConnection(H2Connection):
+    """h2 that is told which streams have ended: it would look at all at each request."""
+
+    def __init__(self, behaviour: Behaviour, first_limit: int) -> None:
+        super().__init__(
+            H2Configuration(
+                client_side=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.finished_count = 0
+        initial = {
+            SettingCodes.MAX_CONCURRENT_STREAMS: first_limit,
+            SettingCodes.INITIAL_WINDOW_SIZE: behaviour.initial_window,
+            SettingCodes.MAX_FRAME_SIZE: behaviour.max_frame_size,
+            SettingCodes.MAX_HEADER_LIST_SIZE: 8_000,
+        }
+        self.local_settings = Settings(client=False, initial_values=initial)
+        self.max_inbound_frame_size = behaviour.max_frame_size
+        self.initiate_connection()
+        if behaviour.header_table_size != self.local_settings.header_table_size:
+            # In force only when acknowledged: the peer's encoder may be ahead of it.
+            self.update_settings({SettingCodes.HEADER_TABLE_SIZE: behaviour.header_table_size})
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """
+        The number of open streams.
+
+        The count from the ids is right unless the peer skipped some, so h2 is asked when
+        it matters, and now and then, because that makes it forget finished streams.
+        """
+        opened = (self.highest_inbound_stream_id + 1) // 2
+        count = opened - self.finished_count
+        limit = self.local_settings.max_concurrent_streams
+        if count >= limit or len(self.streams) > count + _FORGET_AT:
+            return super().open_inbound_streams
+        return count
+
+
+def goaway_frame(order: GoAway, last_stream_id: int) -> bytes:
+    """Make the frame of ``order``, with Apple's JSON as debug data when it has a reason."""
+    frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=order.code)
+    if order.reason is not None:
+        frame.additional_data = json.dumps({"reason": order.reason}).encode()
+    return frame.serialize()
