@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -34,6 +34,8 @@ from middlewared.config.values import (
 )
 from middlewared.errors import ConfigError
 
+Inspect: TypeAlias = Callable[[Config], Iterable[tuple[str, str, str]]]
+
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
     "metrics": MetricsSettings,
@@ -51,12 +53,16 @@ _BROKEN_REFERENCE = re.compile(r"%\(\s*env\b", re.IGNORECASE)
 _MOST_BYTES = 1 << 20
 
 
-def read_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def read_config(
+    path: Path | None, environ: Mapping[str, str], inspect: Inspect | None = None
+) -> Config:
     """
     Read and check a whole configuration.
 
     :param path: the ini file; None: the built-in defaults.
     :param environ: what ``%(ENV:NAME)s`` refers to.
+    :param inspect: finds further problems, as section, key and what; those of a section
+        that has other problems are left out.
     :raises ConfigError: with every problem, each a finished line.
     """
     name = "built-in defaults" if path is None else str(path)
@@ -75,6 +81,8 @@ def read_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     }
     config = Config(**fixed, apps=apps)
     problems.add_unbroken(broken_rules(config))
+    if inspect is not None:
+        problems.add_unbroken(inspect(config))
     if problems.lines:
         raise ConfigError(problems.lines)
     noted = tuple(_line(name, section, key, what) for section, key, what in warnings(config))
