@@ -1,0 +1,57 @@
+"""Whose address counts behind proxies."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.web.networks import client_address, parse_address, within
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8"))
+
+
+class ClientAddressTests(SynchronousTestCase):
+    def assertClient(self, expected: str | None, peer: str | None, *forwarded_for: str) -> None:
+        address = client_address(peer, forwarded_for, PROXIES)
+        self.assertEqual(address, None if expected is None else ip_address(expected))
+
+    def test_stranger_is_not_believed(self) -> None:
+        """Only a trusted proxy may say who asks."""
+        self.assertClient("192.0.2.1", "192.0.2.1", "127.0.0.1")
+
+    def test_right_most_untrusted_address_counts(self) -> None:
+        """What stands left of it was written by strangers, over however many headers."""
+        self.assertClient("192.0.2.7", "10.0.0.1", "127.0.0.1, 192.0.2.7, 10.0.0.2")
+        self.assertClient("192.0.2.7", "10.0.0.1", "127.0.0.1, 192.0.2.7", "10.0.0.2")
+        self.assertClient("10.0.0.3", "10.0.0.1", "10.0.0.3,10.0.0.2")
+        self.assertClient("10.0.0.1", "10.0.0.1")
+
+    def test_unreadable_entry_is_nobody(self) -> None:
+        """And so belongs to no network."""
+        for entry in ("", "unknown", "1.2.3.4.5", "192.0.2.1,", "_hidden"):
+            self.assertClient(None, "10.0.0.1", entry)
+
+    def test_all_forms_of_addresses(self) -> None:
+        """With ports, brackets, scopes; IPv4 mapped into IPv6 is IPv4."""
+        self.assertClient("192.0.2.1", "::ffff:10.0.0.1", "192.0.2.1:4711")
+        self.assertClient("192.0.2.1", "fd00::1", "::ffff:192.0.2.1")
+        self.assertClient("2001:db8::1", "fd00::1", "[2001:db8::1]:80")
+        self.assertClient("2001:db8::1", "10.0.0.1", " [2001:db8::1] ")
+
+    def test_unix_socket_is_this_machine(self) -> None:
+        """Its peers have no address of their own."""
+        self.assertClient("192.0.2.1", None, "192.0.2.1")
+
+    @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
+    def test_any_header_is_read_or_nobody(self, header: str) -> None:
+        """Nothing else ever."""
+        within(client_address("10.0.0.1", [header], PROXIES), PROXIES)
+
+    def test_networks_hold_addresses_of_their_own_family(self) -> None:
+        """IPv4 networks hold no IPv6 address and the other way round."""
+        self.assertTrue(within(parse_address("fd00::1"), PROXIES))
+        self.assertFalse(within(parse_address("::1"), PROXIES))
+        self.assertFalse(within(None, PROXIES))
