@@ -7,7 +7,8 @@ failed, timed out or cancelled) that connection is idle in the pool or closed.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -24,15 +25,23 @@ from twisted.web.client import (
     URI,
     Agent,
     HTTPConnectionPool,
+    RequestTransmissionFailed,
     ResponseDone,
-    ResponseFailed,
+    ResponseNeverReceived,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
-from middlewared.outgoing.interface import OutgoingFailed, Reply, TcpEndpoints, TimedOut
+from middlewared.outgoing.interface import (
+    Dropped,
+    OutgoingFailed,
+    Reply,
+    TcpEndpoints,
+    TimedOut,
+    Unwanted,
+)
 from middlewared.outgoing.tls import ClientTLS
 
 MAX_CONNECTIONS = 256
@@ -76,11 +85,13 @@ class PooledHttpClient:
         headers: Mapping[str, str | bytes],
         body: bytes | None = None,
         timeout_s: float,
+        wanted: Callable[[], bool] | None = None,
     ) -> Reply:
         """See :meth:`middlewared.outgoing.interface.HttpClient.request`."""
         if self._closed:
             raise OutgoingFailed("closed")
-        running = Deferred.fromCoroutine(self._turn(method, url, _headers(headers), body))
+        exchange = partial(self._exchange, method, url, _headers(headers), body)
+        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted))
         running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
         self._running.add(running)
         try:
@@ -99,10 +110,14 @@ class PooledHttpClient:
             running.cancel()
         await self._pool.closeCachedConnections()
 
-    async def _turn(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
+    async def _in_turn(
+        self, exchange: Callable[[], Awaitable[Reply]], wanted: Callable[[], bool] | None
+    ) -> Reply:
         await self._free.acquire()
         try:
-            return await self._exchange(method, url, headers, body)
+            if wanted is not None and not wanted():
+                raise Unwanted("not wanted any more")
+            return await exchange()
         finally:
             self._free.release()
 
@@ -216,12 +231,14 @@ def _timed_out(_result: object, timeout_s: float) -> Failure:
 
 def _translated(error: Exception) -> Exception:
     """What our callers know instead of Twisted's errors, which quote what peers sent."""
-    if not isinstance(error, ResponseFailed):
-        return OutgoingFailed(_words(error))
-    reasons = [each.value for each in error.reasons]
+    reasons = [each.value for each in getattr(error, "reasons", ())] or [error]
     if any(isinstance(each, CancelledError) for each in reasons):
         return CancelledError()
-    return OutgoingFailed("; ".join(_words(each) for each in reasons))
+    words = "; ".join(map(_words, reasons))
+    unanswered = isinstance(error, ResponseNeverReceived | RequestTransmissionFailed)
+    if unanswered and all(isinstance(each, ConnectionClosed) for each in reasons):
+        return Dropped(words)
+    return OutgoingFailed(words)
 
 
 def _words(error: BaseException) -> str:

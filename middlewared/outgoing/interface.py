@@ -7,7 +7,7 @@ The one invariant: whatever a peer or a proxy does, the asker gets an answer or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -23,6 +23,18 @@ class OutgoingFailed(MiddlewaredError):
 
 class TimedOut(OutgoingFailed):
     """The answer did not arrive, or not wholly, in the time given."""
+
+
+class Dropped(OutgoingFailed):
+    """
+    The peer closed the connection instead of answering.
+
+    A kept connection may just have grown old, so trying again at once is reasonable.
+    """
+
+
+class Unwanted(OutgoingFailed):
+    """While the request waited for a connection its asker lost interest; nothing was sent."""
 
 
 class TcpEndpoints(Protocol):
@@ -63,11 +75,18 @@ class HttpClient(Protocol):
         headers: Mapping[str, str | bytes],
         body: bytes | None = None,
         timeout_s: float,
+        wanted: Callable[[], bool] | None = None,
     ) -> Reply:
         """
         One HTTP request; redirects are answers like any other, cookies are ignored.
 
         :param timeout_s: for everything: a free connection, the connect, the whole body.
+        :param wanted: asked once, when a connection may be used.
         :raises TimedOut: it took longer.
+        :raises Dropped: the peer closed the connection instead of answering.
+        :raises Unwanted: ``wanted`` said no.
         :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
         """
+
+    async def close(self) -> None:
+        """End all requests, which fail as OutgoingFailed, and close every connection."""

@@ -1,0 +1,175 @@
+"""
+FCM HTTP v1: one message a request, with an OAuth access token.
+
+The one invariant: an answer is judged by ``_VERDICTS`` and by nothing else; only what
+says that the push token itself is dead becomes TokenDead.
+
+Sources: firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and .../projects.messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from middlewared.clock import Clock
+from middlewared.outgoing.interface import HttpClient, Reply
+from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
+from middlewared.push.google.credentials import ServiceAccount
+from middlewared.push.google.oauth import AccessToken, AccessTokens
+from middlewared.push.google.payload import google_data
+from middlewared.push.google.replies import as_object, json_object, objects, retry_after_s, word
+from middlewared.push.interface import (
+    Accepted,
+    ConfigFault,
+    Push,
+    PushResult,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
+
+LONGEST_TTL_S = 2_419_200
+_Refusal: TypeAlias = type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]
+
+# By FCM's error code, else by the HTTP status. What is not here: 5xx is Temporary, the
+# rest Rejected. A 400 that speaks about the push token is TokenDead (``_names_token``).
+_VERDICTS: Mapping[str | int, _Refusal] = {
+    "UNREGISTERED": TokenDead,
+    "SENDER_ID_MISMATCH": TokenSuspect,
+    "THIRD_PARTY_AUTH_ERROR": ConfigFault,
+    "QUOTA_EXCEEDED": Temporary,
+    "UNAVAILABLE": Temporary,
+    "INTERNAL": Temporary,
+    "INVALID_ARGUMENT": Rejected,
+    "UNSPECIFIED_ERROR": Rejected,
+    400: Rejected,
+    401: ConfigFault,  # after a renewal of the access token: the account may not push
+    403: ConfigFault,  # the API is off, or the account lacks the role
+    404: ConfigFault,  # without UNREGISTERED: no such project
+    408: Temporary,
+    429: Temporary,
+}
+_TOKEN_TEXT = re.compile(
+    r"registration token is (?:not a valid|invalid)|invalid registration token", re.IGNORECASE
+)
+
+
+class FcmProvider:
+    """
+    Pushes for one Android app through FCM HTTP v1.
+
+    ``http`` is this provider's own and is closed with it: a provider that stalls then
+    holds up nobody else's requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        app: str,
+        account: ServiceAccount,
+        url: str,
+        http: HttpClient,
+        clock: Clock,
+        attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+    ) -> None:
+        """
+        :param url: the base URL, ``https://fcm.googleapis.com``.
+        """
+        project = quote(account.project_id, safe="")
+        self._url = f"{url.rstrip('/')}/v1/projects/{project}/messages:send"
+        self._http = http
+        self._clock = clock
+        self._tokens = AccessTokens(account=account, http=http, clock=clock)
+        self._attempts = Attempts(app=app, clock=clock, timeout_s=attempt_timeout_s)
+
+    def start(self) -> None:
+        """Fetch the first access token, so that the first call need not wait for it."""
+        self._tokens.renew()
+
+    async def stop(self) -> None:
+        """See :meth:`middlewared.push.interface.PushProvider.stop`."""
+        await self._tokens.stop()
+        await self._http.close()
+
+    async def send(self, push: Push) -> PushResult:
+        """See :meth:`middlewared.push.interface.PushProvider.send`."""
+        return await self._attempts.run(push, lambda limit_s: self._attempt(push, limit_s))
+
+    async def _attempt(self, push: Push, limit_s: float) -> PushResult:
+        token = await self._tokens.get()
+        if not isinstance(token, AccessToken):
+            return token
+        reply = await self._post(push, token, limit_s)
+        if _refuses_access_token(reply) and self._tokens.discard(token):
+            token = await self._tokens.get()
+            if not isinstance(token, AccessToken):
+                return token
+            reply = await self._post(push, token, limit_s)
+        return verdict(reply, self._clock.seconds())
+
+    async def _post(self, push: Push, token: AccessToken, limit_s: float) -> Reply:
+        return await self._http.request(
+            "POST",
+            self._url,
+            headers={
+                "Authorization": f"Bearer {token.text}",
+                "Content-Type": "application/json; charset=UTF-8",
+            },
+            body=_message(push, self._clock.seconds()),
+            timeout_s=limit_s,
+            wanted=wanted(push),
+        )
+
+
+def verdict(reply: Reply, now: float) -> PushResult:
+    """What an answer of FCM means for the push, the token and the app."""
+    document = json_object(reply)
+    if reply.status == 200:
+        return Accepted() if document.get("name") else Temporary("no-message-name")
+    error = as_object(document.get("error"))
+    code = _error_code(error)
+    kind = _VERDICTS.get(code) or _VERDICTS.get(reply.status)
+    if kind is None:
+        kind = Temporary if reply.status >= 500 else Rejected
+    reason = code or word(error.get("status")) or f"http-{reply.status}"
+    if kind is Rejected and reply.status == 400 and _names_token(error):
+        kind = TokenDead
+    if kind is Temporary:
+        return Temporary(reason, retry_after_s(reply, now))
+    return kind(reason)
+
+
+def _error_code(error: dict[str, Any]) -> str:
+    """FCM's own error code, which may stand anywhere in the details; "" when there is none."""
+    for detail in objects(error.get("details")):
+        if str(detail.get("@type")).endswith("google.firebase.fcm.v1.FcmError"):
+            return word(detail.get("errorCode"))
+    return ""
+
+
+def _names_token(error: dict[str, Any]) -> bool:
+    """Whether a 400 is about the push token and not about the rest of our message."""
+    for detail in objects(error.get("details")):
+        for violation in objects(detail.get("fieldViolations")):
+            if violation.get("field") == "message.token":
+                return True
+    return _TOKEN_TEXT.search(str(error.get("message"))) is not None
+
+
+def _refuses_access_token(reply: Reply) -> bool:
+    return reply.status == 401 and not _error_code(as_object(json_object(reply).get("error")))
+
+
+def _message(push: Push, now: float) -> bytes:
+    left_s = min(max(push.deadline - now, 0.0), LONGEST_TTL_S)
+    message = {
+        "token": push.device.token,
+        "data": google_data(push),
+        "android": {"priority": "HIGH", "ttl": f"{left_s:.3f}s"},
+    }
+    return json.dumps({"message": message}, separators=(",", ":")).encode()

@@ -1,0 +1,216 @@
+"""
+Access tokens for FCM HTTP v1 (OAuth 2.0 JWT bearer grant, RFC 7523).
+
+The one invariant: at most one renewal is in flight, and while a token is valid nobody
+waits for it; so an outage of the token server is not noticed while a token is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+from urllib.parse import urlencode
+
+import attrs
+import jwt
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from middlewared.clock import Clock
+from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply
+from middlewared.push.google.credentials import ServiceAccount
+from middlewared.push.google.replies import json_object, retry_after_s, server_time, word
+from middlewared.push.interface import ConfigFault, Temporary
+
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+ASSERTION_S = 3600
+RENEW_EARLY_S = 300.0
+LONGEST_LIFETIME_S = 86_400.0 * 30
+RENEWAL_TIMEOUT_S = 5.0
+LONGEST_RETRY_AFTER_S = 30.0
+# Calls live for seconds: without a token we must ask often, with one there is time.
+SHORTEST_BACKOFF_S, URGENT_BACKOFF_S, RELAXED_BACKOFF_S = 0.125, 2.0, 30.0
+DISCARD_INTERVAL_S = 1.0
+NOTABLE_SKEW_S = 60.0
+
+
+@attrs.frozen
+class AccessToken:
+    """What a push shows to Google. Times are epoch seconds."""
+
+    text: str = attrs.field(repr=False)
+    renew_at: float
+    expires_at: float
+
+
+Fault: TypeAlias = ConfigFault | Temporary
+
+
+class AccessTokens:
+    """The access token of one service account, shared by all its pushes."""
+
+    _log = Logger()
+
+    def __init__(self, *, account: ServiceAccount, http: HttpClient, clock: Clock) -> None:
+        self._account = account
+        self._http = http
+        self._clock = clock
+        self._token: AccessToken | None = None
+        self._renewing: Deferred[AccessToken | Fault] | None = None
+        self._fault: Fault = Temporary("no-token")
+        self._failures = 0
+        self._failed_at = 0.0
+        self._discarded_at = 0.0
+
+    async def get(self) -> AccessToken | Fault:
+        """
+        The present token, or else the one of the next renewal, or why there is none.
+
+        Whoever is cancelled while it waits leaves the renewal to the others.
+        """
+        now = self._clock.seconds()
+        token = self._token
+        if token is not None and now < token.expires_at:
+            if now >= token.renew_at:
+                self.renew()
+            return token
+        self.renew()
+        if self._renewing is None:  # it failed just now
+            return self._token or self._fault
+        waiter: Deferred[AccessToken | Fault] = Deferred()
+        self._renewing.addCallback(_share, waiter)
+        return await waiter
+
+    def discard(self, token: AccessToken) -> bool:
+        """
+        Google refused ``token``: never give it again.
+
+        :return: whether a try with another token makes sense; no when tokens are refused
+            as fast as they are made.
+        """
+        if token is not self._token:
+            return True
+        now = self._clock.seconds()
+        if now < self._discarded_at + DISCARD_INTERVAL_S:
+            return False
+        self._discarded_at = now
+        self._token = None
+        return True
+
+    def renew(self) -> None:
+        """Begin a renewal, unless one is in flight or the last one failed just now."""
+        if self._renewing is not None or self._clock.seconds() < self._failed_at + self._pause_s():
+            return
+        renewing = Deferred.fromCoroutine(self._renew())
+        if not renewing.called:
+            self._renewing = renewing
+
+    async def stop(self) -> None:
+        """End the renewal in flight; its waiters get Temporary."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+
+    async def _renew(self) -> AccessToken | Fault:
+        result: AccessToken | Fault = Temporary("token-failed")
+        try:
+            result = await self._ask()
+        except OutgoingFailed as error:
+            self._log.warn("no access token from {uri}: {why}", uri=self._uri, why=str(error))
+            result = Temporary("token-transport")
+        except CancelledError:
+            pass
+        except Exception:  # a bug of ours must not leave the waiters hanging
+            self._log.failure("renewing the access token failed")
+        self._renewing = None
+        if isinstance(result, AccessToken):
+            self._token, self._failures = result, 0
+        else:
+            self._fault = result
+            self._failures += 1
+            self._failed_at = self._clock.seconds()
+        return result
+
+    def _pause_s(self) -> float:
+        """How long after a failure the next renewal may begin."""
+        if not self._failures:
+            return 0.0
+        token = self._token
+        urgent = token is None or self._clock.seconds() >= token.expires_at
+        longest_s = URGENT_BACKOFF_S if urgent else RELAXED_BACKOFF_S
+        pause_s: float = min(longest_s, SHORTEST_BACKOFF_S * 2.0 ** min(self._failures, 16))
+        wish_s = self._fault.retry_after_s if isinstance(self._fault, Temporary) else None
+        return max(pause_s, min(wish_s or 0.0, LONGEST_RETRY_AFTER_S))
+
+    async def _ask(self) -> AccessToken | Fault:
+        asked_at = self._clock.seconds()
+        grant = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "assertion": self._assertion(asked_at),
+        }
+        reply = await self._http.request(
+            "POST",
+            self._uri,
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            body=urlencode(grant).encode(),
+            timeout_s=RENEWAL_TIMEOUT_S,
+        )
+        return _token(reply, asked_at) or self._judge(reply)
+
+    def _assertion(self, now: float) -> str:
+        claims = {
+            "iss": self._account.client_email,
+            "scope": SCOPE,
+            "aud": self._uri,
+            "iat": int(now),
+            "exp": int(now) + ASSERTION_S,
+        }
+        key_id = {"kid": self._account.private_key_id}
+        return jwt.encode(claims, self._account.private_key, algorithm="RS256", headers=key_id)
+
+    def _judge(self, reply: Reply) -> Fault:
+        """Why this answer holds no token."""
+        reason = word(json_object(reply).get("error")) or f"token-{reply.status}"
+        if reply.status < 400 or reply.status == 429 or reply.status >= 500:
+            self._log.warn("no access token from {uri}: {why}", uri=self._uri, why=reason)
+            return Temporary(reason, retry_after_s(reply, self._clock.seconds()))
+        skew_s = self._clock.seconds() - (server_time(reply) or self._clock.seconds())
+        if abs(skew_s) > NOTABLE_SKEW_S:
+            self._log.error(
+                "{uri} refuses the service account {account} ({why}): our clock is"
+                " {skew_s:.0f} s off the server's; correct the time of this machine",
+                uri=self._uri,
+                account=self._account.client_email,
+                why=reason,
+                skew_s=skew_s,
+            )
+        else:
+            self._log.error(
+                "{uri} refuses the service account {account} ({why}): its key was revoked"
+                " or the account removed",
+                uri=self._uri,
+                account=self._account.client_email,
+                why=reason,
+            )
+        return ConfigFault(reason)
+
+    @property
+    def _uri(self) -> str:
+        return self._account.token_uri
+
+
+def _token(reply: Reply, asked_at: float) -> AccessToken | None:
+    document = json_object(reply)
+    text, lifetime_s = document.get("access_token"), document.get("expires_in")
+    if reply.status != 200 or not isinstance(text, str) or not isinstance(lifetime_s, int | float):
+        return None
+    if not re.fullmatch(r"[!-~]+", text) or not 0 < lifetime_s < LONGEST_LIFETIME_S:
+        return None
+    early_s = min(RENEW_EARLY_S, lifetime_s / 2)
+    return AccessToken(text, asked_at + lifetime_s - early_s, asked_at + lifetime_s)
+
+
+def _share(
+    result: AccessToken | Fault, waiter: Deferred[AccessToken | Fault]
+) -> AccessToken | Fault:
+    waiter.callback(result)
+    return result

@@ -1,0 +1,47 @@
+"""
+What an Android app reads: a flat map of texts.
+
+The one invariant: every value is text, and keys and values together have at most 4,096
+bytes, unless the operator's own URL leaves no room; only ``caller_id`` is ever shortened.
+"""
+
+from __future__ import annotations
+
+from middlewared.push.interface import CallPush, NoticePush, Push
+
+MAX_DATA_BYTES = 4_096
+
+
+def google_data(push: Push) -> dict[str, str]:
+    """The ``data`` of a push, the same for FCM HTTP v1 and the legacy protocol."""
+    if isinstance(push, NoticePush):
+        return {"type": "message", "message": push.message}
+    return _fitting(_call_data(push))
+
+
+def _call_data(push: CallPush) -> dict[str, str]:
+    call = push.call
+    return {
+        "type": "call",
+        "unique_key": call.unique_key,
+        "phonenumber": call.incoming.phonenumber,
+        "caller_id": call.incoming.caller_id,
+        "response_api": push.response_api,
+        # The apps delete the dot and divide by 10,000: right with exactly 7 decimals.
+        "message_start_time": f"{call.started_at:.7f}",
+        "attempt": str(push.attempt),
+        "vg_cid": call.incoming.call_id or call.unique_key,
+    }
+
+
+def _fitting(data: dict[str, str]) -> dict[str, str]:
+    excess = sum(map(_size, data)) + sum(map(_size, data.values())) - MAX_DATA_BYTES
+    if excess > 0:
+        caller_id = data["caller_id"].encode("utf-8", "replace")
+        keep = max(0, len(caller_id) - excess)
+        data["caller_id"] = caller_id[:keep].decode("utf-8", "ignore")
+    return data
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
