@@ -1,0 +1,119 @@
+"""
+The providers of the configured apps, and the credentials they show.
+
+The one invariant: credentials of all apps are read and judged before any provider is
+made, so that a fault in one leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from middlewared.accounts.htpasswd import read_passwords
+from middlewared.config import AndroidApp, App, AppleApp, Config
+from middlewared.errors import ConfigError
+from middlewared.model import Platform
+from middlewared.outgoing.tls import TrustRoots, load_trust
+from middlewared.push.apns.credentials import Credentials, load_certificate, load_key
+from middlewared.push.google.credentials import ServiceAccount, load_service_account
+
+AppKey = tuple[str, Platform]
+T = TypeVar("T")
+
+
+@attrs.frozen
+class LoadedApp:
+    """
+    One app with what its files hold; equal to another load when nothing has changed.
+    """
+
+    app: App
+    trust: TrustRoots = attrs.field(eq=False)
+    credentials: Credentials | ServiceAccount | None
+    roots: str
+    """A digest of the extra roots."""
+
+    @property
+    def not_after(self) -> float | None:
+        """When the credentials end, in epoch seconds; None: they do not."""
+        return getattr(self.credentials, "not_after", None)
+
+
+def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
+    """
+    Read the credentials of all apps.
+
+    :param now: epoch seconds, to judge expiry.
+    :raises ConfigError: the problems of the first app that has any.
+    """
+    return {key: _load(app, now) for key, app in config.apps.items()}
+
+
+def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str]]:
+    """
+    What is wrong with the files that the configuration names: section, key and what.
+
+    :param now: epoch seconds, to judge expiry.
+    """
+    for (name, platform), app in config.apps.items():
+        yield from _problems(f"app:{name}:{platform.value}", partial(_load, app, now))
+    htpasswd = config.accounts.htpasswd
+    if config.accounts.backend == "htpasswd" and htpasswd is not None:
+        yield from _problems("accounts", partial(read_passwords, htpasswd))
+
+
+def _problems(section: str, load: Callable[[], object]) -> list[tuple[str, str, str]]:
+    try:
+        load()
+    except ConfigError as error:
+        return [(section, *_split(section, problem)) for problem in error.problems]
+    return []
+
+
+def _split(section: str, problem: str) -> tuple[str, str]:
+    """Key and what of a loader's line, which may begin with the section."""
+    key, _, what = problem.removeprefix(f"[{section}] ").partition(": ")
+    return key, what
+
+
+def _load(app: App, now: float) -> LoadedApp:
+    """Read what ``app`` names; ConfigError has all problems, as ``key: what``."""
+    problems: list[str] = []
+
+    def attempt(key: str, load: Callable[[], T]) -> T | None:
+        try:
+            return load()
+        except ConfigError as error:
+            problems.extend(_keyed(key, problem) for problem in error.problems)
+            return None
+
+    trust = attempt("ca_file", lambda: load_trust(app.ca_file))
+    credentials: Credentials | ServiceAccount | None = None
+    match app:
+        case AppleApp(certificate=Path() as path):
+            credentials = attempt("certificate", lambda: load_certificate(path, now=now))
+        case AppleApp(key_file=Path() as path):
+            credentials = attempt(
+                "key_file", lambda: load_key(path, team_id=app.team_id, key_id=app.key_id)
+            )
+        case AndroidApp(service_account=Path() as path):
+            credentials = attempt("service_account", lambda: load_service_account(path))
+        case _:
+            pass
+    if problems or trust is None:
+        raise ConfigError(problems)
+    return LoadedApp(app, trust, credentials, _digest(app.ca_file))
+
+
+def _keyed(key: str, problem: str) -> str:
+    return problem if problem.startswith(f"{key}:") else f"{key}: {problem}"
+
+
+def _digest(path: Path | None) -> str:
+    return "" if path is None else sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,140 @@
+"""
+The daemon's life: start, reload, drain, stop.
+
+The one invariant: no held request is left unanswered, however the end comes about: a
+drain lets calls finish, and those left at its end are told so before anything closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from middlewared.config import Config
+from middlewared.errors import ConfigError
+from middlewared.service.parts import Parts
+from middlewared.service.ports import PortDown, addresses, listen
+
+LAST_REPLIES_S = 0.05
+
+
+class Daemon(Service):
+    """
+    What twistd starts and stops.
+
+    :param reread: reads the configuration anew, or raises ConfigError.
+    :param failed: called when the start failed, before everything is stopped.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        parts: Parts,
+        reread: Callable[[], Config],
+        failed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._parts = parts
+        self._reread = reread
+        self._fail = failed
+        self._ending = False
+        self._ports: list[Any] = []
+        self._starting: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Called by twistd when the reactor is about to run."""
+        self.running = 1
+        self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
+
+    def stopService(self) -> Deferred[None]:
+        """Called once the process is told to end (SIGTERM, SIGINT)."""
+        self.running = 0
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _start(self) -> None:
+        parts = self._parts
+        for warning in parts.config.warnings:
+            self.log.warn("{warning}", warning=warning)
+        await parts.start()
+        where = []
+        for face in parts.faces():
+            ports = await listen(self._reactor, face)
+            self._ports += ports
+            where.append(addresses(face.name, ports))
+        self.log.info("middlewared ready {where}", where=" ".join(filter(None, where)))
+
+    def _failed(self, failure: Failure) -> None:
+        """The start failed: say why in plain words, and end."""
+        if failure.check(ConfigError) is not None:
+            for problem in failure.value.problems:  # type: ignore[union-attr]
+                self.log.critical("{problem}", problem=problem)
+        elif failure.check(PortDown) is not None:
+            self.log.critical("{problem}", problem=str(failure.value))
+        else:
+            self.log.failure("the start failed", failure)
+        self._fail()
+        self.end()
+
+    def end(self) -> None:
+        """Begin to end the process; repeated signals change nothing."""
+        if not self._ending:
+            self._ending = True
+            self._reactor.stop()
+
+    def reload(self) -> None:
+        """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
+        try:
+            self._parts.reload(self._reread())
+        except ConfigError as error:
+            for problem in error.problems:
+                self.log.error("{problem}", problem=problem)
+            self.log.error("configuration not reloaded, the present one stays")
+        else:
+            self.log.info("configuration reloaded")
+
+    async def _stop(self) -> None:
+        if self._starting is not None and not self._starting.called:
+            self._starting.cancel()
+        if self._ports:
+            await self._drain()
+        await DeferredList([_closed(port) for port in self._ports], consumeErrors=True)
+        await self._parts.stop()
+        self.log.info("middlewared stopped")
+
+    async def _drain(self) -> None:
+        """
+        Let held calls finish. The balancer has drain_notice_ms to see /health/ and turn
+        away, then new calls are refused; drain_ms later those still held are told.
+        """
+        parts = self._parts
+        calls = parts.config.calls
+        parts.draining = True
+        self.log.info("draining, {waiting} calls wait", waiting=parts.rendezvous.waiting)
+        await self._pause(calls.drain_notice_ms / 1000)
+        parts.ringing.draining = True
+        await parts.until_idle(calls.drain_ms / 1000)
+        parts.abandon()
+        await self._pause(LAST_REPLIES_S)  # the last replies are written in the next turns
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        pause: Deferred[None] = Deferred()
+        self._reactor.callLater(seconds, pause.callback, None)
+        return pause
+
+
+def _closed(port: Any) -> Deferred[Any]:
+    closing = port.stopListening()
+    done: Deferred[Any] = Deferred()
+    if isinstance(closing, Deferred):
+        closing.chainDeferred(done)
+    else:
+        done.callback(None)
+    return done

@@ -1,0 +1,83 @@
+"""
+``twistd middlewared``: its command line, and the service it gives to twistd.
+
+The one invariant: a wrong configuration ends the start with every problem on a line of
+its own and exit code 1, and no traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.python import usage
+
+from middlewared.config import Config, read_config
+from middlewared.errors import ConfigError
+from middlewared.service.apps import file_problems
+from middlewared.service.daemon import Daemon
+from middlewared.service.parts import Parts
+
+
+class Options(usage.Options):
+    """The options of ``twistd middlewared``."""
+
+    optParameters = [["config", "c", None, "The ini file; without it all defaults hold."]]  # noqa: RUF012
+
+
+def makeService(options: Options) -> Daemon:
+    """Make the daemon for twistd (:class:`twisted.application.service.ServiceMaker`)."""
+    from twisted.internet import reactor
+
+    path = Path(options["config"]).absolute() if options["config"] else None
+    try:
+        parts = Parts(reactor=reactor, config=read_all(path))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None
+    daemon = Daemon(
+        reactor=reactor, parts=parts, reread=lambda: read_all(path), failed=_leave_with_failure
+    )
+    reactor.callWhenRunning(_take_signals, reactor, daemon)
+    return daemon
+
+
+def read_all(path: Path | None) -> Config:
+    """
+    The configuration, with the files that it names looked at too.
+
+    :raises ConfigError: with every problem.
+    """
+    return read_config(path, os.environ, partial(file_problems, now=time.time()))
+
+
+def _take_signals(reactor: Any, daemon: Daemon) -> None:
+    """
+    Make SIGTERM and SIGINT a drain that ends with exit code 0 (twistd would die of the
+    signal itself after stopping), and SIGHUP a reload.
+    """
+
+    def stop(*_: object) -> None:
+        reactor.callFromThread(daemon.end)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(daemon.reload))
+
+
+def _leave_with_failure() -> None:
+    """Make the exit code 1 once all is stopped: twistd itself knows no failed end."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(leave)

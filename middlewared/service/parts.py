@@ -1,0 +1,291 @@
+"""
+The wiring: every part of the daemon, made and joined here and nowhere else.
+
+The one invariant: each part gets no more than it needs, by its constructor; a reload
+gives parts new settings, never new partners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.server import Site
+
+from middlewared.background import Background
+from middlewared.calls.journal import Journal
+from middlewared.calls.ringing import EndedCall, Ringing, RingingSettings
+from middlewared.calls.waking import WakingSettings
+from middlewared.config import Config
+from middlewared.devices.responses import ResponseLog
+from middlewared.errors import DatabaseDown
+from middlewared.exposition import MetricsResource
+from middlewared.metrics import Metrics, Sources
+from middlewared.model import Device, Outcome
+from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.interface import TcpEndpoints
+from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.push.notices import LostAccountNotices
+from middlewared.push.routing import RouteTable
+from middlewared.rendezvous.memory import fresh_key
+from middlewared.service.apps import AppKey, LoadedApp, load_apps
+from middlewared.service.backends import (
+    Accounts,
+    Registry,
+    make_accounts,
+    make_endpoints,
+    make_registry,
+    make_rendezvous,
+    reload_accounts,
+    start_accounts,
+    stop_accounts,
+)
+from middlewared.service.ports import Face
+from middlewared.service.providers import Providers
+from middlewared.service.watch import DependencyWatch
+from middlewared.web.health import Health
+from middlewared.web.root import Web
+from middlewared.web.settings import Face as WebFace
+from middlewared.web.settings import WebSettings
+
+
+def ringing_settings(config: Config) -> RingingSettings:
+    """What the calls room takes from the configuration."""
+    calls = config.calls
+    return RingingSettings(
+        wait_s=calls.roundtrip_wait_ms / 1000,
+        max_waiting=calls.max_waiting,
+        waking=WakingSettings(calls.response_api, calls.resend_interval_ms / 1000),
+    )
+
+
+def web_settings(config: Config) -> WebSettings:
+    """What the web room takes from the configuration."""
+    http = config.http
+    return WebSettings(
+        pbx_networks=http.pbx_networks,
+        trusted_proxies=http.trusted_proxies,
+        known_apps=frozenset(config.apps),
+        max_body_bytes=http.max_body_bytes,
+        request_timeout_s=http.request_timeout_ms / 1000,
+        idle_timeout_s=http.idle_timeout_ms / 1000,
+        max_connections=http.max_connections,
+        sip_user_id_min=config.accounts.sip_user_id_min,
+        sip_user_id_max=config.accounts.sip_user_id_max,
+    )
+
+
+# Keys that are read once: the parts they make stay for the life of the process.
+_FIXED: Mapping[str, Callable[[Config], object]] = {
+    "[http] listen": lambda config: config.http.listen,
+    "[http] pbx_listen": lambda config: config.http.pbx_listen,
+    "[metrics] listen": lambda config: config.metrics.listen,
+    "[accounts] backend": lambda config: config.accounts.backend,
+    "[database]": lambda config: config.database,
+    "[redis]": lambda config: config.redis,
+    "[http_proxy]": lambda config: config.http_proxy,
+    "[log] file": lambda config: config.log.file,
+    "[log] format": lambda config: config.log.format,
+}
+
+
+def needing_restart(present: Config, new: Config) -> list[str]:
+    """The sections and keys that differ and that a reload does not change."""
+    return [key for key, value in _FIXED.items() if value(present) != value(new)]
+
+
+class Parts:
+    """
+    All parts of one daemon.
+
+    :param config: what they are made from; :ivar config: the present one.
+    :ivar draining: /health/ says so.
+    :raises ConfigError: a file that the configuration names cannot be used.
+    """
+
+    log = Logger()
+
+    def __init__(self, *, reactor: Any, config: Config) -> None:
+        self._reactor = reactor
+        self.config = config
+        self.draining = False
+        self._idle: Deferred[None] | None = None
+        apps = load_apps(config, now=reactor.seconds())
+        endpoints = make_endpoints(config, reactor=reactor)
+        self._calls = Background()
+        self._requests = Background()
+        self._notices = Background()
+        self.metrics = Metrics()
+        self.registry: Registry = make_registry(config, reactor=reactor)
+        self.rendezvous = make_rendezvous(config, reactor=reactor)
+        self._client = PooledHttpClient(
+            reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=load_trust(None))
+        )
+        self.accounts: Accounts = make_accounts(config, reactor=reactor, client=self._client)
+        self._make_push(apps, endpoints)
+        self._make_calls()
+        self._make_web()
+
+    def _make_push(self, apps: Mapping[AppKey, LoadedApp], endpoints: TcpEndpoints) -> None:
+        self.providers = Providers(
+            reactor=self._reactor,
+            clock=self._reactor,
+            endpoints=endpoints,
+            metrics=self.metrics,
+        )
+        self._apps = apps
+        self.routes = RouteTable(background=self._notices)
+        self.notices = LostAccountNotices(
+            clock=self._reactor, routes=self.routes, background=self._notices
+        )
+
+    def _make_calls(self) -> None:
+        self.responses = ResponseLog(table=self.registry, clock=self._reactor)
+        self.journal = Journal(
+            clock=self._reactor, metrics=self.metrics, log_response=self.responses.add
+        )
+        self.ringing = Ringing(
+            clock=self._reactor,
+            registry=self.registry,
+            rendezvous=self.rendezvous,
+            routes=self.routes,
+            background=self._calls,
+            ended=self._call_ended,
+            new_key=fresh_key,
+            settings=ringing_settings(self.config),
+        )
+
+    def _make_web(self) -> None:
+        self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.registry.ping})
+        self.web = Web(
+            clock=self._reactor,
+            background=self._requests,
+            settings=web_settings(self.config),
+            calls=self.ringing,
+            devices=self.registry,
+            accounts=self.accounts,
+            notify_lost=self.notices.tell,
+            report=self._report,
+            hangup=self._hangup,
+            health=self.health,
+            http_request=self.metrics.http_request,
+        )
+        self.metrics.sources = Sources(
+            waiting=lambda: self.rendezvous.waiting,
+            apns_connections=self.providers.apns_connections,
+            credential_expiry=self.providers.credential_expiry,
+            dependencies=lambda: {"database": self.watch.is_up("database") is True},
+        )
+
+    def faces(self) -> list[Face]:
+        """Where to listen and what is served there."""
+        http = self.config.http
+        apart = bool(http.pbx_listen)
+        public = self.web.site(WebFace.PUBLIC if apart else WebFace.WHOLE)
+        return [
+            Face(
+                "[metrics] listen",
+                "metrics",
+                self.config.metrics.listen,
+                self._metrics_site(),
+            ),
+            Face("[http] pbx_listen", "pbx", http.pbx_listen, self.web.site(WebFace.PBX)),
+            Face("[http] listen", "http", http.listen, public),
+        ]
+
+    def _metrics_site(self) -> Site:
+        resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
+        return Site(resource, reactor=self._reactor)
+
+    async def start(self) -> None:
+        """
+        Open what the daemon stands on; what is down is looked for until it is back.
+
+        :raises ConfigError: the database cannot be used as configured.
+        """
+        try:
+            await self.registry.start()
+        except DatabaseDown as error:
+            self.log.error("the database is down, starting without: {error}", error=error)
+        start_accounts(self.accounts)
+        self.routes.replace(self.providers.routes(self._apps))
+        self.watch.start()
+
+    def reload(self, config: Config) -> None:
+        """
+        Take ``config`` for what comes from now on.
+
+        :raises ConfigError: it cannot be used; nothing has changed.
+        """
+        apps = load_apps(config, now=self._reactor.seconds())
+        reload_accounts(self.accounts, config)
+        self._apps = apps
+        self.routes.replace(self.providers.routes(apps))
+        self.ringing.settings = ringing_settings(config)
+        self.web.settings = web_settings(config)
+        for key in needing_restart(self.config, config):
+            self.log.warn("{key} has changed: it takes effect at the next start", key=key)
+        self.config = config
+
+    def health(self) -> Health:
+        """How the daemon is at this moment."""
+        return Health(
+            database_up=self.watch.is_up("database") is True,
+            redis_up=self.watch.is_up("redis"),
+            waiting=self.rendezvous.waiting,
+            draining=self.draining,
+        )
+
+    async def until_idle(self, longest_s: float) -> None:
+        """Wait until no call waits, at most ``longest_s``."""
+        if not self.rendezvous.waiting:
+            return
+        self._idle = Deferred()
+        timer = self._reactor.callLater(longest_s, self._now_idle)
+        await self._idle
+        if timer.active():
+            timer.cancel()
+
+    async def stop(self) -> None:
+        """Close everything, in the order in which it depends on each other."""
+        await self.watch.stop()
+        await self._requests.finish()
+        self.rendezvous.stop()
+        self.journal.flush()
+        self._notices.cancel()
+        await self.routes.stop()
+        await self._calls.finish()
+        await self._notices.finish()
+        await self.responses.stop()
+        stop_accounts(self.accounts)
+        await self._client.close()
+        await self.registry.stop()
+
+    def abandon(self) -> None:
+        """End every call that still waits: its PBX is told that we drain."""
+        self.rendezvous.abandon(Outcome.DRAINING)
+
+    def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
+        self.metrics.report(fields)
+        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=fields)
+
+    def _hangup(self, device: Device, unique_key: str, reason: str) -> None:
+        self.log.info(
+            "hangup of {sip_user_id} on {platform}, call {unique_key}: {reason}",
+            sip_user_id=device.sip_user_id,
+            platform=device.platform.value,
+            unique_key=unique_key,
+            reason=reason,
+        )
+
+    def _call_ended(self, ended: EndedCall) -> None:
+        self.journal.ended(ended)
+        if self._idle is not None and not self.rendezvous.waiting:
+            self._now_idle()
+
+    def _now_idle(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.callback(None)

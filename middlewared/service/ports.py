@@ -1,0 +1,69 @@
+"""
+The ports the daemon listens at.
+
+The one invariant: a port that cannot be had is named by its key in the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+
+from middlewared.errors import MiddlewaredError
+
+
+class PortDown(MiddlewaredError):
+    """A configured port cannot be listened at; the text is a finished line."""
+
+
+@attrs.frozen
+class Face:
+    """
+    One listening face: ``key`` is where its endpoints stand in the configuration
+    ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects.
+    """
+
+    key: str
+    name: str
+    endpoints: Sequence[str]
+    factory: Any
+
+
+async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
+    """
+    Listen at all endpoints of ``face``.
+
+    :raises PortDown: busy, not permitted, no such address, unreadable certificate.
+    """
+    ports = []
+    for description in face.endpoints:
+        try:
+            endpoint = serverFromString(reactor, description)
+            ports.append(await endpoint.listen(face.factory))
+        except (CannotListenError, OSError, ValueError) as error:
+            raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
+    return ports
+
+
+def addresses(name: str, ports: Sequence[Any]) -> str:
+    """The addresses of a face for the log, the port numbers being the real ones."""
+    return " ".join(f"{name}={_address(port.getHost())}" for port in ports)
+
+
+def _address(host: Any) -> str:
+    if hasattr(host, "port"):
+        name = f"[{host.host}]" if ":" in host.host else host.host
+        return f"{name}:{host.port}"
+    return f"unix:{getattr(host, 'name', host)}"
+
+
+def _why(error: Exception) -> str:
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause)

@@ -1,0 +1,131 @@
+"""
+Making the provider of each app, and keeping those that a reload leaves as they are.
+
+The one invariant: a provider is made anew only if something it was made of has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from middlewared.clock import Clock
+from middlewared.config import AndroidApp, AppleApp
+from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.interface import TcpEndpoints
+from middlewared.outgoing.tls import ClientTLS
+from middlewared.push.apns.credentials import CertificateCredentials, KeyCredentials
+from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
+from middlewared.push.apns.token import ProviderTokens
+from middlewared.push.google.credentials import ServiceAccount
+from middlewared.push.google.fcm import FcmProvider
+from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
+from middlewared.push.interface import PushProvider, Resend
+from middlewared.push.metered import MeteredProvider, PushMetrics
+from middlewared.push.routing import MeteredRoute
+from middlewared.service.apps import AppKey, LoadedApp
+
+
+class Providers:
+    """
+    Makes routes of loaded apps.
+
+    :param endpoints: where every connection to a provider begins.
+    """
+
+    def __init__(
+        self, *, reactor: Any, clock: Clock, endpoints: TcpEndpoints, metrics: PushMetrics
+    ) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._tokens = ProviderTokens(clock=clock)
+        self._made: dict[AppKey, tuple[LoadedApp, MeteredProvider]] = {}
+
+    def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, MeteredRoute]:
+        """The routes of ``apps``; their providers are started by whoever uses them."""
+        before, self._made = self._made, {}
+        routes = {}
+        for key, loaded in apps.items():
+            known, provider = before.get(key, (None, None))
+            if provider is None or known != loaded:
+                provider = self._metered(loaded)
+            self._made[key] = (loaded, provider)
+            routes[key] = MeteredRoute(
+                provider=provider,
+                resend=Resend(loaded.app.resend),
+                lost_account_notice=loaded.app.lost_account_notice,
+            )
+        return routes
+
+    def apns_connections(self) -> dict[tuple[str, str, str], int]:
+        """Connections to Apple by app, environment and state."""
+        return {
+            (app, *state): count
+            for (app, _), (_, metered) in self._made.items()
+            if isinstance(metered.provider, ApnsProvider)
+            for state, count in metered.provider.connection_states().items()
+        }
+
+    def credential_expiry(self) -> dict[AppKey, float]:
+        """When credentials end, in epoch seconds; those without an end are left out."""
+        return {
+            key: loaded.not_after
+            for key, (loaded, _) in self._made.items()
+            if loaded.not_after is not None
+        }
+
+    def _metered(self, loaded: LoadedApp) -> MeteredProvider:
+        return MeteredProvider(
+            provider=self._provider(loaded),
+            clock=self._clock,
+            metrics=self._metrics,
+            app=loaded.app.app,
+            platform=loaded.app.platform,
+        )
+
+    def _provider(self, loaded: LoadedApp) -> PushProvider:
+        app = loaded.app
+        if isinstance(app, AppleApp):
+            return self._apple(app, loaded)
+        http = PooledHttpClient(
+            reactor=self._reactor,
+            endpoints=self._endpoints,
+            tls=ClientTLS(trust=loaded.trust),
+        )
+        if isinstance(loaded.credentials, ServiceAccount):
+            return FcmProvider(
+                app=app.app,
+                account=loaded.credentials,
+                url=app.url,
+                http=http,
+                clock=self._clock,
+            )
+        url = fcm_send_url(app.url) if isinstance(app, AndroidApp) else app.url
+        return LegacyProvider(
+            app=app.app, api_key=app.api_key, url=url, http=http, clock=self._clock
+        )
+
+    def _apple(self, app: AppleApp, loaded: LoadedApp) -> ApnsProvider:
+        credentials = loaded.credentials
+        if not isinstance(credentials, CertificateCredentials | KeyCredentials):
+            raise TypeError("an Apple app without Apple credentials")
+        certificate = (
+            credentials.certificate if isinstance(credentials, CertificateCredentials) else None
+        )
+        return ApnsProvider(
+            clock=self._clock,
+            endpoint=self._endpoints,
+            tokens=self._tokens,
+            settings=ApnsSettings(
+                app=app.app,
+                topic=app.topic,
+                credentials=credentials,
+                tls=ClientTLS(trust=loaded.trust, certificate=certificate, protocols=[b"h2"]),
+                trust=loaded.roots,
+                production_url=app.production_url,
+                sandbox_url=app.sandbox_url,
+                connections=app.connections,
+            ),
+        )

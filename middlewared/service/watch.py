@@ -1,0 +1,84 @@
+"""
+Whether what we depend on can be reached.
+
+The one invariant: a change is noticed within three seconds, and asking never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.errors import ServiceDown
+
+INTERVAL_S = 1.0
+
+Ping = Callable[[], Coroutine[Deferred[Any], Any, None]]
+
+
+class DependencyWatch:
+    """
+    Pings each dependency, a second after the ping before it has ended.
+
+    :param pings: by the dependency's name; each ends in about a second, with a
+        ServiceDown when the dependency is away.
+    """
+
+    log = Logger()
+
+    def __init__(self, *, clock: Clock, pings: Mapping[str, Ping]) -> None:
+        self._clock = clock
+        self._pings = pings
+        self._up = dict.fromkeys(pings, True)
+        self._timers: dict[str, DelayedCall] = {}
+        self._running: dict[str, Deferred[None]] = {}
+        self._stopped = False
+
+    def is_up(self, name: str) -> bool | None:
+        """What the last ping said; None for a dependency that is not in use."""
+        return self._up.get(name)
+
+    def start(self) -> None:
+        """Begin to ping."""
+        for name in self._pings:
+            self._ping(name)
+
+    async def stop(self) -> None:
+        """Ping no more; wait for the pings under way."""
+        self._stopped = True
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        for running in list(self._running.values()):
+            await running
+
+    def _ping(self, name: str) -> None:
+        running = self._running[name] = Deferred.fromCoroutine(self._check(name))
+        running.addErrback(lambda failure: self.log.failure("ping of {name}", failure, name=name))
+        running.addBoth(lambda _: self._schedule(name))
+
+    def _schedule(self, name: str) -> None:
+        self._running.pop(name, None)
+        if not self._stopped:
+            self._timers[name] = self._clock.callLater(INTERVAL_S, self._ping, name)
+
+    async def _check(self, name: str) -> None:
+        try:
+            await self._pings[name]()
+        except ServiceDown as error:
+            self._note(name, False, str(error))
+        else:
+            self._note(name, True, "")
+
+    def _note(self, name: str, up: bool, why: str) -> None:
+        if up is self._up[name]:
+            return
+        self._up[name] = up
+        if up:
+            self.log.warn("{name} is back", name=name)
+        else:
+            self.log.error("{name} is down: {why}", name=name, why=why)

@@ -1,0 +1,139 @@
+"""
+A real daemon in a process of its own, for whoever plays its peers.
+
+The one invariant: when ``stop`` has returned the process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+READY = re.compile(r"middlewared ready (.*)")
+LOG_LIMIT = 1 << 20
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+class DaemonFailed(Exception):
+    """The process ended before it was ready; the text is what it had printed."""
+
+
+class _Output(ProcessProtocol):
+    """Collects what the process prints, and notices that it is ready or gone."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.ready: Deferred[dict[str, str]] = Deferred()
+        self.ended: Deferred[int] = Deferred()
+        self.status: int | None = None
+
+    def outReceived(self, data: bytes) -> None:
+        self.text = (self.text + data.decode(errors="replace"))[-LOG_LIMIT:]
+        match = None if self.ready.called else READY.search(self.text)
+        if match and self.text.endswith("\n"):
+            words = (word.partition("=") for word in match[1].split())
+            self.ready.callback({name: address for name, _, address in words})
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        value: Any = reason.value
+        self.status = -value.signal if value.signal else value.exitCode
+        if not self.ready.called:
+            self.ready.errback(DaemonFailed(self.text))
+        self.ended.callback(self.status or 0)
+
+
+class DaemonProcess:
+    """
+    ``twistd -n middlewared`` with a configuration file.
+
+    :param config: the ini file.
+    :param environ: added to the environment.
+    """
+
+    def __init__(
+        self, *, reactor: Any, config: Path, environ: dict[str, str] | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._environ = environ or {}
+        self._output = _Output()
+        self._process: Any = None
+        self.addresses: dict[str, str] = {}
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self._output.text
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self._process.pid)
+
+    def url(self, path: str, face: str = "http") -> str:
+        """The address of ``path`` at one of its faces."""
+        return f"http://{self.addresses[face]}{path}"
+
+    async def start(self, timeout_s: float = 20.0) -> None:
+        """
+        Start it and wait until it accepts calls.
+
+        :raises DaemonFailed: it ended instead, or did not get ready in time.
+        """
+        command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+        arguments = ["-n", "--pidfile=", "middlewared", "--config", str(self._config)]
+        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+        self._process = self._reactor.spawnProcess(
+            self._output,
+            sys.executable,
+            [*command, *arguments],
+            env={**os.environ, "PYTHONPATH": path, **self._environ},
+            path=str(self._config.parent),
+        )
+        timer = self._reactor.callLater(timeout_s, self.signal, signal.SIGKILL)
+        try:
+            self.addresses = await self._output.ready
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        with suppress(ProcessExitedAlready):
+            self._process.signalProcess(number)
+
+    async def ended(self) -> int:
+        """Wait for its end: the exit code, or minus the signal that ended it."""
+        if self._output.status is None:
+            waiter: Deferred[int] = Deferred()
+
+            def tell(status: int) -> int:
+                waiter.callback(status)
+                return status
+
+            self._output.ended.addCallback(tell)
+            return await waiter
+        return self._output.status
+
+    async def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM, and SIGKILL if that does not help; gives what ``ended`` gives."""
+        if self._process is None:
+            return 0
+        self.signal(signal.SIGTERM)
+        timer = self._reactor.callLater(timeout_s, self.signal, signal.SIGKILL)
+        status = await self.ended()
+        if timer.active():
+            timer.cancel()
+        return status
