@@ -3,62 +3,321 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
+from urllib.parse import urlencode
 
-from middlewared.model import Outcome
-from tests.web_stand_ins import APP, SIP_USER_ID, WebCase, basic, http_message
+import attrs
+from twisted.internet.defer import Deferred
+
+from middlewared.errors import AccessForbidden, AccountsDown, DatabaseDown, RendezvousDown
+from middlewared.model import Device, IncomingCall, Outcome, Platform
+from middlewared.web.health import Health
+from tests.web_stand_ins import APP, SIP_USER_ID, RawClient, Response, WebCase, basic, http_message
 
 CALL = b"sip_user_id=260010001&phonenumber=%2B31+6-1234&caller_id=Jane&call_id=c1"
 DEVICE = {"sip_user_id": str(SIP_USER_ID), "token": "t" * 64, "app": APP}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+JSON = {"Content-Type": "application/json"}
 
 
 class IncomingCallTests(WebCase):
+    async def ring(self) -> RawClient:
+        """A PBX whose call rings."""
+        client = await self.connect()
+        client.send(http_message("POST", "/api/incoming-call/", CALL, FORM))
+        await self.calls.until(rung=len(self.calls.ringing) + 1)
+        return client
+
+    def assertNak(self, response: Response, status: int, outcome: str) -> None:
+        self.assertEqual((response.status, response.body), (status, b"status=NAK"))
+        self.assertEqual(response.headers["x-outcome"], outcome)
+        self.assertIn("total;dur=", response.headers["server-timing"])
+        self.assertTrue(response.headers["content-type"].startswith("text/plain"))
+
     async def test_is_held_until_the_call_ends(self) -> None:
         """An answered call is ACK, with its outcome and its steps in the headers."""
-        client = await self.connect()
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        client.send(http_message("POST", "/api/incoming-call/", CALL, form))
-        await self.calls.until(rung=1)
+        client = await self.ring()
         self.calls.ringing[0].callback(Outcome.ANSWERED)
         response = await client.response()
         self.assertEqual((response.status, response.body), (200, b"status=ACK"))
         self.assertEqual(response.headers["x-outcome"], "answered")
         self.assertIn("device;dur=", response.headers["server-timing"])
         self.assertTrue(response.headers["content-type"].startswith("text/plain"))
+        call = IncomingCall(SIP_USER_ID, "+31 6-1234", "Jane", "c1")
+        self.assertEqual(self.calls.rung, [call])
+
+    async def test_every_other_outcome_is_nak(self) -> None:
+        """200 for what became of a call, 503 when there was none."""
+        for outcome in set(Outcome) - {Outcome.ANSWERED, Outcome.MALFORMED, Outcome.FORBIDDEN}:
+            none = outcome in (Outcome.OVERLOADED, Outcome.DRAINING, Outcome.SERVICE_DOWN)
+            self.calls.at_once = outcome
+            response = await self.post_form("/api/incoming-call/", CALL)
+            self.assertNak(response, 503 if none else 200, outcome.value)
+            self.assertEqual("retry-after" in response.headers, none)
+
+    async def test_every_fault_keeps_the_format(self) -> None:
+        """Wrong method, network, content type, fields; and our own trouble."""
+        path = "/api/incoming-call/"
+        self.assertNak(await self.request("GET", path), 405, "malformed")
+        self.assertNak(await self.request("POST", path, CALL), 415, "malformed")
+        self.assertNak(await self.request("POST", path), 400, "malformed")
+        self.assertNak(await self.post_form(path, b"sip_user_id=1"), 400, "malformed")
+        self.calls.failure = RendezvousDown("gone")
+        self.assertNak(await self.post_form(path, CALL), 503, "service-down")
+        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        self.assertNak(await self.post_form(path, CALL), 403, "forbidden")
+        self.assertNak(await self.request("GET", path), 405, "malformed")
+
+    async def test_network_is_that_of_the_client_behind_trusted_proxies(self) -> None:
+        """X-Forwarded-For is believed only when a trusted proxy sent it."""
+        self.calls.at_once = Outcome.TIMEOUT
+        pbx = ip_network("192.0.2.0/24")
+        loopback = ip_network("127.0.0.0/8")
+        forwarded_for = {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"}
+        for trusted, networks, expected in (
+            ((), (pbx,), 403),
+            ((), (loopback,), 200),
+            ((loopback,), (pbx,), 200),
+            ((loopback,), (loopback,), 403),
+        ):
+            self.web.settings = attrs.evolve(
+                self.web.settings, trusted_proxies=trusted, pbx_networks=networks
+            )
+            response = await self.post_form("/api/incoming-call/", CALL, forwarded_for)
+            self.assertEqual(response.status, expected)
 
     async def test_pbx_that_hangs_up_ends_the_call(self) -> None:
-        """Closing the connection cancels the call."""
-        client = await self.connect()
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
-        client.send(http_message("POST", "/api/incoming-call/", CALL, form))
-        await self.calls.until(rung=1)
+        """Closing the connection cancels the call, and nothing is logged as an error."""
+        client = await self.ring()
         await client.close()
-        await self.calls.until(rung=1, hung_up=1)
+        await self.calls.until(hung_up=1)
 
 
 class CallResponseTests(WebCase):
     async def test_answer_of_a_waiting_call_is_accepted(self) -> None:
         """202 when the key is known, and the answer is passed on as sent."""
         self.calls.known_keys.add("k")
-        response = await self.post_json(
-            "/api/call-response/",
-            {"unique_key": "k", "message_start_time": 1.5, "available": "False"},
-        )
-        self.assertEqual(response.status, 202)
+        said = {"unique_key": "k", "message_start_time": 1.5, "available": "False"}
+        response = await self.post_json("/api/call-response/", said)
+        self.assertEqual((response.status, response.body), (202, b""))
         ((key, answer),) = self.calls.answers
         self.assertEqual((key, answer.available, answer.message_start_time), ("k", False, 1.5))
+
+    async def test_credentials_are_ignored(self) -> None:
+        """Some apps send theirs; nobody is asked about them."""
+        self.calls.known_keys.add("k")
+        said = b"unique_key=k&message_start_time=1"
+        response = await self.post_form("/api/call-response/", said, basic(password=b"wrong"))
+        self.assertEqual((response.status, self.accounts.asked), (202, 0))
+
+    async def test_other_answers(self) -> None:
+        """404 for an unknown key, 400 without one, 503 when it cannot be known."""
+        said = b"unique_key=k&message_start_time=1"
+        self.assertEqual((await self.post_form("/api/call-response/", said)).status, 404)
+        response = await self.post_form("/api/call-response/", b"unique_key=k")
+        self.assertEqual((response.status, response.json()["detail"]), (400, "Malformed request."))
+        self.calls.failure = RendezvousDown("gone", retry_after_s=7)
+        response = await self.post_form("/api/call-response/", said)
+        self.assertEqual((response.status, response.headers["retry-after"]), (503, "7"))
 
 
 class DeviceTests(WebCase):
     async def test_registers_then_replaces_then_deletes(self) -> None:
-        """201, 200, 200, 404."""
+        """201, 200, 200, 404, with empty bodies but for the last."""
         for status in (201, 200):
             response = await self.post_json("/api/apns-device/", DEVICE, basic())
-            self.assertEqual(response.status, status)
+            self.assertEqual((response.status, response.body), (status, b""))
         for status in (200, 404):
-            response = await self.request(
-                "DELETE",
-                "/api/apns-device",
-                json.dumps(DEVICE).encode(),
-                basic() | {"Content-Type": "application/json"},
-            )
+            body = json.dumps(DEVICE).encode()
+            response = await self.request("DELETE", "/api/apns-device", body, basic() | JSON)
             self.assertEqual(response.status, status)
+
+    async def test_all_encodings_register_the_same_device(self) -> None:
+        """JSON, form and multipart."""
+        part = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+        multipart = "".join(part.format(*item) for item in DEVICE.items()) + "--b--\r\n"
+        for content_type, body in (
+            ("application/json; charset=utf-8", json.dumps(DEVICE)),
+            ("application/x-www-form-urlencoded", urlencode(DEVICE)),
+            ("multipart/form-data; boundary=b", multipart),
+        ):
+            headers = basic() | {"Content-Type": content_type}
+            response = await self.request("POST", "/api/gcm-device/", body.encode(), headers)
+            self.assertIn(response.status, (200, 201))
+            device = self.devices.get(SIP_USER_ID)
+            assert device is not None
+            self.assertEqual(
+                (device.platform, device.app, device.token), (Platform.GCM, APP, DEVICE["token"])
+            )
+
+    async def test_delete_reads_its_query_when_it_has_no_body(self) -> None:
+        """As iOS does; all four must match, the platform included."""
+        self.devices.put(Device(SIP_USER_ID, Platform.APNS, APP, DEVICE["token"]))
+        query = urlencode(DEVICE)
+        for path, status in (
+            (f"/api/android-device/?{query}", 404),
+            (f"/api/apns-device?{query}x", 404),
+            (f"/api/apns-device/?{query}", 200),
+            (f"/api/apns-device/?{query}", 404),
+        ):
+            response = await self.request("DELETE", path, headers=basic() | JSON)
+            self.assertEqual((path, response.status), (path, status))
+
+    async def test_new_registration_replaces_on_any_platform(self) -> None:
+        """Whoever wants to tell the lost device hears of both."""
+        lost = Device(SIP_USER_ID, Platform.ANDROID, "other", "old")
+        self.devices.put(lost)
+        self.assertEqual((await self.post_json("/api/apns-device/", DEVICE, basic())).status, 200)
+        self.assertEqual(self.lost, [(lost, self.devices.get(SIP_USER_ID))])
+
+    async def test_app_without_a_section_is_404(self) -> None:
+        """Its calls could never be pushed."""
+        device = DEVICE | {"app": "unknown"}
+        self.assertEqual((await self.post_json("/api/apns-device/", device, basic())).status, 404)
+        self.assertIsNone(self.devices.get(SIP_USER_ID))
+
+    async def test_registration_is_finished_when_its_client_goes_away(self) -> None:
+        """An app put to sleep in the middle is registered all the same."""
+        self.accounts.gate = Deferred()
+        client = await self.connect()
+        body = json.dumps(DEVICE).encode()
+        client.send(http_message("POST", "/api/apns-device/", body, basic() | JSON))
+        while not self.accounts.asked:
+            await self.request("GET", "/health/")
+        await client.close()
+        await self.request("GET", "/health/")
+        self.accounts.gate.callback(None)
+        await self.background.finish()
+        self.assertIsNotNone(self.devices.get(SIP_USER_ID))
+
+    async def test_database_down_is_503(self) -> None:
+        """A registration is confirmed only when it is committed."""
+        self.devices.failure = DatabaseDown("gone")
+        response = await self.post_json("/api/apns-device/", DEVICE, basic())
+        self.assertEqual(response.status, 503)
+        self.assertIn("retry-after", response.headers)
+
+
+class CredentialsTests(WebCase):
+    async def test_missing_credentials_are_401_before_the_body(self) -> None:
+        """An early app sends them only after it was asked."""
+        for method, path in (
+            ("POST", "/api/apns-device/"), ("DELETE", "/api/gcm-device/"),
+            ("POST", "/api/hangup-reason/"), ("POST", "/api/log-metrics/"),
+            ("POST", "/api/check-in/"),
+        ):  # fmt: skip
+            response = await self.request(method, path, b"{", {"Content-Type": "text/plain"})
+            self.assertEqual(response.status, 401)
+            self.assertTrue(response.headers["www-authenticate"].startswith("Basic"))
+        self.assertEqual(self.accounts.asked, 0)
+
+    async def test_no_credentials_are_needed_where_nobody_is_asked(self) -> None:
+        """With the open backend."""
+        self.accounts.needs_credentials = False
+        self.assertEqual((await self.post_json("/api/apns-device/", DEVICE)).status, 201)
+
+    async def test_backend_decides(self) -> None:
+        """Its 401 and 403 are passed on; its troubles are 503, never 401."""
+        body = b"{"
+        wrong = basic(password=b"wrong")
+        response = await self.request("POST", "/api/apns-device/", body, wrong | JSON)
+        self.assertEqual(response.status, 401)
+        for failure, status in ((AccessForbidden("no"), 403), (AccountsDown("gone"), 503)):
+            self.accounts.failure = failure
+            response = await self.request("POST", "/api/apns-device/", body, basic() | JSON)
+            self.assertEqual(response.status, status)
+        self.assertIn("retry-after", response.headers)
+
+    async def test_account_speaks_for_itself_alone(self) -> None:
+        """403 for another account, but only after its body was judged."""
+        for path in ("/api/apns-device/", "/api/log-metrics/", "/api/check-in/"):
+            response = await self.post_json(path, DEVICE, basic(login=SIP_USER_ID + 1))
+            self.assertEqual(response.status, 403)
+            response = await self.post_json(path, {}, basic(login=SIP_USER_ID + 1))
+            self.assertEqual(response.status, 400)
+
+    async def test_guessing_is_slowed_down(self) -> None:
+        """429 after repeated refusals, for the account asked for and for the login tried."""
+        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        wrong = basic(password=b"wrong")
+        for status in (401, 401, 429):
+            response = await self.post_json("/api/check-in/", DEVICE, wrong)
+            self.assertEqual(response.status, status)
+        self.assertIn("retry-after", response.headers)
+        other = DEVICE | {"sip_user_id": str(SIP_USER_ID + 1)}
+        self.assertEqual((await self.post_json("/api/check-in/", other, wrong)).status, 429)
+        response = await self.post_json("/api/check-in/", other, basic(SIP_USER_ID + 1))
+        self.assertEqual(response.status, 404)
+
+    async def test_any_authorization_is_passed_or_refused(self) -> None:
+        """Odd schemes, broken base64 and bytes beyond ASCII are the backend's to judge."""
+        self.accounts.failure = AccessForbidden("no")
+        for value in (
+            "Token a:b",
+            "Basic",
+            "Basic !",
+            "Basic \xff\xfe",
+            "Basic YQ",
+            "\xff",
+            "x" * 999,
+        ):
+            response = await self.post_json("/api/check-in/", DEVICE, {"Authorization": value})
+            self.assertEqual((value, response.status), (value, 403))
+
+
+class ReportTests(WebCase):
+    async def test_hangup_reason(self) -> None:
+        """Goes to the device's metrics; 404 without a device."""
+        report = DEVICE | {"unique_key": "k", "hangup_reason": "user"}
+        response = await self.post_json("/api/hangup-reason/", report, basic())
+        self.assertEqual(response.status, 404)
+        device = Device(SIP_USER_ID, Platform.APNS, APP, "t")
+        self.devices.put(device)
+        response = await self.post_json("/api/hangup-reason/", report, basic())
+        self.assertEqual((response.status, self.hangups), (200, [(device, "k", "user")]))
+
+    async def test_log_metrics(self) -> None:
+        """All its texts are passed on; nulls are not there."""
+        report = {"sip_user_id": SIP_USER_ID, "os": "ios", "mos": 4.2, "codec": None, "new": "x"}
+        response = await self.post_json("/api/log-metrics/", report, basic())
+        self.assertEqual(response.status, 200)
+        self.assertEqual(self.reports, [(SIP_USER_ID, {"os": "ios", "mos": "4.2", "new": "x"})])
+
+    async def test_check_in(self) -> None:
+        """Moves last_seen; 404 without a device."""
+        self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 404)
+        self.devices.put(Device(SIP_USER_ID, Platform.APNS, APP, "t"))
+        self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 200)
+        device = self.devices.get(SIP_USER_ID)
+        assert device is not None
+        self.assertGreater(device.last_seen, 0)
+
+
+class HealthTests(WebCase):
+    async def test_states(self) -> None:
+        """A dependency that is down degrades; only draining is 503."""
+        for health, status, expected in (
+            (
+                Health(database_up=True, redis_up=None, waiting=3),
+                200,
+                {"status": "ok", "database": "up", "redis": "off", "waiting": 3},
+            ),
+            (
+                Health(database_up=False, redis_up=True, waiting=0),
+                200,
+                {"status": "degraded", "database": "down", "redis": "up", "waiting": 0},
+            ),
+            (
+                Health(database_up=True, redis_up=False, waiting=0),
+                200,
+                {"status": "degraded", "database": "up", "redis": "down", "waiting": 0},
+            ),
+            (
+                Health(database_up=True, redis_up=None, waiting=9, draining=True),
+                503,
+                {"status": "draining"},
+            ),
+        ):
+            self.health = health
+            response = await self.request("GET", "/health/")
+            self.assertEqual((response.status, response.json()), (status, expected))

@@ -50,7 +50,7 @@ def fields_of(request: Request) -> RawFields:
     """
     if request.too_large:
         raise BodyTooLarge("body too large")
-    body = request.content.getvalue()
+    body = bytes(request.body)
     if not body and request.method == b"DELETE":
         return read_form(request.query)
     content_type = request.getHeader("content-type")

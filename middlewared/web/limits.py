@@ -11,7 +11,6 @@ whatever it sends; a request that is served has no time-out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -38,33 +37,33 @@ class RefuseBroken(Protocol):
 
 class Request(server.Request):
     """
-    A request whose body is kept up to the limit and then only counted.
+    A request whose body is kept up to the limit, and above it not at all.
 
+    ``body`` stays readable after the client has gone, unlike Twisted's ``content``.
     ``too_large`` means that the limit was passed: the request is judged at once, with an
     empty body, and the rest of it is thrown away as it comes.
     """
 
     channel: Channel
     site: Site
-    content: BytesIO
     too_large = False
     received_at = 0.0
     query = b""
     route = "unknown"
 
     def gotLength(self, length: int | None) -> None:
-        self.content = BytesIO()
+        self.body = bytearray()
         self.too_large = length is not None and length > self._max_body_bytes
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.too_large:
             return
-        if self.content.tell() + len(data) > self._max_body_bytes:
+        if len(self.body) + len(data) > self._max_body_bytes:
             self.too_large = True
-            self.content = BytesIO()
+            self.body.clear()
             self.channel.judge_early()
         else:
-            self.content.write(data)
+            self.body += data
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         # Overrides the reading of forms too: that is the business of ``bodies``.
