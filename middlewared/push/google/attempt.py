@@ -51,9 +51,8 @@ class Attempts:
         limit_s = min(left_s, self._timeout_s)
         late = Temporary("deadline" if limit_s == left_s else "timeout")
         running = Deferred.fromCoroutine(self._judged(attempt(limit_s), late))
-        running.addTimeout(
-            limit_s, cast(IReactorTime, self._clock), onTimeoutCancel=lambda *_: late
-        )
+        reactor = cast(IReactorTime, self._clock)
+        running.addTimeout(limit_s, reactor, onTimeoutCancel=lambda *_: late)
         result = await running
         if result is late and late.reason == "timeout":
             self._tell(f"no answer within {limit_s:.3g} s")
