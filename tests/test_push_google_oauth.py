@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,33 +68,26 @@ def refusal(status: int, body: bytes = b"", **headers: bytes) -> Reply:
     return Reply(status, named, body)
 
 
+@functools.cache
+def service_account() -> tuple[Made, ServiceAccount]:
+    """One for all tests, as a key takes long to make: what Google knows, and what we read."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = write_service_account(Path(folder), token_uri=URI)
+        return made, load_service_account(made.path)
+
+
 INVALID_GRANT = b'{"error": "invalid_grant", "error_description": "Invalid JWT"}'
 
 
 class AccessTokensTests(SynchronousTestCase):
     """AccessTokens on a clock and a token server that the test moves."""
 
-    folder: Path
-    made: Made
-    account: ServiceAccount
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        """One service account for all: its key takes long to make."""
-        cls.folder = Path(tempfile.mkdtemp())
-        cls.made = write_service_account(cls.folder, token_uri=URI)
-        cls.account = load_service_account(cls.made.path)
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        """Remove the key."""
-        shutil.rmtree(cls.folder)
-
     def setUp(self) -> None:
         """No token yet."""
         self.clock = Clock()
         self.clock.advance(NOW)
         self.http = ScriptedClient()
+        self.made, self.account = service_account()
         self.tokens = AccessTokens(account=self.account, http=self.http, clock=self.clock)
 
     def get(self) -> Deferred[Any]:
