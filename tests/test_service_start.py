@@ -1,0 +1,80 @@
+"""Starting the daemon: what an operator sees when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+from middlewared.simulator.certificates import EXPIRED, Authority
+from tests.daemons import PORTS, DaemonTestCase
+
+
+class StartTests(DaemonTestCase):
+    """Each fault is a plain line and exit code 1."""
+
+    async def test_defaults_are_a_working_daemon(self) -> None:
+        """An empty configuration but for the ports gives a healthy daemon."""
+        daemon = await self.start_daemon()
+        health = await self.get(daemon.url("/health/"))
+        self.assertEqual(
+            (health.status, json.loads(health.text)),
+            (200, {"status": "ok", "database": "up", "redis": "off", "waiting": 0}),
+        )
+        self.assertEqual(await daemon.stop(), 0)
+
+    async def test_every_problem_is_listed(self) -> None:
+        """Wrong keys, sections and files: all of them, each with section and key."""
+        code, output = await self.refused_start(
+            "[http]\nlisten = tcp:0\nmax_body_byte = 1\n"
+            "[cals]\nmax_waiting = 3\n"
+            "[app:com.example:apns]\ncertificate = missing.pem\n"
+        )
+        self.assertEqual(code, 1)
+        for line in (
+            "[http] max_body_byte: unknown key",
+            "[cals]: unknown section",
+            "[app:com.example:apns] certificate:",
+        ):
+            self.assertIn(f"middlewared.ini: {line}", output)
+        self.assertNotIn("Traceback", output)
+
+    async def test_busy_port(self) -> None:
+        """A port in use is named by its key."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            code, output = await self.refused_start(PORTS.replace("tcp:0", f"tcp:{port}", 1))
+        self.assertEqual(code, 1)
+        self.assertIn(f"[http] listen: cannot listen at tcp:{port}:interface=127.0.0.1", output)
+        self.assertIn("Address already in use", output)
+        self.assertNotIn("Traceback", output)
+
+    async def test_expired_certificate(self) -> None:
+        """An expired certificate stops the start and says when it expired."""
+        authority = Authority(folder=self.directory)
+        path = authority.apns_client(validity=EXPIRED)
+        code, output = await self.refused_start(
+            f"{PORTS}[app:com.example:apns]\ncertificate = {path.name}\n"
+        )
+        self.assertEqual(code, 1)
+        self.assertIn("[app:com.example:apns] certificate:", output)
+        self.assertIn("expired", output)
+
+    async def test_wrong_key_file(self) -> None:
+        """A key file that holds something else is refused."""
+        (self.directory / "AuthKey.p8").write_text("not a key")
+        code, output = await self.refused_start(
+            f"{PORTS}[app:com.example:apns]\n"
+            "key_file = AuthKey.p8\nkey_id = ABCDEFGHIJ\nteam_id = KLMNOPQRST\n"
+        )
+        self.assertEqual(code, 1)
+        self.assertIn("[app:com.example:apns] key_file:", output)
+        self.assertNotIn("Traceback", output)
+
+    async def test_unusable_database(self) -> None:
+        """A database in a directory that does not exist stops the start."""
+        code, output = await self.refused_start(
+            f"{PORTS}[database]\nurl = sqlite:nowhere/devices.sqlite3\n"
+        )
+        self.assertEqual(code, 1)
+        self.assertIn("[database] url:", output)
+        self.assertNotIn("Traceback", output)
