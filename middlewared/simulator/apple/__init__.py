@@ -24,7 +24,7 @@ from middlewared.simulator.apple.faults import (
     Trailers,
     rejection,
 )
-from middlewared.simulator.apple.record import ReceivedPush, Record
+from middlewared.simulator.apple.push import ReceivedPush
 from middlewared.simulator.apple.server import AppleServer
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "Padding",
     "RawFrames",
     "ReceivedPush",
-    "Record",
     "Reject",
     "ResetConnection",
     "ResetStream",

@@ -35,10 +35,11 @@ from zope.interface import implementer
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.simulator.apple.exchange import Exchange, Fields
-from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Scripts
+from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Step
 from middlewared.simulator.apple.http2 import ServerConnection, goaway_frame
-from middlewared.simulator.apple.record import ReceivedPush, Record
+from middlewared.simulator.apple.push import AppleRecord, ReceivedPush
 from middlewared.simulator.apple.rules import Broken, Credentials, Judge, Request
+from middlewared.simulator.scripts import Scripts
 
 LONGEST_BODY = 65_536
 # Used connection window is given back in pieces of this size.
@@ -52,8 +53,8 @@ class Office:
     environment: str
     clock: Clock
     judge: Judge
-    scripts: Scripts
-    record: Record
+    scripts: Scripts[Step]
+    record: AppleRecord
     lost: Callable[[Protocol], None]
 
 

@@ -16,7 +16,7 @@ import attrs
 
 from middlewared.simulator.apple import faults
 from middlewared.simulator.apple.faults import GoAway, Reject, Step
-from middlewared.simulator.apple.record import ReceivedPush, Record
+from middlewared.simulator.apple.push import AppleRecord, ReceivedPush
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
 
@@ -68,7 +68,7 @@ class Exchange:
     stream_id: int
     fields: Fields
     wire: Wire
-    record: Record
+    record: AppleRecord
     body: bytearray = attrs.field(factory=bytearray)
     push: ReceivedPush | None = None
     steps: Iterator[Step] = attrs.field(factory=lambda: iter(()))

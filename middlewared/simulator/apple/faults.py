@@ -9,8 +9,7 @@ push that broke no rule meets its script.
 from __future__ import annotations
 
 import enum
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import attrs
@@ -205,31 +204,3 @@ class Behaviour:
     header_table_size: int = 4_096
     replenish: bool = True
     goaway_after: int | None = None
-
-
-class Scripts:
-    """Which steps the next pushes meet: the "next" list first, then the token's own."""
-
-    def __init__(self) -> None:
-        self._next: deque[tuple[Step, ...]] = deque()
-        self._by_token: dict[str, tuple[Step, ...]] = {}
-
-    def for_token(self, token: str, *steps: Step) -> None:
-        """Let every push to ``token`` meet ``steps``; without steps: forget the script."""
-        if steps:
-            self._by_token[token] = steps
-        else:
-            self._by_token.pop(token, None)
-
-    def for_next(self, count: int, *steps: Step) -> None:
-        """Let the next ``count`` pushes that have no earlier order meet ``steps``."""
-        self._next.extend([steps] * count)
-
-    def clear(self) -> None:
-        """Forget all scripts."""
-        self._next.clear()
-        self._by_token.clear()
-
-    def take(self, token: str) -> Iterable[Step]:
-        """The steps for a push that has just arrived."""
-        return self._next.popleft() if self._next else self._by_token.get(token, ())

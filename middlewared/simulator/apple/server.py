@@ -17,11 +17,12 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from middlewared.simulator.apple.connection import AppleConnection, Office
-from middlewared.simulator.apple.faults import Behaviour, Greeting, Scripts
-from middlewared.simulator.apple.record import ReceivedPush, Record
+from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
+from middlewared.simulator.apple.push import AppleRecord, ReceivedPush
 from middlewared.simulator.apple.rules import Judge, ProviderTokens
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Scripts
 
 TOPICS = frozenset({"com.voipgrid.vialer", "com.voipgrid.vialer.voip"})
 
@@ -65,8 +66,8 @@ class AppleServer:
     ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.next_behaviours: deque[Behaviour] = deque()
-        self.scripts = Scripts()
-        self.record = Record(listener=listener, keep=keep)
+        self.scripts = Scripts[Step]()
+        self.record = AppleRecord(listener=listener, keep=keep)
         self.connections: set[AppleConnection] = set()
         self._certificate = certificate
         self._client_authority = client_authority

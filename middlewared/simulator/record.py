@@ -1,33 +1,20 @@
 """
-Simulator, Apple: what was seen, for assertions and for the phones.
+Simulator: what a simulated provider saw, for assertions and for the phones.
 
-The one invariant: a push is delivered at most once for each time it was received, and
-only if it broke no rule. The lists keep the latest entries only; the counters count all.
+The one invariant: the lists keep the latest entries only, so that a long run does not
+grow; the counters count all.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-import attrs
-
-
-@attrs.frozen
-class ReceivedPush:
-    """A push as it came in; ``received_at`` in epoch seconds, header names in lower case."""
-
-    token: str
-    headers: Mapping[str, str]
-    payload: Mapping[str, Any]
-    environment: str
-    connection: int
-    stream_id: int
-    received_at: float
+PushT = TypeVar("PushT")
 
 
-class Record:
+class Record(Generic[PushT]):
     """
     Everything one server saw.
 
@@ -36,28 +23,28 @@ class Record:
     """
 
     def __init__(
-        self, *, listener: Callable[[ReceivedPush], None] | None = None, keep: int = 10_000
+        self, *, listener: Callable[[PushT], None] | None = None, keep: int = 10_000
     ) -> None:
         self.listener = listener
-        self.received: deque[ReceivedPush] = deque(maxlen=keep)
+        self.received: deque[PushT] = deque(maxlen=keep)
         """Pushes that broke no rule, whatever their script did to them."""
-        self.delivered: deque[ReceivedPush] = deque(maxlen=keep)
+        self.delivered: deque[PushT] = deque(maxlen=keep)
         """Pushes that the phone got."""
         self.refused: deque[str] = deque(maxlen=keep)
         """Reasons of the pushes that broke a rule (not those of scripts)."""
         self.violations: deque[str] = deque(maxlen=keep)
-        """HTTP/2 errors of the peer, and failed handshakes."""
+        """Errors of the peer below the push: HTTP/2, and failed handshakes."""
         self.received_count = 0
         self.delivered_count = 0
         self.connection_count = 0
         self.ping_count = 0
 
-    def receive(self, push: ReceivedPush) -> None:
+    def receive(self, push: PushT) -> None:
         """Note a push that broke no rule."""
         self.received_count += 1
         self.received.append(push)
 
-    def deliver(self, push: ReceivedPush) -> None:
+    def deliver(self, push: PushT) -> None:
         """Hand a push to the phone."""
         self.delivered_count += 1
         self.delivered.append(push)

@@ -1,0 +1,156 @@
+"""
+Simulator, Google: judges messages of FCM HTTP v1 and of the legacy protocol.
+
+The one invariant: nothing is converted for the sender. Where Google would guess (a
+number in legacy data), the judge refuses, because the phone would get something else.
+
+Source: FCM's HTTP v1 reference (Message, AndroidConfig) and the legacy HTTP reference.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from middlewared.simulator.google_errors import (
+    bare_error,
+    invalid_argument,
+    invalid_token,
+    legacy_error,
+    legacy_text,
+)
+from middlewared.simulator.google_oauth import Refused
+
+LONGEST_TTL_S = 2_419_200
+LARGEST_DATA_BYTES = 4096
+_TTL = re.compile(r"(\d+)(?:\.\d{1,9})?s")
+_RESERVED = re.compile(r"from|message_type|(?:google|gcm).*")
+_MESSAGE_FIELDS = frozenset({"token", "data", "android"})
+_ANDROID_FIELDS = frozenset(
+    {"priority", "ttl", "collapse_key", "restricted_package_name", "direct_boot_ok"}
+)
+_LEGACY_FIELDS = frozenset(
+    {
+        "to",
+        "registration_ids",
+        "data",
+        "priority",
+        "time_to_live",
+        "collapse_key",
+        "dry_run",
+        "restricted_package_name",
+    }
+)
+
+
+@attrs.frozen
+class GooglePush:
+    """
+    A push that broke no rule.
+
+    ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
+    it came.
+    """
+
+    protocol: str
+    token: str
+    data: Mapping[str, str]
+    priority: str
+    ttl_s: float | None
+    received_at: float
+
+
+def judge_v1(body: bytes, received_at: float) -> GooglePush:
+    """Judge the body of ``messages:send``, or raise Refused."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise Refused(bare_error(400, "INVALID_ARGUMENT", "Invalid JSON payload.")) from None
+    if not isinstance(document, dict) or not isinstance(document.get("message"), dict):
+        raise Refused(invalid_argument("message", "Message is empty"))
+    message = document["message"]
+    _judge_names(document, frozenset({"message", "validate_only"}), "")
+    _judge_names(message, _MESSAGE_FIELDS, "message.")
+    token = message.get("token")
+    if not isinstance(token, str) or not token:
+        raise Refused(invalid_token())
+    data = _judge_v1_data(message.get("data", {}))
+    priority, ttl_s = _judge_android(message.get("android", {}))
+    return GooglePush("v1", token, data, priority, ttl_s, received_at)
+
+
+def _judge_names(document: dict[str, Any], known: frozenset[str], where: str) -> None:
+    for name in document:
+        if name not in known:
+            text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
+            raise Refused(invalid_argument(where + name, text))
+
+
+def _judge_v1_data(data: Any) -> dict[str, str]:
+    if not isinstance(data, dict):
+        raise Refused(invalid_argument("message.data", "Invalid value at 'message.data'"))
+    for number, (key, value) in enumerate(data.items()):
+        field = f"message.data[{number}].value"
+        if not isinstance(value, str):
+            text = f"Invalid value at '{field}' (TYPE_STRING), {json.dumps(value)}"
+            raise Refused(invalid_argument(field, text))
+        if _RESERVED.fullmatch(key):
+            raise Refused(invalid_argument("message.data", f"Invalid data payload key: {key}"))
+    if _size(data) > LARGEST_DATA_BYTES:
+        raise Refused(bare_error(400, "INVALID_ARGUMENT", "Android message is too big"))
+    return data
+
+
+def _judge_android(android: Any) -> tuple[str, float | None]:
+    if not isinstance(android, dict):
+        raise Refused(invalid_argument("message.android", "Invalid value"))
+    _judge_names(android, _ANDROID_FIELDS, "message.android.")
+    priority = android.get("priority", "NORMAL")
+    if priority not in ("HIGH", "NORMAL"):
+        raise Refused(invalid_argument("message.android.priority", "Invalid value"))
+    ttl = android.get("ttl")
+    if ttl is None:
+        return priority, None
+    match = _TTL.fullmatch(ttl) if isinstance(ttl, str) else None
+    if match is None or float(ttl[:-1]) > LONGEST_TTL_S:
+        raise Refused(invalid_argument("message.android.ttl", "Invalid value (Duration)"))
+    return priority, float(ttl[:-1])
+
+
+def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
+    """Judge the body of a legacy send to one token, or raise Refused."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise Refused(legacy_text(400, "JSON_PARSING_ERROR")) from None
+    if not isinstance(document, dict) or not document.keys() <= _LEGACY_FIELDS:
+        raise Refused(legacy_text(400, "INVALID_FIELD"))
+    token = document.get("to") or (document.get("registration_ids") or [""])[0]
+    if not isinstance(token, str) or not token:
+        raise Refused(legacy_error("MissingRegistration"))
+    data = _judge_legacy_data(document.get("data", {}))
+    ttl_s = document.get("time_to_live")
+    if ttl_s is not None and not (type(ttl_s) is int and 0 <= ttl_s <= LONGEST_TTL_S):
+        raise Refused(legacy_error("InvalidTtl"))
+    priority = document.get("priority", "normal")
+    if priority not in ("high", "normal"):
+        raise Refused(legacy_text(400, 'Field "priority" must be "high" or "normal"'))
+    return GooglePush(protocol, token, data, priority, ttl_s, received_at)
+
+
+def _judge_legacy_data(data: Any) -> dict[str, str]:
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise Refused(legacy_text(400, 'Field "data" must be a map of texts'))
+    if any(_RESERVED.fullmatch(key) for key in data):
+        raise Refused(legacy_error("InvalidDataKey"))
+    if _size(data) > LARGEST_DATA_BYTES:
+        raise Refused(legacy_error("MessageTooBig"))
+    return data
+
+
+def _size(data: Mapping[str, str]) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in data.items())

@@ -1,0 +1,42 @@
+"""
+Simulator: which steps a request meets.
+
+The one invariant: a request meets one script at most: the "next" list comes first, then
+the script of its own key (a push token, an account).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+StepT = TypeVar("StepT")
+
+
+class Scripts(Generic[StepT]):
+    """The orders that a test gave."""
+
+    def __init__(self) -> None:
+        self._next: deque[tuple[StepT, ...]] = deque()
+        self._by_key: dict[str, tuple[StepT, ...]] = {}
+
+    def for_token(self, token: str, *steps: StepT) -> None:
+        """Let every request about ``token`` meet ``steps``; without steps: forget it."""
+        if steps:
+            self._by_key[token] = steps
+        else:
+            self._by_key.pop(token, None)
+
+    def for_next(self, count: int, *steps: StepT) -> None:
+        """Let the next ``count`` requests that have no earlier order meet ``steps``."""
+        self._next.extend([steps] * count)
+
+    def clear(self) -> None:
+        """Forget all scripts."""
+        self._next.clear()
+        self._by_key.clear()
+
+    def take(self, key: str) -> Iterable[StepT]:
+        """The steps for a request that has just arrived."""
+        return self._next.popleft() if self._next else self._by_key.get(key, ())
