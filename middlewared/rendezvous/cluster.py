@@ -1,0 +1,99 @@
+"""
+Redis Cluster as arithmetic: which slot a key has, which node a slot has, what a redirect says.
+
+The one invariant: nothing here reads or writes a socket or a clock.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+SLOTS = 16384
+
+Node = tuple[str, int]  # host, port
+
+
+@attrs.frozen
+class Redirect:
+    """
+    Where a key is instead. ``asking``: for this one command (ASK, while the slot moves);
+    otherwise for good (MOVED). An empty host means the host that was asked.
+    """
+
+    slot: int
+    node: Node
+    asking: bool
+
+
+def slot_of(key: str) -> int:
+    """
+    The slot of a key: CRC16 of its hash tag, or of the whole key without one.
+
+    Redis Cluster specification, "Key distribution model" and "Hash tags".
+    """
+    name = key.encode("utf-8", "replace")
+    start = name.find(b"{")
+    if start >= 0:
+        end = name.find(b"}", start + 1)
+        if end > start + 1:
+            name = name[start + 1 : end]
+    return binascii.crc_hqx(name, 0) % SLOTS
+
+
+def redirect_from(error: str, asked: Node) -> Redirect | None:
+    """Read ``MOVED 3999 127.0.0.1:6381`` or ``ASK ...``; None when it is neither."""
+    words = error.split()
+    if len(words) < 3 or words[0] not in ("MOVED", "ASK"):
+        return None
+    host, _, port = words[2].rpartition(":")
+    if not (words[1].isdecimal() and port.isdecimal()):
+        return None
+    return Redirect(int(words[1]) % SLOTS, (host or asked[0], int(port)), words[0] == "ASK")
+
+
+class SlotMap:
+    """Which master has which slot, and which nodes there are; kept by whoever asks them."""
+
+    def __init__(self) -> None:
+        self._masters: list[Node | None] = [None] * SLOTS
+        self.nodes: frozenset[Node] = frozenset()
+
+    @property
+    def masters(self) -> set[Node]:
+        """The nodes that have slots."""
+        return {node for node in self._masters if node is not None}
+
+    @property
+    def complete(self) -> bool:
+        """Whether each slot has a master."""
+        return None not in self._masters
+
+    def master_of(self, slot: int) -> Node | None:
+        """The master of a slot, None when unknown."""
+        return self._masters[slot]
+
+    def moved(self, slot: int, node: Node) -> None:
+        """A redirect has told the slot's master."""
+        self._masters[slot] = node
+        self.nodes |= {node}
+
+    def replace(self, reply: Iterable[Sequence[Any]], asked: Node) -> None:
+        """
+        Take over what CLUSTER SLOTS replied to us at ``asked``.
+
+        :raises ValueError, TypeError, IndexError: the reply is none.
+        """
+        masters: list[Node | None] = [None] * SLOTS
+        nodes = set()
+        for first, last, *replicas in reply:
+            members = [(each[0] or asked[0], int(each[1])) for each in replicas]
+            nodes.update(members)
+            masters[int(first) : int(last) + 1] = [members[0]] * (int(last) + 1 - int(first))
+        if not nodes or len(masters) != SLOTS:
+            raise ValueError("no slots")
+        self._masters = masters
+        self.nodes = frozenset(nodes)

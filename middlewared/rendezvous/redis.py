@@ -1,0 +1,368 @@
+"""
+The rendezvous of several daemons, over Redis or Redis Cluster.
+
+The one invariant: Redis decides how a call ends, with one exception each way:
+
+* An available answer that reaches a daemon where the call waits settles the places
+  there at once, before Redis is told. Should another answer have been first elsewhere
+  within that millisecond, the places there keep theirs: each place is told once, and
+  whoever joins later is told what Redis has. A refusal is in no hurry: Redis first.
+* While Redis is away each daemon goes on with its own calls, and puts them into Redis
+  when it is back.
+
+Whatever is sent twice does no harm: a place is a member with a name of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from middlewared.background import Background
+from middlewared.errors import RendezvousDown
+from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.rendezvous import redis_records as records
+from middlewared.rendezvous.cluster import Node
+from middlewared.rendezvous.redis_held import Held, HeldCalls, SharedPlace
+from middlewared.rendezvous.redis_link import Login
+from middlewared.rendezvous.redis_nodes import Nodes
+from middlewared.rendezvous.redis_questions import Questions
+
+ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
+CHECK_INTERVAL_S = 1.0
+CHECKS_A_ROUND = 1000
+CHECKS_AT_ONCE = 32
+DOUBT_S = 5.0
+
+ANSWERED = "answered"  # did this answer decide a call that waits at your place?
+WAKING = "waking"  # do you wake the device of this call?
+
+
+class RedisRendezvous:
+    """
+    Calls of all daemons that share one Redis; implements :class:`~.interface.Rendezvous`.
+
+    :param nodes: host and port of the server, or of some nodes of a Cluster.
+    :param endpoints: where a TCP connection to a host and port begins.
+    :param tls: gives the TLS settings for a host; None: plain TCP.
+    :param daemon: names this process among all; the default is random.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        endpoints: Callable[[str, int], IStreamClientEndpoint],
+        nodes: Sequence[Node],
+        cluster: bool = False,
+        username: str = "",
+        password: str = "",
+        tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
+        daemon: str = "",
+    ) -> None:
+        self._clock = clock
+        self._channel = records.channel_of(daemon or secrets.token_hex(8))
+        self._members = itertools.count()
+        self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S)
+        self._background = Background()
+        self._checks = LoopingCall(self._check_oldest)
+        self._checks.clock = clock
+        self._nodes = Nodes(
+            clock=clock,
+            endpoints=endpoints,
+            tls=tls,
+            seeds=nodes,
+            cluster=cluster,
+            login=Login(username, password),
+            channels=[self._channel, records.EVERYBODY],
+            received=self._received,
+            subscribed=lambda: self._background.run(self._check(self._held.all())),
+        )
+        self._questions = Questions(
+            clock=clock,
+            background=self._background,
+            channel=self._channel,
+            publish=self._nodes.publish,
+            reply=self._reply,
+        )
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis is there, as far as is known; asks nobody."""
+        return self._nodes.up
+
+    @property
+    def waiting(self) -> int:
+        """How many places at this daemon wait."""
+        return self._held.waiting
+
+    async def start(self) -> None:
+        """Connect; returns within about a second even when Redis is away."""
+        await self._nodes.start()
+        self._checks.start(CHECK_INTERVAL_S, now=False)
+
+    async def stop(self) -> None:
+        """Tell DRAINING to whoever still waits, and close all connections."""
+        self.abandon(Outcome.DRAINING)
+        if self._checks.running:
+            self._checks.stop()
+        await self._background.finish()
+        await self._nodes.stop()
+
+    async def join(self, call: Call) -> SharedPlace:
+        """See :meth:`.interface.Rendezvous.join`; never down: it falls back on this daemon."""
+        call = records.aimed(call)
+        member = f"{self._channel}/{next(self._members)}"
+        try:
+            return await self._join(call, member)
+        except RendezvousDown:
+            return self._join_here(call, member)
+        except BaseException:  # the PBX hung up; Redis may have the member already
+            self._background.run(self._leave(call.unique_key, member))
+            raise
+
+    async def answer(self, unique_key: str, answer: Answer) -> bool:
+        """See :meth:`.interface.Rendezvous.answer`; places here are told before it waits."""
+        if not records.is_key(unique_key):
+            return False
+        outcome = Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE
+        settlement = Settlement(outcome, answer)
+        held = self._held.find(unique_key)
+        if held is not None and held.waits and answer.available:
+            self._held.settle(held, settlement)
+        try:
+            stands = await self._decide(unique_key, settlement)
+        except RendezvousDown:
+            if self._answered_here(unique_key, settlement):
+                return True
+            if await self._others_answered(unique_key, settlement):
+                return True
+            raise
+        if stands is not None:
+            if held is not None:
+                self._held.settle(held, stands)
+            return True
+        if self._answered_here(unique_key, settlement):
+            return True
+        # A failover may have lost the record of a call that waits at another daemon.
+        doubtful = self._clock.seconds() - self._nodes.troubled_at < DOUBT_S
+        return doubtful and await self._others_answered(unique_key, settlement)
+
+    async def settle(self, unique_key: str, outcome: Outcome) -> None:
+        """See :meth:`.interface.Rendezvous.settle`."""
+        settlement = Settlement(outcome)
+        with contextlib.suppress(RendezvousDown):
+            settlement = await self._decide(unique_key, settlement) or settlement
+        held = self._held.find(unique_key)
+        if held is not None:
+            self._held.settle(held, settlement)
+
+    def abandon(self, outcome: Outcome) -> None:
+        """See :meth:`.interface.Rendezvous.abandon`; places at other daemons wait on."""
+        for held in self._held.all():
+            members = [place.member for place in held.places]
+            self._held.settle(held, Settlement(outcome))
+            for member in members:
+                self._background.run(self._leave(held.call.unique_key, member))
+
+    # Joining
+
+    async def _join(self, call: Call, member: str) -> SharedPlace:
+        held = self._held.repeated(call)
+        if held is None:
+            text, answered, left_ms, waker = await self._ask_to_join(call, member)
+            held = self._hold(records.call_from(text), left_ms / 1000, fresh=waker == member)
+            if waker == member:
+                held.checked_at = self._clock.seconds()
+                return self._seat(held, member, first=True)
+            if answered:
+                self._held.settle(held, records.settlement_from(answered))
+        place = self._seat(held, member)
+        if held.waits:
+            try:
+                await self._catch_up(place)
+            except BaseException:
+                place.leave()
+                raise
+        return place
+
+    async def _ask_to_join(self, call: Call, member: str, dead: str = "-") -> Any:
+        while True:
+            prefix = records.record_prefix(call.unique_key)
+            args = (prefix, call.unique_key, records.call_text(call), self._left_ms(call))
+            reply = await self._nodes.run(records.JOIN, _keys(call), (*args, member, dead))
+            if reply is not None:
+                return reply
+            call = records.with_fresh_key(call)
+
+    def _join_here(self, call: Call, member: str) -> SharedPlace:
+        """Redis is away: the call is joined or opened at this daemon alone, for now."""
+        held = self._held.repeated(call)
+        if held is not None:
+            return self._seat(held, member)
+        held = self._hold(call, call.deadline - self._clock.seconds(), fresh=True)
+        return self._seat(held, member, first=True)
+
+    def _hold(self, call: Call, left_s: float, *, fresh: bool) -> Held:
+        """The call's entry here; what an earlier call left under a fresh one's key is over."""
+        held = self._held.find(call.unique_key)
+        if held is not None and fresh:
+            self._held.end(held)
+            held = None
+        return held or self._held.hold(call, left_s=left_s)
+
+    def _seat(self, held: Held, member: str, *, first: bool = False) -> SharedPlace:
+        return self._held.seat(held, member, first=first, left=self._left)
+
+    async def _catch_up(self, place: SharedPlace) -> None:
+        """
+        What a place that joined must do: hear what was said before it could listen, and
+        wake the device when the daemon that was to do it has died.
+        """
+        try:
+            waker = await self._renew(place.held)
+            owner = waker.rpartition("/")[0]
+            if place.settled.called or owner in ("", self._channel):
+                return
+            if await self._questions.ask(owner, WAKING, place.call.unique_key):
+                return
+            *_, waker = await self._ask_to_join(place.call, place.member, dead=waker)
+        except RendezvousDown:
+            return
+        if waker == place.member and place.held.waits:
+            place.first, place.held.waker = True, waker
+
+    # Leaving
+
+    def _left(self, place: SharedPlace) -> None:
+        if self._held.unseat(place):
+            held = place.held
+            if not held.waits and not held.wakes:
+                self._held.end(held)
+            self._background.run(self._leave(held.call.unique_key, place.member, held))
+
+    async def _leave(self, unique_key: str, member: str, held: Held | None = None) -> None:
+        """Take a member out of Redis; without Redis a call ends with its last place here."""
+        ended = True
+        with contextlib.suppress(RendezvousDown):
+            message = json.dumps(["gone", unique_key])
+            keys = [records.record_key(unique_key)]
+            ended = bool(await self._nodes.run(records.LEAVE, keys, [member, message]))
+        if ended and held is not None and not held.waits:
+            self._held.end(held)
+
+    # Deciding
+
+    async def _decide(self, unique_key: str, settlement: Settlement) -> Settlement | None:
+        """Bring the decision to Redis; the one that stands, None when no such call waits."""
+        text = records.settlement_text(settlement)
+        field = "failed" if settlement.answer is None else "answered"
+        args = (field, text, json.dumps(["settled", unique_key, text]))
+        stands = await self._nodes.run(records.SETTLE, [records.record_key(unique_key)], args)
+        return records.settlement_from(stands) if stands else None
+
+    async def _others_answered(self, unique_key: str, settlement: Settlement) -> bool:
+        """The same at any other daemon, by asking them all."""
+        text = records.settlement_text(settlement)
+        return await self._questions.ask(records.EVERYBODY, ANSWERED, unique_key, text)
+
+    def _answered_here(self, unique_key: str, settlement: Settlement) -> bool:
+        """Settle a call that waits here without Redis; whether it is answered now."""
+        held = self._held.find(unique_key)
+        if held is None:
+            return False
+        if held.waits:
+            self._held.settle(held, settlement)
+        return held.answered
+
+    # Checking
+
+    def _check_oldest(self) -> Deferred[None]:
+        """Back up a lost message: look again at calls that were not looked at for a second."""
+        before = self._clock.seconds() - CHECK_INTERVAL_S
+        stale = [held for held in self._held.all() if held.checked_at < before]
+        stale.sort(key=lambda held: held.checked_at)
+        return Deferred.fromCoroutine(self._check(stale[:CHECKS_A_ROUND]))
+
+    async def _check(self, calls: Iterable[Held]) -> None:
+        """Look at calls again, some at once; the first failure ends it."""
+        pending = iter(calls)
+
+        async def check_next() -> None:
+            with contextlib.suppress(RendezvousDown):
+                for held in pending:
+                    if held.waits:
+                        await self._renew(held)
+
+        await gatherResults(
+            [Deferred.fromCoroutine(check_next()) for _ in range(CHECKS_AT_ONCE)],
+            consumeErrors=True,
+        )
+
+    async def _renew(self, held: Held) -> Any:
+        """Make sure that Redis has the call, and hear its settlement; gives the waker."""
+        call = held.call
+        waker = held.waker if held.wakes else ""
+        args = (call.unique_key, records.call_text(call), self._left_ms(call), waker)
+        members = sorted(place.member for place in held.places)
+        text, waker = await self._nodes.run(records.RENEW, _keys(call), (*args, *members))
+        held.checked_at = self._clock.seconds()
+        if text:
+            self._held.settle(held, records.settlement_from(text))
+        return waker
+
+    def _left_ms(self, call: Call) -> str:
+        return str(max(1, int((call.deadline - self._clock.seconds()) * 1000)))
+
+    # Messages
+
+    def _received(self, message: str) -> None:
+        """Another daemon, or a script, says something; it may be said twice."""
+        try:
+            kind, *words = json.loads(message)
+            match kind:
+                case "settled":
+                    self._settled(*words)
+                case "gone":
+                    self._gone(*words)
+                case "asked":
+                    self._questions.asked(*words)
+                case "yes":
+                    self._questions.said_yes(*words)
+        except (ValueError, TypeError):  # a daemon of another version
+            self.log.warn("a message between daemons was not understood")
+
+    def _settled(self, unique_key: str, text: str) -> None:
+        held = self._held.find(unique_key)
+        if held is not None:
+            self._held.settle(held, records.settlement_from(text))
+
+    def _gone(self, unique_key: str) -> None:
+        """Nobody waits any more; when somebody here does, he came after that was said."""
+        held = self._held.find(unique_key)
+        if held is not None and not held.waits:
+            self._held.end(held)
+
+    def _reply(self, question: str, unique_key: str, text: str = "") -> bool:
+        """What another daemon wants to know."""
+        if question == ANSWERED:
+            return self._answered_here(unique_key, records.settlement_from(text))
+        held = self._held.find(unique_key)
+        return question == WAKING and held is not None and held.wakes
+
+
+def _keys(call: Call) -> list[str]:
+    """The keys of JOIN and RENEW."""
+    identity = records.identity_key(call.incoming)
+    return [records.record_key(call.unique_key), *([identity] if identity else [])]

@@ -1,0 +1,160 @@
+"""
+The calls that this daemon's PBX connections wait for: the local half of the shared rendezvous.
+
+The one invariant: each place is told once, whatever is heard from whom in which order.
+Nothing here reads or writes a socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.model import Call, Outcome, Settlement
+from middlewared.rendezvous.redis_records import identity_key
+
+
+@attrs.define(eq=False)
+class SharedPlace:
+    """A place at a shared call; see :class:`~.interface.Place`. ``member`` names it in Redis."""
+
+    held: Held
+    member: str
+    first: bool
+    _left: Callable[[SharedPlace], None]
+    settled: Deferred[Settlement] = attrs.field(factory=Deferred)
+
+    @property
+    def call(self) -> Call:
+        return self.held.call
+
+    @property
+    def over(self) -> Deferred[None]:
+        return self.held.over
+
+    def leave(self) -> None:
+        self._left(self)
+
+
+@attrs.define(eq=False)
+class Held:
+    """
+    A call as this daemon knows it.
+
+    ``waker`` is the member that wakes the device, "" when it is not one of ours.
+    ``checked_at`` is when Redis last confirmed the record.
+    """
+
+    call: Call
+    expiry: DelayedCall
+    waker: str = ""
+    checked_at: float = 0.0
+    over: Deferred[None] = attrs.field(factory=Deferred)
+    places: set[SharedPlace] = attrs.field(factory=set)
+    settlement: Settlement | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody here still waits for an outcome."""
+        return bool(self.places)
+
+    @property
+    def wakes(self) -> bool:
+        """Whether the device is being woken from here."""
+        return bool(self.waker) and not self.over.called
+
+    @property
+    def answered(self) -> bool:
+        """Whether a phone has decided the call, as far as is known here."""
+        return self.settlement is not None and self.settlement.answer is not None
+
+
+class HeldCalls:
+    """
+    The table of held calls. A call is in it while a place waits or its device is woken
+    here; an answered one until its deadline, so that a repeat finds it.
+
+    :param grace_s: how long after its deadline a call may still hear of an answer that
+        was accepted elsewhere just before it.
+    """
+
+    def __init__(self, *, clock: Clock, grace_s: float) -> None:
+        self._clock = clock
+        self._grace_s = grace_s
+        self._calls: dict[str, Held] = {}
+        self._same: dict[str, Held] = {}
+        self.waiting = 0
+
+    def all(self) -> list[Held]:
+        """All calls, as they are now."""
+        return list(self._calls.values())
+
+    def find(self, unique_key: str) -> Held | None:
+        """The call of this key, None when nobody here has to do with it."""
+        return self._calls.get(unique_key)
+
+    def repeated(self, call: Call) -> Held | None:
+        """The call that ``call`` repeats, when it waits here or was answered."""
+        held = self._same.get(identity_key(call.incoming))
+        return held if held is not None and (held.waits or held.answered) else None
+
+    def hold(self, call: Call, *, left_s: float) -> Held:
+        """Put a call into the table; it times out in ``left_s`` seconds."""
+        expiry = self._clock.callLater(max(0.0, left_s) + self._grace_s, self._expire, call)
+        held = self._calls[call.unique_key] = Held(call, expiry)
+        if identity := identity_key(call.incoming):
+            self._same[identity] = held
+        return held
+
+    def seat(
+        self, held: Held, member: str, *, first: bool, left: Callable[[SharedPlace], None]
+    ) -> SharedPlace:
+        """A new place at the call; told at once when the call is settled."""
+        place = SharedPlace(held, member, first, left)
+        if first:
+            held.waker = member
+        if held.settlement is not None:
+            place.settled.callback(held.settlement)
+        else:
+            held.places.add(place)
+            self.waiting += 1
+        return place
+
+    def unseat(self, place: SharedPlace) -> bool:
+        """Take a place away; False when it does not wait any more."""
+        if place not in place.held.places:
+            return False
+        place.held.places.remove(place)
+        self.waiting -= 1
+        return True
+
+    def settle(self, held: Held, settlement: Settlement) -> None:
+        """Tell the places that wait; only an answered call stays in the table."""
+        if held.settlement is None:
+            held.settlement = settlement
+            places, held.places = held.places, set()
+            self.waiting -= len(places)
+            for place in places:
+                place.settled.callback(settlement)
+        if settlement.answer is None:
+            self.end(held)
+        elif not held.over.called:
+            held.over.callback(None)
+
+    def end(self, held: Held) -> None:
+        """The call is over here: nothing is to be pushed or remembered."""
+        if held.expiry.active():
+            held.expiry.cancel()
+        if self._calls.get(held.call.unique_key) is held:
+            del self._calls[held.call.unique_key]
+        identity = identity_key(held.call.incoming)
+        if self._same.get(identity) is held:
+            del self._same[identity]
+        if not held.over.called:
+            held.over.callback(None)
+
+    def _expire(self, call: Call) -> None:
+        self.settle(self._calls[call.unique_key], Settlement(Outcome.TIMEOUT))

@@ -1,0 +1,224 @@
+"""
+One connection to one Redis node, kept up.
+
+The one invariant: a command is answered or fails within the reply time-out. While there
+is no connection it fails at once; nothing queues for a node that is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import txredisapi
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from middlewared.rendezvous.redis_records import Script
+
+CONNECT_TIMEOUT_S = 1.0
+REPLY_TIMEOUT_S = 0.5
+PING_INTERVAL_S = 1.0
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 0.5
+
+
+@attrs.frozen
+class Login:
+    """Who we are to Redis; no password: Redis asks for none."""
+
+    username: str = ""
+    password: str = attrs.field(default="", repr=False)
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The AUTH command, empty when there is nothing to say."""
+        if not self.password:
+            return ()
+        return ("AUTH", *([self.username] if self.username else []), self.password)
+
+
+class Listener(txredisapi.SubscriberProtocol):  # type: ignore[misc]  # has no annotations
+    """The protocol of a subscribed connection."""
+
+    received: Callable[[str], None]
+
+    def messageReceived(self, pattern: object, channel: object, message: str) -> None:  # noqa: ARG002
+        self.received(message)
+
+
+class Link:
+    """
+    A connection that is made again whenever it is lost.
+
+    :param endpoint: asked anew for each attempt.
+    :param greeting: commands each new connection begins with; PING, or SUBSCRIBE.
+    :param received: gets each published message; None for a link that takes commands.
+    :param came_up: called after each greeting.
+    :ivar trouble_since: when commands to this node began to fail, None when the last one
+        succeeded; kept by whoever sends them.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        endpoint: Callable[[], IStreamClientEndpoint],
+        login: Login,
+        greeting: Sequence[Sequence[str]] = (("PING",),),
+        received: Callable[[str], None] | None = None,
+        came_up: Callable[[], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._endpoint = endpoint
+        self._login = login
+        self._greeting = greeting
+        self._received = received
+        self._came_up = came_up
+        self._protocol: Any = None
+        self._running: Deferred[None] | None = None
+        self._stopping = False
+        self.trouble_since: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that was greeted and not lost since."""
+        return self._protocol is not None
+
+    def start(self) -> None:
+        """Connect, and stay connected until :meth:`stop`."""
+        if self._running is None:
+            self._stopping = False
+            self._running = Deferred.fromCoroutine(self._run())
+
+    async def stop(self) -> None:
+        """Close the connection for good; returns when nothing is open."""
+        running, self._running = self._running, None
+        self._stopping = True
+        if running is not None:
+            running.cancel()
+            await running
+
+    async def execute(self, *command: str) -> Any:
+        """
+        Send one command.
+
+        :raises txredisapi.ConnectionError: not connected, lost, or no reply in time; the
+            command may have been carried out.
+        :raises txredisapi.ResponseError: Redis refused it.
+        """
+        if self._protocol is None:
+            raise txredisapi.ConnectionError("not connected")
+        return await self._protocol.execute_command(*command)
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[str], *, asking: bool = False
+    ) -> Any:
+        """Run a script; ``asking`` precedes it with ASKING. Raises like :meth:`execute`."""
+        operands = (str(len(keys)), *keys, *args)
+        try:
+            return await self._send(("EVALSHA", script.sha1, *operands), asking)
+        except txredisapi.ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await self._send(("EVAL", script.text, *operands), asking)
+
+    async def _send(self, command: Sequence[str], asking: bool) -> Any:
+        if not asking:
+            return await self.execute(*command)
+        # Both are written before anything else can be: ASKING holds for the next command.
+        permission = Deferred.fromCoroutine(self.execute("ASKING"))
+        permission.addErrback(lambda _: None)  # the command's own failure says the same
+        return await self.execute(*command)
+
+    async def _run(self) -> None:
+        """Connect, serve until the connection is lost, wait a little, again."""
+        failures = 0
+        while not self._stopping:
+            try:
+                protocol = await self._connect()
+                failures = 0
+                await self._serve(protocol)
+            except Exception as error:  # whatever it is, the next attempt may succeed
+                if self._stopping:  # it is the cancellation, under one of its many names
+                    return
+                if failures == 0:  # the next ones say the same
+                    self.log.warn("no connection to redis: {error}", error=_reason(error))
+                failures += 1
+            with contextlib.suppress(CancelledError):
+                await self._sleep(min(FIRST_RETRY_S * 2**failures, LAST_RETRY_S))
+
+    async def _connect(self) -> Any:
+        """A connection that was logged in and greeted."""
+        connecting = connectProtocol(self._endpoint(), self._new_protocol())
+        protocol: Any = await connecting.addTimeout(CONNECT_TIMEOUT_S, self._clock)
+        try:
+            for command in (self._login.command, *self._greeting):
+                if command:
+                    await protocol.execute_command(*command)
+        except BaseException:
+            await _aborted(protocol)
+            raise
+        return protocol
+
+    def _new_protocol(self) -> Any:
+        # The protocol would turn "00123" into 123 by default.
+        options = {"replyTimeout": REPLY_TIMEOUT_S, "convertNumbers": False}
+        if self._received is None:
+            return txredisapi.RedisProtocol(**options)
+        listener = Listener(**options)
+        listener.received = self._received
+        return listener
+
+    async def _serve(self, protocol: Any) -> None:
+        """Be connected until the connection is lost; PINGs find a peer that went silent."""
+        lost: Deferred[object] = protocol.whenDisconnected()
+        if not protocol.connected:
+            return
+        self._protocol = protocol
+        pings = LoopingCall(lambda: maybeDeferred(protocol.execute_command, "PING"))
+        pings.clock = self._clock
+        pinging = pings.start(PING_INTERVAL_S, now=False)
+        pinging.addErrback(lambda _: None)  # the connection is lost then, too
+        if self._came_up is not None:
+            self._came_up()
+        try:
+            await lost
+            self.log.info("lost a connection to redis")
+        finally:
+            self._protocol = None
+            if pings.running:
+                pings.stop()
+            await _aborted(protocol)
+
+    async def _sleep(self, delay_s: float) -> None:
+        """Wait, with jitter: many daemons lose a node at the same instant."""
+        sleeping: Deferred[None] = Deferred()
+        jittered_s = delay_s * (0.5 + random.random())  # noqa: S311
+        timer = self._clock.callLater(jittered_s, sleeping.callback, None)
+        try:
+            await sleeping
+        finally:
+            if timer.active():
+                timer.cancel()
+
+
+async def _aborted(protocol: Any) -> None:
+    """Close without waiting for the peer, which may be stopped."""
+    if protocol.connected:
+        lost: Deferred[object] = protocol.whenDisconnected()
+        protocol.transport.abortConnection()
+        await lost
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in words that cannot hold a secret: Redis echoes no arguments of AUTH."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,241 @@
+"""
+The Redis servers as one: a script reaches the node that has its keys, whichever that is now.
+
+The one invariant: a command ends within about a second, with its reply or
+:class:`~middlewared.errors.RendezvousDown`; it may have run more than once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import txredisapi
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from middlewared.background import Background
+from middlewared.errors import RendezvousDown
+from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
+from middlewared.rendezvous.redis_link import Link, Login
+from middlewared.rendezvous.redis_records import Script
+
+PATIENCE_S = 0.5
+RETRY_PAUSE_S = 0.05
+REFRESH_INTERVAL_S = 1.0
+START_WAIT_S = 1.0
+START_PAUSE_S = 0.01
+
+# A server that is starting, failing over or moving slots says one of these: it will pass.
+PASSING = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK")
+
+
+class Nodes:
+    """
+    The servers, standalone or a Cluster.
+
+    A node in trouble is waited for :data:`PATIENCE_S` from its first failure, by all
+    commands together, not by each: then commands to it fail at their first fault until
+    one succeeds.
+
+    :param endpoints: where a TCP connection to a host and port begins.
+    :param tls: gives the TLS settings for a host; None: plain TCP.
+    :param seeds: the server, or some nodes of the Cluster.
+    :param channels: what the subscriptions listen to, on two nodes of a Cluster.
+    :param received: gets each message, from each subscription: a message may come twice.
+    :param subscribed: called when a subscription was made (again): messages may be lost.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        endpoints: Callable[[str, int], IStreamClientEndpoint],
+        tls: Callable[[str], IOpenSSLClientConnectionCreator] | None,
+        seeds: Sequence[Node],
+        cluster: bool,
+        login: Login,
+        channels: Sequence[str],
+        received: Callable[[str], None],
+        subscribed: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._endpoints = endpoints
+        self._tls = tls
+        self._seeds = tuple(seeds)
+        self._cluster = cluster
+        self._login = login
+        self._channels = channels
+        self._received = received
+        self._subscribed = subscribed
+        self._slots = SlotMap()
+        self._links: dict[Node, Link] = {}
+        self._listening: list[Node] = []
+        self._subscriptions: list[Link] = []
+        self._background = Background()
+        self._refreshing = False
+        self._refreshes: LoopingCall | None = None
+        self.troubled_at = 0.0
+
+    @property
+    def up(self) -> bool:
+        """Whether every node that has keys is connected and obeys, as far as is known now."""
+        masters = self._slots.masters if self._cluster else set(self._seeds)
+        links = [self._links.get(node) for node in masters]
+        healthy = all(link and link.connected and link.trouble_since is None for link in links)
+        return healthy and (self._slots.complete or not self._cluster)
+
+    async def start(self) -> None:
+        """Connect; returns when all is connected, or after a second when it is not."""
+        for node in self._seeds:
+            self._link(node)
+        for number in range(2 if self._cluster else 1):
+            self._subscribe(number)
+        if self._cluster:
+            self._refreshes = LoopingCall(self._refresh)
+            self._refreshes.clock = self._clock
+            self._refreshes.start(REFRESH_INTERVAL_S)
+        give_up = self._clock.seconds() + START_WAIT_S
+        while not self._ready() and self._clock.seconds() < give_up:
+            await self._pause(START_PAUSE_S)
+            self._refresh()
+
+    async def stop(self) -> None:
+        """Close every connection; returns when nothing is open."""
+        if self._refreshes is not None and self._refreshes.running:
+            self._refreshes.stop()
+        links = [*self._subscriptions, *self._links.values()]
+        self._subscriptions, self._links = [], {}
+        await DeferredList([Deferred.fromCoroutine(link.stop()) for link in links])
+        await self._background.finish()
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[str]) -> Any:
+        """
+        Run a script where its keys are. It must not mind to be run twice.
+
+        :raises RendezvousDown: no reply; the script may have run.
+        """
+        slot, asking, redirects = slot_of(keys[0]), False, 0
+        node = self._node_of(slot)
+        while True:
+            link = self._link(node)
+            try:
+                reply = await link.run(script, keys, args, asking=asking)
+            except txredisapi.RedisError as error:
+                redirect = redirect_from(str(error), node)
+                redirects += 1
+                if redirect is not None and redirects <= 5:
+                    node, asking = redirect.node, redirect.asking
+                    if not asking:
+                        self._slots.moved(slot, node)
+                    continue
+                self._note(link, error)
+                await self._pause()
+                node, asking = self._node_of(slot), False
+            else:
+                link.trouble_since = None
+                return reply
+
+    async def publish(self, channel: str, message: str) -> None:
+        """
+        Send a message over any node that is connected: all nodes pass it on.
+
+        :raises RendezvousDown: no node takes it.
+        """
+        for link in sorted(self._links.values(), key=lambda link: link.trouble_since or 0.0):
+            try:
+                await link.execute("PUBLISH", channel, message)
+            except txredisapi.RedisError:
+                continue
+            return
+        raise RendezvousDown("no redis node takes messages")
+
+    def _note(self, link: Link, error: Exception) -> None:
+        """Record trouble; gives up when it will not pass or has lasted too long."""
+        now = self.troubled_at = self._clock.seconds()
+        self._refresh()
+        if link.trouble_since is None:
+            link.trouble_since = now
+            self.log.warn("redis fails: {error}", error=str(error)[:80])
+        passing = isinstance(error, txredisapi.ConnectionError) or str(error).startswith(PASSING)
+        if not passing or now - link.trouble_since >= PATIENCE_S:
+            raise RendezvousDown("redis does not answer") from error
+
+    def _node_of(self, slot: int) -> Node:
+        master = self._slots.master_of(slot) if self._cluster else None
+        return master or random.choice(self._seeds)  # noqa: S311
+
+    def _link(self, node: Node) -> Link:
+        link = self._links.get(node)
+        if link is None:
+            link = self._links[node] = self._new_link(lambda: self._endpoint(node))
+            link.start()
+        return link
+
+    def _new_link(self, endpoint: Callable[[], IStreamClientEndpoint], **more: Any) -> Link:
+        return Link(clock=self._clock, endpoint=endpoint, login=self._login, **more)
+
+    def _endpoint(self, node: Node) -> IStreamClientEndpoint:
+        endpoint = self._endpoints(*node)
+        return endpoint if self._tls is None else wrapClientTLS(self._tls(node[0]), endpoint)
+
+    def _subscribe(self, number: int) -> None:
+        """Listen on a node; on another one than the other subscription when there are two."""
+        self._listening.append(self._seeds[number % len(self._seeds)])
+
+        def choose() -> IStreamClientEndpoint:
+            others = {node for i, node in enumerate(self._listening) if i != number}
+            nodes = self._slots.nodes | set(self._seeds)
+            self._listening[number] = random.choice(list(nodes - others or nodes))  # noqa: S311
+            return self._endpoint(self._listening[number])
+
+        subscription = self._new_link(
+            choose,
+            greeting=[("SUBSCRIBE", channel) for channel in self._channels],
+            received=self._received,
+            came_up=self._subscribed,
+        )
+        self._subscriptions.append(subscription)
+        subscription.start()
+
+    def _ready(self) -> bool:
+        return self.up and all(link.connected for link in self._subscriptions)
+
+    def _refresh(self) -> None:
+        """Ask for the slots in the background, unless that is being done."""
+        if self._cluster and not self._refreshing and self._refreshes is not None:
+            self._refreshing = True
+            self._background.run(self._ask_slots())
+
+    async def _ask_slots(self) -> None:
+        """Ask nodes, in any order, until one knows the slots."""
+        try:
+            links = [(node, link) for node, link in self._links.items() if link.connected]
+            for node, link in random.sample(links, len(links)):
+                try:
+                    reply = await link.execute("CLUSTER", "SLOTS")
+                    self._slots.replace(reply, node)
+                except (txredisapi.RedisError, ValueError, TypeError, IndexError):
+                    continue
+                await self._keep_links()
+                return
+        finally:
+            self._refreshing = False
+
+    async def _keep_links(self) -> None:
+        """A link to each master; none to nodes that have left."""
+        if not self._links:  # stopped meanwhile
+            return
+        for node in self._slots.masters:
+            self._link(node)
+        for node in set(self._links) - self._slots.masters - set(self._seeds):
+            await self._links.pop(node).stop()
+
+    async def _pause(self, seconds: float = RETRY_PAUSE_S) -> None:
+        await deferLater(self._clock, seconds)

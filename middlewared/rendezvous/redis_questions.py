@@ -1,0 +1,78 @@
+"""
+What daemons ask each other over PUBLISH when the records in Redis do not tell.
+
+The one invariant: a question has an answer within :data:`ASK_WAIT_S`; silence is a no.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import Deferred
+
+from middlewared.background import Background
+from middlewared.clock import Clock
+from middlewared.errors import RendezvousDown
+
+ASK_WAIT_S = 0.15
+
+
+class Questions:
+    """
+    Questions to other daemons and the replies of this one.
+
+    :param channel: where replies to us are published.
+    :param publish: sends a text to a channel; may raise RendezvousDown.
+    :param reply: answers a question of another daemon, from its words.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        background: Background,
+        channel: str,
+        publish: Callable[[str, str], Awaitable[None]],
+        reply: Callable[..., bool],
+    ) -> None:
+        self._clock = clock
+        self._background = background
+        self._channel = channel
+        self._publish = publish
+        self._reply = reply
+        self._numbers = itertools.count()
+        self._asked: dict[int, Deferred[bool]] = {}
+
+    async def ask(self, channel: str, *question: str) -> bool:
+        """Whether a daemon that listens to ``channel`` says yes."""
+        number = next(self._numbers)
+        reply = self._asked[number] = Deferred()
+        silence = self._clock.callLater(ASK_WAIT_S, reply.callback, False)
+        try:
+            await self._publish(channel, json.dumps(["asked", self._channel, number, *question]))
+            return await reply
+        except RendezvousDown:
+            return False
+        finally:
+            del self._asked[number]
+            if silence.active():
+                silence.cancel()
+
+    def asked(self, channel: str, number: int, *question: str) -> None:
+        """Another daemon asks; only a yes is worth a message."""
+        if self._reply(*question):
+            self._background.run(self._say_yes(channel, number))
+
+    def said_yes(self, number: int) -> None:
+        """A reply to one of our questions; the first counts, a second comes too late."""
+        reply = self._asked.get(number)
+        if reply is not None and not reply.called:
+            reply.callback(True)
+
+    async def _say_yes(self, channel: str, number: int) -> None:
+        try:
+            await self._publish(channel, json.dumps(["yes", number]))
+        except RendezvousDown:
+            return
