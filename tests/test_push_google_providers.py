@@ -1,0 +1,385 @@
+"""The Google providers, over real connections, against the simulated Google."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet import reactor as twisted_reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import TestCase
+
+from middlewared.model import Call, Device, IncomingCall, Platform
+from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.push.google.credentials import ServiceAccount as Account
+from middlewared.push.google.credentials import load_service_account
+from middlewared.push.google.fcm import FcmProvider
+from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
+from middlewared.push.interface import (
+    Accepted,
+    CallPush,
+    ConfigFault,
+    NoticePush,
+    Push,
+    PushProvider,
+    PushResult,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
+from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
+from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.google_errors import (
+    bare_error,
+    fcm_error,
+    invalid_token,
+    legacy_error,
+    legacy_success,
+)
+from middlewared.simulator.google_oauth import oauth_error
+from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.http import Deliver, HangUp, HttpReply, Stall, html_reply
+
+reactor = cast(Any, twisted_reactor)
+API_KEY = "AIza-secret"
+TOKEN = "device-token:APA91"
+
+
+@functools.cache
+def service_account_file() -> bytes:
+    """The content of a key file; making its key takes long."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_service_account(Path(folder), token_uri="URI").path.read_bytes()
+
+
+def as_google_knows(account: Account, path: Path) -> ServiceAccount:
+    """The account with its public key."""
+    public = account.private_key.public_key()
+    return ServiceAccount(
+        path=path,
+        project_id=account.project_id,
+        client_email=account.client_email,
+        private_key_id=account.private_key_id,
+        token_uri=account.token_uri,
+        public_key_pem=public.public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        ).decode(),
+    )
+
+
+def device(token: str = TOKEN) -> Device:
+    return Device(sip_user_id=123456789, platform=Platform.ANDROID, app="app", token=token)
+
+
+def call_push(wait_s: float = 4.0, token: str = TOKEN, **options: Any) -> CallPush:
+    now = reactor.seconds()
+    incoming = IncomingCall(123456789, "+31612345678", "Jan", "call-1")
+    call = Call("0123456789abcdef0123456789abcdef", incoming, now, now + wait_s)
+    return CallPush(device(token), call, 1, "https://mw.example/api/call-response/", **options)
+
+
+class GoogleTestCase(TestCase):
+    """A simulated Google over TLS, with one app at it."""
+
+    timeout = 30
+    attempt_timeout_s = 5.0
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        """Start the server, make the provider."""
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.authority = Authority(folder=self.folder)
+        self.google = GoogleServer(
+            reactor=reactor, certificate=self.authority.server(), api_keys=[API_KEY]
+        )
+        await self.google.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.google.stop()))
+        self.provider = self.new_provider()
+
+    def new_client(self) -> PooledHttpClient:
+        return PooledHttpClient(
+            reactor=reactor,
+            endpoints=DirectEndpoints(reactor),
+            tls=ClientTLS(trust=load_trust(self.authority.certificate)),
+        )
+
+    def new_provider(self) -> PushProvider:
+        raise NotImplementedError
+
+    def kept(self, provider: PushProvider) -> PushProvider:
+        self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
+        return provider
+
+    def sending(self, push: Push | None = None) -> Deferred[PushResult]:
+        return Deferred.fromCoroutine(self.provider.send(push or call_push()))
+
+    async def send(self, push: Push | None = None) -> PushResult:
+        return await self.provider.send(push or call_push())
+
+    def stalled_push(self) -> tuple[Deferred[PushResult], Deferred[object]]:
+        """A push that is never answered, and when it has arrived."""
+        self.google.scripts.for_token(TOKEN, Deliver(), Stall())
+        arrived: Deferred[object] = Deferred()
+        self.google.record.listener = arrived.callback
+        return self.sending(), arrived
+
+
+class Common:
+    """What both protocols promise; ``protocol`` is the simulator's name for it."""
+
+    protocol = ""
+
+    async def test_call_reaches_the_phone(self: Any) -> None:
+        """High priority, for the rest of the wait, with the data of the call."""
+        self.assertEqual(await self.send(), Accepted())
+        pushed: GooglePush = self.google.record.delivered[0]
+        self.assertEqual((pushed.protocol, pushed.token), (self.protocol, TOKEN))
+        self.assertEqual(pushed.priority.lower(), "high")
+        self.assertEqual(pushed.data["type"], "call")
+        self.assertEqual(pushed.data["vg_cid"], "call-1")
+        assert pushed.ttl_s is not None
+        self.assertTrue(0 < pushed.ttl_s <= 4, pushed.ttl_s)
+
+    async def test_notice_reaches_the_phone(self: Any) -> None:
+        """A text of type "message"."""
+        notice = NoticePush(device(), "An other device", reactor.seconds() + 60)
+        self.assertEqual(await self.send(notice), Accepted())
+        data = self.google.record.delivered[0].data
+        self.assertEqual(data, {"type": "message", "message": "An other device"})
+
+    async def test_longest_data_is_accepted(self: Any) -> None:
+        """A name that is too long does not cost the call."""
+        push = call_push()
+        incoming = attrs.evolve(push.call.incoming, caller_id="é" * 5000)
+        push = attrs.evolve(push, call=attrs.evolve(push.call, incoming=incoming))
+        self.assertEqual(await self.send(push), Accepted())
+
+    async def test_connections_are_reused(self: Any) -> None:
+        """Two hundred pushes, ten at a time, need ten connections."""
+        await self.send()
+        for _ in range(20):
+            await gatherResults([self.sending() for _ in range(10)])
+        self.assertLessEqual(self.google.connections_opened, 10)
+        self.assertEqual(self.google.record.delivered_count, 201)
+
+    async def test_provider_that_never_answers_is_left(self: Any) -> None:
+        """The attempt's own time-out ends it, so that another can be made in the wait."""
+        self.google.scripts.for_token(TOKEN, Stall())
+        self.attempt_timeout_s = 0.2
+        self.provider = self.new_provider()
+        self.assertEqual(await self.send(), Temporary("timeout"))
+
+    async def test_push_ends_at_its_deadline(self: Any) -> None:
+        """No verdict comes later than the end of the call's wait."""
+        self.google.scripts.for_token(TOKEN, Stall())
+        self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
+
+    async def test_push_after_its_deadline_is_not_sent(self: Any) -> None:
+        """Nobody waits for it any more."""
+        self.assertEqual(await self.send(call_push(wait_s=-1)), Temporary("deadline"))
+        self.assertEqual(self.google.request_count, 0)
+
+    async def test_unwanted_push_is_not_sent(self: Any) -> None:
+        """The call is over before a connection was free."""
+        push = call_push(wanted=lambda: False)
+        self.assertEqual(await self.send(push), Temporary("unwanted"))
+        self.assertEqual(self.google.record.received_count, 0)
+
+    async def test_lost_connection_may_be_tried_again_at_once(self: Any) -> None:
+        """A kept connection may just have grown old."""
+        await self.send()
+        self.google.scripts.for_next(1, HangUp())
+        self.assertEqual(await self.send(), Temporary("transport", 0.0))
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_outage_is_temporary(self: Any) -> None:
+        """Nobody listens at the provider's address; it comes back."""
+        await self.send()
+        await self.google.stop()
+        self.assertIsInstance(await self.send(), Temporary)
+        self.assertEqual(await self.send(), Temporary("transport"))
+        await self.google.start()
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_untrusted_provider_gets_nothing(self: Any) -> None:
+        """Neither push nor key is shown to a server without a good certificate."""
+        self.authority = Authority(folder=self.folder, name="other")
+        self.provider = self.new_provider()
+        self.assertIsInstance(await self.send(), Temporary)
+        self.assertEqual(self.google.request_count, 0)
+
+    async def test_error_pages_are_judged_by_their_status(self: Any) -> None:
+        """HTML, nothing at all, and far too much."""
+        for body in (html_reply().body, b"", b"x" * 1_000_000):
+            self.google.scripts.for_next(1, HttpReply(502, body))
+            self.assertEqual(await self.send(), Temporary("http-502"))
+
+    async def test_stop_ends_pushes_in_flight(self: Any) -> None:
+        """They are Temporary, and no connection is left."""
+        sending, arrived = self.stalled_push()
+        await arrived
+        await self.provider.stop()
+        self.assertIsInstance(await sending, Temporary)
+        self.assertIsInstance(await self.send(), Temporary)
+
+    async def test_cancelled_push_is_given_up(self: Any) -> None:
+        """Whoever waited for the verdict does not want it any more."""
+        sending, arrived = self.stalled_push()
+        await arrived
+        sending.cancel()
+        await self.assertFailure(sending, CancelledError)
+
+    async def test_troubles_are_logged_once_and_without_secrets(self: Any) -> None:
+        """One line for many pushes; no push token, key or access token in it."""
+        self.google.scripts.for_token(TOKEN, bare_error(403, "PERMISSION_DENIED"))
+        with capturedLogs() as events:
+            for _ in range(5):
+                await self.send()
+        ours = [e for e in events if e["log_namespace"].startswith("middlewared.push")]
+        self.assertEqual(len(ours), 1)
+        for secret in (TOKEN, API_KEY, "ya29", "PRIVATE"):
+            self.assertNotIn(secret, str(events) + repr(self.provider))
+
+
+class FcmProviderTests(Common, GoogleTestCase):
+    """FCM HTTP v1."""
+
+    protocol = "v1"
+
+    def new_provider(self) -> PushProvider:
+        """A provider whose account is trusted."""
+        path = self.folder / "account.json"
+        content = service_account_file().replace(b'"URI"', f'"{self.google.token_uri}"'.encode())
+        path.write_bytes(content)
+        account = load_service_account(path)
+        self.google.trust(as_google_knows(account, path))
+        self.account = account
+        return self.kept(
+            FcmProvider(
+                app="app",
+                account=account,
+                url=self.google.url + "/",
+                http=self.new_client(),
+                clock=reactor,
+                attempt_timeout_s=self.attempt_timeout_s,
+            )
+        )
+
+    async def test_documented_errors(self) -> None:
+        """A few rows of the table, over the wire."""
+        for reply, expected in (
+            (fcm_error("UNREGISTERED"), TokenDead("UNREGISTERED")),
+            (invalid_token(), TokenDead("INVALID_ARGUMENT")),
+            (fcm_error("SENDER_ID_MISMATCH"), TokenSuspect("SENDER_ID_MISMATCH")),
+            (fcm_error("THIRD_PARTY_AUTH_ERROR"), ConfigFault("THIRD_PARTY_AUTH_ERROR")),
+            (bare_error(404, "NOT_FOUND"), ConfigFault("NOT_FOUND")),
+            (bare_error(400, "INVALID_ARGUMENT"), Rejected("INVALID_ARGUMENT")),
+            (fcm_error("UNAVAILABLE", retry_after="3"), Temporary("UNAVAILABLE", 3.0)),
+        ):
+            self.google.scripts.for_next(1, reply)
+            self.assertEqual(await self.send(), expected)
+
+    async def test_start_fetches_the_token_ahead(self) -> None:
+        """The first call of the day need not wait for the token server."""
+        self.provider.start()
+        self.assertEqual(await self.send(), Accepted())
+        self.assertEqual(self.google.oauth.issued_count, 1)
+
+    async def test_revoked_access_token_is_renewed_once(self) -> None:
+        """All pushes in flight come through with one renewal."""
+        await self.send()
+        self.google.oauth.revoke_all()
+        results = await gatherResults([self.sending() for _ in range(20)])
+        self.assertEqual(results, [Accepted()] * 20)
+        self.assertEqual(self.google.oauth.issued_count, 2)
+
+    async def test_access_token_that_is_always_refused(self) -> None:
+        """The renewal is not repeated: it is a fault of the configuration."""
+        self.google.scripts.for_token(TOKEN, bare_error(401, "UNAUTHENTICATED"))
+        self.assertEqual(await self.send(), ConfigFault("UNAUTHENTICATED"))
+        self.assertEqual(self.google.oauth.issued_count, 2)
+
+    async def test_outage_of_the_token_server_is_not_noticed(self) -> None:
+        """While a token is kept, pushes go on."""
+        self.google.oauth.expires_in_s = 60
+        await self.send()
+        self.google.oauth_scripts.for_token(self.account.client_email, HttpReply(503))
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_without_any_token_the_push_is_temporary(self) -> None:
+        """The token server is down from the start."""
+        self.google.oauth_scripts.for_token(self.account.client_email, HttpReply(503))
+        self.assertEqual(await self.send(), Temporary("token-503"))
+
+    async def test_stalled_token_server_does_not_hold_the_push(self) -> None:
+        """The deadline of the push holds for the token too."""
+        self.google.oauth_scripts.for_token(self.account.client_email, Stall())
+        self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
+
+    async def test_refused_account_is_a_configuration_fault(self) -> None:
+        """Its key was revoked."""
+        self.google.oauth_scripts.for_token(self.account.client_email, oauth_error("invalid_grant"))
+        self.assertEqual(await self.send(), ConfigFault("invalid_grant"))
+
+
+class LegacyProviderTests(Common, GoogleTestCase):
+    """The legacy protocol at FCM's address."""
+
+    protocol = "fcm"
+
+    def new_provider(self, api_key: str = API_KEY) -> PushProvider:
+        """A provider with a server key."""
+        return self.kept(
+            LegacyProvider(
+                app="app",
+                api_key=api_key,
+                url=self.send_url(),
+                http=self.new_client(),
+                clock=reactor,
+                attempt_timeout_s=self.attempt_timeout_s,
+            )
+        )
+
+    def send_url(self) -> str:
+        return fcm_send_url(self.google.url)
+
+    async def test_documented_errors(self) -> None:
+        """A few rows of the table, over the wire."""
+        for reply, expected in (
+            (legacy_error("NotRegistered"), TokenDead("NotRegistered")),
+            (legacy_error("MismatchSenderId"), TokenSuspect("MismatchSenderId")),
+            (legacy_error("MessageTooBig"), Rejected("MessageTooBig")),
+            (legacy_error("Unavailable", retry_after="3"), Temporary("Unavailable", 3.0)),
+            (HttpReply(200), Temporary("http-200")),
+        ):
+            self.google.scripts.for_next(1, reply)
+            self.assertEqual(await self.send(), expected)
+
+    async def test_canonical_token_is_told(self) -> None:
+        """The registry is to store it."""
+        self.google.scripts.for_next(1, legacy_success("0:1", "canonical"))
+        self.assertEqual(await self.send(), Accepted(canonical_token="canonical"))
+
+    async def test_wrong_server_key_is_a_configuration_fault(self) -> None:
+        """No device is to blame."""
+        self.provider = self.new_provider("AIza-wrong")
+        self.assertEqual(await self.send(), ConfigFault("http-401"))
+
+
+class GcmProviderTests(LegacyProviderTests):
+    """The legacy protocol at GCM's address."""
+
+    protocol = "gcm"
+
+    def send_url(self) -> str:
+        """GCM apps name the whole address."""
+        return f"{self.google.url}/gcm/send"
