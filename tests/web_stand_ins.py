@@ -21,7 +21,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from middlewared.accounts.interface import Account
+from middlewared.accounts.interface import Account, AccountBackend
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
@@ -214,7 +214,7 @@ class WebCase(TestCase):
             settings=self.settings,
             calls=self.calls,
             devices=self.devices,
-            accounts=self.accounts,
+            accounts=self.make_accounts(),
             background=self.background,
             notify_lost=lambda lost, present: self.lost.append((lost, present)),
             report=lambda account, report: self.reports.append((account, report)),
@@ -224,6 +224,10 @@ class WebCase(TestCase):
         )
         self.port = await self.listen(Face.WHOLE)
         self._watch_log()
+
+    def make_accounts(self) -> AccountBackend:
+        """Who judges credentials; ``self.accounts`` unless the test wants another."""
+        return self.accounts
 
     async def listen(self, face: Face) -> int:
         """Serve ``face``; gives the port."""

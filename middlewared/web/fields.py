@@ -54,7 +54,7 @@ _WITHHELD = frozenset(
     ("anonymous", "unknown", "withheld", "restricted", "private", "suppressed", "supressed")
 )
 _PHONENUMBER_MARKS = str.maketrans("", "", " +()-–./xX")
-_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_INTEGER = re.compile(r"([0-9]{1,18})(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "1", "yes"), True),
@@ -162,11 +162,13 @@ def report(raw: RawFields) -> Mapping[str, str]:
 def sip_user_id(raw: RawFields, settings: WebSettings) -> int:
     """The account a request is about."""
     text = _required(raw, "sip_user_id")
-    if not _INTEGER.fullmatch(text):
+    integer = _INTEGER.fullmatch(text)
+    if integer is None:
         raise BadRequest("sip_user_id: not an integer")
-    if not settings.sip_user_id_min <= int(text) <= settings.sip_user_id_max:
+    account = int(integer[1])
+    if not settings.sip_user_id_min <= account <= settings.sip_user_id_max:
         raise BadRequest("sip_user_id: out of range")
-    return int(text)
+    return account
 
 
 def _text(raw: RawFields, name: str, longest: int | None = MAX_TEXT) -> str:

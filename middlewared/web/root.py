@@ -111,14 +111,15 @@ class Web:
     def site(self, face: Face = Face.WHOLE) -> Site:
         """The factory to listen with."""
         return Site(
-            resource=_tree(self._endpoints(face), self._serve, self._no_route),
+            resource=_tree(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
             settings=lambda: self.settings,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
         )
 
-    def _endpoints(self, face: Face) -> list[Endpoint]:
+    def endpoints(self, face: Face = Face.WHOLE) -> list[Endpoint]:
+        """All that ``face`` serves, or answers for."""
         match face:
             case Face.WHOLE:
                 return [self._incoming_call, self._health, *self._others]
