@@ -2,12 +2,58 @@
 
 from __future__ import annotations
 
-from middlewared.push.interface import Accepted
-from tests.apns import TOKEN, AppleTestCase, call_push
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from middlewared.push.apns.alarm import MASS
+from middlewared.push.apns.credentials import load_certificate
+from middlewared.push.apns.provider import ApnsProvider
+from middlewared.push.interface import (
+    Accepted,
+    ConfigFault,
+    NoticePush,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
+from middlewared.simulator.apple import (
+    AppleServer,
+    Behaviour,
+    Delay,
+    ExtraHeaders,
+    GoAway,
+    Greeting,
+    Interim,
+    Padding,
+    Reject,
+    ResetConnection,
+    ResetStream,
+    Stall,
+    StreamLimit,
+    Trailers,
+    rejection,
+)
+from middlewared.simulator.certificates import Authority
+from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
+
+
+def tokens(count: int) -> list[str]:
+    """Different device tokens."""
+    return [f"{number:064x}" for number in range(count)]
+
+
+async def until(condition: Any) -> None:
+    """Let the reactor turn until something is so."""
+    while not condition():
+        await deferLater(reactor, 0.005)
 
 
 class SendingTests(AppleTestCase):
-    """One push on its way."""
+    """Pushes and what they come to."""
 
     async def test_a_call_is_pushed_with_a_certificate(self) -> None:
         """The push carries what a VoIP push needs."""
@@ -28,3 +74,471 @@ class SendingTests(AppleTestCase):
         provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push()), Accepted())
         self.assertEqual(list(apple.record.refused), [])
+
+    async def test_each_push_has_an_id_of_its_own(self) -> None:
+        """Apple drops a repeat of the same apns-id."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        push = call_push()
+        for _ in range(2):
+            await provider.send(push)
+        first, second = apple.record.delivered
+        self.assertNotEqual(first.headers["apns-id"], second.headers["apns-id"])
+
+    async def test_the_device_chooses_the_environment(self) -> None:
+        """A sandbox device's token lives in the sandbox."""
+        production, sandbox = await self.serve(), await self.serve(environment="sandbox")
+        provider = self.provide(self.settings(production.url, sandbox.url))
+        self.assertEqual(await provider.send(call_push(sandbox=True)), Accepted())
+        self.assertEqual(len(sandbox.record.delivered), 1)
+        self.assertEqual(len(production.record.delivered), 0)
+
+    async def test_a_notice_is_an_alert_to_the_other_token(self) -> None:
+        """A VoIP push without a call would get the app killed."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        push = NoticePush(device(notices=OTHER_TOKEN), "An other device", reactor.seconds() + 4)
+        self.assertEqual(await provider.send(push), Accepted())
+        (received,) = apple.record.delivered
+        self.assertEqual(received.token, OTHER_TOKEN)
+        self.assertEqual(received.headers["apns-push-type"], "alert")
+        self.assertEqual(received.headers["apns-topic"], "com.voipgrid.vialer")
+        self.assertEqual(received.payload["aps"]["alert"]["body"], "An other device")
+
+    async def test_no_notice_without_a_token_for_it(self) -> None:
+        """Nothing is sent then."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        push = NoticePush(device(), "An other device", reactor.seconds() + 4)
+        self.assertEqual(await provider.send(push), Rejected("no notification token"))
+        self.assertEqual(apple.record.received_count, 0)
+
+    async def test_refusals(self) -> None:
+        """Each is judged by the table, with its details."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        for step, result in (
+            (
+                rejection("Unregistered", timestamp_ms=1_700_000_000_500),
+                TokenDead("Unregistered", since=1_700_000_000.5),
+            ),
+            (rejection("DeviceTokenNotForTopic"), TokenSuspect("DeviceTokenNotForTopic")),
+            (rejection("TopicDisallowed"), ConfigFault("TopicDisallowed")),
+            (rejection("PayloadTooLarge"), Rejected("PayloadTooLarge")),
+            (rejection("TooManyRequests", retry_after="2"), Temporary("TooManyRequests", 2.0)),
+            (rejection("InternalServerError"), Temporary("InternalServerError")),
+            (rejection("TooManyProviderTokenUpdates"), Temporary("TooManyProviderTokenUpdates")),
+            (Reject(500, "", body=b"<html>"), Temporary("HTTP 500")),
+            (Reject(418, "", body=b"x" * 16_000), Rejected("HTTP 418")),
+        ):
+            apple.scripts.for_next(1, step)
+            self.assertEqual(await provider.send(call_push()), result)
+
+    async def test_answers_in_every_legal_dress(self) -> None:
+        """Interim answers, long headers, padding and trailers."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        headers = tuple((f"x-{number}", "v" * 200) for number in range(100))
+        apple.scripts.for_next(
+            1, Interim(), ExtraHeaders(headers), Padding(), Trailers(), rejection("BadTopic")
+        )
+        self.assertEqual(await provider.send(call_push()), ConfigFault("BadTopic"))
+
+    async def test_many_pushes_at_once(self) -> None:
+        """All of them arrive, each once."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        results = await gatherResults(
+            [self.sending(provider, call_push(token)) for token in tokens(300)]
+        )
+        self.assertEqual(results, [Accepted()] * 300)
+        self.assertEqual(sorted(p.token for p in apple.record.delivered), tokens(300))
+
+
+class EnvironmentTests(AppleTestCase):
+    """A token of the environment that the device did not name."""
+
+    async def serve_both(self, **options: Any) -> tuple[AppleServer, AppleServer, ApnsProvider]:
+        """Production, sandbox, and a provider of both."""
+        production = await self.serve(tokens=[TOKEN])
+        sandbox = await self.serve(environment="sandbox", tokens=[OTHER_TOKEN], **options)
+        return production, sandbox, self.provide(self.settings(production.url, sandbox.url))
+
+    async def test_the_other_environment_is_tried_once(self) -> None:
+        """And its word that it took the push is passed on, to be kept for the device."""
+        production, sandbox, provider = await self.serve_both()
+        result = await provider.send(call_push(OTHER_TOKEN))
+        self.assertEqual(result, Accepted(other_environment=True))
+        self.assertEqual(list(production.record.refused), ["BadDeviceToken"])
+        self.assertEqual(len(sandbox.record.delivered), 1)
+
+    async def test_a_token_of_neither_is_suspect(self) -> None:
+        """One request to each, and the device is kept."""
+        production, sandbox, provider = await self.serve_both()
+        result = await provider.send(call_push("ef" * 32))
+        self.assertEqual(result, TokenSuspect("BadDeviceToken"))
+        self.assertEqual(list(production.record.refused), ["BadDeviceToken"])
+        self.assertEqual(list(sandbox.record.refused), ["BadDeviceToken"])
+
+    async def test_dead_in_the_other_environment_is_dead(self) -> None:
+        """Apple knows the token there."""
+        _, sandbox, provider = await self.serve_both()
+        sandbox.scripts.for_next(1, rejection("Unregistered", timestamp_ms=1000))
+        result = await provider.send(call_push(OTHER_TOKEN))
+        self.assertEqual(result, TokenDead("Unregistered", since=1.0))
+
+    async def test_an_unreachable_other_environment_does_not_hold_the_verdict(self) -> None:
+        """The caller need not wait for the call's whole time to hear that nobody rings."""
+        production = await self.serve(tokens=[TOKEN])
+        down = await self.serve()
+        await down.stop()
+        provider = self.provide(self.settings(production.url, down.url))
+        result = await provider.send(call_push(OTHER_TOKEN, wait_s=60))
+        self.assertEqual(result, TokenSuspect("BadDeviceToken"))
+
+    async def test_the_same_refusal_of_many_devices_is_a_fault_of_ours(self) -> None:
+        """It is told as one, and the alarm is logged once."""
+        _, _, provider = await self.serve_both()
+        results = [await provider.send(call_push(token)) for token in tokens(MASS + 1)]
+        self.assertEqual(results[MASS - 2], TokenSuspect("BadDeviceToken"))
+        self.assertEqual(results[MASS - 1 :], [ConfigFault("BadDeviceToken")] * 2)
+
+
+class ProviderTokenTests(AppleTestCase):
+    """Pushes with a key."""
+
+    async def test_an_expired_token_is_renewed_and_the_push_resent_once(self) -> None:
+        """The caller does not notice."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+        apple.scripts.for_next(1, rejection("ExpiredProviderToken"))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        first, second = apple.record.received
+        self.assertNotEqual(first.headers["authorization"], second.headers["authorization"])
+
+    async def test_a_second_expiry_is_a_fault(self) -> None:
+        """Two requests, no more: our clock or key is wrong."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+        apple.scripts.for_next(2, rejection("ExpiredProviderToken"))
+        self.assertEqual(await provider.send(call_push()), ConfigFault("ExpiredProviderToken"))
+        self.assertEqual(apple.record.received_count, 2)
+
+    async def test_many_expired_at_once_make_one_new_token(self) -> None:
+        """Whoever hears it later takes the token that is there."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key(), connections=1))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        apple.scripts.for_next(20, rejection("ExpiredProviderToken"))
+        results = await gatherResults(
+            [self.sending(provider, call_push(token)) for token in tokens(20)]
+        )
+        self.assertEqual(results, [Accepted()] * 20)
+        self.assertEqual(len({p.headers["authorization"] for p in apple.record.received}), 2)
+
+    async def test_too_many_updates_keep_the_token(self) -> None:
+        """A new one would only make it worse."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+        apple.scripts.for_next(1, rejection("TooManyProviderTokenUpdates"))
+        for result in (Temporary("TooManyProviderTokenUpdates"), Accepted()):
+            self.assertEqual(await provider.send(call_push()), result)
+        self.assertEqual(len({p.headers["authorization"] for p in apple.record.received}), 1)
+
+    async def test_one_stream_until_the_first_success(self) -> None:
+        """Apple's limit with provider tokens; nothing is refused because of it."""
+        apple = await self.serve(behaviour=Behaviour(one_until_success=True))
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+        results = await gatherResults(
+            [self.sending(provider, call_push(token)) for token in tokens(50)]
+        )
+        self.assertEqual(results, [Accepted()] * 50)
+        self.assertEqual(list(apple.record.violations), [])
+
+    async def test_two_apps_of_a_team_share_their_token(self) -> None:
+        """One for each team and key in the process."""
+        apple = await self.serve()
+        for _ in range(2):
+            provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+            self.assertEqual(await provider.send(call_push()), Accepted())
+        first, second = apple.record.received
+        self.assertEqual(first.headers["authorization"], second.headers["authorization"])
+
+
+class TroubleTests(AppleTestCase):
+    """Connections that fail; nothing is lost, nothing is pushed twice."""
+
+    connections = 1
+
+    async def send_all(self, provider: ApnsProvider, count: int) -> list[Any]:
+        """Send to so many devices at once."""
+        return await gatherResults(
+            [self.sending(provider, call_push(token)) for token in tokens(count)]
+        )
+
+    def assert_delivered_once(self, apple: AppleServer, count: int) -> None:
+        """Each of them got its push, once."""
+        self.assertEqual(sorted(p.token for p in apple.record.delivered), tokens(count))
+
+    async def test_goaway_after_some_pushes_loses_none(self) -> None:
+        """The unprocessed ones go to the next connection."""
+        apple = await self.serve(behaviour=Behaviour(goaway_after=50))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await self.send_all(provider, 220), [Accepted()] * 220)
+        self.assert_delivered_once(apple, 220)
+        self.assertGreater(apple.record.connection_count, 4)
+
+    async def test_goaway_that_leaves_out_streams(self) -> None:
+        """Those above the last id are replayed, those below finish."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        await provider.send(call_push())
+        apple.record.delivered.clear()
+        apple.scripts.for_next(15)
+        apple.scripts.for_next(1, GoAway(unprocessed=4))
+        result = await self.send_all(provider, 20)
+        self.assertEqual(result, [Accepted()] * 20)
+        self.assert_delivered_once(apple, 20)
+
+    async def test_refused_streams_are_replayed(self) -> None:
+        """The same request, for it was not processed."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(5, ResetStream(7))
+        self.assertEqual(await self.send_all(provider, 20), [Accepted()] * 20)
+        self.assert_delivered_once(apple, 20)
+
+    async def test_a_peer_that_refuses_for_ever(self) -> None:
+        """At last it is believed; the layer above backs off."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_token(TOKEN, ResetStream(7))
+        self.assertEqual(await provider.send(call_push()), Temporary("refused unprocessed"))
+
+    async def test_a_reset_stream_is_temporary(self) -> None:
+        """It may have been processed: the layer above sends it anew."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, ResetStream(2))
+        self.assertEqual(await provider.send(call_push()), Temporary("RST_STREAM INTERNAL_ERROR"))
+
+    async def test_a_reset_connection_is_temporary_and_replaced(self) -> None:
+        """At once: another connection may take the push."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, ResetConnection())
+        self.assertEqual(
+            await provider.send(call_push()), Temporary("connection lost", retry_after_s=0)
+        )
+        self.assertEqual(await provider.send(call_push()), Accepted())
+
+    async def test_a_silent_connection_is_replaced(self) -> None:
+        """Neither answer nor PING ACK for a second: the push is to be sent again."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, Stall(acknowledge_pings=False))
+        self.assertEqual(
+            await provider.send(call_push()), Temporary("connection silent", retry_after_s=0)
+        )
+        self.assertEqual(await provider.send(call_push()), Accepted())
+
+    async def test_a_slow_answer_keeps_its_connection(self) -> None:
+        """PINGs are answered, so the push waits."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, Delay(1.3))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        self.assertEqual(apple.record.connection_count, 2)  # one in each environment
+
+    async def test_a_push_ends_at_its_deadline(self) -> None:
+        """Whatever the peer does."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, Stall())
+        self.assertEqual(await provider.send(call_push(wait_s=0.1)), Temporary("deadline"))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+
+    async def test_a_push_whose_call_is_over_is_not_sent(self) -> None:
+        """Neither from the queue nor afresh."""
+        apple = await self.serve(behaviour=Behaviour(greeting=Greeting.NO_SETTINGS))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await provider.send(call_push(wait_s=0.1)), Temporary("deadline"))
+        self.assertEqual(await provider.send(call_push(wait_s=-1)), Temporary("deadline"))
+        self.assertEqual(apple.record.received_count, 0)
+
+    async def test_a_withdrawn_push_is_not_sent(self) -> None:
+        """When the PBX hung up before a connection was there."""
+        apple = await self.serve(behaviour=Behaviour(max_concurrent_streams=1))
+        provider = self.provide(self.settings(apple.url))
+        await provider.send(call_push(OTHER_TOKEN))
+        apple.scripts.for_next(1, Delay(0.05))
+        first = self.sending(provider, call_push(tokens(3)[0]))
+        second = self.sending(provider, call_push(tokens(3)[1]))
+        third = self.sending(provider, call_push(tokens(3)[2]))
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual([await first, await third], [Accepted(), Accepted()])
+        self.assertNotIn(tokens(3)[1], [p.token for p in apple.record.received])
+
+    async def test_a_push_waits_for_a_provider_that_comes_back(self) -> None:
+        """A restart of the server costs some time, not the push."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        await apple.stop()
+        waiting = self.sending(provider, call_push())
+        await deferLater(reactor, 0.1)
+        await apple.start()
+        result = await waiting
+        if isinstance(result, Temporary):  # it had been on its way when the server went
+            result = await provider.send(call_push())
+        self.assertEqual(result, Accepted())
+
+    async def test_shutdown_moves_to_another_connection(self) -> None:
+        """The one that said it takes no more pushes."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, rejection("Shutdown"))
+        self.assertEqual(await provider.send(call_push()), Temporary("Shutdown", 0))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        first, second = apple.record.received
+        self.assertNotEqual(first.connection, second.connection)
+
+    async def test_a_limit_that_drops_under_load(self) -> None:
+        """What is above it waits."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        await provider.send(call_push(OTHER_TOKEN))
+        apple.record.delivered.clear()
+        apple.scripts.for_token(tokens(60)[10], StreamLimit(1))
+        self.assertEqual(await self.send_all(provider, 60), [Accepted()] * 60)
+        self.assertEqual(list(apple.record.violations), [])
+
+    async def test_tiny_windows(self) -> None:
+        """Bodies trickle, and all arrive."""
+        apple = await self.serve(behaviour=Behaviour(initial_window=7))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await self.send_all(provider, 30), [Accepted()] * 30)
+        self.assertEqual(list(apple.record.violations), [])
+
+
+class RefusedConnectionTests(AppleTestCase):
+    """No connection, for a reason only an operator can remove: said at once."""
+
+    connections = 1
+
+    async def test_a_refused_client_certificate(self) -> None:
+        """No call has to wait to hear of it."""
+        other = Authority(folder=self.folder, name="other")
+        apple = await self.serve(client_authority=other.certificate)
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(
+            await provider.send(call_push(wait_s=60)), ConfigFault("client certificate refused")
+        )
+        self.assertEqual(
+            await provider.send(call_push(wait_s=60)), ConfigFault("client certificate refused")
+        )
+
+    async def test_an_untrusted_server(self) -> None:
+        """Its authority is not ours."""
+        other = Authority(folder=self.folder, name="other")
+        apple = AppleServer(reactor=reactor, certificate=other.server(name="untrusted"))
+        await apple.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(apple.stop()))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(
+            await provider.send(call_push(wait_s=60)),
+            ConfigFault("server certificate not trusted"),
+        )
+
+    async def test_a_server_of_another_name(self) -> None:
+        """Trusted, but not the one we meant."""
+        certificate = self.authority.server(name="elsewhere", hosts=["elsewhere.example"])
+        apple = AppleServer(reactor=reactor, certificate=certificate)
+        await apple.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(apple.stop()))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(
+            await provider.send(call_push(wait_s=60)),
+            ConfigFault("wrong host name in the server's certificate"),
+        )
+
+    async def test_goaway_with_a_reason(self) -> None:
+        """Apple may say so in a GOAWAY too."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_next(1, GoAway(unprocessed=1, reason="BadCertificate", close=True))
+        self.assertEqual(await provider.send(call_push()), ConfigFault("BadCertificate"))
+
+    async def test_connections_that_come_to_nothing(self) -> None:
+        """They are tried again until the push is served."""
+        apple = await self.serve()
+        for greeting in (Greeting.CLOSE, Greeting.RESET):
+            apple.next_behaviours.append(Behaviour(greeting=greeting))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+
+
+class LifeTests(AppleTestCase):
+    """Start, reload, states and stop."""
+
+    async def test_states_and_expiry_are_told(self) -> None:
+        """For the metrics."""
+        apple = await self.serve()
+        credentials = self.by_certificate()
+        provider = self.provide(self.settings(apple.url, credentials=credentials))
+        self.assertEqual(provider.connection_states()["production", "connecting"], 2)
+        await until(lambda: provider.connection_states()["sandbox", "ready"] == 2)
+        self.assertEqual(provider.credential_expiry, credentials.not_after)
+
+    async def test_a_key_does_not_expire(self) -> None:
+        """There is no date to tell."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+        self.assertIsNone(provider.credential_expiry)
+
+    async def test_new_credentials_without_losing_a_push(self) -> None:
+        """What is in flight finishes, what waits goes on with the new connections."""
+        apple = await self.serve(behaviour=Behaviour(max_concurrent_streams=5))
+        provider = self.provide(self.settings(apple.url))
+        await provider.send(call_push(OTHER_TOKEN))
+        apple.record.delivered.clear()
+        apple.scripts.for_next(10, Delay(0.05))
+        sending = [self.sending(provider, call_push(token)) for token in tokens(40)]
+        path = self.authority.apns_client(name="renewed")
+        renewed = load_certificate(path, now=reactor.seconds())
+        before = apple.record.connection_count
+        provider.settings = self.settings(apple.url, credentials=renewed)
+        self.assertEqual(await gatherResults(sending), [Accepted()] * 40)
+        self.assertEqual(sorted(p.token for p in apple.record.delivered), tokens(40))
+        self.assertGreater(apple.record.connection_count, before)
+
+    async def test_the_same_settings_keep_the_connections(self) -> None:
+        """A reload that changes nothing costs nothing."""
+        apple = await self.serve()
+        credentials = self.by_key()
+        provider = self.provide(self.settings(apple.url, credentials=credentials))
+        await provider.send(call_push())
+        count = apple.record.connection_count
+        provider.settings = self.settings(apple.url, credentials=self.by_key())
+        await provider.send(call_push())
+        self.assertEqual(apple.record.connection_count, count)
+
+    async def test_stopping_ends_what_is_in_flight_or_queued(self) -> None:
+        """As temporary: it is not known whether Apple took it."""
+        apple = await self.serve(behaviour=Behaviour(max_concurrent_streams=1))
+        provider = self.provide(self.settings(apple.url))
+        apple.scripts.for_token(TOKEN, Stall())
+        sending = [self.sending(provider, call_push()) for _ in range(5)]
+        await until(lambda: apple.record.received_count > 0)
+        await provider.stop()
+        self.assertEqual(await gatherResults(sending), [Temporary("stopped")] * 5)
+        self.assertEqual(await provider.send(call_push()), Temporary("stopped"))
+
+    async def test_secrets_are_not_shown(self) -> None:
+        """Not by the text form of anything an operator may see."""
+        settings = self.settings("https://localhost:1", credentials=self.by_key())
+        text = repr(settings) + repr(call_push()) + repr(attrs.evolve(settings, app=APP))
+        token = self.tokens.current(settings.credentials)  # type: ignore[arg-type]
+        self.assertNotIn(TOKEN, text + repr(token))
+        self.assertNotIn(token.text, text + repr(token))

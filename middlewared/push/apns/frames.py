@@ -83,6 +83,19 @@ def pack(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
+def headers(stream_id: int, block: bytes) -> list[bytes]:
+    """A header block of any length, with CONTINUATION frames as needed; the stream stays open."""
+    pieces = [
+        block[at : at + MAX_FRAME_SIZE] for at in range(0, max(len(block), 1), MAX_FRAME_SIZE)
+    ]
+    kinds = [HEADERS] + [CONTINUATION] * (len(pieces) - 1)
+    ends = [0] * (len(pieces) - 1) + [END_HEADERS]
+    return [
+        pack(kind, end, stream_id, piece)
+        for kind, end, piece in zip(kinds, ends, pieces, strict=True)
+    ]
+
+
 def settings(values: dict[int, int]) -> bytes:
     """A SETTINGS frame."""
     return pack(SETTINGS, 0, 0, b"".join(_SETTING.pack(*item) for item in values.items()))

@@ -89,7 +89,7 @@ class Pool:
             self._send(exchange, connection)
         elif self._stopped is not None:
             exchange.end(self._stopped)
-        elif self._fault is not None and not self._connections:
+        elif self._fault is not None and not self._hopeful:
             exchange.end(self._fault)
         elif len(self._queue) >= MAX_QUEUE:
             exchange.end(Temporary("queue full"))
@@ -130,8 +130,13 @@ class Pool:
     def refused(self, fault: ConfigFault) -> None:
         """No connection can be had until somebody repairs the configuration."""
         self._fault = fault
-        if not self._connections:
+        if not self._hopeful:
             self._end_queue(fault)
+
+    @property
+    def _hopeful(self) -> bool:
+        """Whether there is a connection that takes pushes, now or soon."""
+        return any(connection.state == "ready" for connection in self._connections)
 
     # Exchanges.
 

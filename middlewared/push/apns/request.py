@@ -59,12 +59,13 @@ class RequestKind:
         :param authorization: a header encoded by :func:`authorization_header`, or nothing.
         :param expiration: epoch seconds until which Apple may keep trying.
         """
-        path = f"/3/device/{token if token.isalnum() else quote(token, safe='')}"
+        if not (token.isascii() and token.isalnum()):
+            token = quote(token, safe="", errors="replace")
         return b"".join(
             (
                 self.start,
                 _PATH,
-                text(path.encode()),
+                text(b"/3/device/" + token.encode()),
                 authorization,
                 self.shared,
                 _EXPIRATION,

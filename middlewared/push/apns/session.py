@@ -112,14 +112,18 @@ class Session:
         self.streams[stream_id] = exchange
         block, body = exchange.block, exchange.body
         size = len(body)
-        pack = frames.FRAME_HEAD.pack
-        head = pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, stream_id)
-        if size <= self.window and size <= self._stream_window:
+        if len(block) <= frames.MAX_FRAME_SIZE >= size <= min(self.window, self._stream_window):
+            pack = frames.FRAME_HEAD.pack
             self.window -= size
             exchange.sent = size
-            self._out += (head, block, pack(size << 8, frames.END_STREAM, stream_id), body)
+            self._out += (
+                pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, stream_id),
+                block,
+                pack(size << 8, frames.END_STREAM, stream_id),
+                body,
+            )
         else:
-            self._out += (head, block)
+            self._out += frames.headers(stream_id, block)
             self._blocked.append(exchange)
             self._send_blocked()
 

@@ -1,0 +1,485 @@
+"""The HTTP/2 session without input or output; ``h2`` plays the peer."""
+
+from __future__ import annotations
+
+import struct
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, Event, RequestReceived, StreamReset
+from h2.settings import SettingCodes
+from hpack import Encoder
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.push.apns import frames
+from middlewared.push.apns.exchange import OK, Answer, End, Exchange
+from middlewared.push.apns.frames import ProtocolFault, pack
+from middlewared.push.apns.request import RequestKind, authorization_header
+from middlewared.push.apns.session import MAX_STREAMS, Session
+from middlewared.push.interface import Temporary
+
+KIND = RequestKind.of(authority="apple.example", topic="app.voip", push_type="voip")
+GONE = Temporary("gone")
+
+
+def exchange(body: bytes = b"{}") -> Exchange:
+    """A push."""
+    block = KIND.block(token="ab" * 32, authorization=b"", expiration=1_700_000_000)
+    return Exchange(block=block, body=body, deadline=0.0)
+
+
+class Peers:
+    """A session and the ``h2`` server it talks to."""
+
+    def __init__(self, **settings: int) -> None:
+        self.unprocessed: list[Exchange] = []
+        self.session = Session(unprocessed=self.unprocessed.append)
+        self.server = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        for name, value in settings.items():
+            self.server.local_settings[SettingCodes[name]] = value
+            self.server.local_settings.acknowledge()
+        self.requests: dict[int, dict[bytes, bytes]] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.resets: list[int] = []
+        self.server.initiate_connection()
+        self.session.start()
+        self.exchange_bytes()
+
+    def exchange_bytes(self) -> None:
+        """Carry bytes both ways until there are no more."""
+        self.session.receive(self.server.data_to_send())
+        while out := self.session.take():
+            for event in self.server.receive_data(out):
+                self._note(event)
+            self.session.receive(self.server.data_to_send())
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case RequestReceived(stream_id=int(stream_id), headers=list(headers)):
+                self.requests[stream_id] = dict(headers)
+            case DataReceived(stream_id=int(stream_id), data=bytes(data)):
+                self.bodies[stream_id] = self.bodies.get(stream_id, b"") + data
+            case StreamReset(stream_id=int(stream_id)):
+                self.resets.append(stream_id)
+
+    def open(self, body: bytes = b"{}") -> tuple[Exchange, list[End]]:
+        """Open an exchange; its end will be in the list."""
+        opened = exchange(body)
+        ends: list[End] = []
+        opened.ended.addCallback(ends.append)
+        self.session.open(opened)
+        self.exchange_bytes()
+        return opened, ends
+
+    def limit(self, streams: int) -> None:
+        """Change how many streams are allowed."""
+        self.server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: streams})
+        self.exchange_bytes()
+
+    def answer(self, stream_id: int, status: int = 200, body: bytes = b"") -> None:
+        """Answer as Apple does."""
+        headers = [(b":status", b"%d" % status), (b"apns-id", b"x" * 36)]
+        self.server.send_headers(stream_id, headers, end_stream=not body)
+        if body:
+            self.server.send_data(stream_id, body, end_stream=True)
+        self.exchange_bytes()
+
+
+class RequestTests(SynchronousTestCase):
+    """What the peer gets."""
+
+    def test_a_request_is_what_apple_expects(self) -> None:
+        """Pseudo headers first, then Apple's, and the body."""
+        peers = Peers()
+        block = KIND.block(
+            token="ab" * 32, authorization=authorization_header("jwt" * 80), expiration=17.9
+        )
+        peers.session.open(Exchange(block=block, body=b'{"aps":{}}', deadline=0.0))
+        peers.exchange_bytes()
+        headers = peers.requests[1]
+        self.assertEqual(list(headers)[:4], [b":method", b":scheme", b":authority", b":path"])
+        self.assertEqual(headers[b":path"], b"/3/device/" + b"ab" * 32)
+        self.assertEqual(headers[b"authorization"], b"bearer " + b"jwt" * 80)
+        self.assertEqual(headers[b"apns-expiration"], b"17")
+        self.assertEqual(headers[b"apns-priority"], b"10")
+        self.assertRegex(
+            headers[b"apns-id"].decode(), r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+        )
+        self.assertEqual(peers.bodies[1], b'{"aps":{}}')
+
+    def test_a_token_cannot_leave_its_place_in_the_path(self) -> None:
+        """What a device registered is quoted, however strange it is."""
+        block = KIND.block(token="a/b é\r\n", authorization=b"", expiration=0)
+        peers = Peers()
+        peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+        peers.exchange_bytes()
+        self.assertEqual(peers.requests[1][b":path"], b"/3/device/a%2Fb%20%C3%A9%0D%0A")
+
+    def test_a_very_long_token_arrives_whole(self) -> None:
+        """Its header block takes more than one frame."""
+        block = KIND.block(token="é" * 4_096, authorization=b"", expiration=0)
+        peers = Peers()
+        peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+        peers.exchange_bytes()
+        self.assertEqual(peers.requests[1][b":path"], b"/3/device/" + b"%C3%A9" * 4_096)
+        self.assertEqual(peers.bodies[1], b"{}")
+
+    def test_nothing_is_opened_before_the_first_settings(self) -> None:
+        """The peer's limit is not known before."""
+        session = Session(unprocessed=lambda _: None)
+        session.start()
+        self.assertFalse(session.can_open)
+        session.receive(frames.settings({}))
+        self.assertTrue(session.can_open)
+
+    def test_no_more_streams_than_the_peer_allows_now(self) -> None:
+        """The limit holds at every moment, up and down."""
+        peers = Peers(MAX_CONCURRENT_STREAMS=1)
+        peers.open()
+        self.assertFalse(peers.session.can_open)
+        peers.limit(2)
+        peers.open()
+        self.assertFalse(peers.session.can_open)
+        peers.limit(1)
+        peers.answer(1)
+        self.assertFalse(peers.session.can_open)
+        peers.answer(3)
+        self.assertTrue(peers.session.can_open)
+
+    def test_an_unlimited_peer_is_not_flooded(self) -> None:
+        """We have a limit of our own."""
+        session = Session(unprocessed=lambda _: None)
+        session.receive(frames.settings({}))
+        while session.can_open:
+            session.open(exchange(b""))
+        self.assertEqual(len(session.streams), MAX_STREAMS)
+
+
+class FlowControlTests(SynchronousTestCase):
+    """``h2`` raises when a window is overrun."""
+
+    def test_a_body_waits_for_its_streams_window(self) -> None:
+        """It goes out in the pieces the peer allows."""
+        peers = Peers(INITIAL_WINDOW_SIZE=10)
+        peers.open(b"0123456789abcdef")
+        self.assertEqual(peers.bodies[1], b"0123456789")
+        peers.server.increment_flow_control_window(4, stream_id=1)
+        peers.exchange_bytes()
+        self.assertEqual(peers.bodies[1], b"0123456789abcd")
+        peers.server.increment_flow_control_window(4, stream_id=1)
+        peers.exchange_bytes()
+        self.assertEqual(peers.bodies[1], b"0123456789abcdef")
+
+    def test_a_window_of_zero_is_opened_by_settings(self) -> None:
+        """A change of the initial window moves all open streams."""
+        peers = Peers(INITIAL_WINDOW_SIZE=0)
+        peers.open(b"body")
+        self.assertNotIn(1, peers.bodies)
+        peers.server.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 100})
+        peers.exchange_bytes()
+        self.assertEqual(peers.bodies[1], b"body")
+
+    def test_a_window_may_shrink_below_what_was_sent(self) -> None:
+        """Then it is negative until the peer makes up for it."""
+        peers = Peers(INITIAL_WINDOW_SIZE=10)
+        peers.open(b"0123456789ab")
+        peers.server.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 5})
+        peers.exchange_bytes()
+        peers.server.increment_flow_control_window(6, stream_id=1)
+        peers.exchange_bytes()
+        self.assertEqual(peers.bodies[1], b"0123456789a")
+
+    def test_the_connections_window_is_shared(self) -> None:
+        """When it is used up, no stream is opened; the blocked body goes first."""
+        peers = Peers()
+        while peers.session.can_open:
+            peers.open(b"x" * 5_000)
+        self.assertEqual(sum(map(len, peers.bodies.values())), 65_535)
+        last = max(peers.bodies)
+        self.assertEqual(len(peers.bodies[last]), 65_535 % 5_000)
+        peers.server.increment_flow_control_window(5_000)
+        peers.exchange_bytes()
+        self.assertEqual(len(peers.bodies[last]), 5_000)
+        self.assertTrue(peers.session.can_open)
+
+    def test_a_body_larger_than_a_frame_is_split(self) -> None:
+        """No frame is longer than 16,384 bytes."""
+        peers = Peers(INITIAL_WINDOW_SIZE=1 << 20)
+        peers.open(b"x" * 40_000)
+        self.assertEqual(len(peers.bodies[1]), 40_000)
+
+    def test_what_answers_use_up_is_given_back(self) -> None:
+        """More answers than our window holds arrive all the same."""
+        peers = Peers()
+        for number in range(200):
+            opened, ends = peers.open()
+            peers.answer(opened.stream_id, 400, b"x" * 16_000)
+            self.assertEqual(ends, [Answer(400, b"x" * 16_000)], number)
+
+
+class AnswerTests(SynchronousTestCase):
+    """What becomes of answers."""
+
+    def test_an_accepted_push(self) -> None:
+        """200 is all Apple says."""
+        peers = Peers()
+        opened, ends = peers.open()
+        peers.answer(opened.stream_id)
+        self.assertEqual(ends, [OK])
+        self.assertFalse(peers.session.streams)
+
+    def test_a_refusal_carries_its_body_and_retry_after(self) -> None:
+        """Both are needed to judge it."""
+        peers = Peers()
+        _, ends = peers.open()
+        headers = [(":status", "429"), ("retry-after", "7")]
+        peers.server.send_headers(1, headers)
+        peers.server.send_data(1, b'{"reason":"TooManyRequests"}', end_stream=True)
+        peers.exchange_bytes()
+        self.assertEqual(ends, [Answer(429, b'{"reason":"TooManyRequests"}', "7")])
+
+    def test_answers_in_pieces_of_one_byte(self) -> None:
+        """Where TCP cuts is nobody's concern."""
+        peers = Peers()
+        ends = [peers.open()[1] for _ in range(3)]
+        for stream_id, status in ((1, 200), (3, 410), (5, 200)):
+            peers.server.send_headers(stream_id, [(":status", str(status))])
+            peers.server.send_data(stream_id, b"{}" if status == 410 else b"", end_stream=True)
+        for byte in peers.server.data_to_send():
+            peers.session.receive(bytes([byte]))
+        self.assertEqual(ends, [[OK], [Answer(410, b"{}")], [OK]])
+
+    def test_long_headers_trailers_and_interim_answers(self) -> None:
+        """CONTINUATION, 103 and trailers are legal, and none of them is the answer."""
+        peers = Peers()
+        _, ends = peers.open()
+        peers.server.send_headers(1, [(":status", "103"), ("link", "</x>")])
+        extra = [(f"x-{number}", "v" * 100) for number in range(300)]
+        peers.server.send_headers(1, [(":status", "400"), *extra])
+        peers.server.send_data(1, b"{}", pad_length=200)
+        peers.server.send_headers(1, [("x-trailer", "1")], end_stream=True)
+        peers.exchange_bytes()
+        self.assertEqual(ends, [Answer(400, b"{}")])
+
+    def test_unknown_frames_and_priorities_are_ignored(self) -> None:
+        """RFC 9113, section 4.1."""
+        peers = Peers()
+        _, ends = peers.open()
+        peers.session.receive(pack(0x42, 0xFF, 1, b"?") + pack(frames.PRIORITY, 0, 1, b"\0" * 5))
+        peers.answer(1)
+        self.assertEqual(ends, [OK])
+
+    def test_a_peer_that_keeps_its_dynamic_table(self) -> None:
+        """A table of size 0 is a wish; answers are right without it."""
+        session = Session(unprocessed=lambda _: None)
+        session.receive(frames.settings({}))
+        encoder = Encoder()
+        ends: list[End] = []
+        for stream_id in (1, 3, 5):
+            opened = exchange()
+            opened.ended.addCallback(ends.append)
+            session.open(opened)
+            status = "410" if stream_id == 5 else "200"
+            block = encoder.encode([(":status", status), ("x-same", "in the table")])
+            flags = frames.END_HEADERS | frames.END_STREAM
+            session.receive(pack(frames.HEADERS, flags, stream_id, block))
+        self.assertEqual(ends, [OK, OK, Answer(410)])
+
+    def test_an_answer_before_the_body_was_sent(self) -> None:
+        """It counts, and our half of the stream is closed."""
+        peers = Peers(INITIAL_WINDOW_SIZE=0)
+        _, ends = peers.open()
+        peers.answer(1, 413, b"{}")
+        self.assertEqual(ends, [Answer(413, b"{}")])
+        self.assertEqual(peers.resets, [1])
+        self.assertFalse(peers.session.streams)
+
+    def test_a_malformed_answer_concerns_its_push_alone(self) -> None:
+        """A stream error: the connection goes on."""
+        for headers in (
+            [("apns-id", "x")],
+            [(":status", "20")],
+            [(":status", "101")],
+        ):
+            session = Session(unprocessed=lambda _: None)
+            session.receive(frames.settings({}))
+            opened = exchange()
+            ends: list[End] = []
+            opened.ended.addCallback(ends.append)
+            session.open(opened)
+            block = Encoder().encode(headers)
+            flags = frames.END_HEADERS | frames.END_STREAM
+            session.receive(pack(frames.HEADERS, flags, 1, block))
+            self.assertEqual(ends, [Temporary("malformed answer")])
+            self.assertTrue(session.can_open)
+
+    def test_an_answer_to_a_push_that_was_given_up(self) -> None:
+        """It may have crossed our RST_STREAM; it is read and dropped."""
+        peers = Peers()
+        opened, ends = peers.open()
+        peers.session.give_up(opened)
+        peers.session.receive(
+            pack(frames.HEADERS, frames.END_HEADERS, 1, Encoder().encode([(":status", "400")]))
+            + pack(frames.DATA, frames.END_STREAM, 1, b"{}")
+            + pack(frames.WINDOW_UPDATE, 0, 1, b"\0\0\0\1")
+            + pack(frames.RST_STREAM, 0, 1, b"\0\0\0\0")
+        )
+        self.assertEqual(ends, [])
+        peers.exchange_bytes()
+        self.assertEqual(peers.resets, [1])
+
+
+class EndTests(SynchronousTestCase):
+    """Streams that end without an answer."""
+
+    def test_goaway_gives_back_what_was_not_processed(self) -> None:
+        """In the order that lets the oldest go first; the rest finishes."""
+        peers = Peers()
+        opened = [peers.open() for _ in range(4)]
+        peers.session.receive(
+            pack(frames.GOAWAY, 0, 0, struct.pack(">II", 3, 0) + b'{"reason":"Shutdown"}')
+        )
+        self.assertEqual(peers.unprocessed, [opened[3][0], opened[2][0]])
+        self.assertFalse(peers.session.can_open)
+        self.assertEqual(peers.session.farewell, 'GOAWAY NO_ERROR {"reason":"Shutdown"}')
+        peers.answer(1)
+        peers.answer(3)
+        self.assertEqual([ends for _, ends in opened], [[OK], [OK], [], []])
+
+    def test_a_refused_stream_was_not_processed(self) -> None:
+        """RFC 9113, section 8.7."""
+        peers = Peers()
+        opened, ends = peers.open()
+        peers.server.reset_stream(1, ErrorCodes.REFUSED_STREAM)
+        peers.exchange_bytes()
+        self.assertEqual((peers.unprocessed, ends), ([opened], []))
+
+    def test_any_other_reset_is_temporary(self) -> None:
+        """Whether it was processed is not known."""
+        peers = Peers()
+        for code, name in ((ErrorCodes.INTERNAL_ERROR, "INTERNAL_ERROR"), (0xBAD, "code-0xbad")):
+            opened, ends = peers.open()
+            peers.session.receive(
+                pack(frames.RST_STREAM, 0, opened.stream_id, struct.pack(">I", code))
+            )
+            self.assertEqual(ends, [Temporary(f"RST_STREAM {name}")])
+
+    def test_what_the_peer_never_had_wholly_was_not_processed(self) -> None:
+        """So it may be sent again when the connection ends."""
+        peers = Peers(INITIAL_WINDOW_SIZE=4)
+        _, ends = peers.open(b"{}")
+        cut, _ = peers.open(b"too long")
+        peers.session.close(ErrorCodes.NO_ERROR, GONE)
+        self.assertEqual((ends, peers.unprocessed), ([GONE], [cut]))
+
+    def test_pings_are_answered_and_counted(self) -> None:
+        """An ACK is a sign of life."""
+        peers = Peers()
+        peers.server.ping(b"12345678")
+        peers.session.ping()
+        peers.exchange_bytes()
+        self.assertEqual(peers.session.signs, 1)
+
+    def test_stream_numbers_run_out(self) -> None:
+        """After the last one the connection is left."""
+        peers = Peers()
+        peers.session._next_id = 2**31 - 1
+        peers.session.open(exchange())
+        self.assertTrue(peers.session.leaving)
+
+
+WORD = struct.Struct(">I")
+FAULTS: dict[str, tuple[ErrorCodes, bytes]] = {
+    "first frame": (ErrorCodes.PROTOCOL_ERROR, frames.ping(b"12345678")),
+    "ACK first": (ErrorCodes.PROTOCOL_ERROR, frames.SETTINGS_ACK),
+    "HTTP/1": (ErrorCodes.FRAME_SIZE_ERROR, b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+}
+LATER_FAULTS: dict[str, tuple[ErrorCodes, bytes]] = {
+    "long frame": (ErrorCodes.FRAME_SIZE_ERROR, frames.FRAME_HEAD.pack(16_385 << 8, 0, 1)),
+    "SETTINGS length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.SETTINGS, 0, 0, b"12345")),
+    "SETTINGS ACK length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.SETTINGS, 1, 0, b"123456")),
+    "SETTINGS on a stream": (ErrorCodes.PROTOCOL_ERROR, pack(frames.SETTINGS, 0, 1)),
+    "window setting": (ErrorCodes.FLOW_CONTROL_ERROR, frames.settings({4: 2**31})),
+    "frame size setting": (ErrorCodes.PROTOCOL_ERROR, frames.settings({5: 1})),
+    "push setting": (ErrorCodes.PROTOCOL_ERROR, frames.settings({2: 1})),
+    "PING length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.PING, 0, 0, b"1234567")),
+    "PING on a stream": (ErrorCodes.PROTOCOL_ERROR, pack(frames.PING, 0, 1, b"12345678")),
+    "GOAWAY length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.GOAWAY, 0, 0, b"1234567")),
+    "window overflow": (
+        ErrorCodes.FLOW_CONTROL_ERROR,
+        pack(frames.WINDOW_UPDATE, 0, 0, WORD.pack(2**31 - 1)),
+    ),
+    "window zero": (ErrorCodes.PROTOCOL_ERROR, pack(frames.WINDOW_UPDATE, 0, 0, WORD.pack(0))),
+    "WINDOW_UPDATE length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.WINDOW_UPDATE, 0, 0, b"1")),
+    "RST_STREAM length": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.RST_STREAM, 0, 1, b"123")),
+    "idle stream": (ErrorCodes.PROTOCOL_ERROR, pack(frames.DATA, 0, 99, b"")),
+    "even stream": (ErrorCodes.PROTOCOL_ERROR, pack(frames.HEADERS, 4, 2, b"\x88")),
+    "stream 0": (ErrorCodes.PROTOCOL_ERROR, pack(frames.DATA, 0, 0, b"")),
+    "PUSH_PROMISE": (ErrorCodes.PROTOCOL_ERROR, pack(frames.PUSH_PROMISE, 4, 1, b"\0\0\0\2")),
+    "stray CONTINUATION": (ErrorCodes.PROTOCOL_ERROR, pack(frames.CONTINUATION, 4, 1, b"\x88")),
+    "interrupted block": (
+        ErrorCodes.PROTOCOL_ERROR,
+        pack(frames.HEADERS, 0, 1, b"\x88") + frames.ping(b"12345678"),
+    ),
+    "block of another stream": (
+        ErrorCodes.PROTOCOL_ERROR,
+        pack(frames.HEADERS, 0, 1, b"\x88") + pack(frames.CONTINUATION, 4, 3, b""),
+    ),
+    "endless empty block": (
+        ErrorCodes.ENHANCE_YOUR_CALM,
+        pack(frames.HEADERS, 0, 1, b"\x88") + pack(frames.CONTINUATION, 0, 1),
+    ),
+    "endless block": (
+        ErrorCodes.ENHANCE_YOUR_CALM,
+        pack(frames.HEADERS, 0, 1, b"\x88") + pack(frames.CONTINUATION, 0, 1, b"x" * 16_384) * 4,
+    ),
+    "broken HPACK": (ErrorCodes.COMPRESSION_ERROR, pack(frames.HEADERS, 4, 1, b"\xff" * 9)),
+    "padding": (ErrorCodes.PROTOCOL_ERROR, pack(frames.HEADERS, 0x0C, 1, b"\x05abc")),
+    "empty padded": (ErrorCodes.PROTOCOL_ERROR, pack(frames.DATA, frames.PADDED, 1)),
+    "short priority": (ErrorCodes.FRAME_SIZE_ERROR, pack(frames.HEADERS, 0x24, 1, b"1234")),
+    "answer without end": (
+        ErrorCodes.FLOW_CONTROL_ERROR,
+        pack(frames.HEADERS, 4, 1, b"\x88") + pack(frames.DATA, 0, 1, b"x" * 16_384) * 4,
+    ),
+}
+
+
+class FaultTests(SynchronousTestCase):
+    """A peer that breaks the protocol; the codes are those of RFC 9113."""
+
+    def fault(self, received: bytes, *, ready: bool) -> ErrorCodes:
+        """The code of the fault that ``received`` is."""
+        session = Session(unprocessed=lambda _: None)
+        session.start()
+        if ready:
+            session.receive(frames.settings({}))
+            session.open(exchange())
+            session.open(exchange())
+        fault: ProtocolFault = self.assertRaises(ProtocolFault, session.receive, received)
+        return fault.code
+
+    def test_at_the_start(self) -> None:
+        """The peer's preface is a SETTINGS frame."""
+        for name, (code, received) in FAULTS.items():
+            self.assertEqual(self.fault(received, ready=False), code, name)
+
+    def test_later(self) -> None:
+        """Each fault ends the connection with its code."""
+        for name, (code, received) in LATER_FAULTS.items():
+            self.assertEqual(self.fault(received, ready=True), code, name)
+
+    def test_data_before_the_head_concerns_its_push_alone(self) -> None:
+        """A stream error."""
+        peers = Peers()
+        _, ends = peers.open()
+        peers.session.receive(pack(frames.DATA, 0, 1, b"?"))
+        self.assertEqual(ends, [Temporary("malformed answer")])
+
+    def test_a_streams_window_of_zero_or_too_much(self) -> None:
+        """Stream errors too."""
+        for increment in (0, 2**31 - 1):
+            peers = Peers()
+            _, ends = peers.open()
+            peers.session.receive(pack(frames.WINDOW_UPDATE, 0, 1, WORD.pack(increment)))
+            self.assertEqual(ends, [Temporary("malformed answer")])
