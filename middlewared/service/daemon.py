@@ -12,7 +12,8 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from middlewared.config import Config
@@ -28,7 +29,7 @@ class Daemon(Service):
     What twistd starts and stops.
 
     :param reread: reads the configuration anew, or raises ConfigError.
-    :param failed: called when the start failed, before everything is stopped.
+    :param failed: given the problems when the start failed, before everything is stopped.
     """
 
     log = Logger()
@@ -39,7 +40,7 @@ class Daemon(Service):
         reactor: Any,
         parts: Parts,
         reread: Callable[[], Config],
-        failed: Callable[[], None],
+        failed: Callable[[list[str]], None],
     ) -> None:
         self._reactor = reactor
         self._parts = parts
@@ -48,6 +49,12 @@ class Daemon(Service):
         self._ending = False
         self._ports: list[Any] = []
         self._starting: Deferred[None] | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Called with twistd's application, which takes its log from us from now on."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._parts.logs.output)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """Called by twistd when the reactor is about to run."""
@@ -73,14 +80,16 @@ class Daemon(Service):
 
     def _failed(self, failure: Failure) -> None:
         """The start failed: say why in plain words, and end."""
-        if failure.check(ConfigError) is not None:
-            for problem in failure.value.problems:  # type: ignore[union-attr]
-                self.log.critical("{problem}", problem=problem)
-        elif failure.check(PortDown) is not None:
-            self.log.critical("{problem}", problem=str(failure.value))
+        problems: list[str] = []
+        if isinstance(failure.value, ConfigError):
+            problems = failure.value.problems
+        elif isinstance(failure.value, PortDown):
+            problems = [str(failure.value)]
         else:
             self.log.failure("the start failed", failure)
-        self._fail()
+        for problem in problems:
+            self.log.critical("{problem}", problem=problem)
+        self._fail(problems)
         self.end()
 
     def end(self) -> None:
@@ -108,6 +117,7 @@ class Daemon(Service):
         await DeferredList([_closed(port) for port in self._ports], consumeErrors=True)
         await self._parts.stop()
         self.log.info("middlewared stopped")
+        self._parts.last_words()
 
     async def _drain(self) -> None:
         """

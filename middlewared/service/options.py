@@ -39,12 +39,15 @@ def makeService(options: Options) -> Daemon:
     try:
         parts = Parts(reactor=reactor, config=read_all(path))
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)  # noqa: T201
+        _complain(error.problems)
         raise SystemExit(1) from None
-    daemon = Daemon(
-        reactor=reactor, parts=parts, reread=lambda: read_all(path), failed=_leave_with_failure
-    )
+
+    def failed(problems: list[str]) -> None:
+        if parts.config.log.file is not None:  # else the log has shown them
+            _complain(problems)
+        _leave_with_failure()
+
+    daemon = Daemon(reactor=reactor, parts=parts, reread=lambda: read_all(path), failed=failed)
     reactor.callWhenRunning(_take_signals, reactor, daemon)
     return daemon
 
@@ -56,6 +59,11 @@ def read_all(path: Path | None) -> Config:
     :raises ConfigError: with every problem.
     """
     return read_config(path, os.environ, partial(file_problems, now=time.time()))
+
+
+def _complain(problems: list[str]) -> None:
+    for problem in problems:
+        print(problem, file=sys.stderr)  # noqa: T201
 
 
 def _take_signals(reactor: Any, daemon: Daemon) -> None:

@@ -42,6 +42,7 @@ from middlewared.service.backends import (
     start_accounts,
     stop_accounts,
 )
+from middlewared.service.logs import Logs
 from middlewared.service.ports import Face
 from middlewared.service.providers import Providers
 from middlewared.service.watch import DependencyWatch
@@ -86,8 +87,6 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[database]": lambda config: config.database,
     "[redis]": lambda config: config.redis,
     "[http_proxy]": lambda config: config.http_proxy,
-    "[log] file": lambda config: config.log.file,
-    "[log] format": lambda config: config.log.format,
 }
 
 
@@ -114,6 +113,8 @@ class Parts:
         self._idle: Deferred[None] | None = None
         apps = load_apps(config, now=reactor.seconds())
         endpoints = make_endpoints(config, reactor=reactor)
+        self.logs = Logs(clock=reactor)
+        self.logs.reload(config.log)
         self._calls = Background()
         self._requests = Background()
         self._notices = Background()
@@ -205,6 +206,7 @@ class Parts:
 
         :raises ConfigError: the database cannot be used as configured.
         """
+        self.logs.start(self._reactor.callFromThread)
         try:
             await self.registry.start()
         except DatabaseDown as error:
@@ -221,6 +223,7 @@ class Parts:
         """
         apps = load_apps(config, now=self._reactor.seconds())
         reload_accounts(self.accounts, config)
+        self.logs.reload(config.log)
         self._apps = apps
         self.routes.replace(self.providers.routes(apps))
         self.ringing.settings = ringing_settings(config)
@@ -263,13 +266,17 @@ class Parts:
         await self._client.close()
         await self.registry.stop()
 
+    def last_words(self) -> None:
+        """Write what the log still holds; every later line is written at once."""
+        self.logs.stop()
+
     def abandon(self) -> None:
         """End every call that still waits: its PBX is told that we drain."""
         self.rendezvous.abandon(Outcome.DRAINING)
 
     def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
         self.metrics.report(fields)
-        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=fields)
+        self.logs.reports.write(sip_user_id, fields)
 
     def _hangup(self, device: Device, unique_key: str, reason: str) -> None:
         self.log.info(
