@@ -1,0 +1,102 @@
+"""
+Where PostgreSQL may be: the URL's hosts, one at a time, by address.
+
+The one invariant: nothing here blocks. libpq would look names up in the reactor's thread,
+and would wait at its first host for as long as that is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
+from zope.interface import implementer
+
+from middlewared.errors import ConfigError
+
+_LOOK_UP_TIMEOUT_S = 1.0
+_DEFAULTS = {
+    "application_name": "middlewared",
+    # A standby is of no use: registrations are written.
+    "target_session_attrs": "read-write",
+    # An idle connection to a host that vanished is noticed in about 10 s.
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "client_encoding": "utf8",
+}
+
+
+def read_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]:
+    """
+    libpq's parameters for each host of a ``postgresql://`` URL, in its order.
+
+    :raises ConfigError: libpq does not understand the URL.
+    """
+    try:
+        given = parse_dsn(url)
+    except ProgrammingError as error:
+        # libpq's text may quote the URL with its password.
+        raise ConfigError(["[database] url: not a PostgreSQL URL"]) from error
+    common = {**_DEFAULTS, **given}
+    limit = f"-c statement_timeout={statement_timeout_ms}"
+    common["options"] = f"{limit} {given.get('options', '')}".strip()
+    common.pop("connect_timeout", None)  # ignored by libpq's asynchronous connect
+    names = common.pop("host", "").split(",")
+    addresses = _spread(common.pop("hostaddr", ""), len(names))
+    ports = _spread(common.pop("port", ""), len(names))
+    hosts = []
+    for name, address, port in zip(names, addresses, ports, strict=True):
+        own = {"host": name, "hostaddr": address, "port": port}
+        hosts.append({**common, **{key: value for key, value in own.items() if value}})
+    return hosts
+
+
+def _spread(text: str, count: int) -> Sequence[str]:
+    """One value for each host: libpq takes a single one for all of them."""
+    values = text.split(",")
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ConfigError(["[database] url: each host needs its port, or all the same"])
+    return values
+
+
+async def with_addresses(reactor: Any, host: Mapping[str, str]) -> Sequence[Mapping[str, str]]:
+    """The parameters for each address of a host; none when its name is not found in time."""
+    name = host.get("host", "")
+    if "hostaddr" in host or not name or name.startswith(("/", "@")):
+        return [host]
+    if isIPAddress(name) or isIPv6Address(name):
+        return [{**host, "hostaddr": name}]
+    receiver = _Addresses()
+    reactor.nameResolver.resolveHostName(receiver, name)
+    try:
+        addresses = await receiver.complete.addTimeout(_LOOK_UP_TIMEOUT_S, reactor)
+    except TimeoutError:
+        return []
+    return [{**host, "hostaddr": address} for address in addresses]
+
+
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Collects the addresses of one name."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self.complete: Deferred[list[str]] = Deferred()
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing is known yet."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        self._found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        if not self.complete.called:
+            self.complete.callback(self._found)

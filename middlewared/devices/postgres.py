@@ -1,0 +1,190 @@
+"""
+The device registry in PostgreSQL, shared by several daemons.
+
+The one invariant: every operation is one statement and so its own transaction; an
+operation that is repeated after a lost connection ends in the same state (rows of the
+response log alone may then be there twice).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg2.errors
+from twisted.logger import Logger
+
+from middlewared.devices import queries
+from middlewared.devices.hosts import read_url
+from middlewared.devices.link import Link, Result, words
+from middlewared.devices.migrations import pending
+from middlewared.devices.pool import CONNECT_TIMEOUT_S, Pool
+from middlewared.devices.queries import COLUMNS, from_row, to_row
+from middlewared.errors import DatabaseDown
+from middlewared.model import Device, Platform, ResponseRecord
+
+_NAMES = ", ".join(COLUMNS)
+_UPDATES = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:])
+# A device that was registered after this statement began is not among `old`, though the
+# insert meets it; then nothing is stored and the statement is run again, to see it.
+_REGISTER = f"""
+    with old as materialized ({queries.FIND} for update),
+    stored as (
+        {queries.INSERT}
+        on conflict (sip_user_id) do update set {_UPDATES} where exists (select from old)
+        returning sip_user_id
+    )
+    select stored.sip_user_id is not null, {", ".join(f"old.{name}" for name in COLUMNS)}
+    from (select) as always left join stored on true left join old on true
+"""  # noqa: S608 (our own names)
+_RACES = 20
+_LOG = """
+    insert into response_log (platform, roundtrip_seconds, available, date)
+    select platform, seconds, available, to_timestamp(at)
+    from unnest(?::text[], ?::float8[], ?::boolean[], ?::float8[])
+        as answers (platform, seconds, available, at)
+"""
+_VERSION = "select coalesce(max(version), 0) from schema_version"
+_VERSIONS = """
+    create table if not exists schema_version (
+        version integer primary key,
+        installed_at timestamptz not null default now()
+    )
+"""
+# Any number that other programs on the same database are unlikely to lock.
+_SCHEMA_LOCK = 0x6D64_6C77_6172
+_SCHEMA_TIMEOUT_S = 60
+
+
+class PostgresRegistry:
+    """
+    Implements :class:`~middlewared.devices.interface.DeviceRegistry`.
+
+    :param url: ``postgresql://`` with one host or several; the one that can be written is used.
+    :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :raises ConfigError: the URL cannot be understood.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, url: str, reactor: Any, pool_size: int = 5, timeout_s: float = 2.0
+    ) -> None:
+        self._reactor = reactor
+        # A server that is alive ends a statement before we take it for silent, and one
+        # silent server leaves time for a try with the next.
+        query_timeout_s = timeout_s / 2
+        self._pool = Pool(
+            reactor=reactor,
+            hosts=read_url(url, statement_timeout_ms=int(query_timeout_s * 900)),
+            prepare=self._prepare,
+            size=pool_size,
+            request_timeout_s=timeout_s,
+            query_timeout_s=query_timeout_s,
+        )
+
+    async def start(self) -> None:
+        """
+        Connect and bring the schema up to date.
+
+        :raises ConfigError: a newer release used the database.
+        :raises DatabaseDown: it cannot be reached now; connecting goes on in the background.
+        """
+        self._pool.start()
+        await self._pool.connected()
+
+    async def stop(self) -> None:
+        """Finish what was asked for, then close the connections."""
+        await self._pool.stop()
+
+    async def find(self, sip_user_id: int) -> Device | None:
+        if sip_user_id > queries.LARGEST_ID:
+            return None
+        found = await self._run(queries.FIND, sip_user_id)
+        return from_row(found.rows[0]) if found.rows else None
+
+    async def register(self, device: Device) -> Device | None:
+        for _ in range(_RACES):
+            result = await self._run(_REGISTER, device.sip_user_id, *to_row(device))
+            ((stored, *old),) = result.rows
+            if stored:
+                return None if old[0] is None else from_row(tuple(old))
+        raise DatabaseDown("too many registrations of one account at once")
+
+    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+        return await self._changes(queries.DELETE, sip_user_id, platform.value, app, token)
+
+    async def remove_dead(
+        self, sip_user_id: int, token: str, registered_before: float | None
+    ) -> bool:
+        latest = math.inf if registered_before is None else registered_before
+        return await self._changes(queries.REMOVE_DEAD, sip_user_id, token, latest)
+
+    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
+        return await self._changes(queries.REPLACE_TOKEN, new_token, sip_user_id, token)
+
+    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
+        return await self._changes(queries.SET_SANDBOX, sandbox, sip_user_id, token)
+
+    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
+        return await self._changes(queries.TOUCH, seen_at, sip_user_id)
+
+    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
+        result = await self._run(queries.LIST, after, limit)
+        return [from_row(row) for row in result.rows]
+
+    async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
+        if records:
+            await self._run(
+                _LOG,
+                [record.platform.value for record in records],
+                [record.roundtrip_seconds for record in records],
+                [record.available for record in records],
+                [record.answered_at for record in records],
+            )
+
+    async def ping(self) -> None:
+        await self._run(queries.PING, self._reactor.seconds())
+
+    async def _changes(self, statement: str, *values: object) -> bool:
+        return (await self._run(statement, *values)).count > 0
+
+    async def _run(self, statement: str, *values: object) -> Result:
+        try:
+            return await self._pool.run(statement.replace("?", "%s"), values)
+        except psycopg2.ProgrammingError as error:
+            # Tables or rights were taken away; libpq's text does not quote the values.
+            raise DatabaseDown(f"the database cannot be used: {error.pgcode}") from error
+
+    async def _prepare(self, link: Link) -> None:
+        """Check the schema of whichever server this is; a new primary may lag behind."""
+        try:
+            if pending("postgres", await self._version(link)):
+                await self._upgrade(link)
+        except psycopg2.Error as error:
+            raise DatabaseDown(f"the schema cannot be installed: {words(error)}") from error
+
+    async def _version(self, link: Link) -> int:
+        try:
+            result = await link.run(_VERSION, (), CONNECT_TIMEOUT_S)
+        except psycopg2.errors.UndefinedTable:
+            return 0
+        return int(result.rows[0][0])
+
+    async def _upgrade(self, link: Link) -> None:
+        """Under a lock, since several daemons may start at once."""
+
+        async def run(statement: str, *values: object) -> Result:
+            return await link.run(statement, values, _SCHEMA_TIMEOUT_S)
+
+        await run("begin")
+        await run(f"set local statement_timeout = '{_SCHEMA_TIMEOUT_S}s'")
+        await run("select pg_advisory_xact_lock(%s)", _SCHEMA_LOCK)
+        await run(_VERSIONS)
+        version = (await run(_VERSION)).rows[0][0]
+        for number, script in pending("postgres", version):
+            await run(script)
+            await run("insert into schema_version (version) values (%s)", number)
+            self._log.info("database schema {number} installed", number=number)
+        await run("commit")

@@ -1,0 +1,175 @@
+"""The device registry in PostgreSQL: its contract on a real server."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import psycopg2
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.postgres import PostgresRegistry
+from middlewared.errors import ConfigError, DatabaseDown
+from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
+from tests.servers.postgres import PostgresServer, shared_server
+
+
+async def until_up(registry: DeviceRegistry) -> None:
+    """Ask until the registry answers; the test's own time-out bounds it."""
+    while True:
+        try:
+            await registry.ping()
+        except DatabaseDown:
+            await deferLater(reactor, 0.05)
+        else:
+            return
+
+
+class PostgresCase(TestCase):
+    """A test with a database of its own."""
+
+    def setUp(self) -> None:
+        self.server: PostgresServer = shared_server()
+        self.database = self.server.create_database()
+
+    def registry(self, url: str | None = None, timeout_s: float = 20.0) -> PostgresRegistry:
+        """A registry that is stopped when the test ends; it is not started."""
+        made = PostgresRegistry(
+            url=url or self.server.url(self.database),
+            reactor=reactor,
+            pool_size=3,
+            timeout_s=timeout_s,
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    async def started(self, url: str | None = None, timeout_s: float = 20.0) -> PostgresRegistry:
+        """A registry that runs."""
+        registry = self.registry(url, timeout_s)
+        await registry.start()
+        return registry
+
+
+class PostgresContractTests(DeviceRegistryContract, PostgresCase):
+    """The contract with two daemons on one database."""
+
+    async def _members(self) -> None:
+        self.here = await self.started()
+        self.there = await self.started()
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        super().setUp()
+        return Deferred.fromCoroutine(self._members())
+
+    async def response_log(self) -> list[tuple[str, float, bool, str]]:
+        rows = self.server.sql(
+            self.database,
+            "select platform, roundtrip_seconds, available,"
+            """ to_char(date at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
+            " from response_log order by id",
+        )
+        return [(str(p), float(r), bool(a), str(d)) for p, r, a, d in rows]
+
+    async def start_another(self) -> PostgresRegistry:
+        return await self.started()
+
+
+class PostgresStartTests(PostgresCase):
+    """The first connection."""
+
+    async def test_several_daemons_start_at_once(self) -> None:
+        """Each of several daemons on a new database finds the whole schema."""
+        await gatherResults([Deferred.fromCoroutine(self.started()) for _ in range(5)])
+        versions = self.server.sql(self.database, "select version from schema_version")
+        self.assertEqual(versions, [(1,)])
+
+    async def test_newer_schema(self) -> None:
+        """A database of a newer release stops the start."""
+        await self.started()
+        self.server.sql(self.database, "insert into schema_version (version) values (1000)")
+        with self.assertRaises(ConfigError) as caught:
+            await self.registry().start()
+        self.assertIn("schema 1000", str(caught.exception))
+
+    async def test_unknown_database(self) -> None:
+        """The reason of a start that fails is libpq's own."""
+        with self.assertRaises(DatabaseDown) as caught:
+            await self.registry(self.server.url("missing")).start()
+        self.assertIn('database "missing" does not exist', str(caught.exception))
+
+    async def test_database_is_made_after_the_start(self) -> None:
+        """A registry that did not start well is used as soon as the database is there."""
+        registry = self.registry(self.server.url("late"))
+        with self.assertRaises(DatabaseDown):
+            await registry.start()
+        self.server.sql("postgres", "create database late")
+        await until_up(registry)
+        await registry.register(a_device())
+
+    def test_broken_url(self) -> None:
+        """A URL that libpq cannot read is refused, without quoting its password."""
+        for url in ("postgresql://u:secret@h:1,h:2,h:3,/d?port=1,2", "postgresql://u:secret@[h/d"):
+            error = self.assertRaises(ConfigError, PostgresRegistry, url=url, reactor=reactor)
+            self.assertNotIn("secret", str(error))
+
+
+class PostgresConnectionTests(PostgresCase):
+    """Links that die while the server lives."""
+
+    async def test_killed_connections_are_replaced(self) -> None:
+        """No request fails when the server closes every connection."""
+        registry = await self.started()
+        await registry.register(a_device())
+        for _ in range(3):
+            self.server.sql(
+                "postgres",
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                f" where datname = '{self.database}'",
+            )
+            found = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(50)]
+            self.assertEqual(set(await gatherResults(found)), {a_device()})
+
+    async def test_slow_statement_is_ended(self) -> None:
+        """A row that another program has locked is DatabaseDown in time; the link lives on."""
+        registry = await self.started(timeout_s=0.5)
+        await registry.register(a_device())
+        with closing(psycopg2.connect(self.server.url(self.database))) as other:
+            other.cursor().execute("select from devices for update")
+            for _ in range(5):
+                with self.assertRaises(DatabaseDown):
+                    await registry.touch(ACCOUNT, 1.0)
+            self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.assertTrue(await registry.touch(ACCOUNT, 1.0))
+
+    async def test_tables_are_taken_away(self) -> None:
+        """A database without its tables is down, and up when they return."""
+        registry = await self.started()
+        self.server.sql(self.database, "alter table devices rename to elsewhere")
+        with self.assertRaises(DatabaseDown):
+            await registry.find(ACCOUNT)
+        self.server.sql(self.database, "alter table elsewhere rename to devices")
+        self.assertIsNone(await registry.find(ACCOUNT))
+
+    async def test_caller_goes_away(self) -> None:
+        """A look-up nobody waits for any more disturbs no other."""
+        registry = await self.started()
+        await registry.register(a_device())
+        abandoned = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(20)]
+        for look_up in abandoned:
+            look_up.addErrback(lambda failure: failure.trap(CancelledError))
+            look_up.cancel()
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+
+    async def test_stop_finishes_what_was_asked_for(self) -> None:
+        """A registration under way is committed; a later one is refused."""
+        registry = await self.started()
+        under_way = Deferred.fromCoroutine(registry.register(a_device()))
+        await registry.stop()
+        self.assertIsNone(self.successResultOf(under_way))
+        with self.assertRaises(DatabaseDown):
+            await registry.find(ACCOUNT)
+        rows = self.server.sql(self.database, "select sip_user_id from devices")
+        self.assertEqual(rows, [(ACCOUNT,)])

@@ -1,0 +1,192 @@
+"""The device registry while PostgreSQL servers die, hang, change their role, and return."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Coroutine
+from contextlib import closing
+from resource import RLIM_INFINITY
+from typing import Any
+
+import attrs
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+from middlewared.devices.postgres import PostgresRegistry
+from middlewared.errors import DatabaseDown
+from tests.contracts.devices import ACCOUNT, a_device
+from tests.servers.postgres import PostgresServer
+from tests.test_devices_postgres import until_up
+
+
+class FaultCase(TestCase):
+    """A test with servers of its own."""
+
+    timeout = 60
+
+    def server(self, file_limit: int = RLIM_INFINITY) -> PostgresServer:
+        server = PostgresServer()
+        self.addCleanup(server.stop)
+        server.start(file_limit=file_limit)
+        return server
+
+    def registry(self, *hosts: str, timeout_s: float = 2.0) -> PostgresRegistry:
+        """A registry on the database ``postgres`` of ``hosts``; not started."""
+        made = PostgresRegistry(
+            url=f"postgresql://postgres@{','.join(hosts)}/postgres",
+            reactor=reactor,
+            pool_size=3,
+            timeout_s=timeout_s,
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    def address(self, server: PostgresServer) -> str:
+        return f"127.0.0.1:{server.port}"
+
+    def silent_host(self) -> str:
+        """A host that takes connections and never says a word."""
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.addCleanup(listener.close)
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def refusing_host(self) -> str:
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    async def down(self, work: Coroutine[Any, Any, object]) -> None:
+        with self.assertRaises(DatabaseDown):
+            await work
+
+    def make_standby_like(self, server: PostgresServer, read_only: str) -> None:
+        server.sql(
+            "postgres",
+            f"alter system set default_transaction_read_only = {read_only}",
+            "select pg_reload_conf()",
+        )
+
+
+class PostgresFaultTests(FaultCase):
+    """One server."""
+
+    async def test_killed_and_started_again(self) -> None:
+        """While the server is dead requests fail; after its return they work, unaided."""
+        server = self.server()
+        registry = self.registry(self.address(server))
+        await registry.start()
+        await registry.register(a_device())
+        server.kill()
+        for _ in range(3):
+            await self.down(registry.find(ACCOUNT))
+            await self.down(registry.ping())
+        server.start()
+        await until_up(registry)
+        await registry.register(a_device(2))
+        self.assertEqual(await registry.find(2), a_device(2))
+
+    async def test_stopped_and_continued(self) -> None:
+        """A server that hangs fails requests in time and stops nobody else; then all is well."""
+        server = self.server()
+        registry = self.registry(self.address(server), timeout_s=0.6)
+        await registry.start()
+        await registry.register(a_device())
+        server.pause()
+        asked = [Deferred.fromCoroutine(self.down(registry.find(ACCOUNT))) for _ in range(20)]
+        await gatherResults(asked)
+        await self.down(registry.ping())
+        server.resume()
+        await until_up(registry)
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+
+    async def test_stop_while_the_server_hangs(self) -> None:
+        """A daemon can end although its database does not answer."""
+        server = self.server()
+        registry = self.registry(self.address(server), timeout_s=0.6)
+        await registry.start()
+        server.pause()
+        asked = Deferred.fromCoroutine(self.down(registry.find(ACCOUNT)))
+        await registry.stop()
+        await asked
+
+    async def test_server_away_at_the_start(self) -> None:
+        """The start says so, and the server is used as soon as it is there."""
+        server = self.server()
+        server.kill()
+        registry = self.registry(self.address(server))
+        await self.down(registry.start())
+        server.start()
+        await until_up(registry)
+
+    async def test_full_disk(self) -> None:
+        """A registration without room is not confirmed; one that fits still is."""
+        server = self.server(file_limit=17 * 1024 * 1024)
+        registry = self.registry(self.address(server), timeout_s=20)
+        await registry.start()
+        await registry.register(a_device())
+        too_large = attrs.evolve(a_device(), token=os.urandom(12 * 1024 * 1024).hex())
+        await self.down(registry.register(too_large))
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        await registry.register(a_device(2))
+
+
+class PostgresHostsTests(FaultCase):
+    """Several hosts, of which one can be written."""
+
+    async def test_hosts_that_do_not_answer_are_passed_over(self) -> None:
+        """A silent, a refusing and an unknown first host cost a start no more than their time."""
+        server = self.server()
+        silent, refusing = self.silent_host(), self.refusing_host()
+        registry = self.registry(silent, refusing, self.address(server))
+        await registry.start()
+        await registry.ping()
+
+    async def test_host_by_name(self) -> None:
+        """A name is looked up; one nobody knows is passed over."""
+        server = self.server()
+        registry = self.registry("unknown.invalid:1", f"localhost:{server.port}")
+        await registry.start()
+        await registry.ping()
+
+    async def test_standby_is_passed_over(self) -> None:
+        """A host that cannot be written is not used, though it is the first."""
+        standby, primary = self.server(), self.server()
+        self.make_standby_like(standby, "on")
+        registry = self.registry(self.address(standby), self.address(primary))
+        await registry.start()
+        await registry.register(a_device())
+        self.assertEqual(primary.sql("postgres", "select count(*) from devices"), [(1,)])
+
+    async def test_other_host_takes_over(self) -> None:
+        """When the primary dies and the other is promoted, requests go there."""
+        first, second = self.server(), self.server()
+        self.make_standby_like(second, "on")
+        registry = self.registry(self.address(first), self.address(second))
+        await registry.start()
+        await registry.register(a_device())
+        first.kill()
+        await self.down(registry.ping())
+        self.make_standby_like(second, "off")
+        await until_up(registry)
+        await registry.register(a_device(2))
+        self.assertEqual(second.sql("postgres", "select sip_user_id from devices"), [(2,)])
+
+    async def test_primary_hangs_and_the_other_takes_over(self) -> None:
+        """A primary that falls silent is left for the one that answers."""
+        first, second = self.server(), self.server()
+        registry = self.registry(self.address(first), self.address(second))
+        await registry.start()
+        await registry.register(a_device())
+        first.pause()
+        await until_up(registry)
+        self.assertIsNone(await registry.find(ACCOUNT))
+
+    async def test_primary_becomes_a_standby(self) -> None:
+        """Connections to a host that can be written no longer are given up for the new primary."""
+        first, second = self.server(), self.server()
+        registry = self.registry(self.address(first), self.address(second))
+        await registry.start()
+        self.make_standby_like(first, "on")
+        await registry.register(a_device())
+        self.assertEqual(second.sql("postgres", "select count(*) from devices"), [(1,)])
