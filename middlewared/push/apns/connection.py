@@ -33,6 +33,7 @@ KEEP_ALIVE_S = 300.0
 """Shorter than the memory of common address translators, longer than Apple frowns upon."""
 
 DISTRUST_S = 1.0
+CLOSE_TIMEOUT_S = 2.0
 
 MAX_UNSENT_FRAMES = 8_192
 """How many answers to PING and SETTINGS a peer may provoke without reading them."""
@@ -71,6 +72,7 @@ class Connection(Protocol):
         self._clock = clock
         self._room = room
         self._paused = False
+        self._closing = True
         self._receiving = False
         self._ending: End | None = None
         self._flushing: DelayedCall | None = None
@@ -129,26 +131,25 @@ class Connection(Protocol):
     def close(self, end: End) -> None:
         """Close now; exchanges in flight get ``end``."""
         self._ending = end
-        if self.connected:
-            self.session.close(ErrorCodes.NO_ERROR, end)
-            self._flush()
-            self._lose()
+        self.session.close(ErrorCodes.NO_ERROR, end)
         self._settle()
 
     def abort(self, why: str) -> None:
         """Drop the connection without a word; its exchanges are to be sent again at once."""
         self._ending = Temporary(why, retry_after_s=0)
-        if self.transport is not None:
-            self.transport.abortConnection()
+        self.transport.abortConnection()
 
     # From the transport.
 
     def connectionMade(self) -> None:
+        self._closing = False
         self.transport.registerProducer(self, True)
         self.session.start()
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
         was_ready = self.session.ready
         self._receiving = True
         try:
@@ -167,6 +168,7 @@ class Connection(Protocol):
         self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closing = True
         for timer in (self._watch, self._flushing):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -203,7 +205,7 @@ class Connection(Protocol):
         if self._paused:
             if self.session.unsent > MAX_UNSENT_FRAMES:
                 self.abort("the peer does not read")
-        elif (data := self.session.take()) and self.connected:
+        elif (data := self.session.take()) and not self._closing:
             self.transport.write(data)
 
     # Ending.
@@ -214,21 +216,23 @@ class Connection(Protocol):
             return
         if not self.left.called:
             self.left.callback(None)
-        if not self.session.streams and self.connected:
+        if not self.session.streams and not self._closing:
             self._flush()
             self._lose()
 
     def _lose(self) -> None:
-        """Close after the last byte; a transport waits for a producer that is registered."""
-        self.transport.unregisterProducer()
+        """Close after the last byte, but do not wait long for the peer to do the same."""
+        self._closing = True
+        if self._watch is not None and self._watch.active():
+            self._watch.cancel()
+        self._watch = self._clock.callLater(CLOSE_TIMEOUT_S, self.transport.abortConnection)
+        self.transport.unregisterProducer()  # a transport waits for it
         self.transport.loseConnection()
 
     def _break(self, fault: ProtocolFault) -> None:
         self.log.error("Apple's side broke HTTP/2: {what}", what=str(fault))
         self._ending = Temporary("protocol error", retry_after_s=0)
         self.session.close(fault.code, self._ending)
-        self._flush()
-        self._lose()
         self._settle()
 
     # Signs of life.

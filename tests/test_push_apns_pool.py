@@ -1,0 +1,176 @@
+"""Pool and keepers: back-off, the queue's bound, the alarm. Time is a ``task.Clock``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.push.apns import frames
+from middlewared.push.apns.alarm import MASS, PERIOD_S, MassRefusal
+from middlewared.push.apns.connection import Connection
+from middlewared.push.apns.exchange import End, Exchange
+from middlewared.push.apns.keeper import HURRIED_BACKOFF_S, MAX_BACKOFF_S
+from middlewared.push.apns.pool import MAX_QUEUE, Pool
+from middlewared.push.interface import Temporary
+
+
+class Network:
+    """Where a pool connects to: counts, refuses, or gives a connection."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.connects = 0
+        self.connections: list[Connection] = []
+
+    def connect(self, factory: Any) -> Deferred[Connection]:
+        """As an endpoint does."""
+        self.connects += 1
+        if not self.up:
+            return fail(ConnectionRefusedError())
+        connection = factory.buildProtocol(None)
+        transport = StringTransport()
+        transport.abortConnection = transport.loseConnection = (  # type: ignore[method-assign]
+            lambda: self.lose(connection)
+        )
+        connection.makeConnection(transport)
+        connection.dataReceived(frames.settings({3: 1}))
+        self.connections.append(connection)
+        return succeed(connection)
+
+    def lose(self, connection: Connection) -> None:
+        """The connection is gone."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+            connection.connectionLost(Failure(ConnectionLost()))
+
+
+class PoolTests(SynchronousTestCase):
+    """A pool of one connection."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.network = Network()
+        self.pool = Pool(
+            environment="production",
+            name="app production",
+            clock=self.clock,
+            endpoint=lambda: cast(IStreamClientEndpoint, self.network),
+            size=1,
+        )
+        self.addCleanup(self.at_the_end)
+
+    def at_the_end(self) -> None:
+        """Stopping leaves no timer."""
+        self.successResultOf(Deferred.fromCoroutine(self.pool.stop()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def submit(self, *, deadline: float = 1e9) -> list[End]:
+        """Submit a push; its end will be in the list."""
+        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline)
+        ends: list[End] = []
+        exchange.ended.addCallback(ends.append)
+        self.pool.submit(exchange)
+        return ends
+
+    def test_a_provider_that_is_down_is_asked_ever_more_rarely(self) -> None:
+        """But never given up."""
+        self.pool.start()
+        self.clock.pump([0.1] * 600)
+        early = self.network.connects
+        self.assertLess(early, 25)
+        self.clock.pump([1.0] * 600)
+        self.assertGreaterEqual(self.network.connects - early, 600 / (MAX_BACKOFF_S + 1) - 1)
+
+    def test_a_waiting_push_shortens_the_rest(self) -> None:
+        """It has but a few seconds."""
+        self.pool.start()
+        self.clock.pump([1.0] * 600)
+        self.network.up = True
+        ends = self.submit(deadline=self.clock.seconds() + 4)
+        self.clock.advance(HURRIED_BACKOFF_S)
+        self.assertEqual(self.pool.states(), {"connecting": 0, "ready": 1, "draining": 0})
+        self.assertEqual((ends, len(self.network.connections[0].session.streams)), ([], 1))
+
+    def test_connections_that_answer_nothing_are_backed_off_too(self) -> None:
+        """A server that accepts and closes is no better than one that refuses."""
+        self.network.up = True
+        self.pool.start()
+        for _ in range(600):
+            for connection in list(self.network.connections):
+                self.network.lose(connection)
+            self.clock.advance(0.1)
+        self.assertLess(self.network.connects, 25)
+
+    def test_the_queue_is_bounded(self) -> None:
+        """More than it holds is refused at once."""
+        ends = [self.submit() for _ in range(MAX_QUEUE + 1)]
+        self.assertEqual(ends[-2:], [[], [Temporary("queue full")]])
+
+    def test_pushes_past_their_deadline_leave_the_queue(self) -> None:
+        """Each at its own time, and they make room."""
+        early, late = self.submit(deadline=1.0), self.submit(deadline=2.0)
+        self.clock.advance(1.0)
+        self.assertEqual((early, late), ([Temporary("deadline")], []))
+        self.clock.advance(1.0)
+        self.assertEqual(late, [Temporary("deadline")])
+
+    def test_the_queue_is_served_in_order(self) -> None:
+        """Whoever waits longest goes first, one stream at a time."""
+        served: list[int] = []
+
+        def note(number: int, _: End) -> None:
+            served.append(number)
+
+        for number in range(3):
+            exchange = Exchange(block=b"\x83", body=b"%d" % number, deadline=9.0)
+            exchange.ended.addCallback(partial(note, number))
+            self.pool.submit(exchange)
+        self.network.up = True
+        self.pool.start()
+        for stream_id in (1, 3, 5):
+            answer = frames.pack(frames.HEADERS, 5, stream_id, b"\x88")
+            self.network.connections[0].dataReceived(answer)
+        self.assertEqual(served, [0, 1, 2])
+
+
+class MassRefusalTests(SynchronousTestCase):
+    """When many devices are refused alike."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.alarm = MassRefusal(app="app", clock=self.clock)
+
+    def refuse(self, count: int, *, first: int = 0) -> list[bool]:
+        """What is said to so many different devices' refusals."""
+        return [self.alarm.refused("BadTopic", str(first + number)) for number in range(count)]
+
+    def test_many_devices_raise_it(self) -> None:
+        """From the tenth on."""
+        self.assertEqual(self.refuse(MASS + 2), [False] * (MASS - 1) + [True] * 3)
+
+    def test_one_device_does_not(self) -> None:
+        """However often it is refused."""
+        self.assertFalse(any(self.alarm.refused("BadTopic", "same") for _ in range(100)))
+
+    def test_not_when_others_are_accepted(self) -> None:
+        """Then the app is configured well."""
+        self.refuse(1)
+        for _ in range(MASS + 1):
+            self.alarm.accepted()
+        self.assertFalse(any(self.refuse(MASS * 2)))
+
+    def test_not_over_a_long_time(self) -> None:
+        """Old tokens are refused now and then."""
+        said = []
+        for number in range(3 * MASS):
+            said += self.refuse(1, first=number)
+            self.clock.advance(PERIOD_S / 5)
+        self.assertFalse(any(said))

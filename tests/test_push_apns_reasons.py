@@ -1,0 +1,104 @@
+"""The table of Apple's reasons."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.push.apns.exchange import OK, Answer
+from middlewared.push.apns.reasons import judge
+from middlewared.push.interface import (
+    Accepted,
+    ConfigFault,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
+from middlewared.simulator.apple.faults import STATUS_OF_REASON
+
+DEAD = {"Unregistered", "ExpiredToken"}
+SUSPECT = {"BadDeviceToken", "DeviceTokenNotForTopic"}
+CONFIGURATION = {
+    "BadTopic",
+    "MissingTopic",
+    "TopicDisallowed",
+    "BadCertificate",
+    "BadCertificateEnvironment",
+    "ExpiredProviderToken",
+    "InvalidProviderToken",
+    "MissingProviderToken",
+    "UnrelatedKeyIdInToken",
+    "BadEnvironmentKeyInToken",
+    "Forbidden",
+}
+TEMPORARY = {
+    "IdleTimeout",
+    "TooManyRequests",
+    "TooManyProviderTokenUpdates",
+    "InternalServerError",
+    "ServiceUnavailable",
+    "Shutdown",
+}
+
+
+class JudgeTests(SynchronousTestCase):
+    """What each answer means."""
+
+    def test_every_documented_reason(self) -> None:
+        """Only what Apple calls dead is dead; what is not listed here is our bug."""
+        for reason, status in STATUS_OF_REASON.items():
+            result = judge(Answer(status, b'{"reason":"%s"}' % reason.encode()))
+            kinds = ((DEAD, TokenDead), (SUSPECT, TokenSuspect), (CONFIGURATION, ConfigFault))
+            wanted = next((kind for some, kind in kinds if reason in some), Rejected)
+            self.assertIs(type(result), Temporary if reason in TEMPORARY else wanted, reason)
+            self.assertEqual(result.reason, reason)
+
+    def test_accepted(self) -> None:
+        """200 has no body."""
+        self.assertEqual(judge(OK), Accepted())
+
+    def test_when_a_token_died(self) -> None:
+        """Apple counts in milliseconds; without a sane time there is none."""
+        for said, since in (
+            (b"1700000000500", 1_700_000_000.5),
+            (b"null", None),
+            (b'"soon"', None),
+            (b"true", None),
+            (b"-1", None),
+            (b"1e300", None),
+        ):
+            body = b'{"reason":"Unregistered","timestamp":%s}' % said
+            self.assertEqual(judge(Answer(410, body)), TokenDead("Unregistered", since))
+
+    def test_what_is_meant_for_one_connection_may_be_retried_at_once(self) -> None:
+        """Another connection can take the push."""
+        for reason in ("Shutdown", "IdleTimeout"):
+            body = b'{"reason":"%s"}' % reason.encode()
+            self.assertEqual(judge(Answer(503, body)), Temporary(reason, retry_after_s=0))
+
+    def test_retry_after(self) -> None:
+        """Seconds, kept within reason; anything else is none."""
+        for said, seconds in (("3", 3.0), ("9" * 9, 3600.0), ("9" * 99, None), ("soon", None)):
+            result = judge(Answer(503, b'{"reason":"ServiceUnavailable"}', said))
+            self.assertEqual(result, Temporary("ServiceUnavailable", retry_after_s=seconds))
+
+    def test_answers_without_a_known_reason(self) -> None:
+        """The status decides, and a bare 410 kills nothing."""
+        for status, body, result in (
+            (410, b"", Rejected("HTTP 410")),
+            (403, b"{}", ConfigFault("HTTP 403")),
+            (429, b"[]", Temporary("HTTP 429")),
+            (502, b"<html>", Temporary("HTTP 502")),
+            (302, b"", Rejected("HTTP 302")),
+            (400, b'{"reason":"NewReason"}', Rejected("NewReason")),
+            (400, b'{"reason":"a token: 12ab"}', Rejected("HTTP 400")),
+            (400, b'{"reason":["x"]}', Rejected("HTTP 400")),
+        ):
+            self.assertEqual(judge(Answer(status, body)), result)
+
+    @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.text())
+    def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: str) -> None:
+        """Never an exception, and the reason is short."""
+        self.assertLessEqual(len(judge(Answer(status, body, retry_after)).reason), 64)
