@@ -13,13 +13,15 @@ from typing import Generic, TypeVar
 
 PushT = TypeVar("PushT")
 
+_KEPT_FAULTS = 1000
+
 
 class Record(Generic[PushT]):
     """
     Everything one server saw.
 
     :param listener: told of each delivered push, at once; may be set later.
-    :param keep: how many entries each list keeps.
+    :param keep: how many pushes are remembered.
     """
 
     def __init__(
@@ -30,9 +32,9 @@ class Record(Generic[PushT]):
         """Pushes that broke no rule, whatever their script did to them."""
         self.delivered: deque[PushT] = deque(maxlen=keep)
         """Pushes that the phone got."""
-        self.refused: deque[str] = deque(maxlen=keep)
+        self.refused: deque[str] = deque(maxlen=_KEPT_FAULTS)
         """Reasons of the pushes that broke a rule (not those of scripts)."""
-        self.violations: deque[str] = deque(maxlen=keep)
+        self.violations: deque[str] = deque(maxlen=_KEPT_FAULTS)
         """Errors of the peer below the push: HTTP/2, and failed handshakes."""
         self.received_count = 0
         self.delivered_count = 0

@@ -2,7 +2,7 @@
 Simulator: which steps a request meets.
 
 The one invariant: a request meets one script at most: the "next" list comes first, then
-the script of its own key (a push token, an account).
+the script of its own key (a push token, an account), then the one for all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Scripts(Generic[StepT]):
     def __init__(self) -> None:
         self._next: deque[tuple[StepT, ...]] = deque()
         self._by_key: dict[str, tuple[StepT, ...]] = {}
+        self._for_all: tuple[StepT, ...] = ()
 
     def for_token(self, token: str, *steps: StepT) -> None:
         """Let every request about ``token`` meet ``steps``; without steps: forget it."""
@@ -32,11 +33,16 @@ class Scripts(Generic[StepT]):
         """Let the next ``count`` requests that have no earlier order meet ``steps``."""
         self._next.extend([steps] * count)
 
+    def for_all(self, *steps: StepT) -> None:
+        """Let every request that has no other order meet ``steps``; without: forget it."""
+        self._for_all = steps
+
     def clear(self) -> None:
         """Forget all scripts."""
+        self._for_all = ()
         self._next.clear()
         self._by_key.clear()
 
     def take(self, key: str) -> Iterable[StepT]:
         """The steps for a request that has just arrived."""
-        return self._next.popleft() if self._next else self._by_key.get(key, ())
+        return self._next.popleft() if self._next else self._by_key.get(key, self._for_all)

@@ -1,0 +1,405 @@
+"""The simulated account API, phones, PBX and the process of all servers, on the wire."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import treq
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
+
+from middlewared.simulator import generations
+from middlewared.simulator.accounts import (
+    PROFILE_PATH,
+    AccountsServer,
+    basic,
+    profile,
+    redirect,
+)
+from middlewared.simulator.answering import Answering
+from middlewared.simulator.apple import ReceivedPush
+from middlewared.simulator.daemon import CHECKOUT
+from middlewared.simulator.generations import Generation
+from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.http import HangUp, HttpReply, HttpServer, HttpStep, Received, Stall
+from middlewared.simulator.pbx import PBX
+from middlewared.simulator.phone import Phone, Phones, Reaction
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+class Daemon(HttpServer):
+    """Stands at the daemon's place: keeps what it gets and says what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(reactor=reactor)
+        self.requests: list[Received] = []
+        self.steps: list[HttpStep] = [HttpReply(202)]
+        self._awaited: tuple[int, Deferred[None]] | None = None
+
+    def plan(self, received: Received) -> Iterator[HttpStep]:
+        self.requests.append(received)
+        if self._awaited is not None and len(self.requests) >= self._awaited[0]:
+            (_, seen), self._awaited = self._awaited, None
+            seen.callback(None)
+        yield from self.steps
+
+    def got(self, count: int) -> Deferred[None]:
+        """Fires when so many requests have come."""
+        seen: Deferred[None] = Deferred()
+        if len(self.requests) >= count:
+            seen.callback(None)
+        else:
+            self._awaited = (count, seen)
+        return seen
+
+
+class SocketTestCase(TestCase):
+    """An HTTP client, and servers that are stopped after the test."""
+
+    def setUp(self) -> Any:
+        self.timeout = 10
+        self.pool = HTTPConnectionPool(cast(Any, reactor))
+        self.pool.retryAutomatically = False
+        self.http = HTTPClient(cast(Any, Agent(cast(Any, reactor), pool=self.pool)))
+        self.addCleanup(self.pool.closeCachedConnections)
+        return Deferred.fromCoroutine(self.prepare())
+
+    async def prepare(self) -> None:
+        self.daemon = Daemon()
+        await self.serve(self.daemon)
+
+    async def serve(self, server: HttpServer) -> None:
+        await server.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
+
+
+class AccountsTests(SocketTestCase):
+    """The account API speaks for the Authorization header it got."""
+
+    async def prepare(self) -> None:
+        self.accounts = AccountsServer(
+            reactor=reactor,
+            accounts={
+                ("user@example.org", "secret"): 123456789,
+                "Token user@example.org:abc": 222222222,
+                "Token nobody": None,
+            },
+        )
+        await self.serve(self.accounts)
+
+    async def get(self, path: str, authorization: str) -> tuple[int, str]:
+        headers: dict[Any, Any] = {"Authorization": authorization}
+        response = await self.http.get(
+            self.accounts.url + path, headers=headers, allow_redirects=False
+        )
+        return response.code, await treq.text_content(response)
+
+    async def test_two_requests_lead_to_the_account(self) -> None:
+        """The profile leads to the account, for Basic and Token alike."""
+        for header, number in (
+            (basic("user@example.org", "secret"), "123456789"),
+            ("Token user@example.org:abc", "222222222"),
+        ):
+            status, text = await self.get(PROFILE_PATH, header)
+            self.assertEqual(status, 200)
+            status, text = await self.get(json.loads(text)["app_account"], header)
+            self.assertEqual((status, json.loads(text)["account_id"]), (200, number))
+        self.assertEqual(self.accounts.request_count, 4)
+
+    async def test_refusals(self) -> None:
+        """Wrong credentials are 401, no app account is null, a foreign account 404."""
+        self.assertEqual((await self.get(PROFILE_PATH, basic("user@example.org", "x")))[0], 401)
+        self.assertIn("null", (await self.get(PROFILE_PATH, "Token nobody"))[1])
+        foreign = "/api/phoneaccount/basic/phoneaccount/123456789/"
+        self.assertEqual((await self.get(foreign, "Token user@example.org:abc"))[0], 404)
+
+    async def test_faults(self) -> None:
+        """Every fault of the API can be ordered, for either of its requests."""
+        header = "Token user@example.org:abc"
+        orders = self.accounts.scripts
+        for reply in (
+            HttpReply(403),
+            HttpReply(502, b"<html>", "text/html"),
+            redirect("/elsewhere/"),
+            HttpReply(200, b"not JSON"),
+            HttpReply(200, b"[]"),
+            profile("//evil.example.org/"),
+        ):
+            orders.for_next(1, reply)
+            status, text = await self.get(PROFILE_PATH, header)
+            self.assertEqual((status, text.encode()), (reply.status, reply.body))
+        orders.for_next(1, HangUp())
+        with self.assertRaises(ResponseFailed):
+            await self.get(PROFILE_PATH, header)
+        self.accounts.account_scripts.for_token("222222222", HttpReply(500))
+        account = "/api/phoneaccount/basic/phoneaccount/222222222/"
+        self.assertEqual((await self.get(account, header))[0], 500)
+
+    async def test_numbers_as_accounts(self) -> None:
+        """For benchmarks a number as user name is an account of its own."""
+        server = AccountsServer(reactor=reactor, numbers_are_accounts=True)
+        await self.serve(server)
+        self.accounts = server
+        self.assertIn("/333333333/", (await self.get(PROFILE_PATH, basic("333333333", "x")))[1])
+        self.assertEqual((await self.get(PROFILE_PATH, basic("name", "x")))[0], 401)
+
+
+class PhoneTests(SocketTestCase):
+    """Phones speak as their generation does, and read pushes as strictly."""
+
+    def phone(self, generation: Generation, **options: Any) -> Phone:
+        phone = Phone(
+            reactor=reactor,
+            http=self.http,
+            base_url=self.daemon.url,
+            generation=generation,
+            sip_user_id=123456789,
+            token="t" * 8,
+            app="com.voipgrid.vialer",
+            authorization="Token user:abc",
+            **options,
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(phone.stop()))
+        return phone
+
+    def payload(self, **changed: Any) -> dict[str, Any]:
+        return {
+            "type": "call",
+            "unique_key": KEY,
+            "phonenumber": "0501234567",
+            "caller_id": "",
+            "response_api": f"{self.daemon.url}/api/call-response/",
+            "message_start_time": "1575988800.1234567",
+            "attempt": "1",
+            "vg_cid": KEY,
+            **changed,
+        }
+
+    def android(self, **changed: Any) -> GooglePush:
+        return GooglePush("v1", "t" * 8, self.payload(**changed), "HIGH", 4.0, 0.0)
+
+    def ios(self, **changed: Any) -> ReceivedPush:
+        numbers = {"message_start_time": 1575988800.1234567, "attempt": 1}
+        payload = {"aps": {}, **self.payload(**{**numbers, **changed})}
+        headers = {"apns-push-type": "voip"}
+        return ReceivedPush("t" * 8, headers, payload, "production", 1, 1, 0.0)
+
+    def last_fields(self) -> dict[str, Any]:
+        request = self.daemon.requests[-1]
+        if "json" in request.headers["content-type"]:
+            fields: dict[str, Any] = json.loads(request.body)
+            return fields
+        return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
+
+    async def test_registration(self) -> None:
+        """Every generation registers with its fields, body form and credentials."""
+        self.daemon.steps = [HttpReply(201)]
+        for generation in generations.GENERATIONS:
+            self.assertEqual(await self.phone(generation).register(), 201)
+            request = self.daemon.requests[-1]
+            fields = self.last_fields()
+            self.assertIn(f"/api/{generation.platform}-device", request.path)
+            self.assertEqual(request.path.endswith("/"), generation.slash)
+            self.assertEqual(request.headers["authorization"], "Token user:abc")
+            self.assertEqual(fields["sip_user_id"], "123456789")
+            sent = {key for key, value in generation.extra.items() if value is not None}
+            self.assertLessEqual(sent, fields.keys())
+
+    async def test_unregistration(self) -> None:
+        """A DELETE has a body, but one generation writes its fields into the query."""
+        await self.phone(generations.IOS_6).unregister()
+        self.assertEqual(self.last_fields()["token"], "t" * 8)
+        await self.phone(generations.PIL_IOS).unregister()
+        last = self.daemon.requests[-1]
+        self.assertEqual((last.method, last.body), ("DELETE", b""))
+        self.assertIn("/api/apns-device/?sip_user_id=123456789&", last.path)
+
+    async def test_answers(self) -> None:
+        """Each generation answers in its form at its path."""
+        for generation, path, available in (
+            (generations.ANDROID_3, "/api/call-response/api/call-response/", "true"),
+            (generations.ANDROID_6, "/api/call-response/", "true"),
+            (generations.IOS_4, "/api/call-response/", "True"),
+            (generations.FLUTTER_IOS, "/api/call-response/", "true"),
+        ):
+            phone = self.phone(generation)
+            ios = generation.platform == "apns"
+            count = len(self.daemon.requests)
+            phone.receive(self.ios() if ios else self.android())
+            await self.daemon.got(count + 1)
+            fields = self.last_fields()
+            self.assertEqual(self.daemon.requests[-1].path, path)
+            self.assertEqual((fields["unique_key"], fields["available"]), (KEY, available))
+            start = 1575988800.1234567 if ios else "1575988800.1234567"
+            self.assertEqual(fields["message_start_time"], start)
+            self.assertEqual(phone.complaints, [])
+
+    async def test_reactions(self) -> None:
+        """A phone can repeat itself, write 1.5E9, refuse, sleep through, or keep silent."""
+        phone = self.phone(generations.ANDROID_6)
+        phone.reaction = Reaction(delay_s=0.01, repeats=1, scientific=True)
+        phone.receive(self.android())
+        await self.daemon.got(2)
+        self.assertIn("E+09", self.last_fields()["message_start_time"])
+        phone.reaction = Reaction(refuses_repeats=True)
+        phone.receive(self.android(attempt="2"))
+        await self.daemon.got(3)
+        self.assertEqual(self.last_fields()["available"], "false")
+        phone.reaction = Reaction(from_attempt=2)
+        phone.receive(self.android(unique_key="other"))
+        phone.reaction = Reaction(available=None)
+        phone.receive(self.android(unique_key="third"))
+        await phone.stop()
+        self.assertEqual(len(self.daemon.requests), 3)
+
+    async def test_a_lost_daemon_is_status_0(self) -> None:
+        """No app asks twice: a connection that is lost is noted."""
+        self.daemon.steps = [HangUp()]
+        self.assertEqual(await self.phone(generations.ANDROID_6).register(), 0)
+
+    async def test_complaints(self) -> None:
+        """What an app would choke on is told, and such a push is not answered."""
+        android, ios = self.phone(generations.FLUTTER_ANDROID), self.phone(generations.IOS_6)
+        for changed in (
+            {"vg_cid": ""},
+            {"message_start_time": "1575988800.12"},
+            {"message_start_time": 1.5},
+            {"attempt": "1.0"},
+            {"type": "checkin"},
+        ):
+            android.receive(self.android(**changed))
+        for wrong in (
+            {"unique_key": "1234"},
+            {"message_start_time": "1575988800.1234567"},
+            {"attempt": "1"},
+            {"caller_id": None},
+        ):
+            ios.receive(self.ios(**wrong))
+        self.assertEqual((len(android.complaints), len(ios.complaints)), (5, 4))
+        self.assertEqual(self.daemon.requests, [])
+
+    async def test_notices(self) -> None:
+        """A message, or an alert, is shown and not answered; phones are found by token."""
+        android, ios = self.phone(generations.ANDROID_6), self.phone(generations.IOS_6)
+        phones = Phones()
+        phones.add(android)
+        phones(self.android(type="message", message="An other device"))
+        self.assertEqual(android.notices, ["An other device"])
+        phones.remove(android)
+        phones(self.android())
+        self.assertEqual(android.pushes, [])
+        payload = {"aps": {"alert": {"body": "An other device"}}}
+        headers = {"apns-push-type": "alert"}
+        ios.receive(ReceivedPush("t" * 8, headers, payload, "production", 1, 1, 0.0))
+        self.assertEqual(ios.notices, ["An other device"])
+
+    async def test_answering_all(self) -> None:
+        """The phones of benchmarks answer every push, over kept connections."""
+        answering = Answering(reactor=reactor, delay_s=0)
+        self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
+        for number in range(100):
+            answering(self.android(unique_key=f"key-{number}"))
+        await self.daemon.got(100)
+        keys = {dict(parse_qsl(each.body.decode()))["unique_key"] for each in self.daemon.requests}
+        self.assertEqual(len(keys), 100)
+        self.assertLessEqual(self.daemon.connections_opened, 64)
+
+
+class PBXTests(SocketTestCase):
+    """A PBX tells what the daemon said."""
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        self.pbx = PBX(http=self.http, base_url=self.daemon.url, seconds=cast(Any, reactor).seconds)
+
+    async def test_result(self) -> None:
+        """Status, body, outcome and step times are read from the answer."""
+        timing = ("Server-Timing", "device;dur=0.50, push;dur=1.25, total;dur=300.00")
+        headers = (("X-Outcome", "answered"), timing)
+        self.daemon.steps = [HttpReply(200, b"status=ACK", "text/plain", headers)]
+        result = await self.pbx.place(123456789, caller_id="Jörg", call_id="c-1")
+        self.assertTrue(result.acknowledged)
+        self.assertEqual((result.outcome, result.content_type), ("answered", "text/plain"))
+        self.assertEqual(result.server_timing_ms, {"device": 0.5, "push": 1.25, "total": 300.0})
+        self.assertGreaterEqual(result.answered_at, result.placed_at)
+        fields = dict(parse_qsl(self.daemon.requests[0].body.decode()))
+        self.assertEqual((fields["phonenumber"], fields["caller_id"]), ("+31501234567", "Jörg"))
+
+    async def test_hang_up(self) -> None:
+        """Cancelling a call closes its connection."""
+        self.daemon.steps = [Stall()]
+        calling = self.pbx.place(123456789)
+        await self.daemon.got(1)
+        calling.cancel()
+        with self.assertRaises((CancelledError, ResponseFailed)):
+            await calling
+
+
+class _Output(ProcessProtocol):
+    """Lines of a process, one Deferred each."""
+
+    def __init__(self) -> None:
+        self.lines: list[Deferred[str]] = [Deferred(), Deferred()]
+        self.errors = b""
+        self.ended: Deferred[None] = Deferred()
+        self._unread = b""
+        self._count = 0
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            self.lines[self._count].callback(line.decode())
+            self._count += 1
+
+    def errReceived(self, data: bytes) -> None:
+        self.errors += data
+
+    def processEnded(self, reason: object) -> None:
+        for line in self.lines:
+            if not line.called:
+                line.errback(RuntimeError(self.errors.decode()))
+        self.ended.callback(None)
+
+
+class ProcessTests(SocketTestCase):
+    """python -m middlewared.simulator"""
+
+    async def test_runs_alone(self) -> None:
+        """It says where everything is, serves, and sums up on SIGTERM."""
+        output = _Output()
+        command = [sys.executable, "-m", "middlewared.simulator", "--answer-ms", "5"]
+        process: Any = cast(Any, reactor).spawnProcess(
+            output, sys.executable, command, env=None, path=str(CHECKOUT)
+        )
+        world = json.loads(await output.lines[0])
+        headers: dict[Any, Any] = {"Authorization": basic("123456789", "x")}
+        response = await self.http.get(world["accounts_url"] + PROFILE_PATH, headers=headers)
+        self.assertIn("123456789", await treq.text_content(response))
+        push = {
+            "to": "phone",
+            "data": {
+                "unique_key": KEY,
+                "message_start_time": "1.5",
+                "response_api": f"{self.daemon.url}/api/call-response/",
+            },
+        }
+        headers = {"Authorization": f"key={world['api_key']}"}
+        sent = await self.http.post(world["gcm_url"], headers=headers, json=push)
+        self.assertEqual(sent.code, 200)
+        await treq.content(sent)
+        await self.daemon.got(1)
+        self.assertIn(f"unique_key={KEY}".encode(), self.daemon.requests[0].body)
+        process.signalProcess(signal.SIGTERM)
+        seen = json.loads(await output.lines[1])
+        await output.ended
+        self.assertEqual((seen["google"]["delivered"], output.errors), (1, b""))
