@@ -249,6 +249,16 @@ class CredentialsTests(WebCase):
         response = await self.post_json("/api/check-in/", other, basic(SIP_USER_ID + 1))
         self.assertEqual(response.status, 404)
 
+    async def test_no_header_can_do_more_than_be_refused(self) -> None:
+        """Bytes beyond UTF-8 in those that are read as text."""
+        for name, status in (("Content-Type", 415), ("X-Forwarded-For", 201)):
+            loopback = (ip_network("127.0.0.0/8"),)
+            self.web.settings = attrs.evolve(self.web.settings, trusted_proxies=loopback)
+            headers = basic() | JSON | {name: "\xff\xfe"}
+            body = json.dumps(DEVICE).encode()
+            response = await self.request("POST", "/api/apns-device/", body, headers)
+            self.assertEqual((name, response.status), (name, status))
+
     async def test_any_authorization_is_passed_or_refused(self) -> None:
         """Odd schemes, broken base64 and bytes beyond ASCII are the backend's to judge."""
         self.accounts.failure = AccessForbidden("no")

@@ -74,6 +74,8 @@ class BodySizeTests(LimitsCase):
             client.send((b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 70)
             response = await client.response()
             self.assertEqual(response.json(), {"detail": "Request is too large."})
+            await client.closed
+            self.assertFalse(client.reset)
 
     async def test_endless_body_is_cut_at_the_deadline(self) -> None:
         """Reading on after a 413 has an end."""

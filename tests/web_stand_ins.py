@@ -16,6 +16,7 @@ import attrs
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
@@ -27,6 +28,7 @@ from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
 from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
+from middlewared.web.limits import Site
 from middlewared.web.root import Web
 from middlewared.web.settings import Face, WebSettings
 from tests.memory_devices import MemoryDevices
@@ -125,6 +127,7 @@ class RawClient(Protocol):
     """A client that sends what it is told to, byte for byte, and reads answers."""
 
     transport: Any
+    reset = False
 
     def __init__(self) -> None:
         self._received = b""
@@ -136,6 +139,7 @@ class RawClient(Protocol):
         self._wake()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
+        self.reset = reason is None or reason.check(ConnectionDone) is None
         self.closed.callback(None)
         self._wake()
 
@@ -209,6 +213,7 @@ class WebCase(TestCase):
         self.observed: list[tuple[str, str, int]] = []
         self.health = Health(database_up=True, redis_up=None, waiting=0)
         self.clients: list[RawClient] = []
+        self.sites: list[Site] = []
         self.web = Web(
             clock=reactor,
             settings=self.settings,
@@ -232,6 +237,7 @@ class WebCase(TestCase):
     async def listen(self, face: Face) -> int:
         """Serve ``face``; gives the port."""
         site = self.web.site(face)
+        self.sites.append(site)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         self.addCleanup(port.stopListening)
         self.addCleanup(self._close_clients)
@@ -280,8 +286,7 @@ class WebCase(TestCase):
             if not client.closed.called:
                 await client.close()
         await self.background.finish()
-        # One more turn, in which the server's side of them notices.
-        for _ in range(2):
+        while any(site.connections for site in self.sites):
             turn: Deferred[None] = Deferred()
             reactor.callLater(0, turn.callback, None)
             await turn

@@ -79,7 +79,7 @@ class CallEndpoints:
 
 def address_of(request: Request, settings: WebSettings) -> Address | None:
     """The client's own address, seen through trusted proxies."""
-    forwarded_for = request.requestHeaders.getRawHeaders("X-Forwarded-For", [])
+    forwarded_for = request.header_texts(b"x-forwarded-for")
     return client_address(request.peer_host, forwarded_for, settings.trusted_proxies)
 
 

@@ -53,7 +53,7 @@ def fields_of(request: Request) -> RawFields:
     body = bytes(request.body)
     if not body and request.method == b"DELETE":
         return read_form(request.query)
-    content_type = request.getHeader("content-type")
+    content_type = request.header_texts(b"content-type")
     if not body and not content_type:
         return {}
-    return read_body(content_type or "", body)
+    return read_body(content_type[-1] if content_type else "", body)

@@ -88,6 +88,10 @@ class Request(server.Request):
         """Klein asks for it; what clients put into Host must not matter."""
         return b"localhost"
 
+    def header_texts(self, name: bytes) -> list[str]:
+        """All values of a header, whatever their bytes; Twisted's own texts must be UTF-8."""
+        return [value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(name, [])]
+
     @property
     def peer_host(self) -> str | None:
         """The address of the other end of the connection; None on a unix socket."""
@@ -125,12 +129,15 @@ class Channel(http.HTTPChannel):
         """Called by Twisted for every byte, which is what slow senders live on."""
 
     def dataReceived(self, data: bytes) -> None:
+        if self._discarding:
+            return
         if not (self._receiving or self._handlingRequest):
             self._receiving = True
             self.setTimeout(self.site.settings.request_timeout_s)
         super().dataReceived(data)
 
     def rawDataReceived(self, data: bytes) -> None:
+        # What came in one piece with the bytes that were refused.
         if not self._discarding:
             super().rawDataReceived(data)
 
@@ -155,8 +162,8 @@ class Channel(http.HTTPChannel):
     def judge_early(self) -> None:
         """The body is too large: have the request answered now and close after that."""
         self.persistent = False
-        self.allContentReceived()
         self._discard()
+        super().allContentReceived()
 
     def allContentReceived(self) -> None:
         if not self._discarding:
@@ -164,16 +171,17 @@ class Channel(http.HTTPChannel):
             super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
-        more = any(self._dataBuffer)
         self._savedTimeOut = None
-        self._receiving = more
+        self._receiving = not self._discarding and any(self._dataBuffer)
+        busy = self._receiving or self._discarding
         settings = self.site.settings
-        self.setTimeout(settings.request_timeout_s if more else settings.idle_timeout_s)
+        self.setTimeout(settings.request_timeout_s if busy else settings.idle_timeout_s)
         super().requestDone(request)
 
     def timeoutConnection(self) -> None:
-        if self._receiving and not self._discarding:
+        if self._receiving:
             self._refuse(408)
+            self.setTimeout(None)
         self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
         super().loseConnection()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -137,8 +137,8 @@ class Web:
         try:
             reply = await self._reply(endpoint, request)
         except Exception as error:
-            if request.channel is None:
-                raise  # Cancelled, as the client has gone; Klein expects to see it.
+            if isinstance(error, CancelledError) and request.channel is None:
+                raise  # The client has gone; Klein cancelled this and expects to see it.
             reply = self._refuse(endpoint, request, error)
         return _write_head(request, reply)
 
