@@ -1,0 +1,213 @@
+"""
+Running the demo: the stage is set, the scenes are played, the curtain falls.
+
+The one invariant: the exit code is 0 only when every scene ended as it said.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import treq
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from middlewared.demo.scenes import SCENES, Scene
+from middlewared.demo.serve import serve
+from middlewared.demo.stage import AnyPush, Stage
+from middlewared.demo.timeline import Event, Timelines
+from middlewared.service.commands import run_in_reactor
+from middlewared.simulator.accounts import basic
+from middlewared.simulator.apple import ReceivedPush, Reject
+from middlewared.simulator.daemon import DaemonFailed
+from middlewared.simulator.pbx import PBX, CallResult
+from middlewared.simulator.phone import Phone
+
+CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
+PUSH_S = 5.0
+FIRST_ACCOUNT = 100_000_001
+CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
+
+
+def run_demo(*, serve: bool) -> int:
+    """
+    Show every kind of call.
+
+    :param serve: stay up afterwards, until interrupted.
+    :return: the exit code.
+    """
+    with tempfile.TemporaryDirectory(prefix="middlewared-demo-") as folder:
+        return run_in_reactor(lambda reactor: Demo(reactor, Path(folder), sys.stdout).play(serve))
+
+
+class Demo:
+    """One performance."""
+
+    def __init__(self, reactor: Any, folder: Path, out: Any) -> None:
+        self._reactor = reactor
+        self._timelines = Timelines(out)
+        self._stage = Stage(reactor=reactor, folder=folder, listener=self._pushed, calls=CALLS)
+        self._pool = HTTPConnectionPool(reactor)
+        agent: Any = Agent(reactor, pool=self._pool)
+        self._http = treq.client.HTTPClient(agent)
+        self._phones: dict[str, Phone] = {}
+        self._faults: dict[str, Reject] = {}
+        self._pushes: list[AnyPush] = []
+        self._next_push: Deferred[None] = Deferred()
+
+    async def play(self, stay: bool) -> int:
+        """All scenes; the exit code."""
+        began = self._reactor.seconds()
+        try:
+            await self._stage.start()
+            took = self._reactor.seconds() - began
+            self._timelines.say(f"daemon and peers are up after {took:.1f} s\n")
+            failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
+            if stay:
+                await serve(self._reactor, self._stage, self._timelines)
+            drained = await self._show_drain()
+        except DaemonFailed as error:
+            self._timelines.say(f"the daemon did not start:\n{error}", good=False)
+            return 1
+        finally:
+            for phone in self._phones.values():
+                await phone.stop()
+            await self._pool.closeCachedConnections()
+            await self._stage.stop()
+        return self._conclude(failed, drained)
+
+    async def _show(self, number: int, scene: Scene) -> bool:
+        """Play a scene and print its time-lines; whether it ended as it said."""
+        account = FIRST_ACCOUNT + number
+        phone = await self._register(account, scene)
+        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
+        results = await gatherResults(
+            [
+                pbx.place(
+                    account,
+                    phonenumber=scene.phonenumber,
+                    caller_id="Alice",
+                    call_id=CALL_ID.format(number),
+                )
+                for _ in range(scene.calls)
+            ]
+        )
+        good = all(r.outcome == scene.outcome and r.status == scene.status for r in results)
+        if phone is not None:
+            good = good and not phone.complaints
+        self._timelines.show(scene.title, self._events(results, phone))
+        for complaint in phone.complaints if phone is not None else []:
+            self._timelines.say(f"  the app complains: {complaint}", good=False)
+        self._timelines.say(
+            f"  {'as expected' if good else 'expected'}: {scene.outcome}\n", good=good
+        )
+        return good
+
+    async def _register(self, account: int, scene: Scene) -> Phone | None:
+        if scene.generation is None:
+            return None
+        token = f"{account:064x}"
+        phone = self._phones[token] = Phone(
+            reactor=self._reactor,
+            http=self._http,
+            base_url=self._stage.url,
+            generation=scene.generation,
+            sip_user_id=account,
+            token=token,
+            app=scene.app,
+            authorization=basic(str(account), "secret"),
+            reaction=scene.reaction,
+            fields=scene.fields,
+        )
+        await phone.register()
+        if scene.fault is not None:
+            self._faults[token] = scene.fault
+            self._stage.apple.scripts.for_token(token, scene.fault)
+        return phone
+
+    def _pushed(self, push: AnyPush) -> None:
+        self._pushes.append(push)
+        if not self._next_push.called:
+            self._next_push.callback(None)
+        phone = self._phones.get(push.token)
+        if phone is not None:
+            phone.receive(push)
+
+    def _events(self, results: Sequence[CallResult], phone: Phone | None) -> list[Event]:
+        events = []
+        for result in results:
+            events.append(Event(result.placed_at, "PBX", "POST /api/incoming-call/"))
+            answer = f"{result.status} {result.body}, {result.outcome}"
+            events.append(Event(result.answered_at, "PBX", f"is told {answer}"))
+        first = results[0]
+        if "device" in first.server_timing_ms:
+            took = first.server_timing_ms["device"]
+            events.append(
+                Event(first.placed_at + took / 1000, "daemon", f"device looked up in {took:.1f} ms")
+            )
+        for push in self._pushes:
+            if first.placed_at <= push.received_at <= first.answered_at:
+                events.append(_push_event(push))
+        for refused in self._stage.apple.record.received:
+            fault = self._faults.get(refused.token)
+            if fault is not None and first.placed_at <= refused.received_at:
+                what = f"refuses the push: {fault.status} {fault.reason}"
+                events.append(Event(refused.received_at, "Apple", what))
+        for sent in phone.answers if phone is not None else []:
+            what = f"POST /api/call-response/ available={sent.available}: {sent.status}"
+            events.append(Event(sent.sent_at, "phone", what))
+        return events
+
+    async def _show_drain(self) -> bool:
+        """SIGTERM while a call is held: it is answered, a new one is not taken."""
+        scene = SCENES[0]
+        account = FIRST_ACCOUNT + len(SCENES)
+        phone = await self._register(account, scene)
+        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
+        self._next_push = Deferred()
+        held = pbx.place(account)
+        await self._next_push.addTimeout(PUSH_S, self._reactor)
+        terminated_at = self._reactor.seconds()
+        self._stage.daemon.signal(signal.SIGTERM)
+        await self._pause(0.1)
+        refused = await pbx.place(account + 1)
+        answered = await held
+        code = await self._stage.daemon.ended()
+        good = (answered.outcome, refused.outcome, code) == ("answered", "draining", 0)
+        self._timelines.show(
+            "SIGTERM while a call is held: it is answered, a new one is refused",
+            [
+                *self._events([answered, refused], phone),
+                Event(terminated_at, "daemon", "gets SIGTERM"),
+                Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
+            ],
+        )
+        self._timelines.say(
+            f"  {'as expected' if good else 'expected'}: answered, draining\n", good=good
+        )
+        return good
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        pause: Deferred[None] = Deferred()
+        self._reactor.callLater(seconds, pause.callback, None)
+        return pause
+
+    def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
+        good = drained and not failed
+        if good:
+            self._timelines.say("every call ended as it should", good=True)
+        else:
+            titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
+            self._timelines.say(f"not as expected: {'; '.join(titles)}", good=False)
+        return 0 if good else 1
+
+
+def _push_event(push: AnyPush) -> Event:
+    data = push.payload if isinstance(push, ReceivedPush) else push.data
+    who = "Apple" if isinstance(push, ReceivedPush) else "Google"
+    return Event(push.received_at, who, f"delivers push {data.get('attempt')} to the phone")
