@@ -67,6 +67,7 @@ class CallEndpoints:
             raise NetworkForbidden("not one of pbx_networks")
         incoming = fields.incoming_call(fields_of(request), settings)
         trace = Trace(self._clock.seconds)
+        request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
 
