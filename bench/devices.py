@@ -1,9 +1,11 @@
 """
-How long a device registry takes: `PYTHONPATH=. python bench/devices.py [DATABASE FOLDER]`.
+How long a device registry takes: `PYTHONPATH=. python bench/devices.py FOLDER|URL`.
 
-Prints the latency of single look-ups (in the registry's thread, and for comparison on
-a connection in the reactor's thread), of look-ups during a burst of registrations,
-and the rate of committed registrations, each with the CPU time it took.
+FOLDER is where to make a SQLite file; a `postgresql://` URL names an empty database, and
+`postgresql` alone starts a server of the tests'. Prints the latency of single look-ups
+(for SQLite also on a connection in the reactor's thread, for comparison), of look-ups
+during a burst of registrations, and the rate of committed registrations, each with the
+CPU time it took in this process.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.devices import queries
+from middlewared.devices.postgres import PostgresRegistry
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.model import Device, Platform
+from tests.servers.postgres import shared_server
 
+Registry: TypeAlias = SqliteRegistry | PostgresRegistry
 DEVICES = 20_000
 
 
@@ -46,46 +52,59 @@ async def timed(name: str, count: int, work: Callable[[int], Awaitable[object]])
     )
 
 
-async def main(registry: SqliteRegistry, path: Path) -> None:
+async def main(registry: Registry, path: Path | None) -> None:
     await registry.start()
     for first in range(1, DEVICES, 1000):
         await burst(registry, range(first, first + 1000))
-    await timed("find, thread", 5000, registry.find)
-    direct = sqlite3.connect(path, isolation_level=None)
-
-    async def find_here(number: int) -> object:
-        row = direct.execute(queries.FIND, (number,)).fetchone()
-        return queries.from_row(row)
-
-    await timed("find, reactor", 5000, find_here)
+    await timed("find", 5000, registry.find)
+    if path is not None:
+        await find_in_the_reactor(path)
     start, cpu = time.perf_counter(), time.process_time()
     registering = gatherResults([burst_of_600(registry) for _ in range(5)])
-    await timed("find, thread, while registering", 200, registry.find)
+    await timed("find while registering", 200, registry.find)
     await registering
     spent = time.perf_counter() - start
     cpu = time.process_time() - cpu
     print(
         f"3,000 registrations (5 x 600 at once): {spent:.2f} s, CPU {cpu / 3000 * 1e6:.0f} us each"
     )
-    start, cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     for number in range(1, 301):
         await registry.register(device(number))
     spent = time.perf_counter() - start
-    print(f"300 registrations one by one: {spent / 300 * 1e3:.2f} ms each (one flush each)")
-    direct.close()
+    print(f"300 registrations one by one: {spent / 300 * 1e3:.2f} ms each")
     await registry.stop()
 
 
-def burst_of_600(registry: SqliteRegistry) -> Deferred[None]:
+async def find_in_the_reactor(path: Path) -> None:
+    """What a look-up would cost without a thread."""
+    connection = sqlite3.connect(path, isolation_level=None)
+
+    async def find(number: int) -> object:
+        return queries.from_row(connection.execute(queries.FIND, (number,)).fetchone())
+
+    await timed("find in the reactor's thread", 5000, find)
+    connection.close()
+
+
+def burst_of_600(registry: Registry) -> Deferred[None]:
     return Deferred.fromCoroutine(burst(registry, range(1, 601)))
 
 
-async def burst(registry: SqliteRegistry, numbers: range) -> None:
+async def burst(registry: Registry, numbers: range) -> None:
     await gatherResults([Deferred.fromCoroutine(registry.register(device(n))) for n in numbers])
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-        path = Path(folder) / "devices.sqlite3"
-        registry = SqliteRegistry(path=path, reactor=reactor, timeout_s=30)
+    where = sys.argv[1]
+    if where == "postgresql":
+        server = shared_server()
+        where = server.url(server.create_database())
+    with tempfile.TemporaryDirectory(dir=None if "://" in where else where) as folder:
+        path = None if "://" in where else Path(folder) / "devices.sqlite3"
+        registry: Registry = (
+            SqliteRegistry(path=path, reactor=reactor, timeout_s=30)
+            if path
+            else PostgresRegistry(url=where, reactor=reactor, timeout_s=30)
+        )
         task.react(lambda _: Deferred.fromCoroutine(main(registry, path)))

@@ -153,6 +153,16 @@ class PostgresConnectionTests(PostgresCase):
         self.server.sql(self.database, "alter table elsewhere rename to devices")
         self.assertIsNone(await registry.find(ACCOUNT))
 
+    async def test_calls_go_first(self) -> None:
+        """A look-up for a call does not wait for the registrations that came before it."""
+        registry = await self.started()
+        await registry.register(a_device())
+        devices = [a_device(n) for n in range(1, 501)]
+        storing = [Deferred.fromCoroutine(registry.register(d)) for d in devices]
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.assertFalse(storing[-1].called)
+        await gatherResults(storing)
+
     async def test_caller_goes_away(self) -> None:
         """A look-up nobody waits for any more disturbs no other."""
         registry = await self.started()

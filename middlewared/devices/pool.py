@@ -9,8 +9,9 @@ one until its own deadline.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
 from twisted.internet.task import deferLater
@@ -21,6 +22,9 @@ from middlewared.background import Background
 from middlewared.devices.hosts import with_addresses
 from middlewared.devices.link import Link, LinkLost, Result
 from middlewared.errors import ConfigError, DatabaseDown
+
+# Who waits for a link, in order of arrival.
+Queue: TypeAlias = OrderedDict[Deferred[Link], None]
 
 CONNECT_TIMEOUT_S = 1.0
 _CAPACITY = 5000
@@ -61,7 +65,8 @@ class Pool:
         self._first_host = 0
         self._links: set[Link] = set()
         self._idle: list[Link] = []
-        self._waiting: dict[Deferred[Link], None] = {}
+        self._urgent: Queue = OrderedDict()
+        self._others: Queue = OrderedDict()
         self._running: set[Deferred[Result]] = set()
         self._places = Background()
         self._stopping = False
@@ -83,7 +88,7 @@ class Pool:
         """
         deadline = self._reactor.seconds() + CONNECT_TIMEOUT_S * len(self._hosts) + 1
         try:
-            self._give(await self._take(deadline))
+            self._give(await self._take(deadline, self._urgent))
         except DatabaseDown:
             if isinstance(self._fault, ConfigError):
                 raise self._fault from None
@@ -98,17 +103,20 @@ class Pool:
             link.close()
         await self._places.finish()
 
-    async def run(self, statement: str, values: Sequence[object]) -> Result:
+    async def run(
+        self, statement: str, values: Sequence[object], *, urgent: bool = False
+    ) -> Result:
         """
         Run one statement. It is repeated when its link is lost, so it may be done twice.
 
         Cancelling the awaiting Deferred does not reach the statement.
 
+        :param urgent: a call waits for it: it goes before all that are not.
         :raises DatabaseDown: it could not be done in time.
         """
         if self._stopping:
             raise DatabaseDown("the database is closed")
-        running = Deferred.fromCoroutine(self._run(statement, values))
+        running = Deferred.fromCoroutine(self._run(statement, values, urgent))
         self._running.add(running)
         answer: Deferred[Result] = Deferred(lambda _: None)
 
@@ -120,10 +128,10 @@ class Pool:
         running.addBoth(done)
         return await answer
 
-    async def _run(self, statement: str, values: Sequence[object]) -> Result:
+    async def _run(self, statement: str, values: Sequence[object], urgent: bool) -> Result:
         deadline = self._reactor.seconds() + self._request_timeout_s
         while True:
-            link = await self._take(deadline)
+            link = await self._take(deadline, self._urgent if urgent else self._others)
             remaining_s = max(0.0, deadline - self._reactor.seconds())
             try:
                 return await link.run(statement, values, min(self._query_timeout_s, remaining_s))
@@ -138,16 +146,16 @@ class Pool:
         for link in list(self._idle):
             link.close()
 
-    async def _take(self, deadline: float) -> Link:
+    async def _take(self, deadline: float, queue: Queue) -> Link:
         if self._idle:
             return self._idle.pop()
-        if len(self._waiting) >= _CAPACITY:
+        if len(queue) >= _CAPACITY:
             raise DatabaseDown(f"{_CAPACITY} requests wait for the database already")
         remaining_s = deadline - self._reactor.seconds()
         if remaining_s <= 0 or self._hopeless():
             raise self._away()
-        turn: Deferred[Link] = Deferred(self._forget)
-        self._waiting[turn] = None
+        turn: Deferred[Link] = Deferred(queue.__delitem__)
+        queue[turn] = None
         try:
             return await turn.addTimeout(remaining_s, self._reactor)
         except (TimeoutError, CancelledError):
@@ -159,18 +167,15 @@ class Pool:
         lasted_s: float = self._reactor.seconds() - self._fault_since
         return lasted_s > _HOPE_S or isinstance(self._fault, ConfigError)
 
-    def _forget(self, turn: Deferred[Link]) -> None:
-        self._waiting.pop(turn, None)
-
     def _away(self) -> DatabaseDown:
         return DatabaseDown(f"no database connection: {self._fault or 'all are busy'}")
 
     def _give(self, link: Link) -> None:
         if not link.alive:
             return
-        if self._waiting:
-            turn = next(iter(self._waiting))
-            del self._waiting[turn]
+        queue = self._urgent or self._others
+        if queue:
+            turn, _ = queue.popitem(last=False)
             turn.callback(link)
         else:
             self._idle.append(link)
@@ -238,7 +243,7 @@ class Pool:
             self._fault_since = self._reactor.seconds()
         self._fault = error
         if self._hopeless():
-            for turn in list(self._waiting):
+            for turn in [*self._urgent, *self._others]:
                 turn.cancel()
 
     def _reachable(self) -> None:

@@ -101,7 +101,7 @@ class PostgresRegistry:
     async def find(self, sip_user_id: int) -> Device | None:
         if sip_user_id > queries.LARGEST_ID:
             return None
-        found = await self._run(queries.FIND, sip_user_id)
+        found = await self._run(queries.FIND, sip_user_id, urgent=True)
         return from_row(found.rows[0]) if found.rows else None
 
     async def register(self, device: Device) -> Device | None:
@@ -150,9 +150,9 @@ class PostgresRegistry:
     async def _changes(self, statement: str, *values: object) -> bool:
         return (await self._run(statement, *values)).count > 0
 
-    async def _run(self, statement: str, *values: object) -> Result:
+    async def _run(self, statement: str, *values: object, urgent: bool = False) -> Result:
         try:
-            return await self._pool.run(statement.replace("?", "%s"), values)
+            return await self._pool.run(statement.replace("?", "%s"), values, urgent=urgent)
         except psycopg2.ProgrammingError as error:
             # Tables or rights were taken away; libpq's text does not quote the values.
             raise DatabaseDown(f"the database cannot be used: {error.pgcode}") from error
