@@ -15,13 +15,17 @@ from middlewared.accounts.open import OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.config import AccountSettings, Config
 from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.postgres import PostgresRegistry
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.errors import ConfigError
 from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
+from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.rendezvous.memory import MemoryRendezvous
+from middlewared.rendezvous.redis import RedisRendezvous
 
+AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
 Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
 
 
@@ -35,17 +39,46 @@ class Registry(DeviceRegistry, Protocol):
 
 def make_registry(config: Config, *, reactor: Any) -> Registry:
     """The device registry of ``[database]``."""
-    path = config.database.sqlite_file
-    if path is None:
-        raise ConfigError(["[database] url: PostgreSQL is not supported yet"])
-    return SqliteRegistry(path=path, reactor=reactor)
+    database = config.database
+    path = database.sqlite_file
+    if path is not None:
+        return SqliteRegistry(path=path, reactor=reactor)
+    return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
 
 
-def make_rendezvous(config: Config, *, reactor: Any) -> MemoryRendezvous:
-    """The rendezvous of ``[redis]``."""
-    if config.redis.nodes:
-        raise ConfigError(["[redis] nodes: Redis is not supported yet"])
-    return MemoryRendezvous(clock=reactor)
+def make_rendezvous(config: Config, *, reactor: Any) -> AnyRendezvous:
+    """The rendezvous of ``[redis]``; its connections never go through the proxy."""
+    redis = config.redis
+    if not redis.nodes:
+        return MemoryRendezvous(clock=reactor)
+    return RedisRendezvous(
+        clock=reactor,
+        endpoints=DirectEndpoints(reactor),
+        nodes=redis.nodes,
+        cluster=redis.cluster,
+        username=redis.username,
+        password=redis.password,
+        tls=ClientTLS(trust=load_trust(None)) if redis.tls else None,
+    )
+
+
+async def start_rendezvous(rendezvous: AnyRendezvous) -> None:
+    """Connect a shared one; it goes on trying when Redis is away."""
+    if isinstance(rendezvous, RedisRendezvous):
+        await rendezvous.start()
+
+
+async def stop_rendezvous(rendezvous: AnyRendezvous) -> None:
+    """Tell all who wait, and disconnect."""
+    if isinstance(rendezvous, RedisRendezvous):
+        await rendezvous.stop()
+    else:
+        rendezvous.stop()
+
+
+def redis_up(rendezvous: AnyRendezvous) -> bool | None:
+    """Whether Redis answers; None: there is none."""
+    return rendezvous.up if isinstance(rendezvous, RedisRendezvous) else None
 
 
 def voipgrid_settings(accounts: AccountSettings) -> VoipgridSettings:
@@ -111,6 +144,11 @@ def stop_accounts(accounts: Accounts) -> None:
     """Stop what ``start_accounts`` has started."""
     if isinstance(accounts, HtpasswdAccounts):
         accounts.stop()
+
+
+def accounts_up(accounts: Accounts) -> bool | None:
+    """Whether the account API's last answer was usable; None: none is asked."""
+    return accounts.up if isinstance(accounts, VoipgridAccounts) else None
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:

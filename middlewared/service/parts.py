@@ -7,7 +7,7 @@ gives parts new settings, never new partners.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,9 +16,9 @@ from twisted.web.server import Site
 
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
-from middlewared.calls.ringing import EndedCall, Ringing, RingingSettings
-from middlewared.calls.waking import WakingSettings
+from middlewared.calls.ringing import EndedCall, Ringing
 from middlewared.config import Config
+from middlewared.devices.cache import CachedDevices
 from middlewared.devices.responses import ResponseLog
 from middlewared.errors import DatabaseDown
 from middlewared.exposition import MetricsResource
@@ -34,65 +34,31 @@ from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.backends import (
     Accounts,
     Registry,
+    accounts_up,
     make_accounts,
     make_endpoints,
     make_registry,
     make_rendezvous,
+    redis_up,
     reload_accounts,
     start_accounts,
+    start_rendezvous,
     stop_accounts,
+    stop_rendezvous,
 )
 from middlewared.service.logs import Logs
 from middlewared.service.ports import Face
 from middlewared.service.providers import Providers
+from middlewared.service.settings import (
+    cache_settings,
+    needing_restart,
+    ringing_settings,
+    web_settings,
+)
 from middlewared.service.watch import DependencyWatch
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import Face as WebFace
-from middlewared.web.settings import WebSettings
-
-
-def ringing_settings(config: Config) -> RingingSettings:
-    """What the calls room takes from the configuration."""
-    calls = config.calls
-    return RingingSettings(
-        wait_s=calls.roundtrip_wait_ms / 1000,
-        max_waiting=calls.max_waiting,
-        waking=WakingSettings(calls.response_api, calls.resend_interval_ms / 1000),
-    )
-
-
-def web_settings(config: Config) -> WebSettings:
-    """What the web room takes from the configuration."""
-    http = config.http
-    return WebSettings(
-        pbx_networks=http.pbx_networks,
-        trusted_proxies=http.trusted_proxies,
-        known_apps=frozenset(config.apps),
-        max_body_bytes=http.max_body_bytes,
-        request_timeout_s=http.request_timeout_ms / 1000,
-        idle_timeout_s=http.idle_timeout_ms / 1000,
-        max_connections=http.max_connections,
-        sip_user_id_min=config.accounts.sip_user_id_min,
-        sip_user_id_max=config.accounts.sip_user_id_max,
-    )
-
-
-# Keys that are read once: the parts they make stay for the life of the process.
-_FIXED: Mapping[str, Callable[[Config], object]] = {
-    "[http] listen": lambda config: config.http.listen,
-    "[http] pbx_listen": lambda config: config.http.pbx_listen,
-    "[metrics] listen": lambda config: config.metrics.listen,
-    "[accounts] backend": lambda config: config.accounts.backend,
-    "[database]": lambda config: config.database,
-    "[redis]": lambda config: config.redis,
-    "[http_proxy]": lambda config: config.http_proxy,
-}
-
-
-def needing_restart(present: Config, new: Config) -> list[str]:
-    """The sections and keys that differ and that a reload does not change."""
-    return [key for key, value in _FIXED.items() if value(present) != value(new)]
 
 
 class Parts:
@@ -119,7 +85,10 @@ class Parts:
         self._requests = Background()
         self._notices = Background()
         self.metrics = Metrics()
-        self.registry: Registry = make_registry(config, reactor=reactor)
+        self._store: Registry = make_registry(config, reactor=reactor)
+        self.registry = CachedDevices(
+            registry=self._store, clock=reactor, settings=cache_settings(config)
+        )
         self.rendezvous = make_rendezvous(config, reactor=reactor)
         self._client = PooledHttpClient(
             reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=load_trust(None))
@@ -177,7 +146,7 @@ class Parts:
             waiting=lambda: self.rendezvous.waiting,
             apns_connections=self.providers.apns_connections,
             credential_expiry=self.providers.credential_expiry,
-            dependencies=lambda: {"database": self.watch.is_up("database") is True},
+            dependencies=self._dependencies,
         )
 
     def faces(self) -> list[Face]:
@@ -196,6 +165,15 @@ class Parts:
             Face("[http] listen", "http", http.listen, public),
         ]
 
+    def _dependencies(self) -> dict[str, bool]:
+        """Which of those in use are up; ``accounts`` as its last answer told."""
+        up = {
+            "database": self.watch.is_up("database"),
+            "redis": redis_up(self.rendezvous),
+            "accounts": accounts_up(self.accounts),
+        }
+        return {name: value for name, value in up.items() if value is not None}
+
     def _metrics_site(self) -> Site:
         resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
         return Site(resource, reactor=self._reactor)
@@ -208,9 +186,10 @@ class Parts:
         """
         self.logs.start(self._reactor.callFromThread)
         try:
-            await self.registry.start()
+            await self._store.start()
         except DatabaseDown as error:
             self.log.error("the database is down, starting without: {error}", error=error)
+        await start_rendezvous(self.rendezvous)
         start_accounts(self.accounts)
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
@@ -228,6 +207,7 @@ class Parts:
         self.routes.replace(self.providers.routes(apps))
         self.ringing.settings = ringing_settings(config)
         self.web.settings = web_settings(config)
+        self.registry.settings = cache_settings(config)
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
@@ -236,7 +216,7 @@ class Parts:
         """How the daemon is at this moment."""
         return Health(
             database_up=self.watch.is_up("database") is True,
-            redis_up=self.watch.is_up("redis"),
+            redis_up=redis_up(self.rendezvous),
             waiting=self.rendezvous.waiting,
             draining=self.draining,
         )
@@ -255,7 +235,7 @@ class Parts:
         """Close everything, in the order in which it depends on each other."""
         await self.watch.stop()
         await self._requests.finish()
-        self.rendezvous.stop()
+        await stop_rendezvous(self.rendezvous)
         self.journal.flush()
         self._notices.cancel()
         await self.routes.stop()
@@ -264,7 +244,7 @@ class Parts:
         await self.responses.stop()
         stop_accounts(self.accounts)
         await self._client.close()
-        await self.registry.stop()
+        await self._store.stop()
 
     def last_words(self) -> None:
         """Write what the log still holds; every later line is written at once."""
