@@ -1,21 +1,21 @@
 """
-The HTTP client: treq over our own endpoints, with a bounded pool of kept connections.
+The HTTP client: Twisted's agent and pool over our own endpoints, with bounds.
 
 The one invariant: a request holds at most one connection, and when it ends (answered,
 failed, timed out or cancelled) that connection is idle in the pool or closed.
+
+It is used without treq, whose treatment of URLs, cookies and compression costs as much
+as the request itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, cast
 
 from OpenSSL import SSL
-from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -31,7 +31,7 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from middlewared.outgoing.interface import (
@@ -42,6 +42,7 @@ from middlewared.outgoing.interface import (
     TimedOut,
     Unwanted,
 )
+from middlewared.outgoing.slots import Slots
 from middlewared.outgoing.tls import ClientTLS
 
 MAX_CONNECTIONS = 256
@@ -68,7 +69,7 @@ class PooledHttpClient:
         self._reactor = reactor
         self._endpoints = _UriEndpoints(endpoints, tls)
         self._max_body_bytes = max_body_bytes
-        self._free = DeferredSemaphore(max_connections)
+        self._slots = Slots(max_connections)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = max_connections
         self._pool.cachedConnectionTimeout = IDLE_TIMEOUT_S
@@ -113,22 +114,24 @@ class PooledHttpClient:
     async def _in_turn(
         self, exchange: Callable[[], Awaitable[Reply]], wanted: Callable[[], bool] | None
     ) -> Reply:
-        await self._free.acquire()
+        await self._slots.acquire()
+        answered = False
         try:
             if wanted is not None and not wanted():
+                answered = True  # the peer is not to blame
                 raise Unwanted("not wanted any more")
-            return await exchange()
+            reply = await exchange()
+            answered = True
+            return reply
         finally:
-            self._free.release()
+            self._slots.release(answered=answered)
 
     async def _exchange(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
         lease = _Lease(self._pool)
         agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, lease)
-        client = HTTPClient(agent, cookiejar=_no_cookies())
+        producer = None if body is None else cast(IBodyProducer, _BytesProducer(body))
         try:
-            response = await client.request(
-                method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
-            )
+            response = await agent.request(method.encode(), url.encode(), headers, producer)
             content, complete = await _read(response, self._max_body_bytes)
         except CancelledError:
             lease.abort()
@@ -183,6 +186,24 @@ class _Lease:
             self._connection.transport.abortConnection()
 
 
+@implementer(IBodyProducer)
+class _BytesProducer:
+    """Writes a request's body at once; it is small."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        """It has written all."""
+
+    pauseProducing = resumeProducing = stopProducing
+
+
 class _Body(Protocol):
     """Collects at most ``limit`` bytes; fires with them and whether they were all."""
 
@@ -218,11 +239,6 @@ def _headers(headers: Mapping[str, str | bytes]) -> Headers:
     for name, value in headers.items():
         raw.setRawHeaders(name, [value])
     return raw
-
-
-def _no_cookies() -> IndexableCookieJar:
-    # treq keeps cookies for all users of a client: one account's would go with another's.
-    return IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _timed_out(_result: object, timeout_s: float) -> Failure:

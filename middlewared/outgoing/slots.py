@@ -1,0 +1,66 @@
+"""
+How many connections a client may use at the same time.
+
+The one invariant: the number grows while answers come and shrinks when they do not. A
+peer that stalls thus costs a few connections, not one TLS handshake for each request,
+and a hiccup does not make a client open hundreds at once.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+FEWEST = 16
+ANSWERS_TO_GROW = 4
+
+
+class Slots:
+    """
+    Counts from ``FEWEST`` to ``most``; of those who find none free the latest is served first.
+
+    Under more load than the peer can take, some are then served in time, where a fair
+    queue would serve everybody too late.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._fewest = min(FEWEST, most)
+        self._allowed = self._fewest
+        self._used = 0
+        self._answers = 0
+        # Ordered, and yet quick to leave for those who give up.
+        self._waiting: dict[Deferred[None], None] = {}
+
+    @property
+    def allowed(self) -> int:
+        """How many may be used now."""
+        return self._allowed
+
+    def acquire(self) -> Deferred[None]:
+        """Fires when a slot is the caller's; cancelling gives up the place in the queue."""
+        turn: Deferred[None] = Deferred(self._give_up)
+        self._waiting[turn] = None
+        self._serve()
+        return turn
+
+    def release(self, *, answered: bool) -> None:
+        """Give a slot back. ``answered``: whether the peer answered what was asked in it."""
+        self._used -= 1
+        if not answered:
+            self._allowed = max(self._fewest, self._allowed // 2)
+            self._answers = 0
+        elif self._waiting and self._allowed < self._most:
+            self._answers += 1
+            if self._answers >= ANSWERS_TO_GROW:
+                self._answers = 0
+                self._allowed += 1
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self._used < self._allowed:
+            turn, _ = self._waiting.popitem()
+            self._used += 1
+            turn.callback(None)
+
+    def _give_up(self, turn: Deferred[None]) -> None:
+        del self._waiting[turn]
