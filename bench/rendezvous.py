@@ -34,8 +34,8 @@ async def one_call(here: Rendezvous, there: Rendezvous, call_id: str) -> float:
     began = time.perf_counter()
     settled: list[float] = []
     place.settled.addCallback(lambda _: settled.append(time.perf_counter()))
-    answering = there.answer(place.call.unique_key, Answer(True, now, now))
-    await gatherResults([Deferred.fromCoroutine(answering), place.settled])
+    await there.answer(place.call.unique_key, Answer(True, now, now))
+    await place.settled
     place.leave()
     return (settled[0] - began) * 1000
 

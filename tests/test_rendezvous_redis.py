@@ -2,34 +2,172 @@
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.rendezvous.redis import RedisRendezvous
-from tests.contracts.rendezvous import RendezvousContract
-from tests.servers.redis import shared_server
+from middlewared.model import Outcome
+from middlewared.rendezvous.redis_records import record_key
+from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer
+from tests.redis_members import Cable, SharedRendezvousCase
+from tests.servers.redis import Redis, shared_server
 
 
-class RedisRendezvousTests(RendezvousContract, TestCase):
+class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
     """Two members at one server."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         self.server = shared_server()
         self.server.run("FLUSHALL")
-        self.here = await self.member()
-        self.there = await self.member()
+        self.cable = Cable()
+        self.here = await self.member([self.server.node], cable=self.cable)
+        self.there = await self.member([self.server.node])
 
-    async def member(self) -> RedisRendezvous:
-        member = RedisRendezvous(
-            clock=reactor, endpoints=DirectEndpoints(reactor), nodes=[self.server.node]
-        )
-        self.addCleanup(member.stop)
-        await member.start()
-        return member
+    async def test_up_tells_of_redis(self) -> None:
+        """A rendezvous that has started is up."""
+        self.assertTrue((await self.member([self.server.node])).up)
 
-    async def moment_after(self, deadline: float) -> None:
-        await deferLater(reactor, deadline - time.time() + 0.05)
+    async def test_answer_settles_the_places_of_its_daemon_at_once(self) -> None:
+        """Nothing stands between the phone's answer and the request held here, not even Redis."""
+        place = await self.here.join(a_call())
+        answering = Deferred.fromCoroutine(self.here.answer(place.call.unique_key, an_answer()))
+        self.assertTrue(place.settled.called)
+        self.assertTrue(await answering)
+
+    async def test_join_that_races_with_the_answer_is_told(self) -> None:
+        """A repeat that comes in the same instant as the answer waits for nothing more."""
+        for _ in range(50):
+            place = await self.here.join(a_call(call_id="abc"))
+            repeat = Deferred.fromCoroutine(self.here.join(a_call(call_id="abc")))
+            other = Deferred.fromCoroutine(self.there.join(a_call(call_id="abc")))
+            answering = self.there.answer(place.call.unique_key, an_answer())
+            answered = Deferred.fromCoroutine(answering)
+            for joined in await gatherResults([repeat, other]):
+                settled = await joined.settled.addTimeout(0.5, reactor)
+                self.assertIs(settled.outcome, Outcome.ANSWERED)
+            await answered
+            self.server.run("FLUSHALL")
+            for member in (self.here, self.there):
+                member.abandon(Outcome.DRAINING)
+            self.server.run("FLUSHALL")
+
+    async def test_hanging_up_while_joining_leaves_nothing(self) -> None:
+        """A PBX that goes before its call has a place does not keep the call alive."""
+        call = a_call()
+        joining = Deferred.fromCoroutine(self.here.join(call))
+        joining.cancel()
+        with self.assertRaises(CancelledError):
+            await joining
+        record = record_key(call.unique_key)
+        await self.until(lambda: self.server.run("EXISTS", record) == 0)
+        self.assertEqual(self.here.waiting, 0)
+
+    async def test_another_daemon_wakes_for_one_that_died(self) -> None:
+        """The repeat of a call whose daemon died is first: nobody knows if a push was sent."""
+        first = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        repeat = await self.there.join(a_call(call_id="abc"))
+        self.assertTrue(repeat.first)
+        self.assertEqual(repeat.call, first.call)
+        await self.there.answer(first.call.unique_key, an_answer())
+        self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
+
+    async def test_dead_daemon_is_replaced_once(self) -> None:
+        """Of the repeats at several daemons one wakes the device."""
+        await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        third = await self.member([self.server.node])
+        joins = [Deferred.fromCoroutine(m.join(a_call(call_id="abc"))) for m in (self.there, third)]
+        places = await gatherResults(joins)
+        self.assertEqual(sum(place.first for place in places), 1)
+
+    async def test_lost_message_is_made_up_for(self) -> None:
+        """A daemon that was cut off when its call was answered hears of it afterwards."""
+        place = await self.here.join(a_call())
+        self.cable.cut()
+        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
+        self.assertFalse(place.settled.called)
+        self.cable.mend()
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_lost_failure_is_made_up_for(self) -> None:
+        """The same for a fast no."""
+        first = await self.there.join(a_call(call_id="abc"))
+        place = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        await self.there.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
+        self.cable.mend()
+        self.assertIs((await place.settled).outcome, Outcome.TOKEN_DEAD)
+
+    async def test_records_end_with_their_calls(self) -> None:
+        """Nothing stays in Redis after the deadline, however the calls ended."""
+        answered = await self.here.join(a_call(call_id="a", wait_s=0.3))
+        await self.there.answer(answered.call.unique_key, an_answer())
+        failed = await self.here.join(a_call(call_id="b", wait_s=0.3))
+        await self.here.settle(failed.call.unique_key, Outcome.TOKEN_DEAD)
+        left = await self.here.join(a_call(call_id="c", wait_s=0.3))
+        left.leave()
+        timed_out = await self.here.join(a_call(wait_s=0.3))
+        await timed_out.settled
+        await self.until(lambda: self.server.run("DBSIZE") == 0)
+
+    async def test_strange_keys_are_unknown(self) -> None:
+        """What a stranger sends to the open answer route is refused without asking Redis."""
+        for key in ("", "abc", "{}", "é" * 200, "\udcff", "0" * 31):
+            self.assertFalse(await self.here.answer(key, an_answer()))
+
+    async def test_strange_messages_are_ignored(self) -> None:
+        """A message of another version of the program does no harm."""
+        for message in ("", "{}", "[]", '["settled"]', '["asked", 1]', '["settled", "a", "[9]"]'):
+            self.server.run("PUBLISH", "middlewared:daemons", message)
+        place = await self.here.join(a_call())
+        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
+        await place.settled
+
+    async def test_texts_come_through_unchanged(self) -> None:
+        """A joined call has every character of the one that was opened."""
+        call = a_call(call_id="{é}\r\n\x01 00123 😀")
+        first = await self.here.join(call)
+        second = await self.there.join(call)
+        self.assertEqual(second.call, first.call)
+        self.assertEqual(second.call.incoming, call.incoming)
+
+
+class LoginTests(SharedRendezvousCase):
+    """A server that wants a name and a password."""
+
+    def server(self, *options: str) -> Redis:
+        server = Redis(*options)
+        self.addCleanup(server.remove)
+        return server
+
+    async def answers(self, node: tuple[str, int], **login: Any) -> bool:
+        """Whether two members that log in like this bring an answer to its call."""
+        here, there = [await self.member([node], **login) for _ in range(2)]
+        place = await here.join(a_call())
+        await there.answer(place.call.unique_key, an_answer())
+        return (await place.settled).outcome is Outcome.ANSWERED and here.up
+
+    async def test_password(self) -> None:
+        """requirepass: commands and subscriptions log in."""
+        server = self.server("--requirepass", "s3cret")
+        self.assertTrue(await self.answers(server.node, password="s3cret"))
+
+    async def test_user_with_just_the_rights_needed(self) -> None:
+        """An ACL user that may do nothing but what a daemon does."""
+        server = self.server()
+        rights = "-@all +evalsha +eval +auth +ping +subscribe +publish"
+        rights += " +get +set +del +exists +pexpire +pttl +hset +hget +hdel +hexists +hkeys"
+        server.run("ACL", "SETUSER", "daemon", "on", ">s3cret", *rights.split())
+        server.run("ACL", "SETUSER", "daemon", "~middlewared:*", "&middlewared:*")
+        server.run("ACL", "SETUSER", "default", "resetpass", "-@all")
+        self.assertTrue(await self.answers(server.node, username="daemon", password="s3cret"))
+
+    async def test_wrong_password(self) -> None:
+        """A refused login is like a Redis that is away; the secret is not shown."""
+        server = self.server("--requirepass", "s3cret")
+        member = await self.member([server.node], password="wr0ng")
+        self.assertFalse(member.up)
+        place = await member.join(a_call())
+        self.assertTrue(await member.answer(place.call.unique_key, an_answer()))

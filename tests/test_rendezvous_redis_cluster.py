@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import time
-
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
-
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.rendezvous.redis import RedisRendezvous
 from tests.contracts.rendezvous import RendezvousContract
+from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import shared_cluster
 
 
-class ClusterRendezvousTests(RendezvousContract, TestCase):
-    """Two members at one Cluster, each knowing another seed."""
+class ClusterRendezvousTests(SharedRendezvousCase, RendezvousContract):
+    """Two members at one Cluster, each knowing other seeds, one of them a replica."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
-        self.cluster = shared_cluster()
-        for master in self.cluster.masters:
+        cluster = shared_cluster()
+        for master in cluster.masters:
             master.run("FLUSHALL")
-        self.here = await self.member(self.cluster.nodes[:1])
-        self.there = await self.member(self.cluster.nodes[2:4])
+        self.here = await self.member(cluster.nodes[:1], cluster=True)
+        self.there = await self.member(cluster.nodes[2:4], cluster=True)
 
-    async def member(self, seeds: list[tuple[str, int]]) -> RedisRendezvous:
-        member = RedisRendezvous(
-            clock=reactor, endpoints=DirectEndpoints(reactor), nodes=seeds, cluster=True
-        )
-        self.addCleanup(member.stop)
-        await member.start()
-        return member
-
-    async def moment_after(self, deadline: float) -> None:
-        await deferLater(reactor, deadline - time.time() + 0.05)
+    async def test_up_tells_of_the_whole_cluster(self) -> None:
+        """Up is a Cluster all of whose masters are connected."""
+        member = await self.member(shared_cluster().nodes[4:], cluster=True)
+        self.assertTrue(member.up)

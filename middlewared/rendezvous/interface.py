@@ -60,8 +60,9 @@ class Rendezvous(Protocol):
         Take a place at ``call``.
 
         A waiting or answered call with the same sip_user_id and the same non-empty
-        call_id is joined instead. When ``call.unique_key`` is in use by another
-        account's call, the place's call has a fresh random key.
+        call_id is joined instead. The place's call has a fresh random key when
+        ``call.unique_key`` is in use by another account's call; a shared rendezvous may
+        give it one, too, unless the key is the call_id.
 
         :raises RendezvousDown: the call can neither be opened nor joined.
         """

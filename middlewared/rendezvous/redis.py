@@ -118,19 +118,15 @@ class RedisRendezvous:
         if self._checks.running:
             self._checks.stop()
         await self._background.finish()
+        self.abandon(Outcome.DRAINING)  # whoever was joining
+        await self._background.finish()
         await self._nodes.stop()
 
     async def join(self, call: Call) -> SharedPlace:
         """See :meth:`.interface.Rendezvous.join`; never down: it falls back on this daemon."""
-        call = records.aimed(call)
-        member = f"{self._channel}/{next(self._members)}"
-        try:
-            return await self._join(call, member)
-        except RendezvousDown:
-            return self._join_here(call, member)
-        except BaseException:  # the PBX hung up; Redis may have the member already
-            self._background.run(self._leave(call.unique_key, member))
-            raise
+        seated: Deferred[SharedPlace] = Deferred()
+        self._background.run(self._join_for(seated, records.aimed(call)))
+        return await seated
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; places here are told before it waits."""
@@ -178,6 +174,21 @@ class RedisRendezvous:
 
     # Joining
 
+    async def _join_for(self, seated: Deferred[SharedPlace], call: Call) -> None:
+        """Join to the end, though the PBX may hang up: only then it is known what to leave."""
+        member = f"{self._channel}/{next(self._members)}"
+        try:
+            place = await self._join(call, member)
+        except RendezvousDown:
+            place = self._join_here(call, member)
+        except Exception:
+            seated.errback()
+            return
+        if seated.called:
+            place.leave()
+        else:
+            seated.callback(place)
+
     async def _join(self, call: Call, member: str) -> SharedPlace:
         held = self._held.repeated(call)
         if held is None:
@@ -190,11 +201,7 @@ class RedisRendezvous:
                 self._held.settle(held, records.settlement_from(answered))
         place = self._seat(held, member)
         if held.waits:
-            try:
-                await self._catch_up(place)
-            except BaseException:
-                place.leave()
-                raise
+            await self._catch_up(place)
         return place
 
     async def _ask_to_join(self, call: Call, member: str, dead: str = "-") -> Any:
@@ -344,9 +351,13 @@ class RedisRendezvous:
             self.log.warn("a message between daemons was not understood")
 
     def _settled(self, unique_key: str, text: str) -> None:
-        held = self._held.find(unique_key)
-        if held is not None:
-            self._held.settle(held, records.settlement_from(text))
+        held, settlement = self._held.find(unique_key), records.settlement_from(text)
+        if held is None:
+            return
+        if settlement.answer is not None:
+            self._held.settle(held, settlement)
+        else:  # a message that comes late may speak of an earlier try with the same key
+            self._background.run(self._check([held]))
 
     def _gone(self, unique_key: str) -> None:
         """Nobody waits any more; when somebody here does, he came after that was said."""

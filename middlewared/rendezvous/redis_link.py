@@ -61,8 +61,9 @@ class Link:
     :param greeting: commands each new connection begins with; PING, or SUBSCRIBE.
     :param received: gets each published message; None for a link that takes commands.
     :param came_up: called after each greeting.
+    :param went_down: called when a connection that was up is lost.
     :ivar trouble_since: when commands to this node began to fail, None when the last one
-        succeeded; kept by whoever sends them.
+        succeeded or the connection is new; kept by whoever sends them.
     """
 
     log = Logger()
@@ -75,7 +76,8 @@ class Link:
         login: Login,
         greeting: Sequence[Sequence[str]] = (("PING",),),
         received: Callable[[str], None] | None = None,
-        came_up: Callable[[], None] | None = None,
+        came_up: Callable[[], None] = lambda: None,
+        went_down: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._endpoint = endpoint
@@ -83,6 +85,7 @@ class Link:
         self._greeting = greeting
         self._received = received
         self._came_up = came_up
+        self._went_down = went_down
         self._protocol: Any = None
         self._running: Deferred[None] | None = None
         self._stopping = False
@@ -184,15 +187,16 @@ class Link:
         if not protocol.connected:
             return
         self._protocol = protocol
+        self.trouble_since = None
         pings = LoopingCall(lambda: maybeDeferred(protocol.execute_command, "PING"))
         pings.clock = self._clock
         pinging = pings.start(PING_INTERVAL_S, now=False)
         pinging.addErrback(lambda _: None)  # the connection is lost then, too
-        if self._came_up is not None:
-            self._came_up()
+        self._came_up()
         try:
             await lost
             self.log.info("lost a connection to redis")
+            self._went_down()
         finally:
             self._protocol = None
             if pings.running:

@@ -24,14 +24,24 @@ from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis_link import Link, Login
 from middlewared.rendezvous.redis_records import Script
 
-PATIENCE_S = 0.5
+PATIENCE_S = 0.15
 RETRY_PAUSE_S = 0.05
 REFRESH_INTERVAL_S = 1.0
+FORGET_TROUBLE_S = 3.0
 START_WAIT_S = 1.0
 START_PAUSE_S = 0.01
 
 # A server that is starting, failing over or moving slots says one of these: it will pass.
-PASSING = ("CLUSTERDOWN", "TRYAGAIN", "LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK")
+PASSING = (
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "MOVED",
+    "ASK",
+    "Script attempted to access a non local key",
+)
 
 
 class Nodes:
@@ -48,6 +58,7 @@ class Nodes:
     :param channels: what the subscriptions listen to, on two nodes of a Cluster.
     :param received: gets each message, from each subscription: a message may come twice.
     :param subscribed: called when a subscription was made (again): messages may be lost.
+    :ivar troubled_at: when a command last failed or a connection was lost, epoch seconds.
     """
 
     log = Logger()
@@ -81,15 +92,20 @@ class Nodes:
         self._background = Background()
         self._refreshing = False
         self._refreshes: LoopingCall | None = None
+        self._stopped = False
         self.troubled_at = 0.0
 
     @property
     def up(self) -> bool:
-        """Whether every node that has keys is connected and obeys, as far as is known now."""
+        """Whether every node that has keys is connected, and none has just failed."""
         masters = self._slots.masters if self._cluster else set(self._seeds)
-        links = [self._links.get(node) for node in masters]
-        healthy = all(link and link.connected and link.trouble_since is None for link in links)
-        return healthy and (self._slots.complete or not self._cluster)
+        links = [self._links[node] for node in masters if node in self._links]
+        if len(links) < len(masters) or (self._cluster and not self._slots.complete):
+            return False
+        if not all(link.connected for link in links):
+            return False
+        failing = any(link.trouble_since is not None for link in links)
+        return not failing or self._clock.seconds() - self.troubled_at > FORGET_TROUBLE_S
 
     async def start(self) -> None:
         """Connect; returns when all is connected, or after a second when it is not."""
@@ -108,6 +124,7 @@ class Nodes:
 
     async def stop(self) -> None:
         """Close every connection; returns when nothing is open."""
+        self._stopped = True
         if self._refreshes is not None and self._refreshes.running:
             self._refreshes.stop()
         links = [*self._subscriptions, *self._links.values()]
@@ -158,14 +175,19 @@ class Nodes:
 
     def _note(self, link: Link, error: Exception) -> None:
         """Record trouble; gives up when it will not pass or has lasted too long."""
-        now = self.troubled_at = self._clock.seconds()
-        self._refresh()
+        now = self._clock.seconds()
+        self._disturbed()
         if link.trouble_since is None:
             link.trouble_since = now
             self.log.warn("redis fails: {error}", error=str(error)[:80])
         passing = isinstance(error, txredisapi.ConnectionError) or str(error).startswith(PASSING)
         if not passing or now - link.trouble_since >= PATIENCE_S:
             raise RendezvousDown("redis does not answer") from error
+
+    def _disturbed(self) -> None:
+        """Something is wrong: masters may have changed, records may be lost."""
+        self.troubled_at = self._clock.seconds()
+        self._refresh()
 
     def _node_of(self, slot: int) -> Node:
         master = self._slots.master_of(slot) if self._cluster else None
@@ -174,7 +196,10 @@ class Nodes:
     def _link(self, node: Node) -> Link:
         link = self._links.get(node)
         if link is None:
-            link = self._links[node] = self._new_link(lambda: self._endpoint(node))
+            if self._stopped:
+                raise RendezvousDown("stopped")
+            link = self._new_link(lambda: self._endpoint(node), went_down=self._disturbed)
+            self._links[node] = link
             link.start()
         return link
 
@@ -209,7 +234,7 @@ class Nodes:
 
     def _refresh(self) -> None:
         """Ask for the slots in the background, unless that is being done."""
-        if self._cluster and not self._refreshing and self._refreshes is not None:
+        if self._cluster and not self._refreshing and not self._stopped:
             self._refreshing = True
             self._background.run(self._ask_slots())
 
@@ -230,7 +255,7 @@ class Nodes:
 
     async def _keep_links(self) -> None:
         """A link to each master; none to nodes that have left."""
-        if not self._links:  # stopped meanwhile
+        if self._stopped:
             return
         for node in self._slots.masters:
             self._link(node)

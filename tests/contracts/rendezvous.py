@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
@@ -212,6 +212,30 @@ class RendezvousContract(_Case):
         await self.answered(self.there, second.call)
         await second.settled
         self.assertEqual(self.here.waiting, 0)
+
+    async def test_simultaneous_joins_open_one_call(self) -> None:
+        """Of many repeats that arrive together exactly one wakes the device."""
+        members = [self.here, self.there] * 10
+        calls = [Deferred.fromCoroutine(m.join(a_call(call_id="abc"))) for m in members]
+        places = await gatherResults(calls)
+        self.assertEqual(sum(place.first for place in places), 1)
+        self.assertEqual(len({place.call.unique_key for place in places}), 1)
+        await self.there.answer(places[0].call.unique_key, an_answer())
+        for place in places:
+            self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_leaving_and_joining_again_is_a_new_call(self) -> None:
+        """The PBX gives a call up and places it again with the same UUID: the device rings anew."""
+        key = "0123456789abcdef0123456789abcdef"
+        for _ in range(10):
+            place = await self.here.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(place.first)
+            place.leave()
+            again = await self.here.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(again.first)
+            self.assertTrue(place.over.called)
+            self.assertFalse(again.over.called)
+            again.leave()
 
     async def until_over(self, place: Place) -> None:
         """Wait until ``place.over`` has fired."""

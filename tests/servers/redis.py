@@ -77,8 +77,15 @@ class Redis:
         self.runs = True
 
     def _listens(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError("the server does not start")
         with socket.socket() as probe:
             return probe.connect_ex(self.node) == 0
+
+    @property
+    def killed(self) -> bool:
+        return self._process is None
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -202,8 +209,11 @@ class RedisCluster:
         return running.run("CLUSTER", "SLOTS")
 
     def recover(self, member: Redis) -> None:
-        """Start a killed node and wait until the Cluster is whole again."""
-        member.start()
+        """Have a node back, which was killed or paused, and wait until the Cluster is whole."""
+        if member.killed:
+            member.start()
+        else:
+            member.resume()
         until(self.healthy)
 
     def begin_move(self, slot: int) -> tuple[Redis, Redis]:

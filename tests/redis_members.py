@@ -1,0 +1,91 @@
+"""Daemons' ends of a shared rendezvous, for tests: each can be cut off from Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, cast
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from zope.interface import implementer
+
+from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.rendezvous.redis import RedisRendezvous
+
+T = TypeVar("T")
+
+
+class Cable:
+    """What a daemon's connections run through; ``cut`` is what a dying daemon does to them."""
+
+    def __init__(self) -> None:
+        self._endpoints = DirectEndpoints(reactor)
+        self._protocols: list[Any] = []
+        self.is_cut = False
+
+    def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
+        return cast(IStreamClientEndpoint, _Plug(self, self._endpoints(host, port)))
+
+    def connect(
+        self, endpoint: IStreamClientEndpoint, factory: IProtocolFactory
+    ) -> Deferred[IProtocol]:
+        if self.is_cut:
+            return fail(ConnectError(string="the cable is cut"))
+        connecting: Deferred[IProtocol] = cast(Any, endpoint).connect(factory)
+        connecting.addCallback(self._connected)
+        return connecting
+
+    def _connected(self, protocol: Any) -> Any:
+        self._protocols.append(protocol)
+        return protocol
+
+    def cut(self) -> None:
+        """End all connections without a word, and let no new one be made."""
+        self.is_cut = True
+        for protocol in self._protocols:
+            protocol.transport.abortConnection()
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+
+@implementer(IStreamClientEndpoint)
+class _Plug:
+    def __init__(self, cable: Cable, endpoint: IStreamClientEndpoint) -> None:
+        self._cable = cable
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self._cable.connect(self._endpoint, protocolFactory)
+
+
+class SharedRendezvousCase(TestCase):
+    """A test with daemons at a shared rendezvous."""
+
+    async def member(
+        self, nodes: Sequence[tuple[str, int]], *, cable: Cable | None = None, **options: Any
+    ) -> RedisRendezvous:
+        """A daemon's end; it is stopped after the test."""
+        member = RedisRendezvous(clock=reactor, endpoints=cable or Cable(), nodes=nodes, **options)
+        self.addCleanup(member.stop)
+        await member.start()
+        return member
+
+    async def until(self, true: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait for what happens without telling us."""
+        give_up = time.monotonic() + seconds
+        while not true():
+            self.assertLess(time.monotonic(), give_up, "waited in vain")
+            await deferLater(reactor, 0.01)
+
+    async def moment_after(self, deadline: float) -> None:
+        await deferLater(reactor, max(0.0, deadline - time.time()) + 0.05)
+
+    async def in_time(self, work: Coroutine[Any, Any, T], seconds: float = 2.0) -> T:
+        """The result, which must not be longer in coming than a caller can bear."""
+        return await Deferred.fromCoroutine(work).addTimeout(seconds, reactor)

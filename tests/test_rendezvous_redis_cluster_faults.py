@@ -1,0 +1,125 @@
+"""What becomes of calls while nodes of a Redis Cluster die, stop, or hand over slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+
+from middlewared.model import Outcome
+from middlewared.rendezvous.cluster import slot_of
+from middlewared.rendezvous.interface import Place
+from middlewared.rendezvous.memory import fresh_key
+from middlewared.rendezvous.redis_records import record_key
+from tests.contracts.rendezvous import a_call, an_answer
+from tests.redis_members import SharedRendezvousCase
+from tests.servers.redis import Redis, shared_cluster
+
+T = TypeVar("T")
+
+
+class ClusterFaultTests(SharedRendezvousCase):
+    """Two members at one Cluster; each test makes it whole again."""
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        self.cluster = shared_cluster()
+        self.here = await self.member(self.cluster.nodes[:3], cluster=True)
+        self.there = await self.member(self.cluster.nodes[3:], cluster=True)
+
+    def hurt(self, harm: Callable[[Redis], None], node: Redis) -> None:
+        """Do harm to a node, and make it good at the end."""
+        harm(node)
+        self.addCleanup(deferToThread, self.cluster.recover, node)
+
+    async def join_many(self, count: int) -> Sequence[Place]:
+        calls = [a_call(call_id=fresh_key()[:10]) for _ in range(count)]
+        return await gatherResults([Deferred.fromCoroutine(self.here.join(call)) for call in calls])
+
+    async def answer_all(self, places: Sequence[Place]) -> None:
+        """Each place is settled by an answer at the other daemon."""
+        answers = [
+            Deferred.fromCoroutine(self.there.answer(place.call.unique_key, an_answer()))
+            for place in places
+        ]
+        self.assertEqual(set(await self.in_time(gathered(answers), 5.0)), {True})
+        settled = await self.in_time(gathered([place.settled for place in places]))
+        self.assertEqual({each.outcome for each in settled}, {Outcome.ANSWERED})
+
+    def port_of(self, place: Place) -> int:
+        return self.cluster.master_of(slot_of(record_key(place.call.unique_key))).port
+
+    async def test_calls_are_spread_over_the_masters(self) -> None:
+        """No master has all the work."""
+        places = await self.join_many(60)
+        self.assertEqual(len({self.port_of(place) for place in places}), 3)
+        await self.answer_all(places)
+
+    async def test_no_answer_is_lost_with_a_killed_master(self) -> None:
+        """Answers reach their calls while the failover goes on, and after it."""
+        before, later = await self.join_many(60), await self.join_many(60)
+        victim = self.cluster.masters[0]
+        self.hurt(Redis.kill, victim)
+        await self.answer_all(before)
+        during = await self.join_many(60)
+        await self.until(lambda: self.here.up and self.there.up)
+        await self.answer_all([*later, *during, *await self.join_many(60)])
+
+    async def test_no_answer_is_lost_with_a_silent_master(self) -> None:
+        """The same when the master swallows everything."""
+        before, later = await self.join_many(60), await self.join_many(60)
+        victim = self.cluster.masters[1]
+        self.hurt(Redis.pause, victim)
+        await self.answer_all(before)
+        await self.until(lambda: self.here.up and self.there.up)
+        await self.answer_all([*later, *await self.join_many(60)])
+
+    async def test_no_answer_is_lost_with_a_subscribers_node(self) -> None:
+        """Each daemon listens at two nodes, so one may die without a message being lost."""
+        places = await self.join_many(30)
+        victim = next(
+            node
+            for node in self.cluster.members
+            if node.port not in {master.port for master in self.cluster.masters}
+            and "sub=2" in node.run("CLIENT", "LIST", "TYPE", "PUBSUB")
+        )
+        self.hurt(Redis.kill, victim)
+        await self.answer_all(places)
+
+    async def test_answers_find_calls_while_their_slot_moves(self) -> None:
+        """Before, in the midst of and after a slot's move each command finds the record."""
+        stays, moves, opened_before = await self.join_many(3)
+        for place in (stays, moves):
+            slot = slot_of(record_key(place.call.unique_key))
+            source, target = self.cluster.begin_move(slot)
+            if place is moves:
+                self.cluster.move_keys(slot, source, target)
+            await self.answer_all([place])
+            self.cluster.move_keys(slot, source, target)
+            self.cluster.end_move(slot, source, target)
+            again = await self.there.join(a_call(unique_key=place.call.unique_key))
+            self.assertTrue(again.first)
+        await self.answer_all([opened_before])
+
+    async def test_resharding_under_load(self) -> None:
+        """Slots move from master to master while calls come and are answered."""
+        moving = deferToThread(self.move_slots, range(0, 16384, 400))
+        calls = 0
+        while not moving.called:
+            await self.answer_all(await self.join_many(20))
+            calls += 20
+        await moving
+        self.assertGreater(calls, 20)
+        await self.answer_all(await self.join_many(60))
+
+    def move_slots(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            source, target = self.cluster.begin_move(slot)
+            self.cluster.move_keys(slot, source, target)
+            self.cluster.end_move(slot, source, target)
+
+
+async def gathered(waiting: Sequence[Deferred[T]]) -> list[T]:
+    """What all of them have to say."""
+    return await gatherResults(waiting)
