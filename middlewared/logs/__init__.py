@@ -1,0 +1,13 @@
+"""
+What is written for people and programs to read: the log, and the apps' reports.
+
+The one invariant: writing never fails a call and never holds one up, and no line holds
+a secret.
+"""
+
+from middlewared.logs.lines import LineFile
+from middlewared.logs.output import LogOutput
+from middlewared.logs.redaction import fingerprint, redacted
+from middlewared.logs.reports import ReportFile
+
+__all__ = ["LineFile", "LogOutput", "ReportFile", "fingerprint", "redacted"]

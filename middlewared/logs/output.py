@@ -1,0 +1,99 @@
+"""
+The observer that writes the log.
+
+It is found by twistd as the application's ILogObserver component, so that it is the only
+observer, from twistd's first line on::
+
+    class Top(MultiService):
+        def setServiceParent(self, parent):
+            if isinstance(parent, Componentized):
+                parent.setComponent(ILogObserver, self._log_output)
+            super().setServiceParent(parent)
+
+The one invariant: it never raises and never logs by itself about a line it could not write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel
+from zope.interface import implementer
+
+from middlewared.logs.formats import Format, format_json, format_text
+from middlewared.logs.lines import LineFile, NextTurn
+
+_RANKS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
+_FORMATS: dict[str, Format] = {"text": format_text, "json": format_json}
+# Twisted says these of our factories in our own name.
+_NOISE = frozenset(("Starting factory {factory!r}", "Stopping factory {factory!r}"))
+
+
+@implementer(ILogObserver)
+class LogOutput:
+    """
+    Writes events of a level and above. What libraries tell at info counts as debug.
+
+    Call ``reload`` once before use, and again on SIGHUP; then ``start`` when the reactor
+    runs and ``stop`` when it stops.
+    """
+
+    def __init__(self) -> None:
+        self._lines = LineFile(None)
+        self._least = _RANKS["info"]
+        self._format: Format = format_text
+
+    def reload(self, *, level: str, format: str, file: Path | None) -> None:
+        """
+        Take new settings, and open the file anew (log rotation).
+
+        :param level: debug, info, warn, error or critical.
+        :param format: text or json.
+        :param file: None: standard output.
+        :raises OSError: the file cannot be opened; then nothing changes.
+        """
+        self._lines.open(file)
+        self._least, self._format = _RANKS[level], _FORMATS[format]
+
+    def start(self, next_turn: NextTurn) -> None:
+        """Write in batches; see :meth:`.lines.LineFile.start`."""
+        self._lines.start(next_turn)
+
+    def stop(self) -> None:
+        """Write all that waits, and each later line at once."""
+        self._lines.stop()
+
+    def close(self) -> None:
+        """Give the file up; a program's last lines need it, so only tests have a use for it."""
+        self._lines.close()
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write ``event``, if it is important enough."""
+        if _rank(event) < self._least:
+            return
+        try:
+            line = self._format(event)
+        except Exception as e:
+            line = self._format(_unwritable(event, e))
+        self._lines.write(line)
+
+
+def _unwritable(event: LogEvent, error: Exception) -> LogEvent:
+    return {
+        "log_time": event.get("log_time", 0.0),
+        "log_level": LogLevel.error,
+        "log_namespace": event.get("log_namespace", "-"),
+        "log_format": "an event could not be written: {error}",
+        "error": type(error).__name__,
+    }
+
+
+def _rank(event: LogEvent) -> int:
+    level = event.get("log_level")
+    rank = _RANKS.get(getattr(level, "name", "info"), _RANKS["info"])
+    if rank == _RANKS["info"] and (
+        not str(event.get("log_namespace", "")).startswith("middlewared")
+        or event.get("log_format") in _NOISE
+    ):
+        return _RANKS["debug"]
+    return rank
