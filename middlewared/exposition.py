@@ -1,8 +1,8 @@
 """
 ``GET /metrics`` in Prometheus' text format, on its own port.
 
-The one invariant: a scrape never keeps the reactor for longer than a few milliseconds,
-however many label sets there are: a call's answer may be waiting.
+The one invariant: a scrape never keeps the reactor for longer than one metric's label
+sets take to read (some milliseconds when they are all taken): an answer may be waiting.
 """
 
 # Most of twisted.web has no annotations.
