@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from middlewared.simulator import apple, http
 from middlewared.simulator.accounts import AccountsServer
 from middlewared.simulator.answering import Answering
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple import AppleServer, Behaviour
 from middlewared.simulator.certificates import (
     Authority,
     ProviderKey,
@@ -71,6 +71,7 @@ class World:
                 client_authority=self._authority.certificate,
                 provider_keys=[self._key],
                 environment=environment,
+                behaviour=Behaviour(validate_headers=False),
                 listener=self._answering,
                 keep=options.keep,
             )

@@ -230,6 +230,15 @@ class AppleConnection(Protocol):
         self._http2.send_headers(stream_id, fields, end_stream=end_stream)
         self._expect_flush()
 
+    def accept(self, stream_id: int, apns_id: str) -> bool:
+        """End the stream with a plain 200, if that can be done."""
+        assert self._http2 is not None
+        frame = self._http2.accept(stream_id, apns_id.encode("ascii"))
+        if frame is None:
+            return False
+        self.write_raw(frame)
+        return True
+
     def send_body(self, exchange: Exchange) -> None:
         """Send what the windows allow of the body, then the trailers."""
         http2, stream_id = self._http2, exchange.stream_id

@@ -27,6 +27,9 @@ class Wire(Protocol):
     def send_headers(self, stream_id: int, fields: Fields, *, end_stream: bool = False) -> None:
         """Send a header block."""
 
+    def accept(self, stream_id: int, apns_id: str) -> bool:
+        """End the stream with a plain 200, if that can be done."""
+
     def send_body(self, exchange: Exchange) -> None:
         """Send what the windows allow of ``exchange.unsent``, the rest when they open."""
 
@@ -89,7 +92,11 @@ class Exchange:
                 return
         self._deliver()
         self.wire.accepted()
-        self._respond(200, b"")
+        plain = not self._extra and not self.trailers and self.padding is None
+        if plain and self.wire.accept(self.stream_id, self._apns_id()):
+            self.wire.finish(self)
+        else:
+            self._respond(200, b"")
 
     def reject(self, answer: Reject) -> None:
         """Answer with ``answer``."""
@@ -150,9 +157,13 @@ class Exchange:
             self._delivered = True
             self.record.deliver(self.push)
 
+    def _apns_id(self) -> str:
+        """The id to echo, or a fresh one."""
+        given = next((value for name, value in self.fields if name == "apns-id"), None)
+        return given or str(uuid.uuid4())
+
     def _respond(self, status: int, body: bytes, more: Fields = ()) -> None:
-        apns_id = next((value for name, value in self.fields if name == "apns-id"), None)
-        head = [(":status", str(status)), ("apns-id", apns_id or str(uuid.uuid4()))]
+        head = [(":status", str(status)), ("apns-id", self._apns_id())]
         ends = not body and not self.trailers and self.padding is None
         self.answered = True
         self.unsent = body
