@@ -22,6 +22,7 @@ class HeaderBlocks:
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._decoder.max_header_list_size = MAX_HEADER_BLOCK
+        self._independent = False
         self._first: Frame | None = None
         self._block = b""
 
@@ -29,6 +30,15 @@ class HeaderBlocks:
     def unfinished(self) -> bool:
         """Whether the next frame must be a CONTINUATION."""
         return self._first is not None
+
+    def is_plain(self, block: bytes) -> bool:
+        """
+        Whether a whole block is a "200" that need not be decoded.
+
+        With a table of size 0 no block changes anything, and an answer of that status
+        has nothing else to say.
+        """
+        return self._independent and block[:1] == frames.STATUS_200
 
     def add(self, frame: Frame) -> tuple[int, str, bool] | None:
         """
@@ -42,10 +52,12 @@ class HeaderBlocks:
         else:
             first, block = self._continued(frame)
         if not frame.flags & frames.END_HEADERS:
-            self._first, self._block = first, block
+            self._first, self._block, self._independent = first, block, False
             return None
         self._first, self._block = None, b""
-        return *self._decode(block), bool(first.flags & frames.END_STREAM)
+        status, retry_after = self._decode(block)
+        self._independent = self._decoder.header_table_size == 0
+        return status, retry_after, bool(first.flags & frames.END_STREAM)
 
     def _continued(self, frame: Frame) -> tuple[Frame, bytes]:
         first = self._first
@@ -59,10 +71,6 @@ class HeaderBlocks:
         return first, block
 
     def _decode(self, block: bytes) -> tuple[int, str]:
-        # With a table of size 0 a block that begins with the index of "200" changes
-        # nothing, and an answer of that status has nothing else to say.
-        if block[:1] == frames.STATUS_200 and self._decoder.header_table_size == 0:
-            return 200, ""
         status, retry_after = 0, ""
         try:
             for name, value in self._decoder.decode(block, raw=True):

@@ -9,49 +9,46 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from typing import Any
+from json.encoder import encode_basestring as quoted
 
 from middlewared.push.interface import CallPush, NoticePush
 
 MAX_CALL_BYTES = 5_120
 """Apple's limit for VoIP pushes (for others it is 4,096)."""
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Filled in rather than dumped from a dictionary: a third of the time, once for each push.
+_CALL = (
+    '{"aps":{},"type":"call","unique_key":%s,"phonenumber":%s,"caller_id":%s,'
+    '"response_api":%s,"message_start_time":%r,"attempt":%d,"vg_cid":%s}'
+)
 
 
 def apple_call_payload(push: CallPush) -> bytes:
     """The payload of a VoIP push; the app reads the keys beside ``aps``."""
-    call = push.call
-    incoming = call.incoming
-    fields = {
-        "aps": {},
-        "type": "call",
-        "unique_key": call.unique_key,
-        "phonenumber": incoming.phonenumber,
-        "caller_id": incoming.caller_id,
-        "response_api": push.response_api,
-        "message_start_time": call.started_at,
-        "attempt": push.attempt,
-        "vg_cid": incoming.call_id or call.unique_key,
-    }
-    payload = _bytes(fields)
-    return payload if len(payload) <= MAX_CALL_BYTES else _shortened(fields, incoming.caller_id)
+    caller_id = push.call.incoming.caller_id
+    payload = _call(push, caller_id)
+    if len(payload) <= MAX_CALL_BYTES:
+        return payload
+    lengths = range(len(caller_id))
+    fitting = bisect_right(lengths, MAX_CALL_BYTES, key=lambda n: len(_call(push, caller_id[:n])))
+    return _call(push, caller_id[: max(fitting - 1, 0)])
 
 
 def apple_notice_payload(push: NoticePush) -> bytes:
     """The payload of an alert that shows ``push.message``."""
-    return _bytes({"aps": {"alert": {"body": push.message}, "sound": "default"}})
+    return json.dumps({"aps": {"alert": {"body": push.message}, "sound": "default"}}).encode()
 
 
-def _shortened(fields: dict[str, Any], caller_id: str) -> bytes:
-    """The payload with the longest beginning of ``caller_id`` that fits."""
-
-    def size(length: int) -> int:
-        return len(_bytes({**fields, "caller_id": caller_id[:length]}))
-
-    fitting = bisect_right(range(len(caller_id)), MAX_CALL_BYTES, key=size)
-    return _bytes({**fields, "caller_id": caller_id[: max(fitting - 1, 0)]})
-
-
-def _bytes(fields: dict[str, Any]) -> bytes:
-    return _encode(fields).encode("utf-8", "replace")
+def _call(push: CallPush, caller_id: str) -> bytes:
+    call = push.call
+    incoming = call.incoming
+    text = _CALL % (
+        quoted(call.unique_key),
+        quoted(incoming.phonenumber),
+        quoted(caller_id),
+        quoted(push.response_api),
+        call.started_at,
+        push.attempt,
+        quoted(incoming.call_id or call.unique_key),
+    )
+    return text.encode("utf-8", "replace")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from random import getrandbits
 from urllib.parse import quote
-from uuid import UUID
 
 import attrs
 
@@ -83,5 +82,7 @@ def authorization_header(provider_token: str) -> bytes:
 
 
 def _new_id() -> bytes:
-    """A random UUID; it needs to be unique, not secret."""
-    return str(UUID(int=getrandbits(128), version=4)).encode()
+    """A random UUID (version 4); it needs to be unique, not secret."""
+    digits = b"%032x" % getrandbits(128)
+    parts = (digits[:8], digits[8:12], b"4" + digits[13:16], b"a" + digits[17:20], digits[20:])
+    return b"-".join(parts)
