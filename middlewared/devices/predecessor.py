@@ -103,7 +103,7 @@ async def _store(registry: DeviceRegistry, batch: list[Device], imported: Import
     try:
         stored = sum(await gatherResults(storing, consumeErrors=True))
     except FirstError as error:
-        raise error.subFailure.value from None
+        error.subFailure.raiseException()
     imported.stored += stored
     imported.kept += len(batch) - stored
 
