@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
 import attrs
+from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import LoopingCall
 
 from middlewared.model import Outcome
+from middlewared.simulator.certificates import Authority
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"
@@ -217,6 +226,38 @@ class BrokenHttpTests(LimitsCase):
         head = await client.response(head_only=True)
         full = await client.response()
         self.assertEqual(head.headers["content-length"], str(len(full.body)))
+
+
+class TlsTests(LimitsCase):
+    """The limits hold behind TLS, where a connection cannot be half closed."""
+
+    async def start_tls(self) -> RawClient:
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        authority = Authority(folder=folder)
+        pem = authority.server(hosts=["localhost"]).read_bytes()
+        site = self.web.site()
+        self.sites.append(site)
+        port = reactor.listenSSL(
+            0, site, PrivateCertificate.loadPEM(pem).options(), interface="127.0.0.1"
+        )
+        self.addCleanup(port.stopListening)
+        trust = Certificate.loadPEM(authority.certificate.read_bytes())
+        plain: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        endpoint: Any = wrapClientTLS(optionsForClientTLS("localhost", trust), plain)
+        client: RawClient = await endpoint.connect(Factory.forProtocol(RawClient))
+        self.clients.append(client)
+        return client
+
+    async def test_calls_and_refusals(self) -> None:
+        """An ACK, then a body too large: answered, and closed without a wait."""
+        client = await self.start_tls()
+        self.calls.at_once = Outcome.ANSWERED
+        client.send(http_message("POST", "/api/incoming-call/", CALL, FORM))
+        self.assertEqual((await client.response()).body, b"status=ACK")
+        client.send(POST_CALL + b"Content-Length: 5000000\r\n\r\n" + b"x" * 100_000)
+        self.assertEqual((await client.response()).status, 413)
+        await client.closed
 
 
 class ConnectionTests(LimitsCase):

@@ -15,7 +15,6 @@ from middlewared.clock import Clock
 from middlewared.model import Outcome
 from middlewared.web import fields
 from middlewared.web.endpoint import Endpoint, fields_of
-from middlewared.web.limits import Request
 from middlewared.web.networks import Address, client_address, within
 from middlewared.web.replies import (
     Headers,
@@ -25,6 +24,7 @@ from middlewared.web.replies import (
     Reply,
     retry_after,
 )
+from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
 
 _STATUS = {

@@ -16,8 +16,8 @@ from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, BadRequest, CredentialsRefused
 from middlewared.web.calls import address_of
 from middlewared.web.endpoint import fields_of
-from middlewared.web.limits import Request
 from middlewared.web.replies import BodyTooLarge, CredentialsMissing, UnsupportedMediaType
+from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
 from middlewared.web.throttle import Throttle
 

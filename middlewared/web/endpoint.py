@@ -13,8 +13,8 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.web.bodies import RawFields, read_body, read_form
-from middlewared.web.limits import Request
 from middlewared.web.replies import BodyTooLarge, Refusal, Reply, json_refusal
+from middlewared.web.request import Request
 
 Serve: TypeAlias = Callable[[Request], Coroutine[Deferred[Any], Any, Reply]]
 FormatRefusal: TypeAlias = Callable[[Refusal, float], Reply]

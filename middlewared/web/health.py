@@ -12,8 +12,8 @@ from importlib.resources import files
 import attrs
 
 from middlewared.web.endpoint import Endpoint, Serve
-from middlewared.web.limits import Request
 from middlewared.web.replies import Reply, json_reply
+from middlewared.web.request import Request
 
 
 @attrs.frozen(kw_only=True)

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Protocol, cast
-from urllib.parse import unquote
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from middlewared.clock import Clock
 from middlewared.web.replies import Reply
+from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
 
 LINGER_ABORT_S = 5
@@ -33,74 +32,6 @@ class RefuseBroken(Protocol):
 
     def __call__(self, target: bytes, status: int) -> Reply:
         """``target`` is the request target, empty when it could not be read."""
-
-
-class Request(server.Request):
-    """
-    A request whose body is kept up to the limit, and above it not at all.
-
-    ``body`` stays readable after the client has gone, unlike Twisted's ``content``.
-    ``too_large`` means that the limit was passed: the request is judged at once, with an
-    empty body, and the rest of it is thrown away as it comes.
-    """
-
-    channel: Channel
-    site: Site
-    too_large = False
-    received_at = 0.0
-    query = b""
-    route = "unknown"
-
-    def gotLength(self, length: int | None) -> None:
-        self.body = bytearray()
-        self.too_large = length is not None and length > self._max_body_bytes
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self.too_large:
-            return
-        if len(self.body) + len(data) > self._max_body_bytes:
-            self.too_large = True
-            self.body.clear()
-            self.channel.judge_early()
-        else:
-            self.body += data
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        # Overrides the reading of forms too: that is the business of ``bodies``.
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path, _, self.query = path.partition(b"?")
-        self.process()
-
-    def process(self) -> None:
-        self.site = self.channel.site
-        self.received_at = self.site.clock.seconds()
-        self.setHeader(b"Date", http.datetimeToString())
-        # Klein joins these again and wants them to be UTF-8.
-        path = unquote(origin_path(self.path), errors="replace").encode("utf-8")
-        self.prepath: list[bytes] = []
-        self.postpath = path.removeprefix(b"/").split(b"/")
-        self.render(self.site.resource)
-
-    def parseCookies(self) -> None:
-        """Nobody needs them."""
-
-    def getRequestHostname(self) -> bytes:
-        """Klein asks for it; what clients put into Host must not matter."""
-        return b"localhost"
-
-    def header_texts(self, name: bytes) -> list[str]:
-        """All values of a header, whatever their bytes; Twisted's own texts must be UTF-8."""
-        return [value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(name, [])]
-
-    @property
-    def peer_host(self) -> str | None:
-        """The address of the other end of the connection; None on a unix socket."""
-        peer = self.getClientAddress()
-        return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
-
-    @property
-    def _max_body_bytes(self) -> int:
-        return self.channel.site.settings.max_body_bytes
 
 
 class Channel(http.HTTPChannel):
@@ -189,9 +120,10 @@ class Channel(http.HTTPChannel):
         """Close, but let a client that still sends read its answer first."""
         if not self._discarding:
             super().loseConnection()
-        elif ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
-            self.transport
-        ):
+        elif ISSLTransport.providedBy(self.transport):
+            # TLS waits for the peer's close_notify, and reads on until then.
+            super().loseConnection()
+        else:
             self._networkProducer.unregisterProducer()
             self.transport.loseWriteConnection()
 
@@ -270,14 +202,6 @@ class Site(server.Site):
     def log(self, request: http.Request) -> None:
         """Called by Twisted for each answered request, in place of an access log."""
         self._observe(cast(Request, request))
-
-
-def origin_path(path: bytes) -> bytes:
-    """The path of a request target that may be in absolute form (RFC 9112 section 3.2.2)."""
-    scheme, separator, rest = path.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        return b"/" + rest.partition(b"/")[2]
-    return path
 
 
 def serialise(reply: Reply) -> bytes:

@@ -14,8 +14,8 @@ from middlewared.model import Device
 from middlewared.web import fields
 from middlewared.web.credentials import Credentials, require_owner
 from middlewared.web.endpoint import Endpoint, fields_of
-from middlewared.web.limits import Request
 from middlewared.web.replies import NotFound, Reply
+from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
 
 

@@ -34,7 +34,7 @@ from middlewared.web.credentials import Credentials
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
-from middlewared.web.limits import Request, Site, origin_path
+from middlewared.web.limits import Site
 from middlewared.web.replies import (
     MethodNotAllowed,
     NotFound,
@@ -44,6 +44,7 @@ from middlewared.web.replies import (
     status_refusal,
 )
 from middlewared.web.reports import ReportEndpoints
+from middlewared.web.request import Request, origin_path
 from middlewared.web.settings import Face, WebSettings
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
