@@ -14,10 +14,16 @@ import treq
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.trial.unittest import TestCase
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseNeverReceived,
+)
 
-from middlewared.simulator.certificates import ServiceAccount, write_service_account
+from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
 from middlewared.simulator.google import GoogleServer
 from middlewared.simulator.google_errors import (
     FCM_ERRORS,
@@ -253,6 +259,21 @@ class MessageTests(GoogleTestCase):
         for each in waiting:
             with self.assertRaises(ResponseNeverReceived):
                 await each
+
+    async def test_speaks_https(self) -> None:
+        """With a certificate the server speaks TLS, and its addresses say so."""
+        authority = Authority(folder=self.folder)
+        server = GoogleServer(reactor=reactor, certificate=authority.server())
+        await server.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
+        self.assertTrue(server.token_uri.startswith("https://127.0.0.1:"))
+        trusted = trustRootFromCertificates(
+            [Certificate.loadPEM(authority.certificate.read_bytes())]
+        )
+        agent = Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trusted), pool=self.pool)
+        response = await HTTPClient(cast(Any, agent)).get(server.token_uri)
+        self.assertEqual(response.code, 405)
+        self.assertIn("invalid_request", await treq.text_content(response))
 
     async def test_counts_connections(self) -> None:
         """Pushes over a kept connection open no other."""

@@ -100,7 +100,6 @@ class _Line:
         self._idle: list[_Asker] = []
         self._askers: set[_Asker] = set()
         self._connecting = 0
-        self._stopped = False
 
     def send(self, request: bytes) -> None:
         """Send now, or when a connection is free."""
@@ -108,9 +107,7 @@ class _Line:
             self._idle.pop().ask(request)
             return
         self._queue.append(request)
-        if len(self._askers) + self._connecting < MAX_CONNECTIONS:
-            self._connecting += 1
-            self._background.run(self._connect())
+        self._grow()
 
     def free(self, asker: _Asker) -> None:
         """A connection has its answer."""
@@ -124,10 +121,16 @@ class _Line:
         self._askers.discard(asker)
         if asker in self._idle:
             self._idle.remove(asker)
+        if self._queue:
+            self._grow()
+
+    def _grow(self) -> None:
+        if len(self._askers) + self._connecting < MAX_CONNECTIONS:
+            self._connecting += 1
+            self._background.run(self._connect())
 
     async def stop(self) -> None:
         """Close all connections."""
-        self._stopped = True
         self._queue.clear()
         self._background.cancel()
         await self._background.finish()
