@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.push.apns import frames
 from middlewared.push.apns.alarm import MASS, PERIOD_S, MassRefusal
 from middlewared.push.apns.connection import Connection
-from middlewared.push.apns.exchange import End, Exchange
+from middlewared.push.apns.exchange import OK, End, Exchange
 from middlewared.push.apns.keeper import HURRIED_BACKOFF_S, MAX_BACKOFF_S
 from middlewared.push.apns.pool import MAX_QUEUE, Pool
 from middlewared.push.interface import Temporary
@@ -58,14 +58,18 @@ class PoolTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.network = Network()
-        self.pool = Pool(
+        self.pool = self.make_pool()
+        self.addCleanup(self.at_the_end)
+
+    def make_pool(self) -> Pool:
+        """A pool that was not started."""
+        return Pool(
             environment="production",
             name="app production",
             clock=self.clock,
             endpoint=lambda: cast(IStreamClientEndpoint, self.network),
             size=1,
         )
-        self.addCleanup(self.at_the_end)
 
     def at_the_end(self) -> None:
         """Stopping leaves no timer."""
@@ -121,6 +125,29 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual((early, late), ([Temporary("deadline")], []))
         self.clock.advance(1.0)
         self.assertEqual(late, [Temporary("deadline")])
+
+    def test_a_pool_that_was_replaced_passes_everything_on(self) -> None:
+        """What waits, and what comes late, from somebody who still knew the old one."""
+        successor = self.make_pool()
+        self.addCleanup(lambda: Deferred.fromCoroutine(successor.stop()))
+        waiting = self.submit()
+        self.successResultOf(Deferred.fromCoroutine(self.pool.hand_over(successor, 1.0)))
+        late = self.submit()
+        self.network.up = True
+        successor.start()
+        for stream_id in (1, 3):
+            answer = frames.pack(frames.HEADERS, 5, stream_id, b"\x88")
+            self.network.connections[0].dataReceived(answer)
+        self.assertEqual((waiting, late), ([OK], [OK]))
+
+    def test_a_connection_that_idled_is_replaced_at_once(self) -> None:
+        """It answered PINGs; that the peer closes it at last is no failure."""
+        self.network.up = True
+        self.pool.start()
+        (connection,) = self.network.connections
+        connection.dataReceived(frames.ping(b"sleeping", ack=True))
+        self.network.lose(connection)
+        self.assertEqual(self.network.connects, 2)
 
     def test_the_queue_is_served_in_order(self) -> None:
         """Whoever waits longest goes first, one stream at a time."""

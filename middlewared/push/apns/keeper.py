@@ -59,6 +59,7 @@ class Keeper:
         self._clock = clock
         self._endpoint = endpoint
         self._factory = Factory.forProtocol(factory)
+        self._factory.noisy = False
         self._host = host
         self._running: Deferred[None] | None = None
         self._stopping = False
@@ -115,20 +116,28 @@ class Keeper:
 
     def _judge(self, connection: Connection) -> None:
         """A connection left: was it of use, and what did the peer say?"""
-        self._failures = 0 if connection.session.answers else self._failures + 1
-        if farewell := connection.session.farewell:
-            self._tell(farewell_fault(farewell), farewell)
+        session = connection.session
+        if session.signs:
+            self._failures = 0
+            self._told = ""
+        else:
+            self._failures += 1
+        said = session.farewell or "connection lost"
+        self._fault = fault = farewell_fault(said)
+        if fault is not None:
+            self._tell(fault, said)
+        else:
+            self.log.info("{name}: {what}; connecting anew", name=self._name, what=said)
 
     def _tell(self, fault: ConfigFault | None, what: str) -> None:
-        """Log a trouble when it is new; a fault is for the operator."""
+        """There is no connection. It is logged when it is news; a fault is for the operator."""
         self._fault = fault
         if fault is not None:
             self._host.refused(fault)
-        if what == self._told:
-            return
-        self._told = what
-        tell = self.log.warn if fault is None else self.log.error
-        tell("{name}: not connected: {what}", name=self._name, what=what)
+        if what != self._told:
+            self._told = what
+            tell = self.log.warn if fault is None else self.log.error
+            tell("{name}: not connected: {what}", name=self._name, what=what)
 
     async def _rest(self) -> None:
         """Back off with jitter, so that many places do not return in step."""

@@ -82,6 +82,9 @@ class Pool:
 
     def submit(self, exchange: Exchange) -> None:
         """Send ``exchange`` now, or as soon as a stream is free."""
+        if self._successor is not None:
+            self._successor.submit(exchange)
+            return
         connection = None if self._queue else self._pick(None)
         if exchange.deadline <= self._clock.seconds():
             exchange.end(Temporary("deadline"))
