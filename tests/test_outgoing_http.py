@@ -237,6 +237,18 @@ class HttpClientTests(TestCase):
         self.assertEqual([reply.status for reply in replies], [200] * 50)
         self.assertEqual(self.site.opened, 3)
 
+    async def test_request_is_not_sent_with_little_time_left(self) -> None:
+        """Half the time may go by in waiting for a connection, the rest is the peer's."""
+        self.client = self.new_client(TrustRoots(), max_connections=1)
+        url = await self.serve()
+        first = ensureDeferred(self.get(url + "/never", timeout_s=0.4))
+        await self.peer.arrived
+        with self.assertRaises(TimedOut) as caught:
+            await self.get(url, timeout_s=0.4)
+        self.assertIn("no connection was free", str(caught.exception))
+        await self.assertFailure(first, TimedOut)
+        self.assertEqual(len(self.peer.seen), 1)
+
     async def test_extra_root_is_trusted(self) -> None:
         """A peer whose certificate comes from ``ca_file``."""
         authority = self.new_authority()

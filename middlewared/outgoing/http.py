@@ -92,7 +92,7 @@ class PooledHttpClient:
         if self._closed:
             raise OutgoingFailed("closed")
         exchange = partial(self._exchange, method, url, _headers(headers), body)
-        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted))
+        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted, timeout_s))
         running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
         self._running.add(running)
         try:
@@ -112,9 +112,17 @@ class PooledHttpClient:
         await self._pool.closeCachedConnections()
 
     async def _in_turn(
-        self, exchange: Callable[[], Awaitable[Reply]], wanted: Callable[[], bool] | None
+        self,
+        exchange: Callable[[], Awaitable[Reply]],
+        wanted: Callable[[], bool] | None,
+        timeout_s: float,
     ) -> Reply:
-        await self._slots.acquire()
+        turn = self._slots.acquire()
+        if not turn.called:
+            # A request sent with little time left would only blame the peer, and break
+            # a good connection when its time is up.
+            turn.addTimeout(timeout_s / 2, self._reactor, onTimeoutCancel=_none_free)
+        await turn
         answered = False
         try:
             if wanted is not None and not wanted():
@@ -239,6 +247,10 @@ def _headers(headers: Mapping[str, str | bytes]) -> Headers:
     for name, value in headers.items():
         raw.setRawHeaders(name, [value])
     return raw
+
+
+def _none_free(_result: object, timeout_s: float) -> Failure:
+    return Failure(TimedOut(f"no connection was free within {timeout_s:.3g} s"))
 
 
 def _timed_out(_result: object, timeout_s: float) -> Failure:
