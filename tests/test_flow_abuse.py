@@ -1,0 +1,93 @@
+"""A real daemon under abuse: what others do to it must not reach the calls it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThread
+
+from middlewared.simulator.generations import GCM_3
+from middlewared.simulator.google_rules import GooglePush
+from tests.test_flow_calls import SILENT, FlowTestCase
+
+HELD = 100
+SLOW = 200
+MEGABYTE = 1 << 20
+BODY_MEGABYTES = 200
+
+
+def send_body(address: tuple[str, int], *, chunked: bool) -> bytes:
+    """Send all of a huge body without a look at the answer, then read that."""
+    piece = b"x" * MEGABYTE
+    if chunked:
+        framing, piece = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n" % (MEGABYTE, piece)
+    else:
+        framing = b"Content-Length: %d" % (BODY_MEGABYTES * MEGABYTE)
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(
+            b"POST /api/call-response/ HTTP/1.1\r\nContent-Type: application/json\r\n"
+            + framing
+            + b"\r\n\r\n"
+        )
+        for _ in range(BODY_MEGABYTES):
+            connection.sendall(piece)
+        return connection.recv(100)
+
+
+def resident_megabytes(pid: int, name: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (the most there ever was) of a process."""
+    match = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) / 1024
+
+
+class AbuseTests(FlowTestCase):
+    calls = "roundtrip_wait_ms = 30000\n"
+
+    async def test_held_calls_do_not_notice_slow_and_huge_requests(self) -> None:
+        """200 dripping connections and bodies of 200 MB: all calls answered, memory bounded."""
+        await self.start()
+        phones = [await self.phone(GCM_3, number=n, reaction=SILENT) for n in range(HELD)]
+        pushes = gatherResults([self.push_to(phone) for phone in phones])
+        calls = gatherResults([self.call(number) for number in range(HELD)])
+        data = [push.data for push in await pushes if isinstance(push, GooglePush)]
+
+        before = resident_megabytes(self.stage.daemon.pid, "VmRSS")
+
+        url = urlsplit(self.stage.url)
+        address = (str(url.hostname), int(url.port or 0))
+        self.drip(address)
+        bodies = [deferToThread(send_body, address, chunked=chunked) for chunked in (False, True)]
+        for answer in await gatherResults(bodies):
+            self.assertTrue(answer.startswith(b"HTTP/1.1 413"), answer)
+
+        for phone, pushed in zip(phones, data, strict=True):
+            self.assertEqual(await phone.answer(pushed, available=True), 202)
+        for result in await calls:
+            self.assertTrue(result.acknowledged, result.outcome)
+        grown = resident_megabytes(self.stage.daemon.pid, "VmHWM") - before
+        self.assertLess(grown, 50)
+
+    def drip(self, address: tuple[str, int]) -> None:
+        """Open connections that never finish their requests, and keep them busy."""
+        slow = [socket.create_connection(address) for _ in range(SLOW)]
+
+        def drip() -> None:
+            for connection in slow:
+                with contextlib.suppress(OSError):  # cut by the daemon, as it should
+                    connection.send(b"x")
+
+        for connection in slow:
+            connection.send(b"POST /api/call-response/ HTTP/1.1\r\nX: ")
+            self.addCleanup(connection.close)
+        loop = LoopingCall(drip)
+        loop.clock = reactor
+        self.addCleanup(loop.stop)
+        loop.start(0.1)
