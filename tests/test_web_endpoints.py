@@ -190,6 +190,17 @@ class DeviceTests(WebCase):
         await self.background.finish()
         self.assertIsNotNone(self.devices.get(SIP_USER_ID))
 
+    async def test_work_that_a_stop_cancels_is_503(self) -> None:
+        """Not a failure of ours: it can be done at another daemon."""
+        self.accounts.gate = Deferred()
+        client = await self.connect()
+        body = json.dumps(DEVICE).encode()
+        client.send(http_message("POST", "/api/apns-device/", body, basic() | JSON))
+        while not self.accounts.asked:
+            await self.request("GET", "/health/")
+        self.background.cancel()
+        self.assertEqual((await client.response()).status, 503)
+
     async def test_database_down_is_503(self) -> None:
         """A registration is confirmed only when it is committed."""
         self.devices.failure = DatabaseDown("gone")

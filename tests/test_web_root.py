@@ -16,7 +16,17 @@ class RoutingTests(WebCase):
     async def test_anything_after_the_slash_belongs_to_the_route(self) -> None:
         """Old Android apps append the path to itself; nobody is ever redirected."""
         self.calls.known_keys.add("k")
-        for suffix in ("", "/", "/api/call-response/", "//", "/%FF/%00", "/?a=b", "?a", "/..//."):
+        for suffix in (
+            "",
+            "/",
+            "/api/call-response/",
+            "//",
+            "/%FF/%00",
+            "/%0A/",
+            "/?a=b",
+            "?a",
+            "/..//.",
+        ):
             response = await self.post_form("/api/call-response" + suffix, ANSWER)
             self.assertEqual((suffix, response.status), (suffix, 202))
 

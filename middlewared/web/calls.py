@@ -62,11 +62,11 @@ class CallEndpoints:
         return Endpoint("call-response", "/api/call-response", {b"POST": self._answer})
 
     async def _ring(self, request: Request) -> Reply:
-        settings = self._settings()
-        if not within(address_of(request, settings), settings.pbx_networks):
-            raise NetworkForbidden("not one of pbx_networks")
+        trace, settings = Trace(self._clock.seconds), self._settings()
+        address = address_of(request, settings)
+        if not within(address, settings.pbx_networks):
+            raise NetworkForbidden(f"{address} is in none of pbx_networks")
         incoming = fields.incoming_call(fields_of(request), settings)
-        trace = Trace(self._clock.seconds)
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())

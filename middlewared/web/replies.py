@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import attrs
+from twisted.internet.defer import CancelledError
 
 from middlewared.errors import (
     AccessForbidden,
@@ -116,6 +117,7 @@ def _headers(error: BaseException) -> Headers:
 
 
 _MALFORMED = "Malformed request."
+_UNAVAILABLE = "Service unavailable."
 _CHALLENGE = ((b"WWW-Authenticate", b'Basic realm="middlewared"'),)
 _CLOSE = ((b"Connection", b"close"),)
 _BUG = Refusal(500, "Internal error.", Outcome.SERVICE_DOWN)
@@ -131,5 +133,7 @@ _TABLE: Mapping[type, Refusal] = {
     UnsupportedMediaType: Refusal(415, "Unsupported media type."),
     BadRequest: Refusal(400, _MALFORMED),
     AccessForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
-    ServiceDown: Refusal(503, "Service unavailable.", Outcome.SERVICE_DOWN),
+    ServiceDown: Refusal(503, _UNAVAILABLE, Outcome.SERVICE_DOWN),
+    # What still runs when the daemon stops is cancelled; another daemon may do it.
+    CancelledError: Refusal(503, _UNAVAILABLE, Outcome.DRAINING, (retry_after(1),)),
 }

@@ -37,6 +37,7 @@ from middlewared.web.health import Health, health_endpoint, openapi_endpoint
 from middlewared.web.limits import Site
 from middlewared.web.replies import (
     MethodNotAllowed,
+    NetworkForbidden,
     NotFound,
     Reply,
     json_refusal,
@@ -165,8 +166,8 @@ class Web:
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
-        if isinstance(error, BadRequest):
-            _log.info("malformed {route}: {reason}", route=endpoint.name, reason=str(error))
+        if isinstance(error, BadRequest | NetworkForbidden):
+            _log.info("{route} refused: {reason}", route=endpoint.name, reason=str(error))
         elif refusal.status == 500:
             _log.failure("{route} failed", route=endpoint.name)
         elapsed_ms = (self._clock.seconds() - request.received_at) * 1000
@@ -201,7 +202,7 @@ async def _finish(work: Coroutine[Deferred[Any], Any, Reply], client: Deferred[R
 
 
 class _Anything(BaseConverter):
-    regex = ".*"
+    regex = "(?s:.*)"
     part_isolating = False
 
 
