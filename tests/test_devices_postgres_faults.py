@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices.postgres import PostgresRegistry
@@ -20,16 +21,24 @@ from tests.contracts.devices import ACCOUNT, a_device
 from tests.servers.postgres import PostgresServer
 from tests.test_devices_postgres import until_up
 
+SYNCHRONOUS = "select pid from pg_stat_replication where sync_state = 'sync'"
+
 
 class FaultCase(TestCase):
     """A test with servers of its own."""
 
     timeout = 60
 
-    def server(self, file_limit: int = RLIM_INFINITY) -> PostgresServer:
+    def server(self, file_limit: int = RLIM_INFINITY, **options: str) -> PostgresServer:
         server = PostgresServer()
         self.addCleanup(server.stop)
-        server.start(file_limit=file_limit)
+        server.start(file_limit=file_limit, **options)
+        return server
+
+    def standby(self, primary: PostgresServer) -> PostgresServer:
+        server = PostgresServer(standby_of=primary)
+        self.addCleanup(server.stop)
+        server.start()
         return server
 
     def registry(self, *hosts: str, timeout_s: float = 2.0) -> PostgresRegistry:
@@ -190,3 +199,56 @@ class PostgresHostsTests(FaultCase):
         self.make_standby_like(first, "on")
         await registry.register(a_device())
         self.assertEqual(second.sql("postgres", "select count(*) from devices"), [(1,)])
+
+
+class PostgresReplicationTests(FaultCase):
+    """A primary and its streaming standby."""
+
+    def make_synchronous(self, primary: PostgresServer, standbys: str) -> None:
+        primary.sql(
+            "postgres",
+            f"alter system set synchronous_standby_names = '{standbys}'",
+            "select pg_reload_conf()",
+        )
+
+    async def _replicated(self) -> tuple[PostgresServer, PostgresServer, PostgresRegistry]:
+        # What was confirmed is to be seen at the standby, too.
+        primary = self.server(synchronous_commit="remote_apply")
+        standby = self.standby(primary)
+        self.make_synchronous(primary, "*")
+        while not primary.sql("postgres", SYNCHRONOUS):
+            await deferLater(reactor, 0.02)
+        registry = self.registry(self.address(standby), self.address(primary))
+        await registry.start()
+        return primary, standby, registry
+
+    async def test_standby_is_promoted(self) -> None:
+        """Devices of the dead primary are found at the new one, which takes registrations."""
+        primary, standby, registry = await self._replicated()
+        await registry.register(a_device())
+        primary.kill()
+        await self.down(registry.ping())
+        standby.promote()
+        await until_up(registry)
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        await registry.register(a_device(2))
+
+    async def test_primary_hangs_while_the_standby_is_promoted(self) -> None:
+        """A primary that is silent, not dead, is left all the same."""
+        primary, standby, registry = await self._replicated()
+        await registry.register(a_device())
+        primary.pause()
+        await self.down(registry.ping())
+        standby.promote()
+        await until_up(registry)
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+
+    async def test_standby_dies(self) -> None:
+        """A dead standby costs no call its device; with asynchronous replication nothing at all."""
+        primary, standby, registry = await self._replicated()
+        await registry.register(a_device())
+        standby.kill()
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.make_synchronous(primary, "")
+        await until_up(registry)
+        await registry.register(a_device(2))

@@ -39,17 +39,25 @@ OPTIONS = {
 
 
 class PostgresServer:
-    """One server; :meth:`start` returns when it answers."""
+    """
+    One server; :meth:`start` returns when it answers.
 
-    def __init__(self) -> None:
+    :param standby_of: a server that runs, whose streaming standby this one is to be.
+    """
+
+    def __init__(self, *, standby_of: PostgresServer | None = None) -> None:
         # Not below a test's folder: a socket's path is limited to 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.folder / "data"
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
-        subprocess.run(["cp", "-a", str(_template()), str(self.data)], check=True)
         _give_away(self.folder)
+        if standby_of is None:
+            subprocess.run(["cp", "-a", str(_template()), str(self.data)], check=True)
+        else:
+            copy = [_program("pg_basebackup"), "-d", standby_of.url("postgres"), "--no-sync"]
+            _finish([*copy, "-D", str(self.data), "-R", "-c", "fast"], cwd=self.folder)
 
     def start(self, *, file_limit: int = resource.RLIM_INFINITY, **options: str) -> None:
         """
@@ -71,6 +79,10 @@ class PostgresServer:
                 command, cwd=self.folder, stdout=log, stderr=log, file_limit=file_limit
             )
         self._wait_until_it_answers()
+
+    def promote(self) -> None:
+        """Make a standby the primary; returns when it can be written."""
+        self.sql("postgres", "select pg_promote()")
 
     def kill(self) -> None:
         """SIGKILL all of it, as a power cut would."""
@@ -170,11 +182,15 @@ def _template() -> Path:
     data = folder / "data"
     initdb = [_program("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
     options = ["--no-sync", "-E", "UTF8", "--locale=C"]
-    process = _run([*initdb, *options], cwd=folder, stdout=PIPE, stderr=STDOUT)
+    _finish([*initdb, *options], cwd=folder)
+    return data
+
+
+def _finish(command: Sequence[str], *, cwd: Path) -> None:
+    process = _run(command, cwd=cwd, stdout=PIPE, stderr=STDOUT)
     printed, _ = process.communicate(timeout=START_TIMEOUT_S)
     if process.returncode:
         raise RuntimeError(printed.decode())
-    return data
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
