@@ -108,6 +108,7 @@ class BodySizeTests(LimitsCase):
         ):
             response = await self.request(method, path, large, headers)
             self.assertEqual((path, response.status), (path, expected))
+            self.assertEqual(response.headers["connection"], "close")
         self.set_limits(pbx_networks=())  # type: ignore[arg-type]
         response = await self.request("POST", "/api/incoming-call/", large)
         self.assertEqual(response.status, 403)

@@ -93,6 +93,7 @@ class Channel(http.HTTPChannel):
     def judge_early(self) -> None:
         """The body is too large: have the request answered now and close after that."""
         self.persistent = False
+        self.requests[-1].setHeader(b"Connection", b"close")
         self._discard()
         super().allContentReceived()
 

@@ -119,7 +119,6 @@ def _headers(error: BaseException) -> Headers:
 _MALFORMED = "Malformed request."
 _UNAVAILABLE = "Service unavailable."
 _CHALLENGE = ((b"WWW-Authenticate", b'Basic realm="middlewared"'),)
-_CLOSE = ((b"Connection", b"close"),)
 _BUG = Refusal(500, "Internal error.", Outcome.SERVICE_DOWN)
 
 _TABLE: Mapping[type, Refusal] = {
@@ -129,7 +128,7 @@ _TABLE: Mapping[type, Refusal] = {
     CredentialsMissing: Refusal(401, "Credentials are needed.", headers=_CHALLENGE),
     CredentialsRefused: Refusal(401, "Credentials were refused.", headers=_CHALLENGE),
     TooManyRefusals: Refusal(429, "Too many requests."),
-    BodyTooLarge: Refusal(413, "Request is too large.", headers=_CLOSE),
+    BodyTooLarge: Refusal(413, "Request is too large."),
     UnsupportedMediaType: Refusal(415, "Unsupported media type."),
     BadRequest: Refusal(400, _MALFORMED),
     AccessForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
