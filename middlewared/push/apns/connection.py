@@ -137,6 +137,9 @@ class Connection(Protocol):
     def abort(self, why: str) -> None:
         """Drop the connection without a word; its exchanges are to be sent again at once."""
         self._ending = Temporary(why, retry_after_s=0)
+        self._closing = True
+        self.session.leaving = True
+        self._settle()
         self.transport.abortConnection()
 
     # From the transport.
