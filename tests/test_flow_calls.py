@@ -225,7 +225,7 @@ class CallTests(FlowTestCase):
     async def test_wrong_environment_is_found_and_kept(self) -> None:
         """A device that said "production" with a sandbox token rings, at once the next time."""
         await self.start()
-        iphone = await self.phone(IOS_6)
+        iphone = await self.phone(IOS_6, reaction=Reaction(0.3))  # after the verdict is stored
         self.stage.apple.scripts.for_token(iphone.token, rejection("BadDeviceToken"))
         self.assertEqual((await self.call()).outcome, "answered")
         self.assertEqual((await self.call()).outcome, "answered")
