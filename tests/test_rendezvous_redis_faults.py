@@ -67,6 +67,20 @@ class RedisAwayTests(SharedRendezvousCase):
         with self.assertRaises(RendezvousDown):
             await self.in_time(self.there.answer(place.call.unique_key, an_answer()))
 
+    async def test_accounts_that_ring_together_stay_apart(self) -> None:
+        """One caller's UUID rings two accounts at two daemons: no answer serves for the other."""
+        key = "0123456789abcdef0123456789abcdef"
+        self.server.kill()
+        one = await self.here.join(a_call(call_id=key, unique_key=key))
+        two = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
+        self.assertNotEqual(one.call.unique_key, two.call.unique_key)
+        self.server.start()
+        await self.until_up()
+        await self.until(lambda: self.server.run("DBSIZE") == 4)
+        self.assertTrue(await self.there.answer(one.call.unique_key, an_answer()))
+        self.assertIs((await one.settled).outcome, Outcome.ANSWERED)
+        self.assertFalse(two.settled.called)
+
     async def test_fast_no_needs_no_redis(self) -> None:
         """A definitive failure ends the call at this daemon."""
         place = await self.here.join(a_call())

@@ -56,16 +56,17 @@ def redirect_from(error: str, asked: Node) -> Redirect | None:
 
 
 class SlotMap:
-    """Which master has which slot, and which nodes there are; kept by whoever asks them."""
+    """
+    Which master has which slot; kept by whoever asks the nodes.
+
+    :ivar masters: the nodes that have slots, and those that redirects named since.
+    :ivar nodes: all nodes, replicas too.
+    """
 
     def __init__(self) -> None:
         self._masters: list[Node | None] = [None] * SLOTS
+        self.masters: frozenset[Node] = frozenset()
         self.nodes: frozenset[Node] = frozenset()
-
-    @property
-    def masters(self) -> set[Node]:
-        """The nodes that have slots."""
-        return {node for node in self._masters if node is not None}
 
     @property
     def complete(self) -> bool:
@@ -79,6 +80,7 @@ class SlotMap:
     def moved(self, slot: int, node: Node) -> None:
         """A redirect has told the slot's master."""
         self._masters[slot] = node
+        self.masters |= {node}
         self.nodes |= {node}
 
     def replace(self, reply: Iterable[Sequence[Any]], asked: Node) -> None:
@@ -93,7 +95,8 @@ class SlotMap:
             members = [(each[0] or asked[0], int(each[1])) for each in replicas]
             nodes.update(members)
             masters[int(first) : int(last) + 1] = [members[0]] * (int(last) + 1 - int(first))
-        if not nodes or len(masters) != SLOTS:
+        if not nodes or len(masters) != SLOTS:  # an impossible range would make it grow
             raise ValueError("no slots")
         self._masters = masters
+        self.masters = frozenset(node for node in masters if node is not None)
         self.nodes = frozenset(nodes)

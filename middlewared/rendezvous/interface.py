@@ -61,8 +61,8 @@ class Rendezvous(Protocol):
 
         A waiting or answered call with the same sip_user_id and the same non-empty
         call_id is joined instead. The place's call has a fresh random key when
-        ``call.unique_key`` is in use by another account's call; a shared rendezvous may
-        give it one, too, unless the key is the call_id.
+        ``call.unique_key`` is, or may be, in use by another account's call; a shared
+        rendezvous may also give one to a call whose key is not its call_id.
 
         :raises RendezvousDown: the call can neither be opened nor joined.
         """

@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -36,6 +36,7 @@ from middlewared.rendezvous.redis_held import Held, HeldCalls, SharedPlace
 from middlewared.rendezvous.redis_link import Login
 from middlewared.rendezvous.redis_nodes import Nodes
 from middlewared.rendezvous.redis_questions import Questions
+from middlewared.rendezvous.redis_store import SharedCalls
 
 ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
 CHECK_INTERVAL_S = 1.0
@@ -78,6 +79,7 @@ class RedisRendezvous:
         self._background = Background()
         self._checks = LoopingCall(self._check_oldest)
         self._checks.clock = clock
+        self._checking: Deferred[LoopingCall] | None = None
         self._nodes = Nodes(
             clock=clock,
             endpoints=endpoints,
@@ -89,6 +91,7 @@ class RedisRendezvous:
             received=self._received,
             subscribed=lambda: self._background.run(self._check(self._held.all())),
         )
+        self._shared = SharedCalls(clock, self._nodes)
         self._questions = Questions(
             clock=clock,
             background=self._background,
@@ -110,13 +113,14 @@ class RedisRendezvous:
     async def start(self) -> None:
         """Connect; returns within about a second even when Redis is away."""
         await self._nodes.start()
-        self._checks.start(CHECK_INTERVAL_S, now=False)
+        self._checking = self._checks.start(CHECK_INTERVAL_S, now=False)
 
     async def stop(self) -> None:
         """Tell DRAINING to whoever still waits, and close all connections."""
         self.abandon(Outcome.DRAINING)
-        if self._checks.running:
+        if self._checking is not None and self._checks.running:
             self._checks.stop()
+            await self._checking
         await self._background.finish()
         self.abandon(Outcome.DRAINING)  # whoever was joining
         await self._background.finish()
@@ -138,11 +142,10 @@ class RedisRendezvous:
         if held is not None and held.waits and answer.available:
             self._held.settle(held, settlement)
         try:
-            stands = await self._decide(unique_key, settlement)
+            stands = await self._shared.settle(unique_key, settlement)
         except RendezvousDown:
-            if self._answered_here(unique_key, settlement):
-                return True
-            if await self._others_answered(unique_key, settlement):
+            here = self._answered_here(unique_key, settlement)
+            if await self._others_answered(unique_key, settlement) or here:
                 return True
             raise
         if stands is not None:
@@ -159,7 +162,7 @@ class RedisRendezvous:
         """See :meth:`.interface.Rendezvous.settle`."""
         settlement = Settlement(outcome)
         with contextlib.suppress(RendezvousDown):
-            settlement = await self._decide(unique_key, settlement) or settlement
+            settlement = await self._shared.settle(unique_key, settlement) or settlement
         held = self._held.find(unique_key)
         if held is not None:
             self._held.settle(held, settlement)
@@ -192,42 +195,38 @@ class RedisRendezvous:
     async def _join(self, call: Call, member: str) -> SharedPlace:
         held = self._held.repeated(call)
         if held is None:
-            text, answered, left_ms, waker = await self._ask_to_join(call, member)
-            held = self._hold(records.call_from(text), left_ms / 1000, fresh=waker == member)
-            if waker == member:
-                held.checked_at = self._clock.seconds()
-                return self._seat(held, member, first=True)
-            if answered:
-                self._held.settle(held, records.settlement_from(answered))
+            joined = await self._shared.join(call, member)
+            if joined.waker == member:
+                return self._open(joined.call, joined.left_s, member)
+            held = self._held.find(joined.call.unique_key)
+            held = held or self._held.hold(joined.call, left_s=joined.left_s)
+            if joined.settlement is not None:
+                self._held.settle(held, joined.settlement)
         place = self._seat(held, member)
         if held.waits:
             await self._catch_up(place)
         return place
 
-    async def _ask_to_join(self, call: Call, member: str, dead: str = "-") -> Any:
-        while True:
-            prefix = records.record_prefix(call.unique_key)
-            args = (prefix, call.unique_key, records.call_text(call), self._left_ms(call))
-            reply = await self._nodes.run(records.JOIN, _keys(call), (*args, member, dead))
-            if reply is not None:
-                return reply
-            call = records.with_fresh_key(call)
-
     def _join_here(self, call: Call, member: str) -> SharedPlace:
-        """Redis is away: the call is joined or opened at this daemon alone, for now."""
+        """
+        Redis is away: the call is joined or opened at this daemon alone, for now.
+
+        A key that is the call_id may be in use at another daemon, by another account that
+        rings for the same caller; nobody can tell, so the call gets one of its own.
+        """
+        if call.unique_key == call.incoming.call_id:
+            call = records.with_fresh_key(call)
+        return self._open(call, call.deadline - self._clock.seconds(), member)
+
+    def _open(self, call: Call, left_s: float, member: str) -> SharedPlace:
+        """The first place of a call, unless it was opened here meanwhile."""
         held = self._held.repeated(call)
         if held is not None:
             return self._seat(held, member)
-        held = self._hold(call, call.deadline - self._clock.seconds(), fresh=True)
-        return self._seat(held, member, first=True)
-
-    def _hold(self, call: Call, left_s: float, *, fresh: bool) -> Held:
-        """The call's entry here; what an earlier call left under a fresh one's key is over."""
-        held = self._held.find(call.unique_key)
-        if held is not None and fresh:
-            self._held.end(held)
-            held = None
-        return held or self._held.hold(call, left_s=left_s)
+        earlier = self._held.find(call.unique_key)
+        if earlier is not None and not earlier.waits:
+            self._held.end(earlier)
+        return self._seat(self._held.hold(call, left_s=left_s), member, first=True)
 
     def _seat(self, held: Held, member: str, *, first: bool = False) -> SharedPlace:
         return self._held.seat(held, member, first=first, left=self._left)
@@ -244,11 +243,11 @@ class RedisRendezvous:
                 return
             if await self._questions.ask(owner, WAKING, place.call.unique_key):
                 return
-            *_, waker = await self._ask_to_join(place.call, place.member, dead=waker)
+            joined = await self._shared.join(place.call, place.member, dead=waker)
         except RendezvousDown:
             return
-        if waker == place.member and place.held.waits:
-            place.first, place.held.waker = True, waker
+        if joined.waker == place.member and place.held.waits:
+            place.first, place.held.waker = True, place.member
 
     # Leaving
 
@@ -263,21 +262,11 @@ class RedisRendezvous:
         """Take a member out of Redis; without Redis a call ends with its last place here."""
         ended = True
         with contextlib.suppress(RendezvousDown):
-            message = json.dumps(["gone", unique_key])
-            keys = [records.record_key(unique_key)]
-            ended = bool(await self._nodes.run(records.LEAVE, keys, [member, message]))
+            ended = await self._shared.leave(unique_key, member)
         if ended and held is not None and not held.waits:
             self._held.end(held)
 
-    # Deciding
-
-    async def _decide(self, unique_key: str, settlement: Settlement) -> Settlement | None:
-        """Bring the decision to Redis; the one that stands, None when no such call waits."""
-        text = records.settlement_text(settlement)
-        field = "failed" if settlement.answer is None else "answered"
-        args = (field, text, json.dumps(["settled", unique_key, text]))
-        stands = await self._nodes.run(records.SETTLE, [records.record_key(unique_key)], args)
-        return records.settlement_from(stands) if stands else None
+    # Answers that Redis does not know of
 
     async def _others_answered(self, unique_key: str, settlement: Settlement) -> bool:
         """The same at any other daemon, by asking them all."""
@@ -298,11 +287,12 @@ class RedisRendezvous:
     def _check_oldest(self) -> Deferred[None]:
         """Back up a lost message: look again at calls that were not looked at for a second."""
         before = self._clock.seconds() - CHECK_INTERVAL_S
-        stale = [held for held in self._held.all() if held.checked_at < before]
+        stale = [held for held in self._held.all() if held.waits and held.checked_at < before]
         stale.sort(key=lambda held: held.checked_at)
-        return Deferred.fromCoroutine(self._check(stale[:CHECKS_A_ROUND]))
+        checking = Deferred.fromCoroutine(self._check(stale[:CHECKS_A_ROUND]))
+        return checking.addErrback(lambda failure: self.log.failure("check failed", failure))
 
-    async def _check(self, calls: Iterable[Held]) -> None:
+    async def _check(self, calls: Sequence[Held]) -> None:
         """Look at calls again, some at once; the first failure ends it."""
         pending = iter(calls)
 
@@ -312,25 +302,20 @@ class RedisRendezvous:
                     if held.waits:
                         await self._renew(held)
 
+        at_once = min(len(calls), CHECKS_AT_ONCE)
         await gatherResults(
-            [Deferred.fromCoroutine(check_next()) for _ in range(CHECKS_AT_ONCE)],
-            consumeErrors=True,
+            [Deferred.fromCoroutine(check_next()) for _ in range(at_once)], consumeErrors=True
         )
 
-    async def _renew(self, held: Held) -> Any:
+    async def _renew(self, held: Held) -> str:
         """Make sure that Redis has the call, and hear its settlement; gives the waker."""
-        call = held.call
+        members = [place.member for place in held.places]
         waker = held.waker if held.wakes else ""
-        args = (call.unique_key, records.call_text(call), self._left_ms(call), waker)
-        members = sorted(place.member for place in held.places)
-        text, waker = await self._nodes.run(records.RENEW, _keys(call), (*args, *members))
+        settlement, waker = await self._shared.renew(held.call, members, waker)
         held.checked_at = self._clock.seconds()
-        if text:
-            self._held.settle(held, records.settlement_from(text))
+        if settlement is not None:
+            self._held.settle(held, settlement)
         return waker
-
-    def _left_ms(self, call: Call) -> str:
-        return str(max(1, int((call.deadline - self._clock.seconds()) * 1000)))
 
     # Messages
 
@@ -371,9 +356,3 @@ class RedisRendezvous:
             return self._answered_here(unique_key, records.settlement_from(text))
         held = self._held.find(unique_key)
         return question == WAKING and held is not None and held.wakes
-
-
-def _keys(call: Call) -> list[str]:
-    """The keys of JOIN and RENEW."""
-    identity = records.identity_key(call.incoming)
-    return [records.record_key(call.unique_key), *([identity] if identity else [])]

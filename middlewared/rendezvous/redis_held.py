@@ -49,7 +49,7 @@ class Held:
     """
 
     call: Call
-    expiry: DelayedCall
+    expiry: DelayedCall | None = None
     waker: str = ""
     checked_at: float = 0.0
     over: Deferred[None] = attrs.field(factory=Deferred)
@@ -103,8 +103,10 @@ class HeldCalls:
 
     def hold(self, call: Call, *, left_s: float) -> Held:
         """Put a call into the table; it times out in ``left_s`` seconds."""
-        expiry = self._clock.callLater(max(0.0, left_s) + self._grace_s, self._expire, call)
-        held = self._calls[call.unique_key] = Held(call, expiry)
+        held = self._calls[call.unique_key] = Held(call)
+        timeout = Settlement(Outcome.TIMEOUT)
+        delay = max(0.0, left_s) + self._grace_s
+        held.expiry = self._clock.callLater(delay, self.settle, held, timeout)
         if identity := identity_key(call.incoming):
             self._same[identity] = held
         return held
@@ -146,7 +148,7 @@ class HeldCalls:
 
     def end(self, held: Held) -> None:
         """The call is over here: nothing is to be pushed or remembered."""
-        if held.expiry.active():
+        if held.expiry is not None and held.expiry.active():
             held.expiry.cancel()
         if self._calls.get(held.call.unique_key) is held:
             del self._calls[held.call.unique_key]
@@ -155,6 +157,3 @@ class HeldCalls:
             del self._same[identity]
         if not held.over.called:
             held.over.callback(None)
-
-    def _expire(self, call: Call) -> None:
-        self.settle(self._calls[call.unique_key], Settlement(Outcome.TIMEOUT))

@@ -15,12 +15,12 @@ from typing import Any
 import attrs
 import txredisapi
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from middlewared.rendezvous.redis_records import Script
+from middlewared.rendezvous.redis_scripts import Script
 
 CONNECT_TIMEOUT_S = 1.0
 REPLY_TIMEOUT_S = 0.5
@@ -57,6 +57,7 @@ class Link:
     """
     A connection that is made again whenever it is lost.
 
+    :param name: what the log calls it.
     :param endpoint: asked anew for each attempt.
     :param greeting: commands each new connection begins with; PING, or SUBSCRIBE.
     :param received: gets each published message; None for a link that takes commands.
@@ -71,6 +72,7 @@ class Link:
     def __init__(
         self,
         *,
+        name: str,
         clock: Any,  # Twisted's own users of a clock ask for its zope type
         endpoint: Callable[[], IStreamClientEndpoint],
         login: Login,
@@ -79,6 +81,7 @@ class Link:
         came_up: Callable[[], None] = lambda: None,
         went_down: Callable[[], None] = lambda: None,
     ) -> None:
+        self._name = name
         self._clock = clock
         self._endpoint = endpoint
         self._login = login
@@ -154,14 +157,17 @@ class Link:
                 if self._stopping:  # it is the cancellation, under one of its many names
                     return
                 if failures == 0:  # the next ones say the same
-                    self.log.warn("no connection to redis: {error}", error=_reason(error))
+                    self.log.warn("redis {name}: {error}", name=self._name, error=_reason(error))
                 failures += 1
             with contextlib.suppress(CancelledError):
                 await self._sleep(min(FIRST_RETRY_S * 2**failures, LAST_RETRY_S))
 
     async def _connect(self) -> Any:
         """A connection that was logged in and greeted."""
-        connecting = connectProtocol(self._endpoint(), self._new_protocol())
+        factory = Factory.forProtocol(self._new_protocol)
+        factory.noisy = False
+        endpoint: Any = self._endpoint()
+        connecting = endpoint.connect(factory)
         protocol: Any = await connecting.addTimeout(CONNECT_TIMEOUT_S, self._clock)
         try:
             for command in (self._login.command, *self._greeting):
@@ -188,6 +194,7 @@ class Link:
             return
         self._protocol = protocol
         self.trouble_since = None
+        self.log.info("redis {name}: connected", name=self._name)
         pings = LoopingCall(lambda: maybeDeferred(protocol.execute_command, "PING"))
         pings.clock = self._clock
         pinging = pings.start(PING_INTERVAL_S, now=False)
@@ -195,7 +202,7 @@ class Link:
         self._came_up()
         try:
             await lost
-            self.log.info("lost a connection to redis")
+            self.log.info("redis {name}: connection lost", name=self._name)
             self._went_down()
         finally:
             self._protocol = None

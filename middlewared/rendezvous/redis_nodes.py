@@ -22,7 +22,7 @@ from middlewared.background import Background
 from middlewared.errors import RendezvousDown
 from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis_link import Link, Login
-from middlewared.rendezvous.redis_records import Script
+from middlewared.rendezvous.redis_scripts import Script
 
 PATIENCE_S = 0.15
 RETRY_PAUSE_S = 0.05
@@ -198,13 +198,16 @@ class Nodes:
         if link is None:
             if self._stopped:
                 raise RendezvousDown("stopped")
-            link = self._new_link(lambda: self._endpoint(node), went_down=self._disturbed)
+            name = f"{node[0]}:{node[1]}"
+            link = self._new_link(name, lambda: self._endpoint(node), went_down=self._disturbed)
             self._links[node] = link
             link.start()
         return link
 
-    def _new_link(self, endpoint: Callable[[], IStreamClientEndpoint], **more: Any) -> Link:
-        return Link(clock=self._clock, endpoint=endpoint, login=self._login, **more)
+    def _new_link(
+        self, name: str, endpoint: Callable[[], IStreamClientEndpoint], **more: Any
+    ) -> Link:
+        return Link(name=name, clock=self._clock, endpoint=endpoint, login=self._login, **more)
 
     def _endpoint(self, node: Node) -> IStreamClientEndpoint:
         endpoint = self._endpoints(*node)
@@ -221,6 +224,7 @@ class Nodes:
             return self._endpoint(self._listening[number])
 
         subscription = self._new_link(
+            f"subscription {number + 1}",
             choose,
             greeting=[("SUBSCRIBE", channel) for channel in self._channels],
             received=self._received,

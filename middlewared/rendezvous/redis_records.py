@@ -1,30 +1,14 @@
 """
-How a call lies in Redis: its keys, its fields, and the scripts that change it.
+How a call is written into Redis: the names of its keys, the texts of its fields.
 
 The one invariant: everything known of one call has one hash tag, computed both from
 its unique_key and from its (sip_user_id, call_id). So each change is one script on one
 node, and two daemons never see half of it.
-
-A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's deadline:
-
-==============  =====================================================================
-``call``        the call, as JSON
-``identity``    the name of its identity key, "" without a call_id
-``waker``       the member that wakes the device
-``answered``    the settlement, as JSON, once a phone decided
-``failed``      the settlement, as JSON, once something else decided; such a record is
-                kept for members that missed the message and is unknown to all others
-*member*        one field for each place that waits; the name is ``<channel>/<number>``
-==============  =====================================================================
-
-The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
-It may outlive its call, so what it names counts only if the record names it as well.
 """
 
 from __future__ import annotations
 
 import binascii
-import hashlib
 import json
 import secrets
 import uuid
@@ -122,127 +106,3 @@ def settlement_from(text: str) -> Settlement:
     """The inverse of :func:`settlement_text`."""
     outcome, answer = json.loads(text)
     return Settlement(Outcome(outcome), Answer(*answer) if answer else None)
-
-
-@attrs.frozen
-class Script:
-    """A Lua script and the name Redis knows it by once it has run there."""
-
-    text: str = attrs.field(repr=False)
-    sha1: str = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False)
-        object.__setattr__(self, "sha1", digest.hexdigest())
-
-
-_COMMON = """
-local call = redis.call
-
-local function lives(record)
-  return call('EXISTS', record) == 1 and call('HEXISTS', record, 'failed') == 0
-end
-
-local function tell(record, message)
-  local told, fields = {}, call('HKEYS', record)
-  fields[#fields + 1] = call('HGET', record, 'waker')
-  for _, field in ipairs(fields) do
-    local channel = string.match(field, '^(.+)/')
-    if channel and not told[channel] then
-      told[channel] = true
-      call('PUBLISH', channel, message)
-    end
-  end
-end
-
-local function open(record, text, identity, waker, ttl_ms)
-  call('DEL', record)
-  call('HSET', record, 'call', text, 'identity', identity, 'waker', waker)
-  call('PEXPIRE', record, ttl_ms)
-end
-"""
-
-# Opens or joins a call. The record an identity names is not among KEYS: it is known only
-# here, and has the same tag. Repeated by the same member it changes nothing.
-# KEYS: record, identity (absent without call_id)
-# ARGV: prefix of records, unique_key, call, ms to live, member, waker known to be dead
-# -> nil when the key belongs to another call; else call, answered, ms to live, waker
-JOIN = Script(
-    _COMMON
-    + """
-local record, identity = KEYS[1], KEYS[2] or ''
-local prefix, unique_key, text, ttl_ms, member, dead = unpack(ARGV)
-local known = KEYS[2] and call('GET', identity)
-if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity') == identity then
-  record = prefix .. known
-end
-if not lives(record) then
-  open(record, text, identity, member, ttl_ms)
-  if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms) end
-elseif call('HEXISTS', record, member) == 0
-    and (not KEYS[2] or call('HGET', record, 'identity') ~= identity) then
-  return false
-end
-if call('HGET', record, 'waker') == dead then call('HSET', record, 'waker', member) end
-local answered = call('HGET', record, 'answered') or ''
-if answered == '' then call('HSET', record, member, '') end
-return {call('HGET', record, 'call'), answered, call('PTTL', record), call('HGET', record, 'waker')}
-"""
-)
-
-# Makes sure that the record has these members: puts back what Redis lost or never had.
-# KEYS: record, identity (absent without call_id)
-# ARGV: unique_key, call, ms to live, waker or '', members ...
-# -> settlement or '', waker
-RENEW = Script(
-    _COMMON
-    + """
-local record, identity = KEYS[1], KEYS[2] or ''
-local unique_key, text, ttl_ms, waker = unpack(ARGV, 1, 4)
-if call('EXISTS', record) == 0 then
-  open(record, text, identity, waker, ttl_ms)
-  if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms, 'NX') end
-end
-if call('HGET', record, 'waker') == '' then call('HSET', record, 'waker', waker) end
-for i = 5, #ARGV do call('HSET', record, ARGV[i], '') end
-local settlement = call('HGET', record, 'answered') or call('HGET', record, 'failed') or ''
-return {settlement, call('HGET', record, 'waker')}
-"""
-)
-
-# Decides a call; the first decision stands, and everybody at the call is told.
-# KEYS: record
-# ARGV: 'answered' or 'failed', settlement, message
-# -> the settlement that stands, '' when no such call waits
-SETTLE = Script(
-    _COMMON
-    + """
-local record = KEYS[1]
-local field, settlement, message = unpack(ARGV)
-if not lives(record) then return '' end
-local answered = call('HGET', record, 'answered')
-if answered then return answered end
-call('HSET', record, field, settlement)
-tell(record, message)
-return settlement
-"""
-)
-
-# Takes a member away; with the last one an undecided call ends, and its waker is told.
-# KEYS: record
-# ARGV: member, message
-# -> 1 when nobody waits at the call any more
-LEAVE = Script(
-    _COMMON
-    + """
-local record = KEYS[1]
-call('HDEL', record, ARGV[1])
-if not lives(record) then return 1 end
-for _, field in ipairs(call('HKEYS', record)) do
-  if field == 'answered' or string.find(field, '/', 1, true) then return 0 end
-end
-tell(record, ARGV[2])
-call('DEL', record)
-return 1
-"""
-)

@@ -168,6 +168,19 @@ class RendezvousContract(_Case):
         self.assertFalse(second.settled.called)
         second.leave()
 
+    async def test_repeat_never_joins_another_accounts_call(self) -> None:
+        """Not even when that call has taken over the key of a call that failed before."""
+        key = "0123456789abcdef0123456789abcdef"
+        failed = await self.here.join(a_call(call_id=key, unique_key=key))
+        await self.here.settle(key, Outcome.TOKEN_DEAD)
+        await self.until_over(failed)
+        other = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
+        again = await self.here.join(a_call(call_id=key, unique_key=key))
+        self.assertEqual((other.call.unique_key, other.first, again.first), (key, True, True))
+        self.assertNotEqual(again.call.unique_key, key)
+        other.leave()
+        again.leave()
+
     async def test_last_place_to_leave_ends_the_call(self) -> None:
         """While one PBX connection is left the call waits; then it is over."""
         first = await self.here.join(a_call(call_id="abc"))
