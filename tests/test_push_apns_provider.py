@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from middlewared.push.apns.alarm import MASS
 from middlewared.push.apns.credentials import load_certificate
@@ -288,6 +289,14 @@ class TroubleTests(AppleTestCase):
         self.assert_delivered_once(apple, 220)
         self.assertGreater(apple.record.connection_count, 4)
 
+    async def test_goaway_at_every_point(self) -> None:
+        """However few pushes a connection takes, all get through, in the end and once."""
+        for taken in (1, 2, 3, 7):
+            apple = await self.serve(behaviour=Behaviour(goaway_after=taken))
+            provider = self.provide(self.settings(apple.url))
+            self.assertEqual(await self.send_all(provider, 20), [Accepted()] * 20)
+            self.assert_delivered_once(apple, 20)
+
     async def test_goaway_that_leaves_out_streams(self) -> None:
         """Those above the last id are replayed, those below finish."""
         apple = await self.serve()
@@ -439,6 +448,25 @@ class RefusedConnectionTests(AppleTestCase):
             await provider.send(call_push(wait_s=60)), ConfigFault("client certificate refused")
         )
 
+    async def test_a_lasting_refusal_is_logged_once_and_not_hammered(self) -> None:
+        """The log names the cause; pushes do not make the attempts more frequent."""
+        other = Authority(folder=self.folder, name="other")
+        apple = await self.serve(client_authority=other.certificate)
+        with capturedLogs() as events:
+            provider = self.provide(self.settings(apple.url))
+            await until(lambda: len(apple.record.violations) >= 6)
+            for _ in range(50):
+                await provider.send(call_push())
+        told = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertEqual(
+            sorted(formatEvent(event) for event in told),
+            [
+                f"{APP} {name}: not connected: client certificate refused"
+                for name in ("production", "sandbox")
+            ],
+        )
+        self.assertLess(len(apple.record.violations), 12)
+
     async def test_an_untrusted_server(self) -> None:
         """Its authority is not ours."""
         other = Authority(folder=self.folder, name="other")
@@ -534,6 +562,21 @@ class LifeTests(AppleTestCase):
         await provider.stop()
         self.assertEqual(await gatherResults(sending), [Temporary("stopped")] * 5)
         self.assertEqual(await provider.send(call_push()), Temporary("stopped"))
+
+    async def test_no_secret_is_logged(self) -> None:
+        """Whatever happens to a push."""
+        apple = await self.serve()
+        steps = (rejection("BadDeviceToken"), rejection("ExpiredProviderToken"), ResetConnection())
+        for step in steps:
+            apple.scripts.for_next(1, step)
+        with capturedLogs() as events:
+            provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
+            for _ in range(4):
+                await provider.send(call_push())
+        text = repr(events) + "".join(str(formatEvent(event)) for event in events)
+        self.assertIn("connected", text)
+        self.assertNotIn(TOKEN, text)
+        self.assertNotIn("bearer", text)
 
     async def test_secrets_are_not_shown(self) -> None:
         """Not by the text form of anything an operator may see."""

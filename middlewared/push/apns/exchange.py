@@ -53,7 +53,7 @@ class Exchange:
         "deadline",
         "ended",
         "over",
-        "replays",
+        "refusals",
         "reply",
         "retry_after",
         "sent",
@@ -77,7 +77,7 @@ class Exchange:
         """Whether nobody waits for the end any more."""
 
         self.carrier: Carrier | None = None
-        self.replays = 0
+        self.refusals = 0
         self.unopened()
 
     def unopened(self) -> None:

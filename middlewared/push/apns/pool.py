@@ -20,8 +20,8 @@ from middlewared.push.apns.keeper import Keeper
 from middlewared.push.interface import ConfigFault, Temporary
 
 MAX_QUEUE = 20_000
-MAX_REPLAYS = 8
-"""How often one push may come back unprocessed before the peer is believed to mean it."""
+MAX_REFUSALS = 8
+"""How often one push may be refused with REFUSED_STREAM before the peer is believed to mean it."""
 
 REFUSER_LOAD = 1_000_000
 
@@ -177,12 +177,11 @@ class Pool:
         if exchange.over:
             return
         exchange.unopened()
-        exchange.replays += 1
         if self._successor is not None:
             self._successor.submit(exchange)
         elif self._stopped is not None:
             exchange.end(self._stopped)
-        elif exchange.replays > MAX_REPLAYS:
+        elif exchange.refusals > MAX_REFUSALS:
             exchange.end(Temporary("refused unprocessed"))
         else:
             self._queue.appendleft(exchange)

@@ -265,6 +265,7 @@ class Session:
         if exchange is None:
             return
         if code == ErrorCodes.REFUSED_STREAM:
+            exchange.refusals += 1
             self._unprocessed(exchange)
         else:
             exchange.end(Temporary(f"RST_STREAM {frames.code_name(code)}"))
