@@ -21,11 +21,11 @@ class AnyUse(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = Slots(20)
+        self.slots = Slots(40)
         self.waiting: list[Deferred[None]] = []
         self.holding = 0
 
-    @rule(count=st.integers(1, 15))
+    @rule(count=st.integers(1, 30))
     def ask(self, count: int) -> None:
         """Some more ask."""
         self.waiting += [self.slots.acquire() for _ in range(count)]
@@ -51,8 +51,8 @@ class AnyUse(RuleBasedStateMachine):
         """Nobody waits while a slot is free, and no more are held than ever allowed."""
         self.holding += sum(turn.called for turn in self.waiting)
         self.waiting = [turn for turn in self.waiting if not turn.called]
-        assert self.holding <= 20
-        assert FEWEST <= self.slots.allowed <= 20
+        assert self.holding <= 40
+        assert FEWEST <= self.slots.allowed <= 40
         assert not self.waiting or self.holding >= self.slots.allowed
 
 
@@ -78,16 +78,16 @@ class SlotsTests(SynchronousTestCase):
     def test_number_grows_while_answers_come(self) -> None:
         """A client that needs more connections gets them, up to the bound."""
         slots = Slots(64)
-        turns = [slots.acquire() for _ in range(2000)]
+        turns = [slots.acquire() for _ in range(4000)]
         self.assertEqual(self.granted(turns), FEWEST)
-        for _ in range(1000):
+        for _ in range(2000):
             slots.release(answered=True)
         self.assertEqual(slots.allowed, 64)
 
     def test_number_does_not_grow_without_need(self) -> None:
         """A quiet client keeps few connections."""
         slots = Slots(64)
-        for _ in range(1000):
+        for _ in range(2000):
             slots.acquire()
             slots.release(answered=True)
         self.assertEqual(slots.allowed, FEWEST)
@@ -95,8 +95,8 @@ class SlotsTests(SynchronousTestCase):
     def test_number_shrinks_when_answers_fail(self) -> None:
         """A peer that stalls holds few connections."""
         slots = Slots(64)
-        [slots.acquire() for _ in range(2000)]
-        for _ in range(1000):
+        [slots.acquire() for _ in range(4000)]
+        for _ in range(2000):
             slots.release(answered=True)
         for _ in range(64):
             slots.release(answered=False)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-FEWEST = 16
-ANSWERS_TO_GROW = 4
+FEWEST = 32
 
 
 class Slots:
@@ -51,7 +50,9 @@ class Slots:
             self._answers = 0
         elif self._waiting and self._allowed < self._most:
             self._answers += 1
-            if self._answers >= ANSWERS_TO_GROW:
+            # Two more for each round of answers: slow enough that a queue which a hiccup
+            # left is worked off by the present connections, not by new handshakes.
+            if self._answers >= self._allowed // 2:
                 self._answers = 0
                 self._allowed += 1
         self._serve()
