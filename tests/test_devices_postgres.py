@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import closing
 
 import psycopg2
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices.interface import DeviceRegistry
@@ -152,6 +154,18 @@ class PostgresConnectionTests(PostgresCase):
             await registry.find(ACCOUNT)
         self.server.sql(self.database, "alter table elsewhere rename to devices")
         self.assertIsNone(await registry.find(ACCOUNT))
+
+    async def test_no_error_quotes_a_token(self) -> None:
+        """Errors go to the log with their causes; what the server quotes does not."""
+        registry = await self.started()
+        self.server.sql(self.database, "alter table devices drop column push_profile")
+        device = a_device(token="a-secret-token")
+        with self.assertRaises(DatabaseDown) as caught:
+            await registry.register(device)
+        text = Failure(caught.exception).getTraceback(detail="default")
+        text += "".join(traceback.format_exception(caught.exception))
+        self.assertNotIn("secret", text)
+        self.assertIn("42703", text)  # undefined column
 
     async def test_calls_go_first(self) -> None:
         """A look-up for a call does not wait for the registrations that came before it."""

@@ -212,6 +212,10 @@ class SqliteOutageTests(SqliteCase):
         self.assertEqual(await registry.find(1), a_device(1))
         await registry.register(a_device(2))
 
+    async def test_stop_without_a_start(self) -> None:
+        """A daemon whose start failed elsewhere ends at once."""
+        await self.registry(timeout_s=1000).stop()
+
     async def test_stop_finishes_what_was_asked_for(self) -> None:
         """A registration under way is committed; a later one is refused."""
         registry = await self.started()

@@ -69,17 +69,21 @@ class Lane:
         self._waiting: dict[Deferred[Any], Work] = {}
         self._batches: SimpleQueue[list[tuple[Deferred[Any], Work]] | None] = SimpleQueue()
         self._busy = False
+        self._started = False
         self._stopping = False
         self._stopped: Deferred[None] = Deferred()
         self._connection: sqlite3.Connection | None = None
 
     def start(self) -> None:
         """Start the thread; a daemon, since a hung disk must not keep the process alive."""
+        self._started = True
         Thread(target=self._work_off, name="middlewared-devices", daemon=True).start()
 
     async def stop(self) -> None:
         """Finish what waits, close the connection; give up on a hung disk in time."""
         self._stopping = True
+        if not self._started:
+            return
         self._next()
         try:
             await self._stopped.addTimeout(self._timeout_s, self._clock)

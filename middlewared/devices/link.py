@@ -83,15 +83,16 @@ class Link(Connection):  # type: ignore[misc]  # txpostgres has no types
             await self._bounded(cursor.execute(statement, values or None), timeout_s)
             rows = cursor.fetchall() if cursor.description else []
             return Result(rows, cursor.rowcount)
+        # From None: libpq's text quotes the statement, and with it push tokens.
         except psycopg2.errors.ReadOnlySqlTransaction as error:
             # It became a standby: another host is the primary now.
             self.close()
-            raise LinkLost(words(error)) from error
+            raise LinkLost(words(error)) from None
         except _SERVER_FAULTS as error:
             if not self._connection.closed:
-                raise DatabaseDown(f"the database failed: {words(error)}") from error
+                raise DatabaseDown(f"the database failed: {words(error)}") from None
             self.close()
-            raise LinkLost(words(error)) from error
+            raise LinkLost(words(error)) from None
 
     async def _bounded(self, work: Deferred[Any], timeout_s: float) -> None:
         """Wait for ``work``; when time is up, or nobody waits any more, close the link."""

@@ -184,24 +184,27 @@ class Pool:
         """One place of the pool: a link, and after it the next."""
         pause_s = _FIRST_PAUSE_S
         while not self._stopping:
+            began = self._reactor.seconds()
             try:
                 link = await self._connect()
             except CancelledError:
                 raise
             except Exception as error:  # whatever it was: a place of the pool is never given up
                 self._unreachable(error)
-                # Spread out, so that a server that returns is not met by all at once.
-                pause = random.uniform(pause_s / 2, pause_s)  # noqa: S311
-                await deferLater(self._reactor, pause)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             else:
-                pause_s = _FIRST_PAUSE_S
                 self._reachable()
-                self._live += 1
-                self._give(link)
                 await self._until_lost(link)
+                if self._reactor.seconds() - began > _LONGEST_PAUSE_S:
+                    pause_s = _FIRST_PAUSE_S
+                    continue
+            # Spread out, so that a server that returns is not met by all at once.
+            pause = random.uniform(pause_s / 2, pause_s)  # noqa: S311
+            await deferLater(self._reactor, pause)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def _until_lost(self, link: Link) -> None:
+        self._live += 1
+        self._give(link)
         await link.lost
         self._live -= 1
         self._links.discard(link)

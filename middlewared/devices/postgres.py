@@ -145,7 +145,7 @@ class PostgresRegistry:
             )
 
     async def ping(self) -> None:
-        await self._run(queries.PING, self._reactor.seconds())
+        await self._run(queries.PING, self._reactor.seconds(), urgent=True)
 
     async def _changes(self, statement: str, *values: object) -> bool:
         return (await self._run(statement, *values)).count > 0
@@ -153,9 +153,9 @@ class PostgresRegistry:
     async def _run(self, statement: str, *values: object, urgent: bool = False) -> Result:
         try:
             return await self._pool.run(statement.replace("?", "%s"), values, urgent=urgent)
-        except psycopg2.ProgrammingError as error:
-            # Tables or rights were taken away; libpq's text does not quote the values.
-            raise DatabaseDown(f"the database cannot be used: {error.pgcode}") from error
+        except psycopg2.Error as error:
+            # Tables or rights were taken away. Libpq's text would quote push tokens.
+            raise DatabaseDown(f"the database refused: {error.pgcode}") from None
 
     async def _prepare(self, link: Link) -> None:
         """Check the schema of whichever server this is; a new primary may lag behind."""
@@ -163,7 +163,7 @@ class PostgresRegistry:
             if pending("postgres", await self._version(link)):
                 await self._upgrade(link)
         except psycopg2.Error as error:
-            raise DatabaseDown(f"the schema cannot be installed: {words(error)}") from error
+            raise DatabaseDown(f"the schema cannot be used: {words(error)}") from error
 
     async def _version(self, link: Link) -> int:
         try:
