@@ -8,6 +8,7 @@ plain line on standard error when it did not, and never with a traceback for bad
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as "devices list | head" gives it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 
@@ -43,10 +47,50 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(migrate)
     migrate.set_defaults(run=_migrate)
 
+    push = commands.add_parser("push", help="place a test call through the running daemon")
+    _add_config(push)
+    push.add_argument("--url", help="the daemon's base URL, where [http] tells no address")
+    push.add_argument(
+        "--phonenumber", default="anonymous", help="the caller that the phone shows (anonymous)"
+    )
+    push.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+    push.set_defaults(run=_push)
+
+    devices = commands.add_parser("devices", help="look into the device registry")
+    _add_device_commands(devices)
+
+    importing = commands.add_parser(
+        "import-devices", help="import the device table of vialer-middleware"
+    )
+    _add_config(importing)
+    importing.add_argument("file", type=Path, metavar="FILE.csv")
+    importing.set_defaults(run=_import_devices)
+
     demo = commands.add_parser("demo", help="show every kind of call on simulated peers")
     demo.add_argument("--serve", action="store_true", help="stay up, with curl commands to play")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_device_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, help_text in (
+        ("list", "all devices"),
+        ("show", "the device of an account"),
+        ("delete", "remove the device of an account"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        _add_config(command)
+        command.add_argument("--json", action="store_true", help="one JSON object a line")
+        if name != "list":
+            command.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+        command.set_defaults(run=_devices, command=name)
+
+
+def _account(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +116,40 @@ def _migrate(arguments: argparse.Namespace) -> int:
     from middlewared.service.options import read_all
 
     return migrate(read_all(arguments.config))
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from middlewared.service.commands_push import push
+    from middlewared.service.options import read_all
+
+    return push(
+        read_all(arguments.config),
+        arguments.sip_user_id,
+        phonenumber=arguments.phonenumber,
+        url=arguments.url,
+    )
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from middlewared.service import commands_devices
+    from middlewared.service.options import read_all
+
+    config = read_all(arguments.config)
+    match arguments.command:
+        case "list":
+            return commands_devices.list_devices(config, as_json=arguments.json)
+        case "show":
+            command = commands_devices.show_device
+        case _:
+            command = commands_devices.delete_device
+    return command(config, arguments.sip_user_id, as_json=arguments.json)
+
+
+def _import_devices(arguments: argparse.Namespace) -> int:
+    from middlewared.service.commands_devices import import_from
+    from middlewared.service.options import read_all
+
+    return import_from(read_all(arguments.config), arguments.file)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

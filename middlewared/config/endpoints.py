@@ -32,6 +32,16 @@ def endpoints(written: str, base: Path) -> tuple[str, ...]:
     return every(lines, lambda line: _judged(_absolute(line, base)))
 
 
+def arguments(description: str) -> dict[int | str, str]:
+    """What a description says, without its quoting: by place (the type is 0) or by name."""
+    found: dict[int | str, str] = {}
+    for place, argument in enumerate(_ARGUMENT.findall(description)):
+        named = _NAMED.fullmatch(argument)
+        key, value = (named[1], named[2]) if named else (place, argument)
+        found[key] = _unquoted(value)
+    return found
+
+
 def fixed_port(description: str) -> bool:
     """Whether two listeners with this same description are in each other's way."""
     match = _PORT.match(description)
@@ -55,8 +65,12 @@ def _absolute(description: str, base: Path) -> str:
 
 
 def _join(base: Path, quoted: str) -> str:
-    path = str(base / re.sub(r"\\(.)", r"\1", quoted))
+    path = str(base / _unquoted(quoted))
     return re.sub(r"([\\:=])", r"\\\1", path)
+
+
+def _unquoted(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
 
 
 def _judged(description: str) -> str:
