@@ -423,6 +423,13 @@ class TroubleTests(AppleTestCase):
         self.assertEqual(await self.send_all(provider, 60), [Accepted()] * 60)
         self.assertEqual(list(apple.record.violations), [])
 
+    async def test_no_header_table(self) -> None:
+        """The peer's decoder is told so, else it would end the connection."""
+        apple = await self.serve(behaviour=Behaviour(header_table_size=0))
+        provider = self.provide(self.settings(apple.url))
+        self.assertEqual(await self.send_all(provider, 30), [Accepted()] * 30)
+        self.assertEqual(list(apple.record.violations), [])
+
     async def test_tiny_windows(self) -> None:
         """Bodies trickle, and all arrive."""
         apple = await self.serve(behaviour=Behaviour(initial_window=7))

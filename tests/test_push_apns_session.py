@@ -116,6 +116,18 @@ class RequestTests(SynchronousTestCase):
         peers.exchange_bytes()
         self.assertEqual(peers.requests[1][b":path"], b"/3/device/a%2Fb%20%C3%A9%0D%0A")
 
+    def test_a_peer_with_a_small_header_table(self) -> None:
+        """It must be told that ours is no larger, once, before anything else is encoded."""
+        for size in (0, 100):
+            peers = Peers(HEADER_TABLE_SIZE=size)
+            peers.server.decoder.max_allowed_table_size = size
+            for _ in range(2):
+                peers.open()
+            peers.server.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+            peers.exchange_bytes()
+            peers.open()
+            self.assertEqual(sorted(peers.requests), [1, 3, 5])
+
     def test_a_very_long_token_arrives_whole(self) -> None:
         """Its header block takes more than one frame."""
         block = KIND.block(token="é" * 4_096, authorization=b"", expiration=0)

@@ -12,7 +12,7 @@ const server = http2.createSecureServer({
   ca: fs.readFileSync(process.argv[3]),
   requestCert: true,
   rejectUnauthorized: true,
-  settings: { maxConcurrentStreams: 3, initialWindowSize: 64 },
+  settings: { maxConcurrentStreams: 3, initialWindowSize: 64, headerTableSize: 512 },
 })
 
 const reasons = { '01': [400, 'BadTopic'], '02': [410, 'Unregistered'], '03': [503, 'ServiceUnavailable'] }
@@ -36,7 +36,7 @@ const faults = {
     stream.session.goaway(0, stream.id - 2)
   },
   '13': (stream, headers, body) => {
-    stream.session.settings({ maxConcurrentStreams: 1, initialWindowSize: 16 })
+    stream.session.settings({ maxConcurrentStreams: 1, initialWindowSize: 16, headerTableSize: 0 })
     accept(stream, headers, body)
   },
   '14': (stream) => {

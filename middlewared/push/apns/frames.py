@@ -36,6 +36,7 @@ PRIORITISED = 0x20
 
 MAX_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
+DEFAULT_TABLE_SIZE = 4_096
 MAX_FRAME_SIZE = 16_384
 """What we accept and send: the protocol's default, larger than any push or answer needs."""
 
@@ -76,6 +77,8 @@ class StaticName(IntEnum):
 METHOD_POST = b"\x83"
 SCHEME_HTTPS = b"\x87"
 STATUS_200 = b"\x88"
+EMPTY_TABLE = b"\x20"
+"""Begins a header block: the sender's dynamic table has size 0 from now on."""
 
 
 def pack(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:

@@ -60,6 +60,10 @@ class Session:
         self.limit = MAX_STREAMS
         self.window = frames.DEFAULT_WINDOW
         self._stream_window = frames.DEFAULT_WINDOW
+        self._table_size = frames.DEFAULT_TABLE_SIZE
+        self._shrink = b""
+        """What the next header block must begin with (RFC 7541, section 4.2)."""
+
         self._next_id = 1
         self._blocked: deque[Exchange] = deque()
         self._out: list[bytes] = []
@@ -111,7 +115,8 @@ class Session:
         if self._next_id > frames.MAX_WINDOW:
             self.leaving = True
         self.streams[stream_id] = exchange
-        block, body = exchange.block, exchange.body
+        block, body = self._shrink + exchange.block, exchange.body
+        self._shrink = b""
         size = len(body)
         if len(block) <= frames.MAX_FRAME_SIZE >= size <= min(self.window, self._stream_window):
             pack = frames.FRAME_HEAD.pack
@@ -293,6 +298,9 @@ class Session:
             self.limit = min(value, MAX_STREAMS)
         elif code == SettingCodes.INITIAL_WINDOW_SIZE:
             self._stream_window = value
+        elif code == SettingCodes.HEADER_TABLE_SIZE and value < self._table_size:
+            self._table_size = 0
+            self._shrink = frames.EMPTY_TABLE
 
     def _ping(self, frame: frames.Frame) -> None:
         _expect_connection(frame)
