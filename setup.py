@@ -30,6 +30,7 @@ setup(
         "bcrypt>=4.2",
         "cryptography>=43",
         "h2>=4.2",
+        "hpack>=4.0",
         "hiredis>=3.0",  # txredisapi parses replies with it: twice as fast
         "klein>=24.8",
         "multipart>=1.2",
