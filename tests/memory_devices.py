@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import attrs
 
-from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, ResponseRecord
 
 
@@ -22,7 +21,7 @@ class MemoryDevices:
     def __init__(self, *devices: Device) -> None:
         self._devices = {device.sip_user_id: device for device in devices}
         self.responses: list[ResponseRecord] = []
-        self.failure: DatabaseDown | None = None
+        self.failure: Exception | None = None
 
     def put(self, device: Device) -> None:
         self._devices[device.sip_user_id] = device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -35,11 +37,14 @@ IPHONE = attrs.evolve(PHONE, platform=Platform.APNS, push_profile="once")
 CALL = IncomingCall(123456789, "0123456789", "Alice", "call-1")
 
 
+Verdict: TypeAlias = PushResult | Deferred[PushResult] | Exception
+
+
 class ScriptedProvider:
     """Judges pushes as the script says; a Deferred in it keeps a verdict back."""
 
-    def __init__(self, *script: PushResult | Deferred[PushResult]) -> None:
-        self.script: list[PushResult | Deferred[PushResult]] = list(script)
+    def __init__(self, *script: Verdict) -> None:
+        self.script: list[Verdict] = list(script)
         self.pushes: list[CallPush] = []
 
     def start(self) -> None:
@@ -52,6 +57,8 @@ class ScriptedProvider:
         assert isinstance(push, CallPush)
         self.pushes.append(push)
         verdict = self.script.pop(0) if self.script else Accepted()
+        if isinstance(verdict, Exception):
+            raise verdict
         return await verdict if isinstance(verdict, Deferred) else verdict
 
 
@@ -77,9 +84,7 @@ class RingingTests(SynchronousTestCase):
         self.told: list[EndedCall] = []
         self.with_provider()
 
-    def with_provider(
-        self, *script: PushResult | Deferred[PushResult], resend: Resend = Resend.AUTO
-    ) -> None:
+    def with_provider(self, *script: Verdict, resend: Resend = Resend.AUTO) -> None:
         self.provider = ScriptedProvider(*script)
         self.routes = OneRoute(Route(provider=self.provider, resend=resend))
         self.ringing = Ringing(
@@ -311,6 +316,38 @@ class RingingTests(SynchronousTestCase):
         """The device cannot be looked up: service-down."""
         self.devices.failure = DatabaseDown("gone")
         self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
+
+    def test_unforeseen_failures_end_the_call_at_once(self) -> None:
+        """A bug in the registry or in a provider is service-down, logged, and no wait."""
+        self.devices.failure = ZeroDivisionError()
+        self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
+        self.devices.failure = None
+        self.with_provider(ZeroDivisionError())
+        self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_unforeseen_failure_after_an_accepted_push(self) -> None:
+        """Once a push was accepted only the phone or the clock decides, bugs or not."""
+        self.with_provider(Accepted(), ZeroDivisionError())
+        held = self.ring()
+        self.advance(2.5)
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_late_verdict_leaves_the_next_call_alone(self) -> None:
+        """The PBX hangs up and calls again with the same UUID: what the first push met is past."""
+        call = attrs.evolve(CALL, call_id="0f8fad5bd9cb469fa16570867728950e")
+        late: Deferred[PushResult] = Deferred()
+        self.with_provider(late)
+        first = self.ring(call)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        second = self.ring(call)
+        late.callback(ConfigFault("BadTopic"))
+        self.assertNoResult(second)
+        self.answer()
+        self.assertIs(self.successResultOf(second), Outcome.ANSWERED)
 
     def test_uuid_call_id_is_the_key(self) -> None:
         """A call_id that iOS can make a UUID of serves as unique_key, in its own form."""

@@ -8,7 +8,9 @@ acted upon even when it comes later than that.
 from __future__ import annotations
 
 import random
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -76,7 +78,9 @@ class Waking:
         self._routes = routes
         self._background = background
         self._settings = settings
+        self._place = place
         self._call = place.call
+        self._key = place.call.unique_key
         self._trace = trace
         self._over = False
         self._accepted = False
@@ -88,6 +92,20 @@ class Waking:
 
     async def run(self) -> None:
         """Wake the device; ends when the last attempt has started or the call is over."""
+        await self._guarded(self._wake())
+
+    async def _guarded(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """A bug, wherever it is, is logged and does not keep the caller waiting."""
+        try:
+            await work
+        except Exception:
+            self.log.failure("waking for call {unique_key} failed", unique_key=self._key)
+            if not self._accepted:
+                self._stop()
+                await self._fail(Outcome.SERVICE_DOWN)
+
+    async def _wake(self) -> None:
+        """Find the device and the way to it, and push."""
         try:
             device = await self._registry.find(self._call.incoming.sip_user_id)
         except DatabaseDown:
@@ -120,7 +138,7 @@ class Waking:
                 return
             if not self._backing_off:
                 self._latest += 1
-                self._background.run(self._attempt(self._latest))
+                self._background.run(self._guarded(self._attempt(self._latest)))
 
     async def _attempt(self, attempt: int) -> None:
         """One attempt, repeated until the provider's answer is final or it is not wanted."""
@@ -149,7 +167,7 @@ class Waking:
             self.log.info(
                 "push {attempt} of call {unique_key} to {app} on {platform}: {result} {reason}",
                 attempt=attempt,
-                unique_key=self._call.unique_key,
+                unique_key=self._key,
                 app=device.app,
                 platform=device.platform.value,
                 result=result.label,
@@ -162,7 +180,7 @@ class Waking:
             "no configuration for app {app} on {platform}: call {unique_key} fails",
             app=device.app,
             platform=device.platform.value,
-            unique_key=self._call.unique_key,
+            unique_key=self._key,
         )
 
     async def _judge(self, device: Device, result: PushResult) -> None:
@@ -198,7 +216,9 @@ class Waking:
             timer.cancel()
 
     async def _fail(self, outcome: Outcome) -> None:
-        await self._rendezvous.settle(self._call.unique_key, outcome)
+        # The PBX may have placed the call again since, with the same UUID for its key.
+        if not self._place.over.called:
+            await self._rendezvous.settle(self._key, outcome)
 
     def _stop(self, _: object = None) -> None:
         """The call is over: send nothing more, wait for nothing more."""
