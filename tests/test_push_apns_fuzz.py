@@ -78,7 +78,7 @@ class Watched:
         try:
             for start, stop in itertools.pairwise(edges):
                 self.session.receive(wire[start:stop])
-                self.session.take()
+                self.session.sender.take()
         except ProtocolFault as fault:
             self.session.close(fault.code, GONE)
         else:
@@ -96,7 +96,7 @@ class RandomPeerTests(SynchronousTestCase):
             back = sum(each is opened for each in watched.unprocessed)
             self.assertEqual(len(ends) + back, 1, (ends, back))
             self.assertTrue(all(isinstance(end, Answer | Temporary) for end in ends))
-        self.assertGreaterEqual(watched.session.window, 0)
+        self.assertGreaterEqual(watched.session.sender.window, 0)
         self.assertFalse(watched.session.streams)
 
     @settings(max_examples=400, deadline=None)

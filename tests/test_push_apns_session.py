@@ -49,7 +49,7 @@ class Peers:
     def exchange_bytes(self) -> None:
         """Carry bytes both ways until there are no more."""
         self.session.receive(self.server.data_to_send())
-        while out := self.session.take():
+        while out := self.session.sender.take():
             for event in self.server.receive_data(out):
                 self._note(event)
             self.session.receive(self.server.data_to_send())

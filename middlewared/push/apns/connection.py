@@ -206,9 +206,9 @@ class Connection(Protocol):
                 self._flushing.cancel()
             self._flushing = None
         if self._paused:
-            if self.session.unsent > MAX_UNSENT_FRAMES:
+            if self.session.sender.unsent > MAX_UNSENT_FRAMES:
                 self.abort("the peer does not read")
-        elif (data := self.session.take()) and not self._closing:
+        elif (data := self.session.sender.take()) and not self._closing:
             self.transport.write(data)
 
     # Ending.

@@ -13,7 +13,6 @@ general state machine for each of them costs more than all the rest of a push. T
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from h2.errors import ErrorCodes
@@ -24,6 +23,7 @@ from middlewared.push.apns import frames
 from middlewared.push.apns.blocks import MAX_HEADER_BLOCK, HeaderBlocks, unpadded
 from middlewared.push.apns.exchange import OK, Answer, End, Exchange
 from middlewared.push.apns.frames import ProtocolFault
+from middlewared.push.apns.sending import Sender
 from middlewared.push.interface import Temporary
 
 MAX_STREAMS = 2_000
@@ -38,7 +38,7 @@ _WHOLE = frames.END_HEADERS | frames.END_STREAM
 
 class Session:
     """
-    Bytes in by ``receive``, bytes out by ``take``; exchanges end by themselves.
+    Bytes in by ``receive``, bytes out by ``sender.take``; exchanges end by themselves.
 
     :param unprocessed: gets each exchange that the peer did not process.
     """
@@ -58,15 +58,8 @@ class Session:
         self.answers = 0
         self.pongs = 0
         self.limit = MAX_STREAMS
-        self.window = frames.DEFAULT_WINDOW
-        self._stream_window = frames.DEFAULT_WINDOW
-        self._table_size = frames.DEFAULT_TABLE_SIZE
-        self._shrink = b""
-        """What the next header block must begin with (RFC 7541, section 4.2)."""
-
+        self.sender = Sender(self.streams)
         self._next_id = 1
-        self._blocked: deque[Exchange] = deque()
-        self._out: list[bytes] = []
         self._buffer = b""
         self._blocks = HeaderBlocks()
         self._consumed = 0
@@ -79,34 +72,28 @@ class Session:
         A header table of size 0 is asked for: then the answers' header blocks do not
         depend on each other, and a plain 200 need not be decoded.
         """
-        self._out += [
-            frames.PREFACE,
-            frames.settings(
-                {
-                    SettingCodes.HEADER_TABLE_SIZE: 0,
-                    SettingCodes.ENABLE_PUSH: 0,
-                    SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BLOCK,
-                }
-            ),
-            frames.window_update(CONNECTION_WINDOW - frames.DEFAULT_WINDOW),
-        ]
+        wishes: dict[int, int] = {
+            SettingCodes.HEADER_TABLE_SIZE: 0,
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BLOCK,
+        }
+        self.sender.write(frames.PREFACE + frames.settings(wishes))
+        self.sender.write(frames.window_update(CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
 
     @property
     def can_open(self) -> bool:
         """Whether a stream may be opened now."""
         return (
-            self.ready and not self.leaving and self.window > 0 and len(self.streams) < self.limit
+            self.ready
+            and not self.leaving
+            and self.sender.window > 0
+            and len(self.streams) < self.limit
         )
 
     @property
     def signs(self) -> int:
         """How many signs of life came: answers, and ACKs of our PINGs."""
         return self.answers + self.pongs
-
-    @property
-    def unsent(self) -> int:
-        """How many pieces wait for ``take``."""
-        return len(self._out)
 
     def open(self, exchange: Exchange) -> None:
         """Send ``exchange`` on a stream of its own; its body waits for windows if it must."""
@@ -115,44 +102,25 @@ class Session:
         if self._next_id > frames.MAX_WINDOW:
             self.leaving = True
         self.streams[stream_id] = exchange
-        block, body = self._shrink + exchange.block, exchange.body
-        self._shrink = b""
-        size = len(body)
-        if len(block) <= frames.MAX_FRAME_SIZE >= size <= min(self.window, self._stream_window):
-            pack = frames.FRAME_HEAD.pack
-            self.window -= size
-            exchange.sent = size
-            self._out += (
-                pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, stream_id),
-                block,
-                pack(size << 8, frames.END_STREAM, stream_id),
-                body,
-            )
-        else:
-            self._out += frames.headers(stream_id, block)
-            self._blocked.append(exchange)
-            self._send_blocked()
+        self.sender.request(exchange)
 
     def give_up(self, exchange: Exchange) -> None:
         """End the stream of an exchange nobody waits for."""
         if self.streams.pop(exchange.stream_id, None) is not None:
-            self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
+            self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
 
     def ping(self) -> None:
         """Ask for a sign of life; ``pongs`` counts them."""
-        self._out.append(frames.ping(b"sleeping"))
-
-    def take(self) -> bytes:
-        """What is to be written now."""
-        out, self._out = self._out, []
-        return b"".join(out)
+        self.sender.write(frames.ping(b"sleeping"))
 
     def close(self, code: ErrorCodes, end: End) -> None:
         """Say goodbye. What the peer never had wholly is unprocessed, the rest gets ``end``."""
         self.leaving = True
-        self._out.append(frames.goaway(code))
-        streams, self.streams = self.streams, {}
-        for exchange in reversed(streams.values()):
+        self.sender.write(frames.goaway(code))
+        exchanges = list(self.streams.values())
+        self.streams.clear()
+        # The last first: each goes before the others when it waits for its replay.
+        for exchange in reversed(exchanges):
             if exchange.whole:
                 exchange.end(end)
             else:
@@ -232,7 +200,7 @@ class Session:
         self._expect_opened(frame.stream_id)
         self._consumed += len(frame.payload)
         if self._consumed >= _WINDOW_STEP:
-            self._out.append(frames.window_update(self._consumed))
+            self.sender.write(frames.window_update(self._consumed))
             self._consumed = 0
         payload = unpadded(frame)
         exchange = self.streams.get(frame.stream_id)
@@ -251,7 +219,7 @@ class Session:
         del self.streams[exchange.stream_id]
         self.answers += 1
         if not exchange.whole:  # judged before it was read; our half is still open
-            self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
+            self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
         if exchange.status == 200:
             exchange.end(OK)
         else:
@@ -260,7 +228,7 @@ class Session:
     def _malformed(self, exchange: Exchange) -> None:
         """A stream error (RFC 9113, section 8.1.1)."""
         del self.streams[exchange.stream_id]
-        self._out.append(frames.rst_stream(exchange.stream_id, ErrorCodes.PROTOCOL_ERROR))
+        self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.PROTOCOL_ERROR))
         exchange.end(Temporary("malformed answer"))
 
     def _rst_stream(self, frame: frames.Frame) -> None:
@@ -286,8 +254,8 @@ class Session:
         for code, value in frames.read_settings(frame.payload):
             self._set(code, value)
         self.ready = True
-        self._out.append(frames.SETTINGS_ACK)
-        self._send_blocked()
+        self.sender.write(frames.SETTINGS_ACK)
+        self.sender.go_on()
 
     def _set(self, code: int, value: int) -> None:
         try:
@@ -297,10 +265,9 @@ class Session:
         if code == SettingCodes.MAX_CONCURRENT_STREAMS:
             self.limit = min(value, MAX_STREAMS)
         elif code == SettingCodes.INITIAL_WINDOW_SIZE:
-            self._stream_window = value
-        elif code == SettingCodes.HEADER_TABLE_SIZE and value < self._table_size:
-            self._table_size = 0
-            self._shrink = frames.EMPTY_TABLE
+            self.sender.stream_window = value
+        elif code == SettingCodes.HEADER_TABLE_SIZE:
+            self.sender.limit_table(value)
 
     def _ping(self, frame: frames.Frame) -> None:
         _expect_connection(frame)
@@ -309,7 +276,7 @@ class Session:
         if frame.flags & frames.ACK:
             self.pongs += 1
         else:
-            self._out.append(frames.ping(frame.payload, ack=True))
+            self.sender.write(frames.ping(frame.payload, ack=True))
 
     def _goaway(self, frame: frames.Frame) -> None:
         _expect_connection(frame)
@@ -318,7 +285,6 @@ class Session:
         last, code, debug = frames.read_goaway(frame.payload)
         self.leaving = True
         self.farewell = f"GOAWAY {frames.code_name(code)} {debug[:200].decode('utf-8', 'replace')}"
-        # The last first: each goes before the others when it waits for its replay.
         for exchange in [e for e in reversed(self.streams.values()) if e.stream_id > last]:
             del self.streams[exchange.stream_id]
             self._unprocessed(exchange)
@@ -328,45 +294,20 @@ class Session:
         if frame.stream_id:
             self._expect_opened(frame.stream_id)
             self._enlarge(frame.stream_id, increment)
-        elif not increment or self.window + increment > frames.MAX_WINDOW:
+        elif not increment or self.sender.window + increment > frames.MAX_WINDOW:
             code = ErrorCodes.FLOW_CONTROL_ERROR if increment else ErrorCodes.PROTOCOL_ERROR
             raise ProtocolFault(code, "a wrong WINDOW_UPDATE")
         else:
-            self.window += increment
-        self._send_blocked()
+            self.sender.window += increment
+        self.sender.go_on()
 
     def _enlarge(self, stream_id: int, increment: int) -> None:
         exchange = self.streams.get(stream_id)
         if exchange is None:
             return
         exchange.window += increment
-        if not increment or self._room(exchange) > frames.MAX_WINDOW:
+        if not increment or self.sender.room(exchange) > frames.MAX_WINDOW:
             self._malformed(exchange)
-
-    def _room(self, exchange: Exchange) -> int:
-        """How much of its body the stream's own window lets through now; may be negative."""
-        return self._stream_window + exchange.window - exchange.sent
-
-    def _send_blocked(self) -> None:
-        """Send on what bodies the windows let through, in the order they came."""
-        waiting, self._blocked = self._blocked, deque()
-        for exchange in waiting:
-            if self.streams.get(exchange.stream_id) is exchange:
-                self._send_body(exchange)
-                if not exchange.whole:
-                    self._blocked.append(exchange)
-
-    def _send_body(self, exchange: Exchange) -> None:
-        body = exchange.body
-        while not exchange.whole:
-            room = min(self.window, self._room(exchange), frames.MAX_FRAME_SIZE)
-            if room <= 0:
-                return
-            piece = body[exchange.sent : exchange.sent + room]
-            exchange.sent += len(piece)
-            self.window -= len(piece)
-            flags = frames.END_STREAM if exchange.whole else 0
-            self._out.append(frames.pack(frames.DATA, flags, exchange.stream_id, piece))
 
     def _push_promise(self, _: frames.Frame) -> None:
         raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "PUSH_PROMISE although it is disabled")
