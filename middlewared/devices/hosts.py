@@ -29,6 +29,8 @@ _DEFAULTS = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
     "client_encoding": "utf8",
+    # libpq would look for Kerberos credentials, in the reactor's thread.
+    "gssencmode": "disable",
 }
 
 

@@ -72,10 +72,11 @@ class Pool:
         self._stopping = False
         self._live = 0
         self._fault: Exception | None = None
-        self._fault_since = 0.0
+        self._none_since = 0.0
 
     def start(self) -> None:
         """Begin to connect."""
+        self._none_since = self._reactor.seconds()
         for _ in range(self._size):
             self._places.run(self._keep_connected())
 
@@ -164,7 +165,7 @@ class Pool:
     def _hopeless(self) -> bool:
         if self._live or self._fault is None:
             return False
-        lasted_s: float = self._reactor.seconds() - self._fault_since
+        lasted_s: float = self._reactor.seconds() - self._none_since
         return lasted_s > _HOPE_S or isinstance(self._fault, ConfigError)
 
     def _away(self) -> DatabaseDown:
@@ -207,6 +208,8 @@ class Pool:
         self._give(link)
         await link.lost
         self._live -= 1
+        if not self._live:
+            self._none_since = self._reactor.seconds()
         self._links.discard(link)
         if link in self._idle:
             self._idle.remove(link)
@@ -222,7 +225,7 @@ class Pool:
                 try:
                     link = await self._connect_to(parameters)
                 except (LinkLost, DatabaseDown) as error:
-                    failed = error
+                    failed = LinkLost(f"{host.get('host')}: {error}")
                 else:
                     self._first_host = number
                     return link
@@ -243,7 +246,6 @@ class Pool:
     def _unreachable(self, error: Exception) -> None:
         if self._fault is None:
             self._log.warn("database: no connection: {why}", why=str(error))
-            self._fault_since = self._reactor.seconds()
         self._fault = error
         if self._hopeless():
             for turn in [*self._urgent, *self._others]:
