@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from middlewared.devices.cache import CachedDevices, CacheSettings
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.errors import DatabaseDown
 from tests.contracts.devices import ACCOUNT, a_device
@@ -108,6 +109,19 @@ class PostgresFaultTests(FaultCase):
         server.resume()
         await until_up(registry)
         self.assertEqual(await registry.find(ACCOUNT), a_device())
+
+    async def test_calls_to_known_devices_go_on(self) -> None:
+        """A device that was seen is served whether the server hangs or is dead."""
+        server = self.server()
+        registry = self.registry(self.address(server))
+        await registry.start()
+        cached = CachedDevices(registry=registry, clock=reactor, settings=CacheSettings())
+        await cached.register(a_device())
+        server.pause()
+        self.assertEqual(await cached.find(ACCOUNT), a_device())
+        server.kill()
+        self.assertEqual(await cached.find(ACCOUNT), a_device())
+        await self.down(cached.find(2))
 
     async def test_stop_while_the_server_hangs(self) -> None:
         """A daemon can end although its database does not answer."""
