@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.outgoing.slots import FEWEST, Slots
+from middlewared.outgoing.slots import FEWEST, FIRST, Slots
 
 
 class AnyUse(RuleBasedStateMachine):
@@ -79,7 +79,7 @@ class SlotsTests(SynchronousTestCase):
         """A client that needs more connections gets them, up to the bound."""
         slots = Slots(64)
         turns = [slots.acquire() for _ in range(4000)]
-        self.assertEqual(self.granted(turns), FEWEST)
+        self.assertEqual(self.granted(turns), FIRST)
         for _ in range(2000):
             slots.release(answered=True)
         self.assertEqual(slots.allowed, 64)
@@ -90,7 +90,7 @@ class SlotsTests(SynchronousTestCase):
         for _ in range(2000):
             slots.acquire()
             slots.release(answered=True)
-        self.assertEqual(slots.allowed, FEWEST)
+        self.assertEqual(slots.allowed, FIRST)
 
     def test_number_shrinks_when_answers_fail(self) -> None:
         """A peer that stalls holds few connections."""
@@ -101,6 +101,9 @@ class SlotsTests(SynchronousTestCase):
         for _ in range(64):
             slots.release(answered=False)
         self.assertEqual(slots.allowed, FEWEST)
+        for _ in range(FIRST):
+            slots.release(answered=True)
+        self.assertGreaterEqual(slots.allowed, FIRST)
 
     def test_who_gave_up_is_not_served(self) -> None:
         """A cancelled wait takes no slot."""

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-FEWEST = 32
+FIRST = 32
+FEWEST = 4
 
 
 class Slots:
     """
-    Counts from ``FEWEST`` to ``most``; of those who find none free the latest is served first.
+    Begins with ``FIRST`` and stays between ``FEWEST`` and ``most``.
 
-    Under more load than the peer can take, some are then served in time, where a fair
-    queue would serve everybody too late.
+    Of those who find none free the latest is served first: under more load than the
+    peer can take, some are then served in time, where a fair queue would serve everybody
+    too late.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._fewest = min(FEWEST, most)
-        self._allowed = self._fewest
+        self._first = self._allowed = min(FIRST, most)
         self._used = 0
         self._answers = 0
         # Ordered, and yet quick to leave for those who give up.
@@ -50,9 +52,10 @@ class Slots:
             self._answers = 0
         elif self._waiting and self._allowed < self._most:
             self._answers += 1
-            # Two more for each round of answers: slow enough that a queue which a hiccup
-            # left is worked off by the present connections, not by new handshakes.
-            if self._answers >= self._allowed // 2:
+            # Up to the first number again quickly; beyond it two more for each round of
+            # answers, so that a queue which a hiccup left is worked off by the present
+            # connections and not by new handshakes.
+            if self._allowed < self._first or self._answers >= self._allowed // 2:
                 self._answers = 0
                 self._allowed += 1
         self._serve()
