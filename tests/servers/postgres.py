@@ -34,6 +34,7 @@ OPTIONS = {
     "synchronous_commit": "off",
     "max_connections": "50",
     "shared_buffers": "16MB",
+    "min_wal_size": "2MB",
     "autovacuum": "off",
 }
 
@@ -181,7 +182,8 @@ def _template() -> Path:
     _give_away(folder)
     data = folder / "data"
     initdb = [_program("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
-    options = ["--no-sync", "-E", "UTF8", "--locale=C"]
+    # Small segments, since the files are copied for each server.
+    options = ["--no-sync", "-E", "UTF8", "--locale=C", "--wal-segsize=1"]
     _finish([*initdb, *options], cwd=folder)
     return data
 
