@@ -18,16 +18,20 @@ from twisted.python.failure import Failure
 
 from middlewared.config import Config
 from middlewared.errors import ConfigError
+from middlewared.service.notify import ServiceManager
 from middlewared.service.parts import Parts
 from middlewared.service.ports import PortDown, addresses, listen
 
 LAST_REPLIES_S = 0.05
+# More than closing everything may take when the database and the providers hang.
+CLOSING_S = 30.0
 
 
 class Daemon(Service):
     """
     What twistd starts and stops.
 
+    :param manager: is told of the steps of this life.
     :param reread: reads the configuration anew, or raises ConfigError.
     :param failed: given the problems when the start failed, before everything is stopped.
     """
@@ -39,11 +43,13 @@ class Daemon(Service):
         *,
         reactor: Any,
         parts: Parts,
+        manager: ServiceManager,
         reread: Callable[[], Config],
         failed: Callable[[list[str]], None],
     ) -> None:
         self._reactor = reactor
         self._parts = parts
+        self._manager = manager
         self._reread = reread
         self._fail = failed
         self._ending = False
@@ -77,6 +83,7 @@ class Daemon(Service):
             self._ports += ports
             where.append(addresses(face.name, ports))
         self.log.info("middlewared ready {where}", where=" ".join(filter(None, where)))
+        self._manager.ready()
 
     def _failed(self, failure: Failure) -> None:
         """The start failed: say why in plain words, and end."""
@@ -100,6 +107,7 @@ class Daemon(Service):
 
     def reload(self) -> None:
         """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
+        self._manager.reloading()
         try:
             self._parts.reload(self._reread())
         except ConfigError as error:
@@ -108,14 +116,18 @@ class Daemon(Service):
             self.log.error("configuration not reloaded, the present one stays")
         else:
             self.log.info("configuration reloaded")
+        self._manager.ready()
 
     async def _stop(self) -> None:
+        calls = self._parts.config.calls
+        self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)
         if self._starting is not None and not self._starting.called:
             self._starting.cancel()
         if self._ports:
             await self._drain()
         await DeferredList([_closed(port) for port in self._ports], consumeErrors=True)
         await self._parts.stop()
+        self._manager.stop()
         self.log.info("middlewared stopped")
         self._parts.last_words()
 

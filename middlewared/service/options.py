@@ -14,14 +14,16 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.python import usage
 
+from middlewared.clock import Clock
 from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
 from middlewared.service.daemon import Daemon
+from middlewared.service.notify import ServiceManager
 from middlewared.service.parts import Parts
 
 
@@ -47,7 +49,13 @@ def makeService(options: Options) -> Daemon:
             _complain(problems)
         _leave_with_failure()
 
-    daemon = Daemon(reactor=reactor, parts=parts, reread=lambda: read_all(path), failed=failed)
+    daemon = Daemon(
+        reactor=reactor,
+        parts=parts,
+        manager=ServiceManager(clock=cast(Clock, reactor), environ=os.environ),
+        reread=lambda: read_all(path),
+        failed=failed,
+    )
     reactor.callWhenRunning(_take_signals, reactor, daemon)
     return daemon
 

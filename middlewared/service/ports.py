@@ -38,14 +38,15 @@ async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
     """
     Listen at all endpoints of ``face``.
 
-    :raises PortDown: busy, not permitted, no such address, unreadable certificate.
+    :raises PortDown: busy, not permitted, no such address, unreadable certificate, or a
+        socket that systemd did not pass.
     """
     ports = []
     for description in face.endpoints:
         try:
             endpoint = serverFromString(reactor, description)
             ports.append(await endpoint.listen(face.factory))
-        except (CannotListenError, OSError, ValueError) as error:
+        except (CannotListenError, OSError, ValueError, LookupError) as error:
             raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
     return ports
 
@@ -63,6 +64,8 @@ def _address(host: Any) -> str:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, LookupError):
+        return "systemd passed no such socket"
     cause = error.socketError if isinstance(error, CannotListenError) else error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,14 +62,22 @@ class DaemonProcess:
 
     :param config: the ini file.
     :param environ: added to the environment.
+    :param sockets: listening sockets, passed as systemd does, named ``socket0`` and so on
+        (sd_listen_fds_with_names(3)).
     """
 
     def __init__(
-        self, *, reactor: Any, config: Path, environ: dict[str, str] | None = None
+        self,
+        *,
+        reactor: Any,
+        config: Path,
+        environ: dict[str, str] | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._environ = environ or {}
+        self._sockets = sockets
         self._output = _Output()
         self._process: Any = None
         self.addresses: dict[str, str] = {}
@@ -93,14 +103,24 @@ class DaemonProcess:
         :raises DaemonFailed: it ended instead, or did not get ready in time.
         """
         command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-        arguments = ["-n", "--pidfile=", "middlewared", "--config", str(self._config)]
+        command += ["-n", "--pidfile=", "middlewared", "--config", str(self._config)]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+        environ = {**os.environ, "PYTHONPATH": path, **self._environ}
+        if self._sockets:
+            # LISTEN_PID must be the daemon's own, which nobody knows before it runs.
+            command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
+            environ["LISTEN_FDS"] = str(len(self._sockets))
+            environ["LISTEN_FDNAMES"] = ":".join(f"socket{n}" for n in range(len(self._sockets)))
         self._process = self._reactor.spawnProcess(
             self._output,
-            sys.executable,
-            [*command, *arguments],
-            env={**os.environ, "PYTHONPATH": path, **self._environ},
+            command[0],
+            command,
+            env=environ,
             path=str(self._config.parent),
+            childFDs={
+                **dict(enumerate("wrr")),
+                **{3 + place: each.fileno() for place, each in enumerate(self._sockets)},
+            },
         )
         timer = self._reactor.callLater(timeout_s, self.signal, signal.SIGKILL)
         try:
