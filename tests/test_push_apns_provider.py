@@ -200,9 +200,12 @@ class EnvironmentTests(AppleTestCase):
     async def test_the_same_refusal_of_many_devices_is_a_fault_of_ours(self) -> None:
         """It is told as one, and the alarm is logged once."""
         _, _, provider = await self.serve_both()
-        results = [await provider.send(call_push(token)) for token in tokens(MASS + 1)]
+        with capturedLogs() as events:
+            results = [await provider.send(call_push(token)) for token in tokens(MASS + 1)]
         self.assertEqual(results[MASS - 2], TokenSuspect("BadDeviceToken"))
         self.assertEqual(results[MASS - 1 :], [ConfigFault("BadDeviceToken")] * 2)
+        (alarm,) = (event for event in events if event["log_level"] is LogLevel.critical)
+        self.assertIn("refuses many devices with BadDeviceToken", str(formatEvent(alarm)))
 
 
 class ProviderTokenTests(AppleTestCase):
