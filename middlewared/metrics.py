@@ -34,6 +34,7 @@ from middlewared.model import Outcome, Platform
 LONGEST_LABEL = 64
 MOST_LABEL_SETS = 1000
 OTHER = "other"
+HUNG_UP = "hung-up"
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
@@ -176,10 +177,15 @@ class Metrics:
             {"version": __version__, "python": python_platform.python_version()}
         )
 
-    def call_ended(self, platform: Platform | None, outcome: Outcome) -> None:
-        """A call has ended; ``platform`` None: it had no device."""
+    def call_ended(self, platform: Platform | None, outcome: Outcome | None) -> None:
+        """
+        A call has ended.
+
+        :param platform: None: it had no device.
+        :param outcome: None: the PBX hung up.
+        """
         name = _name(platform)
-        self._calls.of(name, outcome.value).inc()
+        self._calls.of(name, HUNG_UP if outcome is None else outcome.value).inc()
         if platform is None:
             if outcome is Outcome.NO_DEVICE:
                 self._incoming_failed.of("Received", "failed no sip_user_id", "Middleware").inc()
@@ -187,20 +193,16 @@ class Metrics:
         self._incoming_success.of("Received", "Middleware").inc()
         if outcome is Outcome.ANSWERED:
             self._push_success.of("Incoming", name).inc()
-        elif reason := _NO_ANSWER.get(outcome):
+        elif outcome is not None and (reason := _NO_ANSWER.get(outcome)):
             self._push_failed.of("Incoming", reason, name).inc()
 
-    def answered(
-        self, platform: Platform | None, *, answer_to_ack_s: float, wakeup_s: float | None
-    ) -> None:
-        """
-        A phone's answer was passed on to the PBX.
+    def woken(self, platform: Platform, seconds: float) -> None:
+        """A phone answered ``seconds`` after the provider had taken its push."""
+        self._wakeup.of(platform.value).observe(seconds)
 
-        :param wakeup_s: from the accepted push to the answer; None: not known here.
-        """
-        self._answer_to_ack.observe(answer_to_ack_s)
-        if wakeup_s is not None:
-            self._wakeup.of(_name(platform)).observe(wakeup_s)
+    def passed_on(self, seconds: float) -> None:
+        """A PBX was told an answer ``seconds`` after it had come."""
+        self._answer_to_ack.observe(seconds)
 
     def push_sent(
         self, app: str, platform: Platform, *, result: str, reason: str, seconds: float

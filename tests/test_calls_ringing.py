@@ -10,11 +10,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
-from middlewared.calls.ringing import EndedCall, Ringing, RingingSettings
+from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, RingingSettings
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import WakingSettings
 from middlewared.errors import DatabaseDown
-from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
+from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform, Settlement
 from middlewared.push.interface import (
     Accepted,
     CallPush,
@@ -81,7 +81,7 @@ class RingingTests(SynchronousTestCase):
         self.devices = MemoryDevices(PHONE)
         self.background = Background()
         self.rendezvous = MemoryRendezvous(clock=self.clock)
-        self.told: list[EndedCall] = []
+        self.told: list[Ended] = []
         self.with_provider()
 
     def with_provider(self, *script: Verdict, resend: Resend = Resend.AUTO) -> None:
@@ -113,6 +113,22 @@ class RingingTests(SynchronousTestCase):
     def advance(self, seconds: float) -> None:
         """Move the clock in small steps, so that timers set on the way are met."""
         self.clock.pump([0.01] * round(seconds * 100))
+
+    def calls_told(self) -> list[EndedCall]:
+        """The calls that have ended."""
+        return [ended for ended in self.told if isinstance(ended, EndedCall)]
+
+    def requests_told(self) -> list[tuple[bool, Platform | None, Outcome | None]]:
+        """Of each request that has ended: whether it joined, the platform and the outcome."""
+        return [
+            (
+                ended.joined,
+                ended.platform,
+                None if ended.settlement is None else ended.settlement.outcome,
+            )
+            for ended in self.told
+            if isinstance(ended, EndedRequest)
+        ]
 
     def attempts(self) -> list[int]:
         """The attempt of each push so far."""
@@ -426,10 +442,90 @@ class RingingTests(SynchronousTestCase):
         self.advance(0.25)
         self.answer()
         self.successResultOf(held)
-        (ended,) = self.told
+        ended = self.told[0]
+        assert isinstance(ended, EndedRequest)
         steps = [(step.name, round(step.at - START, 3)) for step in ended.trace.steps]
         self.assertEqual(
             steps,
             [("received", 0.0), ("device", 0.0), ("sent", 0.0), ("push", 0.5), ("answer", 0.75)],
         )
         self.assertIn("push;dur=500.00;desc=accepted", ended.trace.server_timing())
+
+    def test_joined_call_is_told_once(self) -> None:
+        """Two requests, one call, each with the platform of the device."""
+        first, second = self.ring(), self.ring()
+        self.advance(0.5)
+        self.answer()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        (call,) = self.calls_told()
+        self.assertEqual(call.settlement and call.settlement.outcome, Outcome.ANSWERED)
+        self.assertEqual((call.platform, call.accepted_at), (Platform.ANDROID, START))
+        self.assertCountEqual(
+            self.requests_told(),
+            [(joined, Platform.ANDROID, Outcome.ANSWERED) for joined in (False, True)],
+        )
+
+    def test_joined_call_is_told_once_though_its_first_connection_hung_up(self) -> None:
+        """The call counts as what it came to, not as hung up, and not twice."""
+        first, second = self.ring(), self.ring()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.calls_told(), [])
+        self.answer()
+        self.successResultOf(second)
+        (call,) = self.calls_told()
+        self.assertEqual(call.settlement and call.settlement.outcome, Outcome.ANSWERED)
+        self.assertEqual(
+            self.requests_told(),
+            [(False, Platform.ANDROID, None), (True, Platform.ANDROID, Outcome.ANSWERED)],
+        )
+
+    def test_repeat_of_an_answered_call_is_no_further_call(self) -> None:
+        """It is told as a request that joined."""
+        self.ring()
+        self.answer()
+        self.successResultOf(self.ring())
+        self.assertEqual(len(self.calls_told()), 1)
+        self.assertEqual(self.requests_told()[-1], (True, Platform.ANDROID, Outcome.ANSWERED))
+
+    def test_hung_up_call_is_told_with_its_platform(self) -> None:
+        """All connections closed: a call without an outcome, to a device that was found."""
+        held = self.ring()
+        held.cancel()
+        self.failureResultOf(held, CancelledError)
+        (call,) = self.calls_told()
+        self.assertEqual((call.platform, call.settlement), (Platform.ANDROID, None))
+
+    def test_calls_that_are_not_taken_are_told(self) -> None:
+        """Draining and overloaded: the request and the call, without a platform."""
+        self.ringing.draining = True
+        self.ring()
+        self.ringing.draining = False
+        self.ringing.settings = attrs.evolve(self.ringing.settings, max_waiting=0)
+        self.ring()
+        outcomes = [Outcome.DRAINING, Outcome.OVERLOADED]
+        self.assertEqual(self.requests_told(), [(False, None, outcome) for outcome in outcomes])
+        told = [(call.platform, call.settlement) for call in self.calls_told()]
+        self.assertEqual(told, [(None, Settlement(outcome)) for outcome in outcomes])
+
+    def test_wakeup_counts_from_the_push_that_was_accepted(self) -> None:
+        """A push that met a temporary fault did not wake the phone."""
+        self.with_provider(Temporary("down", retry_after_s=0.5))
+        self.ring()
+        self.advance(0.7)
+        self.answer()
+        (call,) = self.calls_told()
+        self.assertAlmostEqual((call.accepted_at or 0.0) - START, 0.5, places=1)
+
+    def test_idle_when_the_last_request_has_ended(self) -> None:
+        """A drain waits for each request, joined ones too."""
+        self.successResultOf(self.ringing.idle())
+        self.ring()
+        second = self.ring(attrs.evolve(CALL, call_id="call-2"))
+        idle = self.ringing.idle()
+        self.answer()
+        self.assertNoResult(idle)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.successResultOf(idle)

@@ -183,11 +183,14 @@ class CallTests(FlowTestCase):
         first = self.call(call_id="same")
         push = await pushed
         second = self.call(call_id="same")
-        await self.get(self.stage.url + "/health/")
+        await self.until_metric("middlewared_calls_waiting 2.0")
         first.cancel()
         await self.failed_with(first, CancelledError)
+        await self.until_metric("middlewared_calls_waiting 1.0")
         self.assertEqual(await phone.answer(push.data, available=True), 202)  # type: ignore[union-attr]
         self.assertEqual((await second).outcome, "answered")
+        counted = 'middlewared_calls_total{outcome="answered",platform="android"} 1.0'
+        await self.until_metric(counted)
 
     async def test_pbx_gone(self) -> None:
         """After the PBX closed its connection the phone's answer is 404, within a second."""

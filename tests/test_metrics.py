@@ -86,8 +86,9 @@ class CallTests(MetricsCase):
 
     def test_answers_are_timed(self) -> None:
         """From half a millisecond to the ACK, up to ten seconds to wake."""
-        self.metrics.answered(Platform.APNS, answer_to_ack_s=0.0004, wakeup_s=9.0)
-        self.metrics.answered(None, answer_to_ack_s=0.002, wakeup_s=None)
+        self.metrics.woken(Platform.APNS, 9.0)
+        self.metrics.passed_on(0.0004)
+        self.metrics.passed_on(0.002)
         self.assertEqual(1, self.value("middlewared_answer_to_ack_seconds_bucket", le="0.0005"))
         self.assertEqual(2, self.value("middlewared_answer_to_ack_seconds_count"))
         name = "middlewared_wakeup_seconds_bucket"

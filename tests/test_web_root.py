@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import attrs
+
+from middlewared.model import Outcome
 from middlewared.web.settings import Face
 from tests.web_stand_ins import WebCase
 
@@ -72,6 +75,19 @@ class RoutingTests(WebCase):
         await self.request("GET", "/health")
         await self.request("BREW", "/tea")
         self.assertEqual(self.observed, [("health", "GET", 200), ("unknown", "other", 404)])
+
+    async def test_refused_calls_are_told_to_the_calls_room(self) -> None:
+        """Malformed, forbidden and broken requests count as calls, each once."""
+        await self.post_form("/api/incoming-call/", b"sip_user_id=1")
+        await self.request("GET", "/api/incoming-call/")
+        self.web.settings = attrs.evolve(self.settings, pbx_networks=())
+        await self.post_form("/api/incoming-call/", CALL)
+        await self.post_form("/api/call-response/", b"")
+        client = await self.connect()
+        client.send(b"POST /api/incoming-call/ HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+        await client.response()
+        malformed, forbidden = Outcome.MALFORMED, Outcome.FORBIDDEN
+        self.assertEqual(self.calls.refusals, [malformed, malformed, forbidden, malformed])
 
 
 class FaceTests(WebCase):

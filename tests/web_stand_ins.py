@@ -49,6 +49,7 @@ class StandInCalls:
         self.ringing: list[Deferred[Outcome]] = []
         self.hung_up = 0
         self.at_once: Outcome | None = None
+        self.refusals: list[Outcome] = []
         self.answers: list[tuple[str, Answer]] = []
         self.known_keys: set[str] = set()
         self.failure: Exception | None = None
@@ -70,6 +71,9 @@ class StandInCalls:
             self.hung_up += 1
             self._tell()
             raise
+
+    def refused(self, outcome: Outcome) -> None:
+        self.refusals.append(outcome)
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         if self.failure is not None:

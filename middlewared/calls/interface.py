@@ -20,6 +20,9 @@ class Calls(Protocol):
         DRAINING and SERVICE_DOWN too.
         """
 
+    def refused(self, outcome: Outcome) -> None:
+        """A request of a PBX was refused before it was a call: it counts as ``outcome``."""
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
         A phone answered.

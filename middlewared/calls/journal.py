@@ -12,7 +12,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from middlewared.calls.ringing import EndedCall
+from middlewared.calls.ringing import Ended, EndedCall, EndedRequest
 from middlewared.clock import Clock, DelayedCall
 from middlewared.model import Answer, Outcome, Platform, ResponseRecord
 
@@ -23,18 +23,19 @@ LONGEST_ROUNDTRIP_S = 3600.0
 class CallMetrics(Protocol):
     """Counts calls; implemented by :class:`middlewared.metrics.Metrics`."""
 
-    def call_ended(self, platform: Platform | None, outcome: Outcome) -> None:
-        """A call has ended; ``platform`` None: no device."""
+    def call_ended(self, platform: Platform | None, outcome: Outcome | None) -> None:
+        """A call has ended; ``platform`` None: no device; ``outcome`` None: hung up."""
 
-    def answered(
-        self, platform: Platform | None, *, answer_to_ack_s: float, wakeup_s: float | None
-    ) -> None:
-        """A phone's answer was passed on; ``wakeup_s``: from the accepted push to it."""
+    def woken(self, platform: Platform, seconds: float) -> None:
+        """A phone answered ``seconds`` after the provider had taken its push."""
+
+    def passed_on(self, seconds: float) -> None:
+        """A PBX was told an answer ``seconds`` after it had come."""
 
 
 class Journal:
     """
-    Tells of ended calls.
+    Tells of ended requests and calls.
 
     :param log_response: takes a phone's first answer for the response log.
     """
@@ -51,12 +52,12 @@ class Journal:
         self._clock = clock
         self._metrics = metrics
         self._log_response = log_response
-        self._untold: list[EndedCall] = []
+        self._untold: list[Ended] = []
         self._telling: DelayedCall | None = None
 
-    def ended(self, call: EndedCall) -> None:
-        """Put ``call`` down, to be told soon."""
-        self._untold.append(call)
+    def ended(self, ended: Ended) -> None:
+        """Put ``ended`` down, to be told soon."""
+        self._untold.append(ended)
         if self._telling is None:
             self._telling = self._clock.callLater(PUT_OFF_S, self.flush)
 
@@ -66,37 +67,34 @@ class Journal:
             self._telling.cancel()
         self._telling = None
         untold, self._untold = self._untold, []
-        for call in untold:
-            self._tell(call)
+        for ended in untold:
+            if isinstance(ended, EndedCall):
+                self._tell_call(ended)
+            else:
+                self._tell_request(ended)
 
-    def _tell(self, ended: EndedCall) -> None:
-        self._write(ended)
-        if ended.settlement is None:
+    def _tell_call(self, ended: EndedCall) -> None:
+        platform, settlement = ended.platform, ended.settlement
+        self._metrics.call_ended(platform, None if settlement is None else settlement.outcome)
+        answer = None if settlement is None else settlement.answer
+        if platform is None or answer is None:
             return
-        platform = ended.device.platform if ended.device is not None else None
-        if not ended.joined:
-            self._metrics.call_ended(platform, ended.settlement.outcome)
-        answer = ended.settlement.answer
-        if answer is not None and not ended.joined:
-            self._tell_answer(ended, platform, answer)
+        if ended.accepted_at is not None:
+            self._metrics.woken(platform, max(0.0, answer.received_at - ended.accepted_at))
+        roundtrip_s = _roundtrip_s(ended.started_at, answer)
+        self._log_response(
+            ResponseRecord(platform, roundtrip_s, answer.available, answer.received_at)
+        )
 
-    def _tell_answer(self, ended: EndedCall, platform: Platform | None, answer: Answer) -> None:
+    def _tell_request(self, ended: EndedRequest) -> None:
+        self._write(ended)
+        answer = None if ended.settlement is None else ended.settlement.answer
         replied_at = ended.trace.time_of("replied")
-        pushed_at = ended.trace.time_of("push")
-        if replied_at is not None:
-            self._metrics.answered(
-                platform,
-                answer_to_ack_s=max(0.0, replied_at - answer.received_at),
-                wakeup_s=None if pushed_at is None else max(0.0, answer.received_at - pushed_at),
-            )
-        if platform is not None:
-            self._log_response(
-                ResponseRecord(
-                    platform, _roundtrip_s(ended, answer), answer.available, answer.received_at
-                )
-            )
+        # A repeat of a call that was answered before has waited for nothing.
+        if answer and replied_at and answer.received_at >= ended.trace.began_at:
+            self._metrics.passed_on(max(0.0, replied_at - answer.received_at))
 
-    def _write(self, ended: EndedCall) -> None:
+    def _write(self, ended: EndedRequest) -> None:
         incoming = ended.call.incoming
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} call_id={call_id}"
@@ -106,7 +104,7 @@ class Journal:
             unique_key=ended.call.unique_key,
             call_id=incoming.call_id or "-",
             sip_user_id=incoming.sip_user_id,
-            platform=ended.device.platform.value if ended.device is not None else "none",
+            platform=_platform(ended),
             steps=ended.trace.text(),
         )
         self.log.debug(
@@ -116,9 +114,15 @@ class Journal:
         )
 
 
-def _roundtrip_s(ended: EndedCall, answer: Answer) -> float:
+def _platform(ended: EndedRequest) -> str:
+    if ended.platform is not None:
+        return ended.platform.value
+    return "unknown" if ended.joined else "none"
+
+
+def _roundtrip_s(started_at: float, answer: Answer) -> float:
     """From the start time the phone echoed, or from our own record where that is absurd."""
     told = answer.received_at - answer.message_start_time
     if 0.0 <= told <= LONGEST_ROUNDTRIP_S:
         return told
-    return max(0.0, answer.received_at - ended.call.started_at)
+    return max(0.0, answer.received_at - started_at)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import TypeAlias
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import Deferred, succeed
 
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
@@ -19,7 +20,7 @@ from middlewared.calls.waking import Waking, WakingSettings
 from middlewared.clock import Clock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, Device, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
 from middlewared.push.interface import Routes
 from middlewared.rendezvous.interface import Place, Rendezvous
 
@@ -34,29 +35,50 @@ class RingingSettings:
 
 
 @attrs.frozen
-class EndedCall:
+class EndedRequest:
     """
-    A request for a call that has ended.
+    A request of a PBX has ended, with the call or before it.
 
-    ``joined``: it repeated a call that was known. ``device``: None when none was found,
-    or when this place had joined. ``settlement``: None when the PBX gave up.
+    ``joined``: it repeated a call that was known. ``platform``: of the call's device; None
+    when it has none, or when another daemon wakes it. ``settlement``: None when the PBX
+    closed its connection.
     """
 
     call: Call
     trace: Trace
     joined: bool
-    device: Device | None
+    platform: Platform | None
     settlement: Settlement | None
+
+
+@attrs.frozen
+class EndedCall:
+    """
+    A call has ended: told once, however many requests were for it.
+
+    ``platform``: None when it has no device. ``started_at`` and ``accepted_at``, when a
+    provider first took a push, are epoch seconds. ``settlement``: None when every PBX
+    connection was closed.
+    """
+
+    platform: Platform | None
+    started_at: float
+    accepted_at: float | None
+    settlement: Settlement | None
+
+
+Ended: TypeAlias = EndedRequest | EndedCall
 
 
 class Ringing:
     """
     Rings devices; implements :class:`~.interface.Calls`.
 
-    :param ended: hears of every request that ended, right before its reply is written,
-        so it must put off all work.
+    :param ended: hears of every request and every call that ended, right before a reply is
+        written, so it must put off all work.
     :param new_key: gives a fresh unguessable unique_key.
     :ivar draining: set it to refuse new calls.
+    :ivar waiting: how many requests are held.
     """
 
     def __init__(
@@ -67,7 +89,7 @@ class Ringing:
         rendezvous: Rendezvous,
         routes: Routes,
         background: Background,
-        ended: Callable[[EndedCall], None],
+        ended: Callable[[Ended], None],
         new_key: Callable[[], str],
         settings: RingingSettings,
     ) -> None:
@@ -80,35 +102,70 @@ class Ringing:
         self._new_key = new_key
         self.settings = settings
         self.draining = False
+        self.waiting = 0
+        self._idle: Deferred[None] | None = None
 
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
         """See :meth:`.interface.Calls.ring`."""
-        if self.draining:
-            return Outcome.DRAINING
-        if self._rendezvous.waiting >= self.settings.max_waiting:
-            return Outcome.OVERLOADED
+        call = self._call(incoming)
+        refusal = self._refusal()
+        if refusal is not None:
+            return self._turned_away(call, trace, refusal)
+        self.waiting += 1
         try:
-            place = await self._rendezvous.join(self._call(incoming))
+            return await self._hold(call, trace)
         except RendezvousDown:
-            return Outcome.SERVICE_DOWN
-        waking = self._wake(place, trace) if place.first else None
-        settlement = None
-        try:
-            settlement = await place.settled
-        except CancelledError:
-            trace.mark("hung-up")
-            raise
+            return self._turned_away(call, trace, Outcome.SERVICE_DOWN)
         finally:
-            place.leave()
-            if settlement is not None and settlement.answer is not None:
-                trace.mark("answer", settlement.answer.received_at)
-            device = waking.device if waking is not None else None
-            self._ended(EndedCall(place.call, trace, waking is None, device, settlement))
-        return settlement.outcome
+            self.waiting -= 1
+            if not self.waiting and self._idle is not None:
+                idle, self._idle = self._idle, None
+                idle.callback(None)
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Calls.answer`."""
         return await self._rendezvous.answer(unique_key, answer)
+
+    def refused(self, outcome: Outcome) -> None:
+        """See :meth:`.interface.Calls.refused`."""
+        self._ended(EndedCall(None, self._clock.seconds(), None, Settlement(outcome)))
+
+    def idle(self) -> Deferred[None]:
+        """Fires when no request is held; to be asked once, by the drain."""
+        if not self.waiting:
+            return succeed(None)
+        self._idle = Deferred()
+        return self._idle
+
+    async def _hold(self, call: Call, trace: Trace) -> Outcome:
+        """Take a place at the call and wait for its outcome."""
+        place = await self._rendezvous.join(call)
+        settlement = None
+        try:
+            if place.first:
+                self._wake(place, trace)
+            settlement = await place.settled
+        finally:
+            place.leave()
+            if settlement is None:
+                trace.mark("hung-up")
+            elif settlement.answer is not None:
+                trace.mark("answer", settlement.answer.received_at)
+            joined = not place.first
+            self._ended(EndedRequest(place.call, trace, joined, place.platform, settlement))
+        return settlement.outcome
+
+    def _refusal(self) -> Outcome | None:
+        """Why no call is taken now."""
+        if self.draining:
+            return Outcome.DRAINING
+        return Outcome.OVERLOADED if self.waiting >= self.settings.max_waiting else None
+
+    def _turned_away(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
+        """Tell of a call that got no place."""
+        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome)))
+        self.refused(outcome)
+        return outcome
 
     def _call(self, incoming: IncomingCall) -> Call:
         """
@@ -119,8 +176,8 @@ class Ringing:
         started_at = self._clock.seconds()
         return Call(key, incoming, started_at, started_at + self.settings.wait_s)
 
-    def _wake(self, place: Place, trace: Trace) -> Waking:
-        """Begin to wake the device of the call that ``place`` has opened."""
+    def _wake(self, place: Place, trace: Trace) -> None:
+        """Wake the device of the call that ``place`` has opened, until the call is over."""
         waking = Waking(
             clock=self._clock,
             registry=self._registry,
@@ -131,8 +188,14 @@ class Ringing:
             place=place,
             trace=trace,
         )
+
+        def over(settlement: Settlement | None) -> None:
+            waking.stop()
+            started_at = place.call.started_at
+            self._ended(EndedCall(place.platform, started_at, waking.accepted_at, settlement))
+
+        place.over.addCallback(over)
         self._background.run(waking.run())
-        return waking
 
 
 def is_uuid(text: str) -> bool:

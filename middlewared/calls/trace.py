@@ -41,6 +41,11 @@ class Trace:
         """Stamp ``step`` with the present time, or with ``at`` when it is known better."""
         self.steps.append(Step(step, self._now() if at is None else at, note))
 
+    @property
+    def began_at(self) -> float:
+        """When the request was received."""
+        return self.steps[0].at
+
     def time_of(self, step: str) -> float | None:
         """When ``step`` happened first, None when it did not."""
         return next((known.at for known in self.steps if known.name == step), None)
@@ -52,7 +57,7 @@ class Trace:
 
     def total_ms(self) -> float:
         """Milliseconds from the request to now."""
-        return max(0.0, self._now() - self.steps[0].at) * 1000
+        return max(0.0, self._now() - self.began_at) * 1000
 
     def text(self) -> str:
         """The steps as the log line shows them: name, milliseconds and note of each."""

@@ -55,7 +55,7 @@ class Waking:
     provider has only temporary trouble. A time that falls into such a back-off is not
     used for another attempt: the retry stands for it.
 
-    :ivar device: the device that is being woken, None before it was found.
+    :ivar accepted_at: when a provider first took a push, in epoch seconds; None: none did.
     """
 
     log = Logger()
@@ -83,16 +83,21 @@ class Waking:
         self._key = place.call.unique_key
         self._trace = trace
         self._over = False
-        self._accepted = False
         self._latest = 0
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
-        self.device: Device | None = None
-        place.over.addCallback(self._stop)
+        self._device: Device | None = None
+        self.accepted_at: float | None = None
 
     async def run(self) -> None:
         """Wake the device; ends when the last attempt has started or the call is over."""
         await self._guarded(self._wake())
+
+    def stop(self) -> None:
+        """Send nothing more, wait for nothing more: the call is over, or cannot be woken."""
+        self._over = True
+        for sleep in list(self._sleeping):
+            sleep.cancel()
 
     async def _guarded(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         """A bug, wherever it is, is logged and does not keep the caller waiting."""
@@ -100,8 +105,8 @@ class Waking:
             await work
         except Exception:
             self.log.failure("waking for call {unique_key} failed", unique_key=self._key)
-            if not self._accepted:
-                self._stop()
+            if self.accepted_at is None:
+                self.stop()
                 await self._fail(Outcome.SERVICE_DOWN)
 
     async def _wake(self) -> None:
@@ -115,7 +120,8 @@ class Waking:
         if device is None or device.dnd:
             await self._fail(Outcome.NO_DEVICE)
             return
-        self.device = device
+        self._device = device
+        self._place.platform = device.platform
         route = self._routes.find(device.app, device.platform)
         if route is None:
             self._log_no_route(device)
@@ -143,10 +149,10 @@ class Waking:
     async def _attempt(self, attempt: int) -> None:
         """One attempt, repeated until the provider's answer is final or it is not wanted."""
         failures = 0
-        while self.device is not None and self._is_wanted(attempt):
-            result = await self._send(self.device, attempt)
+        while self._device is not None and self._is_wanted(attempt):
+            result = await self._send(self._device, attempt)
             if not isinstance(result, Temporary):
-                await self._judge(self.device, result)
+                await self._judge(self._device, result)
                 return
             failures += 1
             if self._is_wanted(attempt):
@@ -186,12 +192,13 @@ class Waking:
     async def _judge(self, device: Device, result: PushResult) -> None:
         """A final verdict: keep what it teaches about the device, end the call on a bad one."""
         if isinstance(result, Accepted):
-            self._accepted = True
-            self.device = taught(device, result)
+            if self.accepted_at is None:
+                self.accepted_at = self._clock.seconds()
+            self._device = taught(device, result)
         else:
-            self._stop()
+            self.stop()
         correction = correct(self._registry, device, result)
-        if not isinstance(result, Accepted) and not self._accepted:
+        if not isinstance(result, Accepted) and self.accepted_at is None:
             await self._patiently(correction)
             dead = isinstance(result, TokenDead)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
@@ -219,12 +226,6 @@ class Waking:
         # The PBX may have placed the call again since, with the same UUID for its key.
         if not self._place.over.called:
             await self._rendezvous.settle(self._key, outcome)
-
-    def _stop(self, _: object = None) -> None:
-        """The call is over: send nothing more, wait for nothing more."""
-        self._over = True
-        for sleep in list(self._sleeping):
-            sleep.cancel()
 
     def _is_wanted(self, attempt: int) -> bool:
         """A push is of use while the call waits and no later attempt has taken its place."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.model import Answer, Call, Outcome, Platform, Settlement
 
 
 class Place(Protocol):
@@ -19,7 +19,12 @@ class Place(Protocol):
     One PBX connection's place at a waiting call.
 
     Whoever took it calls ``leave`` when the connection ended or was answered.
+
+    :ivar platform: of the device that is woken for the call. Whoever wakes it sets it, and
+        every place of this daemon at the call has it; None: not known here.
     """
+
+    platform: Platform | None
 
     @property
     def call(self) -> Call:
@@ -38,10 +43,11 @@ class Place(Protocol):
         """
 
     @property
-    def over(self) -> Deferred[None]:
+    def over(self) -> Deferred[Settlement | None]:
         """
-        Fires once when nobody waits for the device any more: the call was settled, or
-        the last place was left. Only the first place's is of use (it stops the pushes).
+        Fires once when nobody waits for the device any more: with the call's settlement,
+        or None when the last place was left. Only the first place's is of use: it fires
+        once for each call, whichever of its places were left before.
         """
 
     def leave(self) -> None:

@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.model import Answer, Call, Outcome, Platform, Settlement
 
 
 def fresh_key() -> str:
@@ -28,7 +28,8 @@ class _Waiting:
 
     call: Call
     expiry: DelayedCall
-    over: Deferred[None] = attrs.field(factory=Deferred)
+    over: Deferred[Settlement | None] = attrs.field(factory=Deferred)
+    platform: Platform | None = None
     places: set[MemoryPlace] = attrs.field(factory=set)
     settlement: Settlement | None = None
 
@@ -47,8 +48,16 @@ class MemoryPlace:
         return self._waiting.call
 
     @property
-    def over(self) -> Deferred[None]:
+    def over(self) -> Deferred[Settlement | None]:
         return self._waiting.over
+
+    @property
+    def platform(self) -> Platform | None:
+        return self._waiting.platform
+
+    @platform.setter
+    def platform(self, platform: Platform | None) -> None:
+        self._waiting.platform = platform
 
     def leave(self) -> None:
         self._rendezvous.left(self, self._waiting)
@@ -153,7 +162,7 @@ class MemoryRendezvous:
         self._places -= len(places)
         for place in places:
             place.settled.callback(settlement)
-        waiting.over.callback(None)
+        waiting.over.callback(settlement)
 
     def _forget(self, waiting: _Waiting) -> None:
         if waiting.expiry.active():

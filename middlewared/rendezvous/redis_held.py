@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Call, Outcome, Settlement
+from middlewared.model import Call, Outcome, Platform, Settlement
 from middlewared.rendezvous.redis_records import identity_key
 
 
@@ -32,8 +32,16 @@ class SharedPlace:
         return self.held.call
 
     @property
-    def over(self) -> Deferred[None]:
+    def over(self) -> Deferred[Settlement | None]:
         return self.held.over
+
+    @property
+    def platform(self) -> Platform | None:
+        return self.held.platform
+
+    @platform.setter
+    def platform(self, platform: Platform | None) -> None:
+        self.held.platform = platform
 
     def leave(self) -> None:
         self._left(self)
@@ -52,7 +60,8 @@ class Held:
     expiry: DelayedCall | None = None
     waker: str = ""
     checked_at: float = 0.0
-    over: Deferred[None] = attrs.field(factory=Deferred)
+    over: Deferred[Settlement | None] = attrs.field(factory=Deferred)
+    platform: Platform | None = None
     places: set[SharedPlace] = attrs.field(factory=set)
     settlement: Settlement | None = None
 
@@ -144,7 +153,7 @@ class HeldCalls:
         if settlement.answer is None:
             self.end(held)
         elif not held.over.called:
-            held.over.callback(None)
+            held.over.callback(held.settlement)
 
     def end(self, held: Held) -> None:
         """The call is over here: nothing is to be pushed or remembered."""
@@ -156,4 +165,4 @@ class HeldCalls:
         if self._same.get(identity) is held:
             del self._same[identity]
         if not held.over.called:
-            held.over.callback(None)
+            held.over.callback(held.settlement)

@@ -8,15 +8,16 @@ gives parts new settings, never new partners.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
 from twisted.web.server import Site
 
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
-from middlewared.calls.ringing import EndedCall, Ringing
+from middlewared.calls.ringing import Ringing
 from middlewared.config import Config
 from middlewared.devices.cache import CachedDevices
 from middlewared.devices.responses import ResponseLog
@@ -76,7 +77,6 @@ class Parts:
         self._reactor = reactor
         self.config = config
         self.draining = False
-        self._idle: Deferred[None] | None = None
         apps = load_apps(config, now=reactor.seconds())
         endpoints = make_endpoints(config, reactor=reactor)
         self.logs = Logs(clock=reactor)
@@ -122,7 +122,7 @@ class Parts:
             rendezvous=self.rendezvous,
             routes=self.routes,
             background=self._calls,
-            ended=self._call_ended,
+            ended=self.journal.ended,
             new_key=fresh_key,
             settings=ringing_settings(self.config),
         )
@@ -143,7 +143,7 @@ class Parts:
             http_request=self.metrics.http_request,
         )
         self.metrics.sources = Sources(
-            waiting=lambda: self.rendezvous.waiting,
+            waiting=lambda: self.ringing.waiting,
             apns_connections=self.providers.apns_connections,
             credential_expiry=self.providers.credential_expiry,
             dependencies=self._dependencies,
@@ -217,19 +217,14 @@ class Parts:
         return Health(
             database_up=self.watch.is_up("database") is True,
             redis_up=redis_up(self.rendezvous),
-            waiting=self.rendezvous.waiting,
+            waiting=self.ringing.waiting,
             draining=self.draining,
         )
 
     async def until_idle(self, longest_s: float) -> None:
-        """Wait until no call waits, at most ``longest_s``."""
-        if not self.rendezvous.waiting:
-            return
-        self._idle = Deferred()
-        timer = self._reactor.callLater(longest_s, self._now_idle)
-        await self._idle
-        if timer.active():
-            timer.cancel()
+        """Wait until no request is held, at most ``longest_s``."""
+        with suppress(TimeoutError):
+            await self.ringing.idle().addTimeout(longest_s, self._reactor)
 
     async def stop(self) -> None:
         """Close everything, in the order in which it depends on each other."""
@@ -266,13 +261,3 @@ class Parts:
             unique_key=unique_key,
             reason=reason,
         )
-
-    def _call_ended(self, ended: EndedCall) -> None:
-        self.journal.ended(ended)
-        if self._idle is not None and not self.rendezvous.waiting:
-            self._now_idle()
-
-    def _now_idle(self) -> None:
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.callback(None)

@@ -53,7 +53,7 @@ class CallEndpoints:
             "incoming-call",
             "/api/incoming-call",
             {b"POST": self._ring},
-            format_refusal=pbx_refusal,
+            format_refusal=self._refuse,
             ends_with_client=True,
         )
 
@@ -70,6 +70,12 @@ class CallEndpoints:
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+
+    def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:
+        """A refusal in the form of the PBX."""
+        self._calls.refused(refusal.outcome)
+        timing = f"total;dur={elapsed_ms:.2f}"
+        return pbx_reply(refusal.status, refusal.outcome, timing, refusal.headers)
 
     async def _answer(self, request: Request) -> Reply:
         said = fields.phone_answer(fields_of(request), request.received_at)
@@ -98,9 +104,3 @@ def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Header
             *headers,
         ),
     )
-
-
-def pbx_refusal(refusal: Refusal, elapsed_ms: float) -> Reply:
-    """A refusal in the form of the PBX."""
-    timing = f"total;dur={elapsed_ms:.2f}"
-    return pbx_reply(refusal.status, refusal.outcome, timing, refusal.headers)

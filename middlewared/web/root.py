@@ -29,7 +29,7 @@ from middlewared.clock import Clock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest, MiddlewaredError
 from middlewared.model import Device
-from middlewared.web.calls import CallEndpoints, pbx_refusal
+from middlewared.web.calls import CallEndpoints
 from middlewared.web.credentials import Credentials
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
@@ -180,7 +180,8 @@ class Web:
         path = origin_path(target.partition(b"?")[0]).decode("latin-1") + "/"
         of_pbx = path.startswith(self._incoming_call.path + "/")
         self._http_request("broken", "other", status, 0.0)
-        return (pbx_refusal if of_pbx else json_refusal)(status_refusal(status), 0.0)
+        format_refusal = self._incoming_call.format_refusal if of_pbx else json_refusal
+        return format_refusal(status_refusal(status), 0.0)
 
     def _observe(self, request: Request) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"

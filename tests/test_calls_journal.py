@@ -1,0 +1,126 @@
+"""What is told of ended calls, and when."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.calls.journal import Journal
+from middlewared.calls.ringing import EndedCall, EndedRequest
+from middlewared.calls.trace import Trace
+from middlewared.metrics import Metrics
+from middlewared.model import (
+    Answer,
+    Call,
+    IncomingCall,
+    Outcome,
+    Platform,
+    ResponseRecord,
+    Settlement,
+)
+
+START = 1_700_000_000.0
+CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4)
+ANSWERED = Settlement(Outcome.ANSWERED, Answer(True, START + 0.1, START + 1.5))
+
+
+class JournalTests(SynchronousTestCase):
+    """With the real metrics."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.metrics = Metrics()
+        self.rows: list[ResponseRecord] = []
+        self.journal = Journal(
+            clock=self.clock, metrics=self.metrics, log_response=self.rows.append
+        )
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def lines(self, level: LogLevel = LogLevel.info) -> list[str]:
+        found = (event for event in self.events if event["log_level"] is level)
+        return [formatEvent(event) for event in found]
+
+    def request(self, *, joined: bool, replied_at: float, began_at: float = START) -> EndedRequest:
+        trace = Trace(lambda: began_at)
+        trace.mark("replied", replied_at)
+        return EndedRequest(CALL, trace, joined, None if joined else Platform.GCM, ANSWERED)
+
+    def test_nothing_is_told_at_once(self) -> None:
+        """The reply to the PBX goes first."""
+        self.journal.ended(self.request(joined=False, replied_at=START))
+        self.assertEqual(self.events, [])
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.lines()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_flush_tells_all(self) -> None:
+        """At the stop nothing is left, and no timer either."""
+        self.journal.ended(self.request(joined=False, replied_at=START))
+        self.journal.flush()
+        self.assertEqual(len(self.lines()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_line_of_a_request(self) -> None:
+        """Key, call_id, account, platform, outcome and steps; the number only at debug."""
+        self.journal.ended(self.request(joined=False, replied_at=START + 1.502))
+        self.journal.ended(self.request(joined=True, replied_at=START + 1.502))
+        self.journal.flush()
+        self.assertEqual(
+            self.lines(),
+            [
+                "call answered unique_key=key call_id=id sip_user_id=123456789"
+                " platform=gcm replied=1502.0",
+                "call answered (joined) unique_key=key call_id=id sip_user_id=123456789"
+                " platform=unknown replied=1502.0",
+            ],
+        )
+        self.assertIn("0612345678", self.lines(LogLevel.debug)[0])
+
+    def test_answered_call(self) -> None:
+        """Counted, timed from the accepted push, and one row for the response log."""
+        self.journal.ended(EndedCall(Platform.GCM, START, START + 0.5, ANSWERED))
+        self.journal.flush()
+        self.assertEqual(
+            self.value("middlewared_calls_total", platform="gcm", outcome="answered"), 1
+        )
+        self.assertEqual(self.value("middlewared_wakeup_seconds_sum", platform="gcm"), 1.0)
+        (row,) = self.rows
+        self.assertEqual((row.platform, row.available), (Platform.GCM, True))
+        self.assertAlmostEqual(row.roundtrip_seconds, 1.4, places=3)
+
+    def test_absurd_start_time_is_not_believed(self) -> None:
+        """A phone may echo anything: then our own start counts."""
+        for told in (0.0, START + 100, float("nan")):
+            answer = Answer(True, told, START + 1.5)
+            settlement = Settlement(Outcome.ANSWERED, answer)
+            self.journal.ended(EndedCall(Platform.GCM, START, None, settlement))
+        self.journal.flush()
+        self.assertEqual([row.roundtrip_seconds for row in self.rows], [1.5] * 3)
+
+    def test_hung_up_call(self) -> None:
+        """A word of its own beside the outcomes; its device was found."""
+        self.journal.ended(EndedCall(Platform.GCM, START, START, None))
+        self.journal.flush()
+        self.assertEqual(
+            self.value("middlewared_calls_total", platform="gcm", outcome="hung-up"), 1
+        )
+        name = "vialer_middleware_incoming_call_success_total"
+        self.assertEqual(self.value(name, action="Received", os="Middleware"), 1)
+
+    def test_time_to_the_ack_is_of_requests_that_waited(self) -> None:
+        """Joined ones too; a repeat of a call that was answered before says nothing."""
+        self.journal.ended(self.request(joined=False, replied_at=START + 1.5))
+        self.journal.ended(self.request(joined=True, replied_at=START + 1.5))
+        self.journal.ended(self.request(joined=True, replied_at=START + 3, began_at=START + 3))
+        self.journal.flush()
+        self.assertEqual(self.value("middlewared_answer_to_ack_seconds_count"), 2)
