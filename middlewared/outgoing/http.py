@@ -1,21 +1,21 @@
 """
-The HTTP client: Twisted's agent and pool over our own endpoints, with bounds.
+The HTTP client: treq over our own endpoints and a bounded pool of kept connections.
 
 The one invariant: a request holds at most one connection, and when it ends (answered,
 failed, timed out or cancelled) that connection is idle in the pool or closed.
-
-It is used without treq, whose treatment of URLs, cookies and compression costs as much
-as the request itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -31,7 +31,7 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
 from middlewared.outgoing.interface import (
@@ -48,6 +48,8 @@ from middlewared.outgoing.tls import ClientTLS
 MAX_CONNECTIONS = 256
 MAX_BODY_BYTES = 65_536
 IDLE_TIMEOUT_S = 120
+# treq keeps cookies for all users of a client: one account's would go with another's.
+_NO_COOKIES = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 class PooledHttpClient:
@@ -137,9 +139,17 @@ class PooledHttpClient:
     async def _exchange(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
         lease = _Lease(self._pool)
         agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, lease)
-        producer = None if body is None else cast(IBodyProducer, _BytesProducer(body))
+        client = HTTPClient(cast(IAgent, agent), cookiejar=_NO_COOKIES)
         try:
-            response = await agent.request(method.encode(), url.encode(), headers, producer)
+            response = await client.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                unbuffered=True,
+                reactor=self._reactor,
+            )
             content, complete = await _read(response, self._max_body_bytes)
         except CancelledError:
             lease.abort()
@@ -192,24 +202,6 @@ class _Lease:
     def abort(self) -> None:
         if self._connection is not None:
             self._connection.transport.abortConnection()
-
-
-@implementer(IBodyProducer)
-class _BytesProducer:
-    """Writes a request's body at once; it is small."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._body)
-        return succeed(None)
-
-    def stopProducing(self) -> None:
-        """It has written all."""
-
-    pauseProducing = resumeProducing = stopProducing
 
 
 class _Body(Protocol):
