@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.push.apns import frames
 from middlewared.push.apns.alarm import MASS, PERIOD_S, MassRefusal
 from middlewared.push.apns.connection import Connection
-from middlewared.push.apns.exchange import OK, End, Exchange
+from middlewared.push.apns.exchange import OK, End, Exchange, always_wanted
 from middlewared.push.apns.keeper import HURRIED_BACKOFF_S, MAX_BACKOFF_S
 from middlewared.push.apns.pool import MAX_QUEUE, Pool
 from middlewared.push.interface import Temporary
@@ -64,7 +65,6 @@ class PoolTests(SynchronousTestCase):
     def make_pool(self) -> Pool:
         """A pool that was not started."""
         return Pool(
-            environment="production",
             name="app production",
             clock=self.clock,
             endpoint=lambda: cast(IStreamClientEndpoint, self.network),
@@ -76,9 +76,11 @@ class PoolTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.pool.stop()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def submit(self, *, deadline: float = 1e9) -> list[End]:
+    def submit(
+        self, *, deadline: float = 1e9, wanted: Callable[[], bool] = always_wanted
+    ) -> list[End]:
         """Submit a push; its end will be in the list."""
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline)
+        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
         ends: list[End] = []
         exchange.ended.addCallback(ends.append)
         self.pool.submit(exchange)
@@ -126,19 +128,18 @@ class PoolTests(SynchronousTestCase):
         self.clock.advance(1.0)
         self.assertEqual(late, [Temporary("deadline")])
 
-    def test_a_pool_that_was_replaced_passes_everything_on(self) -> None:
-        """What waits, and what comes late, from somebody who still knew the old one."""
-        successor = self.make_pool()
-        self.addCleanup(lambda: Deferred.fromCoroutine(successor.stop()))
-        waiting = self.submit()
-        self.successResultOf(Deferred.fromCoroutine(self.pool.hand_over(successor, 1.0)))
-        late = self.submit()
+    def test_pushes_of_calls_that_are_over_are_not_sent(self) -> None:
+        """What is not wanted any more when its turn comes is dropped, the others go."""
+        wanted = True
+        unwanted = self.submit(wanted=lambda: wanted)
+        other = self.submit()
+        wanted = False
         self.network.up = True
-        successor.start()
-        for stream_id in (1, 3):
-            answer = frames.pack(frames.HEADERS, 5, stream_id, b"\x88")
-            self.network.connections[0].dataReceived(answer)
-        self.assertEqual((waiting, late), ([OK], [OK]))
+        self.pool.start()
+        self.assertEqual(unwanted, [Temporary("unwanted")])
+        answer = frames.pack(frames.HEADERS, 5, 1, b"\x88")
+        self.network.connections[0].dataReceived(answer)
+        self.assertEqual(other, [OK])
 
     def test_a_connection_that_idled_is_replaced_at_once(self) -> None:
         """It answered PINGs; that the peer closes it at last is no failure."""

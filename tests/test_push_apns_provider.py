@@ -10,7 +10,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from middlewared.push.apns.alarm import MASS
-from middlewared.push.apns.credentials import load_certificate
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import (
     Accepted,
@@ -534,33 +533,6 @@ class LifeTests(AppleTestCase):
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
         self.assertIsNone(provider.credential_expiry)
-
-    async def test_new_credentials_without_losing_a_push(self) -> None:
-        """What is in flight finishes, what waits goes on with the new connections."""
-        apple = await self.serve(behaviour=Behaviour(max_concurrent_streams=5))
-        provider = self.provide(self.settings(apple.url))
-        await provider.send(call_push(OTHER_TOKEN))
-        apple.record.delivered.clear()
-        apple.scripts.for_next(10, Delay(0.05))
-        sending = [self.sending(provider, call_push(token)) for token in tokens(40)]
-        path = self.authority.apns_client(name="renewed")
-        renewed = load_certificate(path, now=reactor.seconds())
-        before = apple.record.connection_count
-        provider.settings = self.settings(apple.url, credentials=renewed)
-        self.assertEqual(await gatherResults(sending), [Accepted()] * 40)
-        self.assertEqual(sorted(p.token for p in apple.record.delivered), tokens(40))
-        self.assertGreater(apple.record.connection_count, before)
-
-    async def test_the_same_settings_keep_the_connections(self) -> None:
-        """A reload that changes nothing costs nothing."""
-        apple = await self.serve()
-        credentials = self.by_key()
-        provider = self.provide(self.settings(apple.url, credentials=credentials))
-        await provider.send(call_push())
-        count = apple.record.connection_count
-        provider.settings = self.settings(apple.url, credentials=self.by_key())
-        await provider.send(call_push())
-        self.assertEqual(apple.record.connection_count, count)
 
     async def test_stopping_ends_what_is_in_flight_or_queued(self) -> None:
         """As temporary: it is not known whether Apple took it."""

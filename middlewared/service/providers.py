@@ -123,7 +123,6 @@ class Providers:
                 topic=app.topic,
                 credentials=credentials,
                 tls=ClientTLS(trust=loaded.trust, certificate=certificate, protocols=[b"h2"]),
-                trust=loaded.roots,
                 production_url=app.production_url,
                 sandbox_url=app.sandbox_url,
                 connections=app.connections,

@@ -7,6 +7,7 @@ that explains why there is none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -43,6 +44,11 @@ class Carrier(Protocol):
         """Open no more exchanges here: another connection takes the place."""
 
 
+def always_wanted() -> bool:
+    """For pushes that are of use until their deadline."""
+    return True
+
+
 class Exchange:
     """A request as bytes, and the place where its end arrives."""
 
@@ -59,17 +65,27 @@ class Exchange:
         "sent",
         "status",
         "stream_id",
+        "wanted",
         "window",
     )
 
-    def __init__(self, *, block: bytes, body: bytes, deadline: float) -> None:
+    def __init__(
+        self,
+        *,
+        block: bytes,
+        body: bytes,
+        deadline: float,
+        wanted: Callable[[], bool] = always_wanted,
+    ) -> None:
         """
         :param block: the HPACK header block.
         :param deadline: epoch seconds after which it must not be sent.
+        :param wanted: asked right before it is sent.
         """
         self.block = block
         self.body = body
         self.deadline = deadline
+        self.wanted = wanted
         self.ended: Deferred[End] = Deferred(self._withdraw)
         """Fires with the end. Cancelling it withdraws a push that was not sent yet."""
 

@@ -30,6 +30,9 @@ SWEEP_S = 0.02
 
 CLOSE_TIMEOUT_S = 2.0
 
+UNWANTED = Temporary("unwanted")
+"""The call was over before its push could be sent."""
+
 
 class Pool:
     """
@@ -42,13 +45,11 @@ class Pool:
     def __init__(
         self,
         *,
-        environment: str,
         name: str,
         clock: Clock,
         endpoint: Callable[[], IStreamClientEndpoint],
         size: int,
     ) -> None:
-        self.environment = environment
         self.name = name
         self._clock = clock
         self._connections: list[Connection] = []
@@ -62,7 +63,6 @@ class Pool:
         self._sweep_at = inf
         self._draining: DelayedCall | None = None
         self._stopped: End | None = None
-        self._successor: Pool | None = None
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {self._connections}, {len(self._queue)} queued>"
@@ -82,12 +82,11 @@ class Pool:
 
     def submit(self, exchange: Exchange) -> None:
         """Send ``exchange`` now, or as soon as a stream is free."""
-        if self._successor is not None:
-            self._successor.submit(exchange)
-            return
         connection = None if self._queue else self._pick(None)
         if exchange.deadline <= self._clock.seconds():
             exchange.end(Temporary("deadline"))
+        elif not exchange.wanted():
+            exchange.end(UNWANTED)
         elif connection is not None:
             self._send(exchange, connection)
         elif self._stopped is not None:
@@ -110,16 +109,6 @@ class Pool:
         for connection in list(self._connections):
             connection.close(self._stopped)
         await self._wait_closed(CLOSE_TIMEOUT_S)
-
-    async def hand_over(self, successor: Pool, timeout_s: float) -> None:
-        """Give the queue to ``successor``, and close when what is in flight has ended."""
-        self._successor = successor
-        await self._end_keepers()
-        while self._queue:
-            successor.submit(self._queue.popleft())
-        for connection in list(self._connections):
-            connection.leave()
-        await self._wait_closed(timeout_s)
 
     # What the keepers tell.
 
@@ -169,6 +158,8 @@ class Pool:
             exchange = self._queue.popleft()
             if exchange.deadline <= now:
                 exchange.end(Temporary("deadline"))
+            elif not exchange.wanted():
+                exchange.end(UNWANTED)
             elif not exchange.over:
                 self._send(exchange, connection)
 
@@ -177,9 +168,7 @@ class Pool:
         if exchange.over:
             return
         exchange.unopened()
-        if self._successor is not None:
-            self._successor.submit(exchange)
-        elif self._stopped is not None:
+        if self._stopped is not None:
             exchange.end(self._stopped)
         elif exchange.refusals > MAX_REFUSALS:
             exchange.end(Temporary("refused unprocessed"))

@@ -19,7 +19,7 @@ from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.push.apns.alarm import MassRefusal
 from middlewared.push.apns.credentials import Credentials, KeyCredentials
-from middlewared.push.apns.exchange import Answer, Exchange
+from middlewared.push.apns.exchange import Answer, Exchange, always_wanted
 from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
 from middlewared.push.apns.pool import Pool
 from middlewared.push.apns.reasons import (
@@ -43,8 +43,6 @@ from middlewared.push.interface import (
 
 OTHER_ENVIRONMENT_S = 1.5
 """How long the other environment may take: the caller should soon hear that nobody rings."""
-
-HAND_OVER_S = 10.0
 HTTPS = 443
 
 
@@ -60,15 +58,13 @@ class ApnsSettings:
     What is configured for one app.
 
     ``tls`` gives the TLS set-up for a host: trusted roots, ALPN ``h2`` and, with
-    certificate credentials, that certificate. ``trust`` tells one set of roots from
-    another: settings that are equal keep their connections at a reload.
+    certificate credentials, that certificate.
     """
 
     app: str
     topic: str
     credentials: Credentials
     tls: Callable[[str], IOpenSSLClientConnectionCreator] = attrs.field(repr=False, eq=False)
-    trust: str = ""
     production_url: str = "https://api.push.apple.com"
     sandbox_url: str = "https://api.sandbox.push.apple.com"
     connections: int = 2
@@ -83,6 +79,7 @@ class Message:
     body: bytes = attrs.field(repr=False)
     expiration: float
     deadline: float
+    wanted: Callable[[], bool] = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -112,24 +109,8 @@ class ApnsProvider:
         self._settings = settings
         self._alarm = MassRefusal(app=settings.app, clock=clock)
         self._environments = self._make_environments()
-        self._retiring: list[Pool] = []
         self._background = Background()
         self._encoded: tuple[ProviderToken, bytes] | None = None
-
-    @property
-    def settings(self) -> ApnsSettings:
-        """Assigning new ones replaces the connections if they must; no push is lost."""
-        return self._settings
-
-    @settings.setter
-    def settings(self, settings: ApnsSettings) -> None:
-        before, self._settings = self._settings, settings
-        if before == settings:
-            return
-        old, self._environments = self._environments, self._make_environments()
-        for name, environment in self._environments.items():
-            environment.pool.start()
-            self._background.run(self._replace(old[name].pool, environment.pool))
 
     @property
     def credential_expiry(self) -> float | None:
@@ -138,15 +119,11 @@ class ApnsProvider:
 
     def connection_states(self) -> Mapping[tuple[str, str], int]:
         """How many connections there are for each (environment, state)."""
-        counts = {
+        return {
             (name, state): count
             for name, environment in self._environments.items()
             for state, count in environment.pool.states().items()
         }
-        for pool in self._retiring:
-            for count in pool.states().values():
-                counts[pool.environment, "draining"] += count
-        return counts
 
     def start(self) -> None:
         """Begin to connect to both environments."""
@@ -155,9 +132,8 @@ class ApnsProvider:
 
     async def stop(self) -> None:
         """Close all connections; pushes in flight end as Temporary."""
-        pools = [*self._retiring, *(each.pool for each in self._environments.values())]
-        for pool in pools:
-            self._background.run(pool.stop())
+        for environment in self._environments.values():
+            self._background.run(environment.pool.stop())
         await self._background.finish()
 
     async def send(self, push: Push) -> PushResult:
@@ -210,6 +186,7 @@ class ApnsProvider:
             ),
             body=message.body,
             deadline=message.deadline,
+            wanted=message.wanted,
         )
         environment.pool.submit(exchange)
         end = await exchange.ended
@@ -244,7 +221,6 @@ class ApnsProvider:
             return tcp
 
         pool = Pool(
-            environment=name,
             name=f"{settings.app} {name}",
             clock=self._clock,
             endpoint=endpoint,
@@ -259,22 +235,16 @@ class ApnsProvider:
             ),
         )
 
-    async def _replace(self, old: Pool, new: Pool) -> None:
-        self._retiring.append(old)
-        try:
-            await old.hand_over(new, HAND_OVER_S)
-        finally:
-            self._retiring.remove(old)
-
 
 def _message(push: Push) -> Message | None:
     """None when there is no token to send a notice to."""
     device = push.device
     if isinstance(push, CallPush):
         body = apple_call_payload(push)
-        return Message(True, device.token, body, push.deadline, push.deadline)
+        return Message(True, device.token, body, push.deadline, push.deadline, push.wanted)
     if not device.remote_notification_token:
         return None
     expiration = push.deadline + NOTICE_LIFE_S
     body = apple_notice_payload(push)
-    return Message(False, device.remote_notification_token, body, expiration, push.deadline)
+    token = device.remote_notification_token
+    return Message(False, token, body, expiration, push.deadline, always_wanted)

@@ -1,0 +1,103 @@
+"""Which provider is used, and what becomes of one that a reload takes out of use."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.background import Background
+from middlewared.model import Device, Platform
+from middlewared.push.interface import Accepted, NoticePush, Push, PushResult
+from middlewared.push.metered import RETIRE_S, MeteredProvider
+from middlewared.push.routing import MeteredRoute, RouteTable
+
+KEY = ("com.example", Platform.GCM)
+NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.0)
+
+
+class SlowProvider:
+    """Keeps its verdict back until told."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.stopped = 0
+        self.verdict: Deferred[PushResult] = Deferred()
+
+    def start(self) -> None:
+        self.started += 1
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+    async def send(self, push: Push) -> PushResult:
+        return await self.verdict
+
+
+class CountedPushes:
+    """The metrics of pushes."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, float]] = []
+
+    def push_sent(
+        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+    ) -> None:
+        self.counted.append((result, seconds))
+
+
+class RouteTableTests(SynchronousTestCase):
+    """A table with one app."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.metrics = CountedPushes()
+        self.table = RouteTable(background=Background())
+        self.provider = SlowProvider()
+        self.route = self.make_route(self.provider)
+        self.table.replace({KEY: self.route})
+
+    def make_route(self, provider: SlowProvider) -> MeteredRoute:
+        return MeteredRoute(
+            provider=MeteredProvider(
+                provider=provider,
+                clock=self.clock,
+                metrics=self.metrics,
+                app="com.example",
+                platform=Platform.GCM,
+            )
+        )
+
+    def test_known_and_unknown_apps(self) -> None:
+        """An app on another platform is another one."""
+        self.assertIs(self.table.find(*KEY), self.route)
+        self.assertIsNone(self.table.find("com.example", Platform.ANDROID))
+        self.assertEqual((self.provider.started, self.provider.stopped), (1, 0))
+
+    def test_what_stays_is_neither_stopped_nor_started_again(self) -> None:
+        """A reload that changes a setting of the route keeps the provider."""
+        same = MeteredRoute(provider=self.route.provider, lost_account_notice=False)
+        self.table.replace({KEY: same})
+        self.assertIs(self.table.find(*KEY), same)
+        self.assertEqual((self.provider.started, self.provider.stopped), (1, 0))
+
+    def test_replaced_provider_ends_its_pushes_first(self) -> None:
+        """The new one is used from now on; the old one stops when its last push has ended."""
+        sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
+        new = SlowProvider()
+        self.table.replace({KEY: self.make_route(new)})
+        self.assertEqual((new.started, self.provider.stopped), (1, 0))
+        self.clock.advance(0.5)
+        self.provider.verdict.callback(Accepted())
+        self.assertEqual(self.successResultOf(sending), Accepted())
+        self.assertEqual(self.provider.stopped, 1)
+        self.assertEqual(self.metrics.counted, [("accepted", 0.5)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_replaced_provider_is_not_waited_for_forever(self) -> None:
+        """A push that never ends does not keep the old provider alive."""
+        sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
+        self.table.replace({})
+        self.clock.advance(RETIRE_S)
+        self.assertEqual(self.provider.stopped, 1)
+        self.assertNoResult(sending)
