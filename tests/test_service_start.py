@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+from typing import Any
+
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 
 from middlewared.simulator.certificates import EXPIRED, Authority
+from middlewared.simulator.daemon import DaemonFailed, DaemonProcess
 from tests.daemons import PORTS, DaemonTestCase
+
+reactor: Any = installed_reactor
+
+
+class Silent(Protocol):
+    """A database that takes connections and never says a word."""
+
+    factory: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.factory.spoken_to()
 
 
 class StartTests(DaemonTestCase):
@@ -39,14 +58,32 @@ class StartTests(DaemonTestCase):
         self.assertNotIn("Traceback", output)
 
     async def test_busy_port(self) -> None:
-        """A port in use is named by its key."""
+        """A port in use is named by its key; there is nothing to drain."""
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            code, output = await self.refused_start(PORTS.replace("tcp:0", f"tcp:{port}", 1))
+            busy = PORTS.replace("tcp:0", f"tcp:{port}", 1)
+            code, output = await self.refused_start(f"{busy}[calls]\ndrain_notice_ms = 50000\n")
         self.assertEqual(code, 1)
         self.assertIn(f"[http] listen: cannot listen at tcp:{port}:interface=127.0.0.1", output)
         self.assertIn("Address already in use", output)
         self.assertNotIn("Traceback", output)
+
+    async def test_end_before_ready(self) -> None:
+        """SIGTERM while the database is still waited for: a clean end, exit code 0."""
+        silent: Any = Factory.forProtocol(Silent)
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(silent)
+        self.addCleanup(port.stopListening)
+        url = f"postgresql://nobody@127.0.0.1:{port.getHost().port}/nothing"
+        daemon = DaemonProcess(
+            reactor=reactor, config=self.write_config(f"{PORTS}[database]\nurl = {url}\n")
+        )
+        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
+        silent.spoken_to = lambda: daemon.signal(signal.SIGTERM)
+        with self.assertRaises(DaemonFailed):
+            await daemon.start()
+        self.assertEqual(await daemon.ended(), 0)
+        self.assertIn("middlewared stopped", daemon.log)
+        self.assertNotIn("Traceback", daemon.log)
 
     async def test_expired_certificate(self) -> None:
         """An expired certificate stops the start and says when it expired."""

@@ -53,6 +53,7 @@ class Daemon(Service):
         self._reread = reread
         self._fail = failed
         self._ending = False
+        self._ready = False
         self._ports: list[Any] = []
         self._starting: Deferred[None] | None = None
 
@@ -70,6 +71,7 @@ class Daemon(Service):
     def stopService(self) -> Deferred[None]:
         """Called once the process is told to end (SIGTERM, SIGINT)."""
         self.running = 0
+        self._ending = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _start(self) -> None:
@@ -77,16 +79,21 @@ class Daemon(Service):
         for warning in parts.config.warnings:
             self.log.warn("{warning}", warning=warning)
         await parts.start()
+        if self._ending:
+            return
         where = []
         for face in parts.faces():
             ports = await listen(self._reactor, face)
             self._ports += ports
             where.append(addresses(face.name, ports))
+        self._ready = True
         self.log.info("middlewared ready {where}", where=" ".join(filter(None, where)))
         self._manager.ready()
 
     def _failed(self, failure: Failure) -> None:
         """The start failed: say why in plain words, and end."""
+        if self._ending:
+            return
         problems: list[str] = []
         if isinstance(failure.value, ConfigError):
             problems = failure.value.problems
@@ -103,7 +110,7 @@ class Daemon(Service):
         """Begin to end the process; repeated signals change nothing."""
         if not self._ending:
             self._ending = True
-            self._reactor.stop()
+            self._reactor.callWhenRunning(self._reactor.stop)
 
     def reload(self) -> None:
         """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
@@ -121,9 +128,10 @@ class Daemon(Service):
     async def _stop(self) -> None:
         calls = self._parts.config.calls
         self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)
-        if self._starting is not None and not self._starting.called:
+        if self._starting is not None:
             self._starting.cancel()
-        if self._ports:
+            await self._starting
+        if self._ready:
             await self._drain()
         await DeferredList([_closed(port) for port in self._ports], consumeErrors=True)
         await self._parts.stop()
@@ -139,7 +147,7 @@ class Daemon(Service):
         parts = self._parts
         calls = parts.config.calls
         parts.draining = True
-        self.log.info("draining, {waiting} calls wait", waiting=parts.rendezvous.waiting)
+        self.log.info("draining, {waiting} calls wait", waiting=parts.ringing.waiting)
         await self._pause(calls.drain_notice_ms / 1000)
         parts.ringing.draining = True
         await parts.until_idle(calls.drain_ms / 1000)
