@@ -15,13 +15,18 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from zope.interface import implementer
 
+from middlewared.outgoing.spreading import Spreading
+
 CONNECT_TIMEOUT_S = 5.0
 
 
 @implementer(IStreamClientEndpoint)
 @attrs.frozen
 class DirectEndpoint:
-    """A TCP connection to ``host``; the name is looked up at each connect."""
+    """
+    A TCP connection to ``host``; the name is looked up at each connect, and of several
+    addresses another one comes first each time.
+    """
 
     reactor: Any = attrs.field(repr=False)  # Twisted names no type for all it needs here
     host: str
@@ -31,7 +36,9 @@ class DirectEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect; the name look-up counts into the time-out."""
         try:
-            endpoint = HostnameEndpoint(self.reactor, self.host, self.port, self.timeout_s)
+            endpoint = HostnameEndpoint(
+                Spreading(self.reactor), self.host, self.port, self.timeout_s
+            )
         except ValueError:  # a name that cannot be one (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
