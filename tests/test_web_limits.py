@@ -207,6 +207,18 @@ class BrokenHttpTests(LimitsCase):
             self.assertEqual(body, expected)
             self.assertEqual("x-outcome" in headers, of_pbx)
 
+    async def test_connections_are_not_kept_at_the_end(self) -> None:
+        """What is held is answered; the next answer of a connection closes it."""
+        client = await self.connect()
+        client.send(http_message("POST", "/api/incoming-call/", CALL, FORM))
+        await self.calls.until(rung=1)
+        self.web.closing = True
+        self.calls.ringing[0].callback(Outcome.ANSWERED)
+        self.assertNotIn("connection", (await client.response()).headers)
+        client.send(http_message("GET", "/health/"))
+        self.assertEqual((await client.response()).headers["connection"], "close")
+        await client.closed
+
     async def test_pipelined_requests_are_answered_in_order(self) -> None:
         """Each after the one before it has ended."""
         client = await self.connect()

@@ -146,7 +146,7 @@ class Daemon(Service):
         """
         parts = self._parts
         calls = parts.config.calls
-        parts.draining = True
+        parts.draining = parts.web.closing = True
         self.log.info("draining, {waiting} calls wait", waiting=parts.ringing.waiting)
         await self._pause(calls.drain_notice_ms / 1000)
         parts.ringing.draining = True

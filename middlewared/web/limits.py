@@ -75,6 +75,12 @@ class Channel(http.HTTPChannel):
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         self._refuse(431)
 
+    def checkPersistence(self, request: http.Request, version: bytes) -> bool:
+        if self.site.closing:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        return cast(bool, super().checkPersistence(request, version))
+
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > 18 and data.isdigit():
             # Twisted's int() raises at 4300 digits; so many bytes are too many anyhow.
@@ -156,6 +162,7 @@ class Site(server.Site):
     A listening face: its connections, and the settings they are judged by.
 
     :param settings: gives the present settings; asked again for each connection and request.
+    :param closing: whether each connection is to be closed with its next answer.
     :param observe: told of each request that was answered.
     """
 
@@ -168,12 +175,14 @@ class Site(server.Site):
         resource: Resource,
         clock: Clock,
         settings: Callable[[], WebSettings],
+        closing: Callable[[], bool],
         refuse_broken: RefuseBroken,
         observe: Callable[[Request], None],
     ) -> None:
         super().__init__(resource, reactor=clock)
         self.clock = clock
         self._settings = settings
+        self._closing = closing
         self.refuse_broken = refuse_broken
         self._observe = observe
         self.connections = 0
@@ -182,6 +191,11 @@ class Site(server.Site):
     def settings(self) -> WebSettings:
         """The settings of this moment."""
         return self._settings()
+
+    @property
+    def closing(self) -> bool:
+        """Whether no connection is kept any more."""
+        return self._closing()
 
     def startFactory(self) -> None:
         """Twisted would open an access log and tick once a second for its dates."""

@@ -61,6 +61,7 @@ class Web:
     :param hangup: given the device, the call's key and the reason of each hangup report.
     :param health: how the daemon is at this moment.
     :param http_request: told the route, method, status and seconds of each answered request.
+    :ivar closing: set it before the end: each connection is closed with its next answer.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Web:
         http_request: Callable[[str, str, int, float], None],
     ) -> None:
         self.settings = settings
+        self.closing = False
         self._clock = clock
         self._http_request = http_request
         self._background = background
@@ -116,6 +118,7 @@ class Web:
             resource=_tree(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
             settings=lambda: self.settings,
+            closing=lambda: self.closing,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
         )
