@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
 from middlewared.model import Device, Platform
-from middlewared.push.interface import Accepted, NoticePush, Push, PushResult
+from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Rejected
 from middlewared.push.metered import RETIRE_S, MeteredProvider
 from middlewared.push.routing import MeteredRoute, RouteTable
 
@@ -52,7 +52,8 @@ class RouteTableTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.metrics = CountedPushes()
-        self.table = RouteTable(background=Background())
+        self.background = Background()
+        self.table = RouteTable(background=self.background)
         self.provider = SlowProvider()
         self.route = self.make_route(self.provider)
         self.table.replace({KEY: self.route})
@@ -101,3 +102,21 @@ class RouteTableTests(SynchronousTestCase):
         self.clock.advance(RETIRE_S)
         self.assertEqual(self.provider.stopped, 1)
         self.assertNoResult(sending)
+
+    def test_end_of_the_daemon_stops_a_replaced_provider(self) -> None:
+        """It waits for nothing more, and no timer is left."""
+        sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
+        self.table.replace({})
+        self.background.cancel()
+        self.successResultOf(Deferred.fromCoroutine(self.background.finish()))
+        self.assertEqual(self.provider.stopped, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertNoResult(sending)
+
+    def test_bug_in_a_provider_is_a_verdict(self) -> None:
+        """Nobody waits for a push that has failed; it is logged and counted."""
+        sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
+        self.provider.verdict.errback(ZeroDivisionError())
+        self.assertEqual(self.successResultOf(sending), Rejected("internal error"))
+        self.assertEqual(self.metrics.counted, [("config-fault", 0.0)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -1,18 +1,20 @@
 """
 A provider whose pushes are counted and timed.
 
-The one invariant: every push that was asked for is counted once, with the verdict it got.
+The one invariant: every push that was asked for is counted once, with the verdict it
+got; a provider's bug is one, too.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 
 from middlewared.clock import Clock
 from middlewared.model import Platform
-from middlewared.push.interface import Push, PushProvider, PushResult
+from middlewared.push.interface import Push, PushProvider, PushResult, Rejected
 
 RETIRE_S = 30.0
 
@@ -28,6 +30,8 @@ class PushMetrics(Protocol):
 
 class MeteredProvider:
     """Wraps the provider of one app; retires it without cutting off a push."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -60,7 +64,10 @@ class MeteredProvider:
             idle: Deferred[None] = Deferred()
             self._idle = idle
             timer = self._clock.callLater(RETIRE_S, self._now_idle)
-            await idle
+            try:
+                await idle
+            except CancelledError:
+                self._idle = None  # The daemon ends.
             if timer.active():
                 timer.cancel()
         await self.stop()
@@ -71,6 +78,15 @@ class MeteredProvider:
         self._in_flight += 1
         try:
             result = await self.provider.send(push)
+        except CancelledError:
+            raise
+        except Exception:
+            self.log.failure(
+                "a push of {app} on {platform} failed",
+                app=self._app,
+                platform=self._platform.value,
+            )
+            result = Rejected("internal error")
         finally:
             self._in_flight -= 1
             if not self._in_flight:
