@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.model import Device, Platform
-from middlewared.push.interface import NoticePush, PushProvider, PushResult, Routes, Temporary
+from middlewared.push.interface import ConfigFault, NoticePush, PushResult, Routes, Temporary
 
 # Flutter apps act only on a text that begins with these very words.
 LOST_ACCOUNT_TEXT = (
@@ -56,12 +56,12 @@ class LostAccountNotices:
         if self._sending >= MOST_AT_ONCE:
             self.log.warn("too many lost-account notices: one dropped")
             return
-        self._background.run(self._send(route.provider, lost))
+        self._background.run(self._send(lost))
 
-    async def _send(self, provider: PushProvider, lost: Device) -> None:
+    async def _send(self, lost: Device) -> None:
         self._sending += 1
         try:
-            result = await self._deliver(provider, lost)
+            result = await self._deliver(lost)
         finally:
             self._sending -= 1
         self.log.info(
@@ -72,16 +72,21 @@ class LostAccountNotices:
             reason=result.reason,
         )
 
-    async def _deliver(self, provider: PushProvider, lost: Device) -> PushResult:
+    async def _deliver(self, lost: Device) -> PushResult:
         """Send the notice, and again while the trouble is temporary and there is time."""
         notice = NoticePush(lost, LOST_ACCOUNT_TEXT, self._clock.seconds() + VALID_S)
         for tried in range(TRIES - 1):
-            result = await provider.send(notice)
+            result = await self._try(notice)
             if not isinstance(result, Temporary):
                 return result
             own = FIRST_BACKOFF_S * 2**tried * (1 + random.random())  # noqa: S311 (jitter)
             await self._pause(max(own, result.retry_after_s or 0.0))
-        return await provider.send(notice)
+        return await self._try(notice)
+
+    async def _try(self, notice: NoticePush) -> PushResult:
+        """Send it once, on the way of this moment: a reload may have changed it."""
+        route = self._routes.find(notice.device.app, notice.device.platform)
+        return ConfigFault("app-removed") if route is None else await route.provider.send(notice)
 
     async def _pause(self, seconds: float) -> None:
         pause: Deferred[None] = Deferred()
