@@ -58,7 +58,6 @@ class DependencyWatch:
 
     def _ping(self, name: str) -> None:
         running = self._running[name] = Deferred.fromCoroutine(self._check(name))
-        running.addErrback(lambda failure: self.log.failure("ping of {name}", failure, name=name))
         running.addBoth(lambda _: self._schedule(name))
 
     def _schedule(self, name: str) -> None:
@@ -71,6 +70,9 @@ class DependencyWatch:
             await self._pings[name]()
         except ServiceDown as error:
             self._note(name, False, str(error))
+        except Exception:
+            self.log.failure("ping of {name} failed", name=name)
+            self._note(name, False, "its ping failed")
         else:
             self._note(name, True, "")
 

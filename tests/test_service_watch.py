@@ -1,0 +1,59 @@
+"""Noticing that a dependency went away, and that it is back."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.errors import DatabaseDown
+from middlewared.service.watch import DependencyWatch
+
+
+class WatchTests(SynchronousTestCase):
+    """One dependency, whose pings the test answers."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.pings: list[Deferred[None]] = []
+        self.watch = DependencyWatch(clock=self.clock, pings={"database": self.ping})
+        self.watch.start()
+
+    async def ping(self) -> None:
+        self.pings.append(Deferred())
+        await self.pings[-1]
+
+    def answer(self, failure: Exception | None = None) -> None:
+        """End the ping under way, and let the next one begin."""
+        if failure is None:
+            self.pings[-1].callback(None)
+        else:
+            self.pings[-1].errback(failure)
+        self.clock.advance(1.0)
+
+    def test_goes_and_comes_back(self) -> None:
+        """Each ping tells how it is."""
+        self.answer(DatabaseDown("gone"))
+        self.assertIs(self.watch.is_up("database"), False)
+        self.answer()
+        self.assertIs(self.watch.is_up("database"), True)
+
+    def test_unforeseen_failure_is_down(self) -> None:
+        """Whatever it is, the dependency did not prove that it is there; pings go on."""
+        self.answer(ZeroDivisionError())
+        self.assertIs(self.watch.is_up("database"), False)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.answer()
+        self.assertIs(self.watch.is_up("database"), True)
+
+    def test_what_is_not_in_use(self) -> None:
+        """Neither up nor down."""
+        self.assertIsNone(self.watch.is_up("redis"))
+
+    def test_stop_waits_for_the_ping_under_way(self) -> None:
+        """And begins no other."""
+        stopped = Deferred.fromCoroutine(self.watch.stop())
+        self.assertNoResult(stopped)
+        self.answer()
+        self.successResultOf(stopped)
+        self.assertEqual((len(self.pings), self.clock.getDelayedCalls()), (1, []))
