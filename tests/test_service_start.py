@@ -47,12 +47,16 @@ class StartTests(DaemonTestCase):
             "[http]\nlisten = tcp:0\nmax_body_byte = 1\n"
             "[cals]\nmax_waiting = 3\n"
             "[app:com.example:apns]\ncertificate = missing.pem\n"
+            "[log]\nmetrics_file = nowhere/reports.json\n"
+            "[database]\nurl = sqlite:nowhere/devices.sqlite3\n"
         )
         self.assertEqual(code, 1)
         for line in (
             "[http] max_body_byte: unknown key",
             "[cals]: unknown section",
             "[app:com.example:apns] certificate:",
+            "[log] metrics_file: no such directory",
+            "[database] url: no such directory",
         ):
             self.assertIn(f"middlewared.ini: {line}", output)
         self.assertNotIn("Traceback", output)

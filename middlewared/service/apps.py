@@ -63,6 +63,13 @@ def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str
     """
     for (name, platform), app in config.apps.items():
         yield from _problems(f"app:{name}:{platform.value}", partial(_load, app, now))
+    for section, key, path in (
+        ("log", "file", config.log.file),
+        ("log", "metrics_file", config.log.metrics_file),
+        ("database", "url", config.database.sqlite_file),
+    ):
+        if path is not None and not path.parent.is_dir():
+            yield section, key, f"no such directory: {path.parent}"
     htpasswd = config.accounts.htpasswd
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
         yield from _problems("accounts", partial(read_passwords, htpasswd))

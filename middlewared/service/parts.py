@@ -201,8 +201,8 @@ class Parts:
         :raises ConfigError: it cannot be used; nothing has changed.
         """
         apps = load_apps(config, now=self._reactor.seconds())
-        reload_accounts(self.accounts, config)
         self.logs.reload(config.log)
+        reload_accounts(self.accounts, config)
         self._apps = apps
         self.routes.replace(self.providers.routes(apps))
         self.ringing.settings = ringing_settings(config)
@@ -228,18 +228,33 @@ class Parts:
 
     async def stop(self) -> None:
         """Close everything, in the order in which it depends on each other."""
-        await self.watch.stop()
-        await self._requests.finish()
+        for step in (
+            self.watch.stop,
+            self._requests.finish,
+            self._stop_calls,
+            self._stop_pushes,
+            self.responses.stop,
+            self._stop_accounts,
+            self._store.stop,
+        ):
+            try:
+                await step()
+            except Exception:  # what fails must not keep the others from being closed
+                self.log.failure("the stop goes on after a failure")
+
+    async def _stop_calls(self) -> None:
         await stop_rendezvous(self.rendezvous)
         self.journal.flush()
+
+    async def _stop_pushes(self) -> None:
         self._notices.cancel()
         await self.routes.stop()
         await self._calls.finish()
         await self._notices.finish()
-        await self.responses.stop()
+
+    async def _stop_accounts(self) -> None:
         stop_accounts(self.accounts)
         await self._client.close()
-        await self._store.stop()
 
     def last_words(self) -> None:
         """Write what the log still holds; every later line is written at once."""
