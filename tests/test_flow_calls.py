@@ -39,12 +39,16 @@ class FlowTestCase(DaemonTestCase):
 
     calls = "roundtrip_wait_ms = 3000\nresend_interval_ms = 500\n"
 
-    async def start(self) -> None:
-        """Set the stage."""
+    async def start(self, sections: str = "") -> None:
+        """Set the stage; ``sections`` are further ones of the configuration."""
         self.phones: dict[str, Phone] = {}
         self.pushed: dict[str, Deferred[AnyPush]] = {}
         self.stage = Stage(
-            reactor=reactor, folder=self.directory, listener=self._pushed, calls=self.calls
+            reactor=reactor,
+            folder=self.directory,
+            listener=self._pushed,
+            calls=self.calls,
+            sections=sections,
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(self._strike()))
         await self.stage.start()
