@@ -10,6 +10,7 @@ whatever it sends; a request that is served has no time-out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -18,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, DelayedCall
 from middlewared.web.replies import Reply
 from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
@@ -46,6 +47,8 @@ class Channel(http.HTTPChannel):
     abortTimeout = LINGER_ABORT_S
     _receiving = False
     _discarding = False
+    _deadline = math.inf
+    _timer: DelayedCall | None = None
 
     def connectionMade(self) -> None:
         settings = self.site.settings
@@ -55,9 +58,42 @@ class Channel(http.HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.site.connections -= 1
         super().connectionLost(reason)
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def resetTimeout(self) -> None:
         """Called by Twisted for every byte, which is what slow senders live on."""
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """
+        Set the deadline; the timer that runs fires before it and sets itself anew.
+
+        Every request has three phases, and to move a timer costs Twisted a search among
+        the timers of all connections.
+        """
+        before, self.timeOut = self.timeOut, period
+        if period is None:
+            self._deadline = math.inf
+        else:
+            self._deadline = self.site.clock.seconds() + period
+            if self._timer is None:
+                self._start_timer(period)
+        return before
+
+    def _start_timer(self, period: float) -> None:
+        settings = self.site.settings
+        shortest = min(period, settings.request_timeout_s, settings.idle_timeout_s)
+        self._timer = self.callLater(shortest, self._look_at_the_time)
+
+    def _look_at_the_time(self) -> None:
+        self._timer = None
+        left_s = self._deadline - self.site.clock.seconds()
+        if left_s <= 0:
+            self._deadline = math.inf
+            self.timeoutConnection()
+        elif left_s < math.inf:
+            self._start_timer(left_s)
 
     def dataReceived(self, data: bytes) -> None:
         if self._discarding:
