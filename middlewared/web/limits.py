@@ -20,7 +20,7 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.web.replies import Reply
+from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
 
@@ -112,10 +112,7 @@ class Channel(http.HTTPChannel):
         self._refuse(431)
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
-        if self.site.closing:
-            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-            return False
-        return cast(bool, super().checkPersistence(request, version))
+        return not self.site.closing and cast(bool, super().checkPersistence(request, version))
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > 18 and data.isdigit():
@@ -135,7 +132,6 @@ class Channel(http.HTTPChannel):
     def judge_early(self) -> None:
         """The body is too large: have the request answered now and close after that."""
         self.persistent = False
-        self.requests[-1].setHeader(b"Connection", b"close")
         self._discard()
         super().allContentReceived()
 
@@ -182,7 +178,7 @@ class Channel(http.HTTPChannel):
         if self._discarding:
             return
         reply = self.site.refuse_broken(target=getattr(self, "_path", b""), status=status)
-        self.transport.write(serialise(reply))
+        self.transport.write(head_of(reply, close=True) + reply.body)
         self._discard()
         self.loseConnection()
 
@@ -253,16 +249,3 @@ class Site(server.Site):
     def log(self, request: http.Request) -> None:
         """Called by Twisted for each answered request, in place of an access log."""
         self._observe(cast(Request, request))
-
-
-def serialise(reply: Reply) -> bytes:
-    """``reply`` as the last one of its connection."""
-    head = [
-        b"HTTP/1.1 %d %s" % (reply.status, http.RESPONSES.get(reply.status, b"Refused")),
-        b"Date: " + http.datetimeToString(),
-        b"Content-Type: " + reply.content_type,
-        b"Content-Length: %d" % len(reply.body),
-        *(name + b": " + value for name, value in reply.headers),
-        b"Connection: close",
-    ]
-    return b"\r\n".join(head) + b"\r\n\r\n" + reply.body

@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 import attrs
 from twisted.internet.defer import CancelledError
+from twisted.web.http import RESPONSES, datetimeToString
 
 from middlewared.errors import (
     AccessForbidden,
@@ -106,6 +107,21 @@ def json_refusal(refusal: Refusal, elapsed_ms: float) -> Reply:  # noqa: ARG001 
 def retry_after(seconds: int) -> tuple[bytes, bytes]:
     """A Retry-After header (RFC 9110 section 10.2.3)."""
     return b"Retry-After", b"%d" % max(1, seconds)
+
+
+def head_of(reply: Reply, *, close: bool) -> bytes:
+    """What goes before the body; ``close``: it is the last reply of its connection."""
+    lines = [
+        b"HTTP/1.1 %d %s" % (reply.status, RESPONSES.get(reply.status, b"Refused")),
+        b"Date: " + datetimeToString(),
+        b"Content-Length: %d" % len(reply.body),
+    ]
+    if reply.body:
+        lines.append(b"Content-Type: " + reply.content_type)
+    lines += [name + b": " + value for name, value in reply.headers]
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def _headers(error: BaseException) -> Headers:

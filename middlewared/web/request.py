@@ -10,10 +10,11 @@ The one invariant: nothing a client sends makes a request raise or grow without 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.web import http, server
+from twisted.web import server
+
+from middlewared.web.replies import Reply, head_of
 
 
 class Request(server.Request):
@@ -55,12 +56,20 @@ class Request(server.Request):
     def process(self) -> None:
         self.site = self.channel.site
         self.received_at = self.site.clock.seconds()
-        self.setHeader(b"Date", http.datetimeToString())
-        # Klein joins these again and wants them to be UTF-8.
-        path = unquote(origin_path(self.path), errors="replace").encode("utf-8")
         self.prepath: list[bytes] = []
-        self.postpath = path.removeprefix(b"/").split(b"/")
         self.render(self.site.resource)
+
+    def answer(self, reply: Reply) -> None:
+        """Write the whole of ``reply`` at once, and finish."""
+        self.code, self.startedWriting = reply.status, 1
+        head = head_of(reply, close=not self.channel.persistent)
+        self.channel.write(head if self.method == b"HEAD" else head + reply.body)
+        self.finish()
+
+    def finish(self) -> None:
+        """Finish once; Klein does so again after a handler that has answered by itself."""
+        if not self.finished:
+            super().finish()
 
     def parseCookies(self) -> None:
         """Nobody needs them."""

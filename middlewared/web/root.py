@@ -11,7 +11,8 @@ other than through the table in ``replies``.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import attrs
 from klein import Klein
@@ -19,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
@@ -115,7 +117,7 @@ class Web:
     def site(self, face: Face = Face.WHOLE) -> Site:
         """The factory to listen with."""
         return Site(
-            resource=_tree(self.endpoints(face), self._serve, self._no_route),
+            resource=_Tree(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
             settings=lambda: self.settings,
             closing=lambda: self.closing,
@@ -137,7 +139,7 @@ class Web:
             case Face.PBX:
                 return [self._incoming_call, self._health]
 
-    async def _serve(self, endpoint: Endpoint, request: Request) -> bytes:
+    async def _serve(self, endpoint: Endpoint, request: Request) -> None:
         request.route = endpoint.name
         try:
             reply = await self._reply(endpoint, request)
@@ -145,7 +147,7 @@ class Web:
             if isinstance(error, CancelledError) and request.channel is None:
                 raise  # The client has gone; Klein cancelled this and expects to see it.
             reply = self._refuse(endpoint, request, error)
-        return _write_head(request, reply)
+        request.answer(reply)
 
     async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
         if endpoint.methods is None:
@@ -176,8 +178,8 @@ class Web:
         elapsed_ms = (self._clock.seconds() - request.received_at) * 1000
         return endpoint.format_refusal(refusal, max(0.0, elapsed_ms))
 
-    def _no_route(self, request: Request, _: Failure) -> bytes:
-        return _write_head(request, json_refusal(refusal_of(NotFound("no such route")), 0.0))
+    def _no_route(self, request: Request, _: Failure) -> None:
+        request.answer(json_refusal(refusal_of(NotFound("no such route")), 0.0))
 
     def _refuse_broken(self, target: bytes, status: int) -> Reply:
         path = origin_path(target.partition(b"?")[0]).decode("latin-1") + "/"
@@ -210,11 +212,12 @@ class _Anything(BaseConverter):
     part_isolating = False
 
 
-def _handle(
-    serve: Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, bytes]], endpoint: Endpoint
-) -> Callable[..., Coroutine[Deferred[Any], Any, bytes]]:
+Work: TypeAlias = Coroutine[Deferred[Any], Any, None]
+
+
+def _handle(serve: Callable[[Endpoint, Request], Work], endpoint: Endpoint) -> Callable[..., Work]:
     # What came after the route's slash means nothing.
-    def handle(request: Request, rest: str = "") -> Any:  # noqa: ARG001
+    def handle(request: Request, rest: str = "") -> Work:  # noqa: ARG001
         return serve(endpoint, request)
 
     return handle
@@ -222,8 +225,8 @@ def _handle(
 
 def _tree(
     endpoints: list[Endpoint],
-    serve: Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, bytes]],
-    no_route: Callable[..., bytes],
+    serve: Callable[[Endpoint, Request], Work],
+    no_route: Callable[..., None],
 ) -> Resource:
     """The routes of ``endpoints``; werkzeug's redirects are all switched off."""
     app = Klein()
@@ -238,15 +241,44 @@ def _tree(
     return app.resource()
 
 
-def _write_head(request: Request, reply: Reply) -> bytes:
-    """All but the body, which Klein writes."""
-    request.setResponseCode(reply.status)
-    if reply.body:
-        request.setHeader(b"Content-Type", reply.content_type)
-    request.setHeader(b"Content-Length", b"%d" % len(reply.body))
-    for name, value in reply.headers:
-        request.setHeader(name, value)
-    return reply.body
+class _Tree(Resource):
+    """
+    The plain paths of ``endpoints``, at one look-up, before the whole tree of routes.
+
+    To match a route the long way costs more than to ring a phone.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        endpoints: list[Endpoint],
+        serve: Callable[[Endpoint, Request], Work],
+        no_route: Callable[..., None],
+    ) -> None:
+        super().__init__()
+        self._plain = {f"{each.path}/".encode("ascii"): each for each in endpoints}
+        self._serve = serve
+        self._others = _tree(endpoints, serve, no_route)
+
+    def render(self, request: Request) -> int:
+        endpoint = self._plain.get(request.path)
+        if endpoint is None:
+            # Klein joins these again and wants them to be UTF-8.
+            path = unquote(origin_path(request.path), errors="replace").encode("utf-8")
+            request.postpath = path.removeprefix(b"/").split(b"/")
+            rendered: int = self._others.render(request)
+            return rendered
+        working = Deferred.fromCoroutine(self._serve(endpoint, request))
+        working.addErrback(_gone)
+        if not working.called:
+            request.notifyFinish().addErrback(lambda _: working.cancel())
+        return NOT_DONE_YET
+
+
+def _gone(failure: Failure) -> None:
+    if failure.check(CancelledError) is None:
+        _log.failure("a request failed", failure)
 
 
 _log = Logger()
