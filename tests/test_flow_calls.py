@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 import time
 
 import attrs
@@ -12,7 +13,7 @@ from twisted.web.http_headers import Headers
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, AnyPush, Stage
 from middlewared.simulator.accounts import basic
-from middlewared.simulator.apple import ReceivedPush, Reject, rejection
+from middlewared.simulator.apple import Delay, Deliver, ReceivedPush, Reject, rejection
 from middlewared.simulator.generations import (
     ANDROID_3,
     ANDROID_6,
@@ -296,6 +297,33 @@ class CallTests(FlowTestCase):
         url = self.stage.daemon.url("/metrics", "metrics")
         while line not in (await self.get(url)).text:
             pass
+
+
+class ReloadTests(FlowTestCase):
+    """SIGHUP while pushes are on their way."""
+
+    async def test_new_certificate_during_a_call(self) -> None:
+        """The push under way is judged, its call answered, and the next takes the new one."""
+        await self.start()
+        iphone = await self.phone(IOS_6)
+        self.stage.apple.scripts.for_token(iphone.token, Deliver(), Delay(0.5))
+        iphone.reaction = SILENT
+        pushed = self.push_to(iphone)
+        held = self.call()
+        push = await pushed
+        before = self.stage.apple.record.connection_count
+        self.stage.write_config()
+        self.stage.daemon.signal(signal.SIGHUP)
+        while "configuration reloaded" not in self.stage.daemon.log:
+            await self.get(self.stage.url + "/health/")
+        self.assertEqual(await iphone.answer(push.payload, available=True), 202)  # type: ignore[union-attr]
+        result = await held
+        self.assertEqual(result.outcome, "answered")
+        iphone.reaction = Reaction()
+        self.stage.apple.scripts.clear()
+        self.assertEqual((await self.call()).outcome, "answered")
+        self.assertGreater(self.stage.apple.record.connection_count, before)
+        self.assertNotIn("temporary", self.stage.daemon.log)
 
 
 class KeyTests(FlowTestCase):

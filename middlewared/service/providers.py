@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
 from middlewared.outgoing.http import PooledHttpClient
@@ -49,7 +51,7 @@ class Providers:
         routes = {}
         for key, loaded in apps.items():
             known, provider = before.get(key, (None, None))
-            if provider is None or known != loaded:
+            if known is None or provider is None or _substance(known) != _substance(loaded):
                 provider = self._metered(loaded)
             self._made[key] = (loaded, provider)
             routes[key] = MeteredRoute(
@@ -128,3 +130,9 @@ class Providers:
                 connections=app.connections,
             ),
         )
+
+
+def _substance(loaded: LoadedApp) -> LoadedApp:
+    """What a provider is made of: all but the settings of its route."""
+    app = attrs.evolve(loaded.app, resend="auto", lost_account_notice=True)
+    return attrs.evolve(loaded, app=app)
