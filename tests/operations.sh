@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Tests what is shipped for operators with the programs that read it: Prometheus, systemd
+# and HAProxy. What is missing is installed when run by root on Debian, else named.
+# Usage: operations.sh WORK_DIRECTORY
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mkdir -p "$1" && cd "$1" && pwd)
+export PATH="$PATH:/usr/sbin:/sbin" PYTHONPATH="$root" PYTHONDONTWRITEBYTECODE=1
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+
+missing=()
+command -v promtool >/dev/null || missing+=(prometheus)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v haproxy >/dev/null || missing+=(haproxy)
+command -v openssl >/dev/null || missing+=(openssl)
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "these packages are needed, and only root can install them: ${missing[*]}" >&2
+        exit 1
+    fi
+    # Only their programs are wanted: services are not started where policy-rc.d forbids it.
+    ours=no
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        ours=yes
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$work/apt.log"
+    [ $ours = no ] || rm /usr/sbin/policy-rc.d
+fi
+
+echo "-- Prometheus: alerts, their tests, the dashboard's queries"
+promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null
+promtool check config "$root/etc/prometheus/prometheus.yml" >/dev/null
+(cd "$root/tests/operations" && promtool test rules alerts_test.yml)
+python - "$root/etc/grafana/middlewared.json" >"$work/dashboard.yml" <<'PY'
+import json
+import sys
+
+panels = json.load(open(sys.argv[1]))["panels"]
+queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+queries = [q.replace("$__rate_interval", "5m").replace("$instance", ".*") for q in queries]
+rules = [{"record": f"panel:{number}", "expr": q} for number, q in enumerate(queries)]
+print(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+PY
+promtool check rules "$work/dashboard.yml" >/dev/null
+
+echo "-- Prometheus: a scrape"
+printf '[http]\nlisten = tcp:0:interface=127.0.0.1\n[metrics]\nlisten = tcp:0:interface=127.0.0.1\n' >"$work/daemon.ini"
+rm -f "$work/daemon.log"
+python -c 'from twisted.scripts.twistd import run; run()' -n --pidfile= \
+    middlewared --config "$work/daemon.ini" >"$work/daemon.log" 2>&1 &
+daemon=$!
+for _ in $(seq 200); do
+    grep -q 'middlewared ready' "$work/daemon.log" && break
+    kill -0 "$daemon" || { cat "$work/daemon.log"; exit 1; }
+    sleep 0.1
+done
+metrics=$(sed -n 's/.*middlewared ready.* metrics=\([^ ]*\).*/\1/p' "$work/daemon.log")
+python -c 'import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())' \
+    "http://$metrics/metrics" >"$work/scrape.txt"
+kill -TERM "$daemon"
+wait "$daemon"
+promtool check metrics <"$work/scrape.txt"
+
+echo "-- systemd: the unit"
+program=$(command -v python)
+sed "s#/opt/middlewared/bin/[a-z]*#$program#" "$root/etc/systemd/middlewared.service" >"$work/middlewared.service"
+systemd-analyze verify --man=no "$work/middlewared.service"
+systemd-analyze security --offline=true --threshold=15 "$work/middlewared.service" | tail -n 1
+
+echo "-- HAProxy: the configuration"
+openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=push.example.com \
+    -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+cat "$work/cert.pem" "$work/key.pem" >"$work/middlewared.pem"
+sed "s#/etc/haproxy/middlewared.pem#$work/middlewared.pem#" "$root/etc/haproxy/haproxy.cfg" >"$work/haproxy.cfg"
+haproxy -c -q -f "$work/haproxy.cfg"
+
+echo "-- HAProxy: two daemons restarted one after the other during calls"
+python "$root/bench/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
+echo "the shipped files do what they say"
