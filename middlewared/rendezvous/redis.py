@@ -42,7 +42,6 @@ ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its p
 CHECK_INTERVAL_S = 1.0
 CHECKS_A_ROUND = 1000
 CHECKS_AT_ONCE = 32
-DOUBT_S = 5.0
 
 ANSWERED = "answered"  # did this answer decide a call that waits at your place?
 WAKING = "waking"  # do you wake the device of this call?
@@ -141,22 +140,21 @@ class RedisRendezvous:
         held = self._held.find(unique_key)
         if held is not None and held.waits and answer.available:
             self._held.settle(held, settlement)
+        down = None
         try:
             stands = await self._shared.settle(unique_key, settlement)
-        except RendezvousDown:
-            here = self._answered_here(unique_key, settlement)
-            if await self._others_answered(unique_key, settlement) or here:
-                return True
-            raise
+        except RendezvousDown as error:
+            down, stands = error, None
         if stands is not None:
             if held is not None:
                 self._held.settle(held, stands)
             return True
-        if self._answered_here(unique_key, settlement):
+        # The call may be one that a daemon opened alone, or whose record a failover lost.
+        if await self._answered_somewhere(unique_key, settlement):
             return True
-        # A failover may have lost the record of a call that waits at another daemon.
-        doubtful = self._clock.seconds() - self._nodes.troubled_at < DOUBT_S
-        return doubtful and await self._others_answered(unique_key, settlement)
+        if down is not None:
+            raise down
+        return False
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -266,15 +264,17 @@ class RedisRendezvous:
         if ended and held is not None and not held.waits:
             self._held.end(held)
 
-    # Answers that Redis does not know of
+    # Answering without Redis
 
-    async def _others_answered(self, unique_key: str, settlement: Settlement) -> bool:
-        """The same at any other daemon, by asking them all."""
+    async def _answered_somewhere(self, unique_key: str, settlement: Settlement) -> bool:
+        """Settle a call that Redis does not know at the daemons where it waits, if any."""
+        here = self._answered_here(unique_key, settlement)
         text = records.settlement_text(settlement)
-        return await self._questions.ask(records.EVERYBODY, ANSWERED, unique_key, text)
+        there = await self._questions.ask(records.EVERYBODY, ANSWERED, unique_key, text)
+        return here or there
 
     def _answered_here(self, unique_key: str, settlement: Settlement) -> bool:
-        """Settle a call that waits here without Redis; whether it is answered now."""
+        """The same for this daemon; whether the call is answered now."""
         held = self._held.find(unique_key)
         if held is None:
             return False

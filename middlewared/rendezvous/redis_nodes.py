@@ -58,7 +58,6 @@ class Nodes:
     :param channels: what the subscriptions listen to, on two nodes of a Cluster.
     :param received: gets each message, from each subscription: a message may come twice.
     :param subscribed: called when a subscription was made (again): messages may be lost.
-    :ivar troubled_at: when a command last failed or a connection was lost, epoch seconds.
     """
 
     log = Logger()
@@ -93,7 +92,7 @@ class Nodes:
         self._refreshing = False
         self._refreshes: LoopingCall | None = None
         self._stopped = False
-        self.troubled_at = 0.0
+        self._troubled_at = 0.0
 
     @property
     def up(self) -> bool:
@@ -105,7 +104,7 @@ class Nodes:
         if not all(link.connected for link in links):
             return False
         failing = any(link.trouble_since is not None for link in links)
-        return not failing or self._clock.seconds() - self.troubled_at > FORGET_TROUBLE_S
+        return not failing or self._clock.seconds() - self._troubled_at > FORGET_TROUBLE_S
 
     async def start(self) -> None:
         """Connect; returns when all is connected, or after a second when it is not."""
@@ -161,17 +160,21 @@ class Nodes:
 
     async def publish(self, channel: str, message: str) -> None:
         """
-        Send a message over any node that is connected: all nodes pass it on.
+        Send a message over two nodes, of which one may have gone silent; it may come twice.
 
         :raises RendezvousDown: no node takes it.
         """
-        for link in sorted(self._links.values(), key=lambda link: link.trouble_since or 0.0):
-            try:
-                await link.execute("PUBLISH", channel, message)
-            except txredisapi.RedisError:
-                continue
-            return
-        raise RendezvousDown("no redis node takes messages")
+        links = [link for link in self._links.values() if link.connected]
+        random.shuffle(links)
+        links.sort(key=lambda link: link.trouble_since is not None)
+        sent = [
+            Deferred.fromCoroutine(link.execute("PUBLISH", channel, message)) for link in links[:2]
+        ]
+        taken: Any = []
+        if sent:  # Twisted's list would wait for ever for the first of none
+            taken = await DeferredList(sent, fireOnOneCallback=True, consumeErrors=True)
+        if isinstance(taken, list):  # all have failed
+            raise RendezvousDown("no redis node takes messages")
 
     def _note(self, link: Link, error: Exception) -> None:
         """Record trouble; gives up when it will not pass or has lasted too long."""
@@ -185,8 +188,8 @@ class Nodes:
             raise RendezvousDown("redis does not answer") from error
 
     def _disturbed(self) -> None:
-        """Something is wrong: masters may have changed, records may be lost."""
-        self.troubled_at = self._clock.seconds()
+        """Something is wrong: masters may have changed."""
+        self._troubled_at = self._clock.seconds()
         self._refresh()
 
     def _node_of(self, slot: int) -> Node:

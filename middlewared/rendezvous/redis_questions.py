@@ -16,7 +16,7 @@ from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.errors import RendezvousDown
 
-ASK_WAIT_S = 0.15
+ASK_WAIT_S = 0.3
 
 
 class Questions:
