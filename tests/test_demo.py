@@ -19,6 +19,8 @@ from middlewared.demo.scenes import SCENES
 from tests.daemons import DaemonTestCase
 
 DEMO = [sys.executable, "-c", "import sys; from middlewared.cli import main; sys.exit(main())"]
+# Its children are in one process group, as below a shell.
+GROUP = [sys.executable, "-c", "import os; os.setsid();" + DEMO[-1]]
 ROOT = Path(__file__).parent.parent
 
 
@@ -75,7 +77,7 @@ class DemoTests(DaemonTestCase):
         process = spawner.spawnProcess(
             output,
             sys.executable,
-            [*DEMO, "demo", "--serve"],
+            [*GROUP, "demo", "--serve"],
             env=self.environ(),
             path=str(self.directory),
         )
@@ -98,5 +100,6 @@ class DemoTests(DaemonTestCase):
         key, start = re.findall(r"unique_key=(\S+) -d message_start_time=(\S+)", output.text)[0]
         await self.post(f"{url}/api/call-response/", unique_key=key, message_start_time=start)
         self.assertEqual((await held).text, "status=ACK")
-        process.signalProcess(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
         self.assertEqual(await output.ended, 0)
+        self.assertNotIn("Traceback", output.text)

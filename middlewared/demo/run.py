@@ -69,8 +69,9 @@ class Demo:
             self._timelines.say(f"daemon and peers are up after {took:.1f} s\n")
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
+                # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
                 await serve(self._reactor, self._stage, self._timelines)
-            drained = await self._show_drain()
+            drained = stay or await self._show_drain()
         except DaemonFailed as error:
             self._timelines.say(f"the daemon did not start:\n{error}", good=False)
             return 1
