@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -56,13 +57,14 @@ class DrainTests(DaemonTestCase):
             f"resend = never\n[calls]\nroundtrip_wait_ms = 8000\n{extra}"
         )
 
-    def call(self) -> Deferred[Answered]:
+    def call(self, call_id: str = "") -> Deferred[Answered]:
         """A held call."""
         return Deferred.fromCoroutine(
             self.post(
                 self.daemon.url("/api/incoming-call/"),
                 sip_user_id="123456789",
                 phonenumber="0123456789",
+                call_id=call_id,
             )
         )
 
@@ -76,13 +78,14 @@ class DrainTests(DaemonTestCase):
         return answered.status
 
     async def test_drain_lets_held_calls_finish(self) -> None:
-        """After SIGTERM held calls are answered, new ones refused, and the exit code is 0."""
+        """After SIGTERM, or two, held calls are answered, new ones refused, the exit code is 0."""
         await self.start()
         held = self.call()
         await self.pushes(1)
         self.daemon.signal(signal.SIGTERM)
         health = await self.until_draining()
         self.assertEqual((health.status, health.text), (503, '{"status": "draining"}'))
+        self.daemon.signal(signal.SIGTERM)
         refused = await self.call()
         self.assertEqual((refused.status, refused.text), (503, "status=NAK"))
         self.assertEqual(refused.header("X-Outcome"), "draining")
@@ -103,14 +106,35 @@ class DrainTests(DaemonTestCase):
         self.assertEqual(await self.daemon.ended(), 0)
 
     async def test_calls_are_taken_during_the_notice(self) -> None:
-        """For drain_notice_ms /health/ is 503 already and calls are still rung."""
+        """For drain_notice_ms /health/ is 503 already; calls are still rung and joined."""
         await self.start("drain_notice_ms = 3000\n")
+        held = [self.call("repeated")]
+        await self.pushes(1)
         self.daemon.signal(signal.SIGTERM)
         await self.until_draining()
-        held = self.call()
-        await self.pushes(1)
-        await self.answer(self.pushed[0])
-        self.assertEqual((await held).text, "status=ACK")
+        held += [self.call("repeated"), self.call("new")]
+        await self.pushes(2)
+        for push in self.pushed:
+            self.assertEqual(await self.answer(push), 202)
+        for answered in await gatherResults(held):
+            self.assertEqual(answered.text, "status=ACK")
+        self.assertEqual(len(self.pushed), 2)
+
+    async def test_reply_reaches_a_pbx_that_reads_late(self) -> None:
+        """What was written before the end can be read after it."""
+        await self.start("drain_ms = 100\n")
+        host, port = self.daemon.addresses["http"].split(":")
+        body = b"sip_user_id=123456789&phonenumber=1"
+        head = (
+            b"POST /api/incoming-call/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" % len(body)
+        )
+        with socket.create_connection((host, int(port))) as pbx:
+            pbx.sendall(head + body)
+            await self.pushes(1)
+            self.daemon.signal(signal.SIGTERM)
+            self.assertEqual(await self.daemon.ended(), 0)
+            self.assertTrue(pbx.makefile("rb").read().endswith(b"\r\n\r\nstatus=NAK"))
 
     async def test_reload_keeps_held_calls_and_takes_new_settings(self) -> None:
         """SIGHUP: the held call is answered; a call from then on is judged anew."""
