@@ -72,8 +72,8 @@ class OneRoute:
         return self.route
 
 
-class RingingTests(SynchronousTestCase):
-    """One call at a time; 4 s of wait, a push every second."""
+class RingingCase(SynchronousTestCase):
+    """Calls of 4 s with a push every second."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -133,6 +133,10 @@ class RingingTests(SynchronousTestCase):
     def attempts(self) -> list[int]:
         """The attempt of each push so far."""
         return [push.attempt for push in self.provider.pushes]
+
+
+class RingingTests(RingingCase):
+    """One call at a time."""
 
     def test_answer_is_the_outcome(self) -> None:
         """The phone said available: answered, in the same turn."""

@@ -58,8 +58,6 @@ class Waking:
     :ivar accepted_at: when a provider first took a push, in epoch seconds; None: none did.
     """
 
-    log = Logger()
-
     def __init__(
         self,
         *,
@@ -104,7 +102,7 @@ class Waking:
         try:
             await work
         except Exception:
-            self.log.failure("waking for call {unique_key} failed", unique_key=self._key)
+            _log.failure("waking for call {unique_key} failed", unique_key=self._key)
             if self.accepted_at is None:
                 self.stop()
                 await self._fail(Outcome.SERVICE_DOWN)
@@ -170,7 +168,7 @@ class Waking:
         result = await route.provider.send(push)
         self._trace.mark(f"push{number}", note=result.label)
         if not isinstance(result, Accepted):
-            self.log.info(
+            _log.info(
                 "push {attempt} of call {unique_key} to {app} on {platform}: {result} {reason}",
                 attempt=attempt,
                 unique_key=self._key,
@@ -182,7 +180,7 @@ class Waking:
         return result
 
     def _log_no_route(self, device: Device) -> None:
-        self.log.error(
+        _log.error(
             "no configuration for app {app} on {platform}: call {unique_key} fails",
             app=device.app,
             platform=device.platform.value,
@@ -257,3 +255,7 @@ def _delay_s(failures: int, retry_after_s: float | None) -> float:
     if retry_after_s is None:
         return own
     return retry_after_s if failures == 1 else max(retry_after_s, own)
+
+
+# Not of the class: an event would hold its call for as long as an observer keeps it.
+_log = Logger()
