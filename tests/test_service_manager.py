@@ -1,4 +1,4 @@
-"""Under systemd: notifications, the watchdog, and sockets that are passed."""
+"""Under systemd: notifications, the watchdog, passed sockets, and log rotation."""
 
 from __future__ import annotations
 
@@ -115,6 +115,20 @@ class PassedSocketTests(DaemonTestCase):
         self.assertEqual(code, 1)
         self.assertIn("index=0: systemd passed no such socket", output)
         self.assertNotIn("Traceback", output)
+
+
+class RotationTests(DaemonTestCase):
+    """logrotate moves a file away and then tells the daemon."""
+
+    async def test_rotated_file_is_let_go(self) -> None:
+        """SIGUSR1 opens the files anew; nothing else changes."""
+        daemon = await self.start_daemon(f"{PORTS}[log]\nmetrics_file = reports.jsonl\n")
+        reports = self.directory / "reports.jsonl"
+        reports.rename(self.directory / "reports.jsonl.1")
+        daemon.signal(signal.SIGUSR1)
+        while "log files opened anew" not in daemon.log:
+            await self.get(daemon.url("/health/"))
+        self.assertTrue(reports.exists())
 
 
 class WatchdogTests(SynchronousTestCase):

@@ -125,6 +125,16 @@ class Daemon(Service):
             self.log.info("configuration reloaded")
         self._manager.ready()
 
+    def reopen_logs(self) -> None:
+        """SIGUSR1: let rotated files go, and change nothing else."""
+        try:
+            self._parts.logs.reload(self._parts.config.log)
+        except ConfigError as error:
+            for problem in error.problems:
+                self.log.error("{problem}", problem=problem)
+        else:
+            self.log.info("log files opened anew")
+
     async def _stop(self) -> None:
         calls = self._parts.config.calls
         self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)

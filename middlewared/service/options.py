@@ -77,7 +77,7 @@ def _complain(problems: list[str]) -> None:
 def _take_signals(reactor: Any, daemon: Daemon) -> None:
     """
     Make SIGTERM and SIGINT a drain that ends with exit code 0 (twistd would die of the
-    signal itself after stopping), and SIGHUP a reload.
+    signal itself after stopping), SIGHUP a reload, and SIGUSR1 the end of rotated logs.
     """
 
     def stop(*_: object) -> None:
@@ -86,6 +86,7 @@ def _take_signals(reactor: Any, daemon: Daemon) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(daemon.reload))
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(daemon.reopen_logs))
 
 
 def _leave_with_failure() -> None:
