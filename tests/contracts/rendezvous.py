@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
 from middlewared.rendezvous.interface import Place, Rendezvous
 from middlewared.rendezvous.memory import fresh_key
 
@@ -189,7 +189,7 @@ class RendezvousContract(_Case):
         first.leave()
         self.assertFalse(first.over.called)
         second.leave()
-        await self.until_over(first)
+        self.assertIsNone(await self.until_over(first))
         self.assertFalse(await self.answered(self.here, first.call))
         self.assertFalse(await self.answered(self.there, first.call))
 
@@ -202,10 +202,30 @@ class RendezvousContract(_Case):
         self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
 
     async def test_answer_ends_the_pushes(self) -> None:
-        """The first place is told that nobody waits any more."""
+        """The first place is told that nobody waits any more, and how the call ended."""
         place = await self.here.join(a_call())
         await self.answered(self.there, place.call)
-        await self.until_over(place)
+        settlement = await self.until_over(place)
+        self.assertIs(settlement and settlement.outcome, Outcome.ANSWERED)
+
+    async def test_first_place_hears_of_the_end_after_it_was_left(self) -> None:
+        """The call goes on for whoever joined it; its end is told where it is woken."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        first.leave()
+        await self.answered(self.there, second.call, available=False)
+        settlement = await self.until_over(first)
+        self.assertIs(settlement and settlement.outcome, Outcome.UNAVAILABLE)
+
+    async def test_places_of_one_member_share_the_platform(self) -> None:
+        """Whoever wakes the device says it; a call of its own knows nothing of it."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.here.join(a_call(call_id="abc"))
+        other = await self.here.join(a_call())
+        first.platform = Platform.GCM
+        self.assertEqual((second.platform, other.platform), (Platform.GCM, None))
+        for place in (first, second, other):
+            place.leave()
 
     async def test_abandon_settles_this_members_places(self) -> None:
         """At the end of a drain all who wait here are told."""
@@ -250,11 +270,11 @@ class RendezvousContract(_Case):
             self.assertFalse(again.over.called)
             again.leave()
 
-    async def until_over(self, place: Place) -> None:
-        """Wait until ``place.over`` has fired."""
-        waiter: Deferred[None] = Deferred()
+    async def until_over(self, place: Place) -> Settlement | None:
+        """What ``place.over`` fires with."""
+        waiter: Deferred[Settlement | None] = Deferred()
         place.over.addCallback(waiter.callback)
-        await waiter
+        return await waiter
 
     async def moment_after(self, deadline: float) -> None:
         """Wait until a little after ``deadline``; the concrete case knows its clock."""
