@@ -104,6 +104,7 @@ class DrainTests(DaemonTestCase):
             self.assertEqual((answered.status, answered.text), (503, "status=NAK"))
             self.assertEqual(answered.header("X-Outcome"), "draining")
         self.assertEqual(await self.daemon.ended(), 0)
+        self.assertEqual(self.daemon.log.count("call draining "), 20)
 
     async def test_calls_are_taken_during_the_notice(self) -> None:
         """For drain_notice_ms /health/ is 503 already; calls are still rung and joined."""

@@ -47,7 +47,7 @@ class StartTests(DaemonTestCase):
             "[http]\nlisten = tcp:0\nmax_body_byte = 1\n"
             "[cals]\nmax_waiting = 3\n"
             "[app:com.example:apns]\ncertificate = missing.pem\n"
-            "[log]\nmetrics_file = nowhere/reports.json\n"
+            "[log]\nfile = .\nmetrics_file = nowhere/reports.json\n"
             "[database]\nurl = sqlite:nowhere/devices.sqlite3\n"
         )
         self.assertEqual(code, 1)
@@ -55,6 +55,7 @@ class StartTests(DaemonTestCase):
             "[http] max_body_byte: unknown key",
             "[cals]: unknown section",
             "[app:com.example:apns] certificate:",
+            "[log] file: is a directory",
             "[log] metrics_file: no such directory",
             "[database] url: no such directory",
         ):

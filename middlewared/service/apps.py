@@ -70,6 +70,8 @@ def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str
     ):
         if path is not None and not path.parent.is_dir():
             yield section, key, f"no such directory: {path.parent}"
+        elif path is not None and path.is_dir():
+            yield section, key, f"is a directory: {path}"
     htpasswd = config.accounts.htpasswd
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
         yield from _problems("accounts", partial(read_passwords, htpasswd))
