@@ -114,16 +114,23 @@ class Daemon(Service):
 
     def reload(self) -> None:
         """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
-        self._manager.reloading()
+        if self._ending:
+            self.log.warn("configuration not reloaded, the daemon ends")
+            return
+        if self._ready:
+            self._manager.reloading()
         try:
             self._parts.reload(self._reread())
         except ConfigError as error:
             for problem in error.problems:
                 self.log.error("{problem}", problem=problem)
             self.log.error("configuration not reloaded, the present one stays")
+        except Exception:
+            self.log.failure("configuration not reloaded")
         else:
             self.log.info("configuration reloaded")
-        self._manager.ready()
+        if self._ready:
+            self._manager.ready()
 
     def reopen_logs(self) -> None:
         """SIGUSR1: let rotated files go, and change nothing else."""
