@@ -1,180 +1,217 @@
 """
-Whole calls through a real daemon: PBX, provider and phones are this process.
+Whole calls through real daemons; prints one JSON object.
 
-    python bench/calls.py latency     # answer -> ACK, one call at a time
-    python bench/calls.py held        # many calls held at once, then all answered
+    python bench/calls.py latency [--parked 5000]   # from a phone's answer to the PBX's ACK
+    python bench/calls.py capacity --calls 10000    # so many calls waiting at once
+    python bench/calls.py throughput                # closed loop: call, push, answer, ACK
+    python bench/calls.py register                  # accounts API asked, then committed
+    python bench/calls.py ready                     # from the start to "ready"
 
-The daemon runs as users run it (twistd, SQLite, in-process rendezvous); pushes go to a
-simulated GCM in this process. Times are of this process's clock alone.
+This process is the PBX, and in ``latency`` and ``capacity`` the phones too: a call_id that
+is a UUID is the call's key, so they can answer without having seen the push.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import sys
+import statistics
 import tempfile
-import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
 
-from generator import Connections, cpu_s, form_request, own_cpu_s, percentile, rss_kib
-from twisted.internet import task
-from twisted.internet.defer import Deferred, gatherResults
+from generator import Answer, percentile, steady
+from load import ACK, Calls, each, paced
+from world import Meter, Setup, World
 
-from middlewared.simulator.daemon import DaemonProcess
-from middlewared.simulator.google import GoogleServer
-from middlewared.simulator.google_rules import GooglePush
-
-FIRST_ACCOUNT = 100_000_001
+Figures: TypeAlias = dict[str, Any]
 
 
-class Bench:
-    """One daemon with registered phones."""
-
-    def __init__(self, reactor: Any, folder: Path) -> None:
-        self.reactor = reactor
-        self.google = GoogleServer(reactor=reactor, api_keys=["key"], listener=self._pushed, keep=1)
-        self.daemon = DaemonProcess(reactor=reactor, config=folder / "bench.ini")
-        self._folder = folder
-        self._ringing: dict[str, Deferred[GooglePush]] = {}
-
-    async def start(self, wait_ms: int) -> None:
-        """Start the daemon."""
-        await self.google.start()
-        (self._folder / "bench.ini").write_text(
-            "[http]\nlisten = tcp:0:interface=127.0.0.1\n[metrics]\nlisten =\n"
-            "[accounts]\nbackend = open\n[log]\nlevel = info\nfile = daemon.log\n"
-            f"[calls]\nroundtrip_wait_ms = {wait_ms}\n"
-            f"[app:bench:gcm]\napi_key = key\nurl = {self.google.url}/gcm/send\nresend = never\n"
-        )
-        await self.daemon.start()
-        address = urlsplit(self.daemon.url("/"))
-        assert address.hostname and address.port
-        host, port = address.hostname, address.port
-        self.pbx = Connections(reactor=self.reactor, host=host, port=port)
-        self.phones = Connections(reactor=self.reactor, host=host, port=port)
-
-    async def stop(self) -> None:
-        """Stop everything."""
-        self.pbx.close()
-        self.phones.close()
-        await self.daemon.stop()
-        await self.google.stop()
-
-    async def register(self, accounts: int) -> None:
-        """One phone for each account."""
-        for first in range(0, accounts, 200):
-            batch = range(first, min(first + 200, accounts))
-            await gatherResults([self._register(FIRST_ACCOUNT + number) for number in batch])
-
-    def _register(self, account: int) -> Deferred[None]:
-        done: Deferred[None] = Deferred()
-        fields = {"sip_user_id": str(account), "token": f"token-{account}", "app": "bench"}
-        request = form_request("/api/gcm-device/", fields)
-        self.phones.ask(request, lambda *_: done.callback(None))
-        return done
-
-    def call(self, number: int) -> tuple[Deferred[GooglePush], Deferred[tuple[bytes, float]]]:
-        """Place a call: its push, and the answer's body with the time it arrived."""
-        account = FIRST_ACCOUNT + number
-        pushed: Deferred[GooglePush] = Deferred()
-        answered: Deferred[tuple[bytes, float]] = Deferred()
-        self._ringing[f"token-{account}"] = pushed
-        fields = {"sip_user_id": str(account), "phonenumber": "0123456789"}
-        self.pbx.ask(
-            form_request("/api/incoming-call/", fields),
-            lambda _head, body, _sent: answered.callback((body, time.time())),
-        )
-        return pushed, answered
-
-    def answer(self, push: GooglePush) -> float:
-        """The phone answers; when its request was sent."""
-        fields = {
-            "unique_key": str(push.data["unique_key"]),
-            "message_start_time": str(push.data["message_start_time"]),
-        }
-        sent: list[float] = []
-        request = form_request("/api/call-response/", fields)
-        self.phones.ask(request, lambda _head, _body, at: sent.append(at))
-        return time.time()
-
-    def _pushed(self, push: GooglePush) -> None:
-        self._ringing.pop(push.token).callback(push)
-
-
-async def latency(bench: Bench, calls: int, phone_s: float) -> dict[str, float]:
-    """One call after the other; the phone answers ``phone_s`` after its push."""
-    await bench.register(1)
-    took = []
-    for _ in range(calls):
-        pushed, answered = bench.call(0)
-        push = await pushed
-        await task.deferLater(bench.reactor, phone_s)
-        asked_at = bench.answer(push)
-        body, at = await answered
-        assert body == b"status=ACK", body
-        took.append((at - asked_at) * 1000)
+def times(took_ms: list[float]) -> Figures:
+    """How long it took from answers to ACKs."""
     return {
-        "calls": calls,
-        "answer_to_ack_p50_ms": round(percentile(took, 0.5), 2),
-        "answer_to_ack_p99_ms": round(percentile(took, 0.99), 2),
+        "p50_ms": round(percentile(took_ms, 0.5), 2),
+        "p99_ms": round(percentile(took_ms, 0.99), 2),
+        "max_ms": round(max(took_ms), 2),
     }
 
 
-async def held(bench: Bench, calls: int) -> dict[str, float]:
-    """``calls`` at once: all are held before the first phone answers."""
-    await bench.register(calls)
-    before = rss_kib(bench.daemon.pid)
-    placed = [bench.call(number) for number in range(calls)]
-    pushes = await gatherResults([pushed for pushed, _ in placed])
-    full = rss_kib(bench.daemon.pid)
-    asked_at = []
-    for push in pushes:
-        asked_at.append(bench.answer(push))
-        await task.deferLater(bench.reactor, 0.002)
-    answers = await gatherResults([answered for _, answered in placed])
-    took = [(at - asked) * 1000 for (_, at), asked in zip(answers, asked_at, strict=True)]
+async def latency(calls: Calls, count: int, parked: int, phone_ms: float) -> Figures:
+    """``count`` calls, one after the other, beside ``parked`` ones that wait throughout."""
+    await calls.register(parked + 1)
+    waiting: list[asyncio.Task[Answer]] = []
+
+    async def park(number: int) -> None:
+        waiting.append((await calls.place(number))[1])
+
+    await paced(range(1, parked + 1), 400, park)
+    await asyncio.sleep(1 + parked / 2000)
+    for _ in range(10):
+        await calls.ring(0, phone_ms / 1000)
+    steady()
+    with Meter(calls.world) as meter:
+        took = [await calls.ring(0, phone_ms / 1000) for _ in range(count)]
+    held = sum(not task.done() for task in waiting)
+    for task in waiting:
+        task.cancel()
+    return {"calls": count, "parked": parked, "still_held": held, **times(took), **meter.shares()}
+
+
+async def capacity(calls: Calls, count: int, per_second: float) -> Figures:
+    """``count`` calls wait at once; then all their phones answer, at a steady rate."""
+    await calls.register(count)
+    await asyncio.gather(*[calls.ring(number, 0.5) for number in range(50)])
+    placed: list[tuple[str, asyncio.Task[Answer]]] = []
+    (daemon, *_) = calls.world.daemons
+    before = daemon.rss_kib
+
+    async def place(number: int) -> None:
+        placed.append(await calls.place(number))
+
+    with Meter(calls.world) as placing:
+        await paced(range(count), per_second, place)
+        await asyncio.sleep(2)
+    full, asked = daemon.rss_kib, []
+
+    async def answer(number: int) -> None:
+        asked.append((number, (await calls.answer(placed[number][0])).sent_at))
+
+    steady()
+    with Meter(calls.world) as answering:
+        await paced(range(count), per_second, answer)
+        acks = [await ringing for _, ringing in placed]
+    took = [(acks[number].received_at - sent_at) * 1000 for number, sent_at in asked]
+    acknowledged = sum(ack.body == ACK for ack in acks)
     return {
-        "held_at_once": calls,
-        "acknowledged": sum(body == b"status=ACK" for body, _ in answers),
-        "kib_a_call": round((full - before) / calls, 1),
-        "answer_to_ack_p50_ms": round(percentile(took, 0.5), 2),
-        "answer_to_ack_p99_ms": round(percentile(took, 0.99), 2),
+        "waiting": count,
+        "acknowledged": round(acknowledged / count, 5),
+        "kib_each": round((full - before) / count / len(calls.world.daemons), 1),
+        **times(took),
+        "cpu_s": round(placing.daemon_cpu_s + answering.daemon_cpu_s, 2),
+        **answering.shares(),
     }
 
 
-async def run(reactor: Any, arguments: argparse.Namespace) -> None:
-    """One mode; prints a JSON object."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(reactor, Path(folder))
-        await bench.start(wait_ms=60_000)
+async def throughput(calls: Calls, count: int, at_once: int, *, keep: bool) -> Figures:
+    """``count`` calls, ``at_once`` at a time, whose phones answer as soon as they are woken."""
+    accounts = 1000
+    await calls.register(accounts)
+    refused: list[Answer] = []
+
+    async def ring(number: int) -> None:
+        _, ringing = await calls.place(number % accounts, keep=keep)
+        ack = await ringing
+        if ack.body != ACK:
+            refused.append(ack)
+
+    await each(range(accounts), at_once, ring)
+    steady()
+    with Meter(calls.world) as meter:
+        await each(range(count), at_once, ring)
+    return {
+        "calls": count,
+        "at_once": at_once,
+        "connections": "kept" if keep else "new",
+        "not_acknowledged": len(refused),
+        "calls_per_s": round(count / meter.wall_s),
+        "calls_per_cpu_s": round(count / meter.daemon_cpu_s),
+        "cpu_s_per_1000": round(meter.daemon_cpu_s / count * 1000, 3),
+        "cpu_s": round(meter.daemon_cpu_s, 2),
+        **meter.shares(),
+    }
+
+
+async def register(calls: Calls, count: int, at_once: int) -> Figures:
+    """``count`` registrations, ``at_once`` at a time."""
+    await calls.register(200, at_once)
+    steady()
+    with Meter(calls.world) as meter:
+        await each(range(count), at_once, calls.register_one)
+    return {
+        "registrations": count,
+        "at_once": at_once,
+        "per_s": round(count / meter.wall_s),
+        "per_cpu_s": round(count / meter.daemon_cpu_s),
+        **meter.shares(),
+    }
+
+
+def ready(setup: Setup, starts: int) -> Figures:
+    """Several starts, each on an empty database."""
+    walls, cpus = [], []
+    for _ in range(starts):
+        with tempfile.TemporaryDirectory() as folder, World(Path(folder), setup) as world:
+            walls.append(world.start_s)
+            cpus.append(world.start_cpu_s)
+    return {
+        "starts": starts,
+        "ready_s": round(statistics.median(walls), 2),
+        "ready_cpu_s": round(statistics.median(cpus), 2),
+    }
+
+
+def run(setup: Setup, mode: Callable[[Calls], Awaitable[Figures]]) -> Figures:
+    """One measurement in a world of its own."""
+
+    async def measured(world: World) -> Figures:
+        calls = Calls(world)
         try:
-            began, own = time.time(), own_cpu_s()
-            daemon = cpu_s(bench.daemon.pid)
-            if arguments.mode == "latency":
-                figures = await latency(bench, arguments.calls or 100, arguments.phone_ms / 1000)
-            else:
-                figures = await held(bench, arguments.calls or 500)
-            seconds = time.time() - began
-            figures["generator_cpu_share"] = round((own_cpu_s() - own) / seconds, 2)
-            figures["daemon_cpu_share"] = round((cpu_s(bench.daemon.pid) - daemon) / seconds, 2)
+            return await mode(calls)
         finally:
-            await bench.stop()
-    print(json.dumps({"mode": arguments.mode, **figures}))
+            calls.close()
+
+    with tempfile.TemporaryDirectory() as folder, World(Path(folder), setup) as world:
+        return asyncio.run(measured(world))
 
 
-def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", choices=["latency", "held"])
-    parser.add_argument("--calls", type=int, help="default: 100 for latency, 500 for held")
-    parser.add_argument("--phone-ms", type=float, default=300.0)
-    arguments = parser.parse_args()
-    task.react(lambda reactor: Deferred.fromCoroutine(run(reactor, arguments)))
+def measure(options: argparse.Namespace) -> Figures:
+    """What the command line asks for."""
+    answering = options.mode == "throughput"
+    setup = Setup(
+        cluster=options.cluster,
+        platform=options.platform,
+        daemons=options.daemons,
+        answer_ms=0 if answering else None,
+        accounts="voipgrid" if options.mode == "register" else "open",
+        profile=options.profile and options.profile.absolute(),
+    )
+    count = options.calls
+    match options.mode:
+        case "latency":
+            return run(setup, lambda c: latency(c, count or 200, options.parked, options.phone_ms))
+        case "capacity":
+            return run(setup, lambda c: capacity(c, count or 2000, options.rate))
+        case "throughput":
+            keep = not options.new_connections
+            return run(setup, lambda c: throughput(c, count or 5000, options.at_once, keep=keep))
+        case "register":
+            return run(setup, lambda c: register(c, count or 3000, options.at_once))
+        case _:
+            return ready(setup, count or 5)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("mode", choices=["latency", "capacity", "throughput", "register", "ready"])
+    add("--calls", type=int, help="how many; each mode has its default")
+    add("--cluster", action="store_true", help="PostgreSQL and Redis Cluster")
+    add("--daemons", type=int, default=1)
+    add("--platform", choices=["android", "apns"], default="android")
+    add("--parked", type=int, default=0, help="latency: calls that wait beside the measured ones")
+    add("--phone-ms", type=float, default=50.0, help="latency: how long a phone takes")
+    add("--rate", type=float, default=400.0, help="capacity: calls and answers per second")
+    add("--at-once", type=int, default=32, help="throughput, register: how many at a time")
+    add("--new-connections", action="store_true", help="throughput: one for each call")
+    add("--profile", type=Path, help="leave cProfile's statistics of the daemon in this file")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    main()
+    options = parse_arguments()
+    print(json.dumps({"mode": options.mode, **measure(options)}))

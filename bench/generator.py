@@ -1,125 +1,132 @@
 """
-A load generator for calls: PBX connections and phones on raw sockets, in one process.
+A load generator for calls: PBX connections and phones on plain sockets, in one process.
 
-It speaks just enough HTTP/1.1 to cost far less than the daemon it measures, and tells
-its own share of CPU so that one can see that it was not the bottleneck.
+It speaks just enough HTTP/1.1 to cost a small part of what the daemon costs, and times
+are of this process's clock alone: from the call that sends to the bytes that came back.
 """
 
 from __future__ import annotations
 
-import resource
+import asyncio
+import gc
+import os
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlencode
 
-from twisted.internet.protocol import Factory, Protocol
+END = b"\r\n\r\n"
+MOST_CONNECTING = 32
+TICK_S = os.sysconf("SC_CLK_TCK")
 
-CRLF = b"\r\n"
+
+class Answer(NamedTuple):
+    """An HTTP answer; status 0: the connection was lost. Times are of ``perf_counter``."""
+
+    status: int
+    body: bytes
+    sent_at: float
+    received_at: float
 
 
-def form_request(path: str, fields: dict[str, str], headers: str = "") -> bytes:
-    """The bytes of a form POST."""
-    body = urlencode(fields).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}"
+def form_request(
+    path: str, fields: dict[str, str], headers: str = "", *, keep: bool = True
+) -> bytes:
+    """The bytes of a form POST, after which the connection is kept or closed."""
+    body = urlencode(fields)
+    ending = "" if keep else "Connection: close\r\n"
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}{ending}"
         f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+        f"{body}"
+    ).encode()
 
 
-class Exchange(Protocol):
-    """One connection with at most one request under way at a time."""
+class Connection(asyncio.Protocol):
+    """One connection with at most one request under way."""
+
+    transport: asyncio.Transport
 
     def __init__(self) -> None:
         self._received = b""
-        self._told: Callable[[bytes, bytes], None] | None = None
-        self.sent_at = 0.0
+        self._sent_at = 0.0
+        self._asked: asyncio.Future[Answer] | None = None
+        self.open = True
 
-    def ask(self, request: bytes, told: Callable[[bytes, bytes], None]) -> None:
-        """Send ``request``; ``told`` gets head and body of the answer, b"" when it was cut off."""
-        self._told = told
-        self.sent_at = time.time()
-        self.transport.write(request)  # type: ignore[union-attr]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
 
-    def dataReceived(self, data: bytes) -> None:
+    def ask(self, request: bytes) -> asyncio.Future[Answer]:
+        """Send ``request``."""
+        self._asked = asyncio.get_running_loop().create_future()
+        self._sent_at = time.perf_counter()
+        self.transport.write(request)
+        return self._asked
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
         self._received += data
-        head, found, rest = self._received.partition(CRLF + CRLF)
+        head, found, body = self._received.partition(END)
         if not found:
             return
-        length = 0
-        for line in head.split(CRLF)[1:]:
-            if line[:15].lower() == b"content-length:":
-                length = int(line[15:])
-        if len(rest) >= length:
-            self._received = rest[length:]
-            self._tell(head, rest[:length])
+        head = head.lower()
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
+        if len(body) >= length:
+            self._received = b""
+            self.open = b"\r\nconnection: close" not in head
+            self._tell(Answer(int(head[9:12]), body, self._sent_at, now))
 
-    def connectionLost(self, reason: Any = None) -> None:
-        self._tell(b"", b"")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        self._tell(Answer(0, b"", self._sent_at, time.perf_counter()))
 
-    def _tell(self, head: bytes, body: bytes) -> None:
-        told, self._told = self._told, None
-        if told is not None:
-            told(head, body)
+    def _tell(self, answer: Answer) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
 
 
-class Connections:
-    """Kept connections to one address; a new one is made when none is idle."""
+class Client:
+    """Kept connections to daemons, which are asked in turn."""
 
-    def __init__(self, *, reactor: Any, host: str, port: int) -> None:
-        self._reactor = reactor
-        self._host = host
-        self._port = port
-        self._idle: list[Exchange] = []
+    def __init__(self, addresses: list[tuple[str, int]]) -> None:
+        self._addresses = addresses
+        self._turn = 0
+        self._idle: dict[tuple[str, int], list[Connection]] = {each: [] for each in addresses}
+        self._connecting = asyncio.Semaphore(MOST_CONNECTING)
         self.opened = 0
 
-    def ask(self, request: bytes, told: Callable[[bytes, bytes, float], None]) -> None:
-        """Send ``request`` on an idle or a new connection; ``told`` also gets when it was sent."""
-        if self._idle:
-            self._ask(self._idle.pop(), request, told)
-            return
-        self.opened += 1
-        factory = _Connecting(lambda exchange: self._ask(exchange, request, told))
-        self._reactor.connectTCP(self._host, self._port, factory, timeout=30)
+    async def ask(self, request: bytes) -> Answer:
+        """Send ``request`` on an idle connection, or on a new one when there is none."""
+        address = self._addresses[self._turn % len(self._addresses)]
+        self._turn += 1
+        idle = self._idle[address]
+        while idle:
+            connection = idle.pop()
+            if connection.open:
+                break
+        else:
+            connection = await self._connect(address)
+        answer = await connection.ask(request)
+        if connection.open:
+            idle.append(connection)
+        else:
+            connection.transport.close()
+        return answer
 
-    def _ask(
-        self, exchange: Exchange, request: bytes, told: Callable[[bytes, bytes, float], None]
-    ) -> None:
-        def answered(head: bytes, body: bytes) -> None:
-            if head and b"connection: close" not in head.lower():
-                self._idle.append(exchange)
-            told(head, body, exchange.sent_at)
-
-        exchange.ask(request, answered)
+    async def _connect(self, address: tuple[str, int]) -> Connection:
+        async with self._connecting:
+            self.opened += 1
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(Connection, *address)
+            return connection
 
     def close(self) -> None:
-        """Close the idle ones."""
-        for exchange in self._idle:
-            exchange.transport.loseConnection()  # type: ignore[union-attr]
-
-
-class _Connecting(Factory[Exchange]):
-    noisy = False
-
-    def __init__(self, connected: Callable[[Exchange], None]) -> None:
-        self._connected = connected
-
-    def buildProtocol(self, addr: Any) -> Exchange:
-        connected = self._connected
-
-        class Connected(Exchange):
-            def connectionMade(self) -> None:
-                connected(self)
-
-        return Connected()
-
-    def startedConnecting(self, connector: Any) -> None: ...
-
-    def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
-        raise SystemExit(f"cannot connect: {reason.getErrorMessage()}")
-
-    def clientConnectionLost(self, connector: Any, reason: Any) -> None: ...
+        """Close the idle connections."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.transport.close()
+            idle.clear()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -128,20 +135,21 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
-def own_cpu_s() -> float:
-    """CPU seconds of this process so far."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def cpu_s(pid: int) -> float:
-    """CPU seconds of another process so far (proc(5), stat fields 14 and 15)."""
+    """CPU seconds of a process and all its threads so far (proc(5), stat fields 14 and 15)."""
     with open(f"/proc/{pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return (int(fields[11]) + int(fields[12])) / TICK_S
 
 
 def rss_kib(pid: int) -> int:
-    """Resident memory of another process in KiB."""
+    """Resident memory of a process in KiB."""
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def steady() -> None:
+    """Keep this process's own garbage collector out of what it measures."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()

@@ -1,0 +1,219 @@
+"""
+What a benchmark of calls talks to, each in a process of its own: daemons as users run
+them (twistd), a simulator that plays Apple, Google, the account API and the phones, and
+for the cluster set-up a real PostgreSQL and a real Redis Cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+from generator import cpu_s, rss_kib
+
+CHECKOUT = Path(__file__).parent.parent
+READY = re.compile(r"middlewared ready ")
+HOST = "127.0.0.1"
+APP = "com.voipgrid.vialer"  # the simulated Apple knows its topics
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+
+@attrs.frozen
+class Setup:
+    """
+    What is measured.
+
+    :ivar cluster: PostgreSQL and Redis Cluster in place of SQLite and memory.
+    :ivar platform: android (FCM v1) or apns.
+    :ivar answer_ms: the simulated phones answer after so long; None: they do not.
+    :ivar accounts: open, or voipgrid, which the simulator plays.
+    :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
+    """
+
+    cluster: bool = False
+    platform: str = "android"
+    daemons: int = 1
+    answer_ms: float | None = None
+    accounts: str = "open"
+    profile: Path | None = None
+    wait_ms: int = 120_000
+
+
+class Process:
+    """A program of ours in a process of its own, with its output in a file."""
+
+    def __init__(self, folder: Path, name: str, *command: str) -> None:
+        self._output = folder / f"{name}.log"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for(self, pattern: str | re.Pattern[str], longest_s: float = 30.0) -> str:
+        """The output, once it has ``pattern`` in it."""
+        give_up = time.monotonic() + longest_s
+        while not re.search(pattern, output := self._output.read_text()):
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise SystemExit(f"a process did not start: {output}")
+            time.sleep(0.001)
+        return output
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid)
+
+    @property
+    def rss_kib(self) -> int:
+        return rss_kib(self.pid)
+
+    def stop(self) -> str:
+        """SIGTERM, and wait for the end; all of its output."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        return self._output.read_text()
+
+
+class World:
+    """
+    All processes of one measurement; a context that stops them.
+
+    :ivar start_s: from the start of the first daemon to its being ready, wall and CPU.
+    :ivar seen: what the simulator has seen, after the end.
+    """
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
+        self.setup = setup
+        self._folder = folder
+        self.daemons: list[Process] = []
+        self.addresses: list[tuple[str, int]] = []
+        self.start_s = self.start_cpu_s = 0.0
+        self.seen: dict[str, Any] = {}
+
+    def __enter__(self) -> World:
+        setup = self.setup
+        answering = () if setup.answer_ms is None else ("--answer-ms", str(setup.answer_ms))
+        self.simulator = Process(
+            self._folder, "simulator", "-m", "middlewared.simulator", *answering
+        )
+        self._known = json.loads(self.simulator.wait_for("\n").splitlines()[0])
+        shared = self._servers() if setup.cluster else ""
+        self.addresses = [(HOST, port) for port in _free_ports(setup.daemons)]
+        for number in range(setup.daemons):
+            self._start_daemon(number, shared)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for daemon in self.daemons:
+            daemon.stop()
+        self.seen = json.loads(self.simulator.stop().splitlines()[-1])
+
+    def _start_daemon(self, number: int, shared: str) -> None:
+        config = self._folder / f"daemon{number}.ini"
+        config.write_text(self._config(number) + shared)
+        began = time.perf_counter()
+        profile = self.setup.profile
+        profiling = (f"--profile={profile}", "--profiler=cprofile", "--savestats")
+        daemon = Process(
+            *(self._folder, f"daemon{number}", "-c", TWISTD, "-n", "--pidfile="),
+            *(profiling if profile else ()),
+            *("middlewared", "--config", str(config)),
+        )
+        self.daemons.append(daemon)
+        daemon.wait_for(READY)
+        if number == 0:
+            self.start_s, self.start_cpu_s = time.perf_counter() - began, daemon.cpu_s
+
+    def _config(self, number: int) -> str:
+        """One daemon's configuration. Phones answer at the next daemon, if there are two."""
+        setup, known = self.setup, self._known
+        _, port = self.addresses[number]
+        _, answer_port = self.addresses[(number + 1) % len(self.addresses)]
+        app = (
+            f"[app:{APP}:apns]\nkey_file = {known['apns_key_file']}\n"
+            f"key_id = {known['apns_key_id']}\nteam_id = {known['apns_team_id']}\n"
+            f"production_url = {known['apns_production_url']}\n"
+            f"sandbox_url = {known['apns_sandbox_url']}\nca_file = {known['ca_file']}\n"
+            if setup.platform == "apns"
+            else f"[app:{APP}:android]\nservice_account = {known['service_account']}\n"
+            f"url = {known['google_url']}\n"
+        )
+        return (
+            f"[http]\nlisten = tcp:{port}:interface={HOST}:backlog=1000\n"
+            f"[metrics]\nlisten = tcp:0:interface={HOST}\n"
+            f"[accounts]\nbackend = {setup.accounts}\nbase_url = {known['accounts_url']}\n"
+            f"[calls]\nroundtrip_wait_ms = {setup.wait_ms}\nresend_interval_ms = 5000\n"
+            f"response_api = http://{HOST}:{answer_port}/api/call-response/\n{app}"
+        )
+
+    def _servers(self) -> str:
+        """Start the servers of the cluster set-up, unless they run; where they are."""
+        from tests.servers import postgres, redis
+
+        server = postgres.shared_server()
+        nodes = ", ".join(f"{host}:{port}" for host, port in redis.shared_cluster().nodes)
+        return (
+            f"[database]\nurl = {server.url(server.create_database())}\n"
+            f"[redis]\nnodes = {nodes}\ncluster = yes\n"
+        )
+
+    def cpu_s(self) -> list[float]:
+        """CPU seconds so far: of each daemon, the simulator and ourselves."""
+        others = [process.cpu_s for process in (*self.daemons, self.simulator)]
+        return [*others, time.process_time()]
+
+
+class Meter:
+    """Wall time and CPU of all processes while it is open."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> Meter:
+        self._began, self._cpu = time.perf_counter(), self._world.cpu_s()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall_s = time.perf_counter() - self._began
+        used = [now - then for now, then in zip(self._world.cpu_s(), self._cpu, strict=True)]
+        *daemons, self.simulator_cpu_s, self.generator_cpu_s = used
+        self.daemon_cpu_s = sum(daemons)
+
+    def shares(self) -> dict[str, float]:
+        """The CPU share of each party; 1.0 is one core."""
+        return {
+            "daemon_cpu": round(self.daemon_cpu_s / self.wall_s, 2),
+            "simulator_cpu": round(self.simulator_cpu_s / self.wall_s, 2),
+            "generator_cpu": round(self.generator_cpu_s / self.wall_s, 2),
+        }
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
