@@ -66,6 +66,11 @@ class TokenEndpoint:
         """Whether any account belongs to this project."""
         return any(account.project_id == project_id for account in self._accounts.values())
 
+    @property
+    def tokens(self) -> list[str]:
+        """The access tokens that were issued and not revoked."""
+        return list(self._grants)
+
     def revoke_all(self) -> None:
         """Forget every access token that was issued."""
         self._grants.clear()
