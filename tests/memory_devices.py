@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+from twisted.internet.defer import Deferred, succeed
 
 from middlewared.model import Device, Platform, ResponseRecord
 
@@ -16,12 +17,14 @@ class MemoryDevices:
     Implements :class:`middlewared.devices.interface.DeviceRegistry`.
 
     :ivar failure: when set, every method raises it.
+    :ivar gate: keeps look-ups waiting until it has fired.
     """
 
     def __init__(self, *devices: Device) -> None:
         self._devices = {device.sip_user_id: device for device in devices}
         self.responses: list[ResponseRecord] = []
         self.failure: Exception | None = None
+        self.gate: Deferred[None] = succeed(None)
 
     def put(self, device: Device) -> None:
         self._devices[device.sip_user_id] = device
@@ -31,6 +34,8 @@ class MemoryDevices:
 
     async def find(self, sip_user_id: int) -> Device | None:
         self._fail()
+        if not self.gate.called:
+            await self.gate
         return self.get(sip_user_id)
 
     async def register(self, device: Device) -> Device | None:

@@ -172,6 +172,27 @@ class RingingTests(RingingCase):
         self.assertEqual(self.attempts(), [1, 2, 3])
         self.assertIs(self.successResultOf(held), Outcome.TIMEOUT)
 
+    def test_slow_look_up_is_no_reason_for_two_pushes_at_once(self) -> None:
+        """Times that passed meanwhile are one push; the rest keep theirs."""
+        self.devices.gate = Deferred()
+        self.ring()
+        self.advance(1.2)
+        self.devices.gate.callback(None)
+        self.assertEqual(self.attempts(), [1])
+        self.advance(0.85)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.advance(1.9)
+        self.assertEqual(self.attempts(), [1, 2])
+
+    def test_hang_up_during_the_look_up(self) -> None:
+        """Nothing is pushed for a call that is over."""
+        self.devices.gate = Deferred()
+        held = self.ring()
+        held.cancel()
+        self.failureResultOf(held, CancelledError)
+        self.devices.gate.callback(None)
+        self.assertEqual(self.attempts(), [])
+
     def test_no_push_after_the_answer(self) -> None:
         """The phone is awake: no further push."""
         self.ring()

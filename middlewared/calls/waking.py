@@ -134,6 +134,7 @@ class Waking:
             device,
             route.resend,
             started_at=call.started_at,
+            now=self._clock.seconds(),
             wait_s=call.deadline - call.started_at,
             interval_s=self._settings.interval_s,
         ):
