@@ -55,9 +55,9 @@ class DaemonTestCase(TestCase):
         path.write_text(text)
         return path
 
-    async def start_daemon(self, text: str = PORTS) -> DaemonProcess:
+    async def start_daemon(self, text: str = PORTS, name: str = "middlewared.ini") -> DaemonProcess:
         """A daemon with the configuration ``text``, ready for calls."""
-        daemon = DaemonProcess(reactor=reactor, config=self.write_config(text))
+        daemon = DaemonProcess(reactor=reactor, config=self.write_config(text, name))
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         await daemon.start()
         return daemon
