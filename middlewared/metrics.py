@@ -34,7 +34,6 @@ from middlewared.model import Outcome, Platform
 LONGEST_LABEL = 64
 MOST_LABEL_SETS = 1000
 OTHER = "other"
-HUNG_UP = "hung-up"
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
@@ -182,10 +181,11 @@ class Metrics:
         A call has ended.
 
         :param platform: None: it had no device.
-        :param outcome: None: the PBX hung up.
+        :param outcome: None: the PBX hung up, which is no outcome and not in calls_total.
         """
         name = _name(platform)
-        self._calls.of(name, HUNG_UP if outcome is None else outcome.value).inc()
+        if outcome is not None:
+            self._calls.of(name, outcome.value).inc()
         if platform is None:
             if outcome is Outcome.NO_DEVICE:
                 self._incoming_failed.of("Received", "failed no sip_user_id", "Middleware").inc()
