@@ -96,7 +96,9 @@ class Nodes:
 
     @property
     def up(self) -> bool:
-        """Whether every node that has keys is connected, and none has just failed."""
+        """Whether we hear of answers, and every node with keys is connected and has not failed."""
+        if not any(link.connected for link in self._subscriptions):
+            return False
         masters = self._slots.masters if self._cluster else set(self._seeds)
         links = [self._links[node] for node in masters if node in self._links]
         if len(links) < len(masters) or (self._cluster and not self._slots.complete):
