@@ -138,8 +138,8 @@ class HttpClientTests(TestCase):
         self.addCleanup(port.stopListening)
         return f"https://localhost:{port.getHost().port}"
 
-    async def get(self, url: str, timeout_s: float = 5) -> Reply:
-        return await self.client.request("GET", url, headers={}, timeout_s=timeout_s)
+    async def get(self, url: str, timeout_s: float = 5, turn_s: float | None = None) -> Reply:
+        return await self.client.request("GET", url, headers={}, timeout_s=timeout_s, turn_s=turn_s)
 
     async def failure(self, url: str) -> str:
         with self.assertRaises(OutgoingFailed) as caught:
@@ -248,6 +248,15 @@ class HttpClientTests(TestCase):
         self.assertIn("no connection was free", str(caught.exception))
         await self.assertFailure(first, TimedOut)
         self.assertEqual(len(self.peer.seen), 1)
+
+    async def test_wait_for_a_turn_is_apart_from_the_time_of_the_peer(self) -> None:
+        """Where the asker says so: many who wait in line need not come again and again."""
+        self.client = self.new_client(TrustRoots(), max_connections=1)
+        url = await self.serve()
+        first = ensureDeferred(self.get(url + "/never", timeout_s=0.4))
+        await self.peer.arrived
+        self.assertEqual((await self.get(url, timeout_s=0.3, turn_s=5)).status, 200)
+        await self.assertFailure(first, TimedOut)
 
     async def test_extra_root_is_trusted(self) -> None:
         """A peer whose certificate comes from ``ca_file``."""

@@ -44,6 +44,7 @@ class ScriptedClient:
         headers: Mapping[str, str | bytes],
         body: bytes | None = None,
         timeout_s: float,
+        turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
     ) -> Reply:
         """Wait for the test."""

@@ -7,7 +7,7 @@ failed, timed out or cancelled) that connection is idle in the pool or closed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import lru_cache, partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
@@ -89,14 +89,14 @@ class PooledHttpClient:
         headers: Mapping[str, str | bytes],
         body: bytes | None = None,
         timeout_s: float,
+        turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
     ) -> Reply:
         """See :meth:`middlewared.outgoing.interface.HttpClient.request`."""
         if self._closed:
             raise OutgoingFailed("closed")
         exchange = partial(self._exchange, method, url, _headers(headers), body)
-        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted, timeout_s))
-        running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
+        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted, timeout_s, turn_s))
         self._running.add(running)
         try:
             return await running
@@ -116,22 +116,29 @@ class PooledHttpClient:
 
     async def _in_turn(
         self,
-        exchange: Callable[[], Awaitable[Reply]],
+        exchange: Callable[[], Coroutine[Deferred[Any], Any, Reply]],
         wanted: Callable[[], bool] | None,
         timeout_s: float,
+        turn_s: float | None,
     ) -> Reply:
+        asked_at = self._reactor.seconds()
         turn = self._slots.acquire()
         if not turn.called:
             # A request sent with little time left would only blame the peer, and break
             # a good connection when its time is up.
-            turn.addTimeout(timeout_s / 2, self._reactor, onTimeoutCancel=_none_free)
+            longest_s = timeout_s / 2 if turn_s is None else turn_s
+            turn.addTimeout(longest_s, self._reactor, onTimeoutCancel=_none_free)
         await turn
+        if turn_s is None:
+            timeout_s -= self._reactor.seconds() - asked_at
         answered = False
         try:
             if wanted is not None and not wanted():
                 answered = True  # the peer is not to blame
                 raise Unwanted("not wanted any more")
-            reply = await exchange()
+            running = Deferred.fromCoroutine(exchange())
+            running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
+            reply = await running
             answered = True
             return reply
         finally:

@@ -75,12 +75,14 @@ class HttpClient(Protocol):
         headers: Mapping[str, str | bytes],
         body: bytes | None = None,
         timeout_s: float,
+        turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
     ) -> Reply:
         """
         One HTTP request; redirects are answers like any other, cookies are ignored.
 
         :param timeout_s: for everything: a free connection, the connect, the whole body.
+        :param turn_s: for the free connection alone, ahead of ``timeout_s``.
         :param wanted: asked once, when a connection may be used.
         :raises TimedOut: it took longer.
         :raises Dropped: the peer closed the connection instead of answering.

@@ -1,8 +1,9 @@
 """
 One attempt to push: its deadline, its troubles, its line in the log.
 
-The one invariant: an attempt ends with a verdict no later than the push's deadline or
-the attempt's own time-out, whichever comes first.
+The one invariant: an attempt ends with a verdict no later than the push's deadline. Its
+own time-out is the peer's: to wait for a connection costs nobody anything, while to give
+up and try again would keep the daemon busy just when there is too much to do.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Attempts:
     async def run(
         self, push: Push, attempt: Callable[[float], Coroutine[Deferred[Any], Any, PushResult]]
     ) -> PushResult:
-        """Run ``attempt``, which is told the seconds it has; give its verdict or Temporary."""
+        """Run ``attempt``, which is told the peer's seconds; give its verdict or Temporary."""
         left_s = push.deadline - self._clock.seconds()
         if left_s <= 0:
             return Temporary("deadline")
@@ -52,7 +53,7 @@ class Attempts:
         late = Temporary("deadline" if limit_s == left_s else "timeout")
         running = Deferred.fromCoroutine(self._judged(attempt(limit_s), late))
         reactor = cast(IReactorTime, self._clock)
-        running.addTimeout(limit_s, reactor, onTimeoutCancel=lambda *_: late)
+        running.addTimeout(left_s, reactor, onTimeoutCancel=lambda *_: Temporary("deadline"))
         result = await running
         if result is late and late.reason == "timeout":
             self._tell(f"no answer within {limit_s:.3g} s")

@@ -122,6 +122,7 @@ class FcmProvider:
             },
             body=_message(push, self._clock.seconds()),
             timeout_s=limit_s,
+            turn_s=push.deadline - self._clock.seconds(),
             wanted=wanted(push),
         )
 

@@ -109,6 +109,7 @@ class LegacyProvider:
             headers=self._headers,
             body=_message(push, self._clock.seconds()),
             timeout_s=limit_s,
+            turn_s=push.deadline - self._clock.seconds(),
             wanted=wanted(push),
         )
         return verdict(reply, push.device.token, self._clock.seconds())
