@@ -450,10 +450,13 @@ class RingingTests(RingingCase):
             self.assertNoResult(waiting)
 
     def test_draining_refuses_new_calls_only(self) -> None:
-        """While draining a new call is refused and a held one is still answered."""
+        """While draining a new call is refused; a held one and its repeat are still answered."""
         held = self.ring()
         self.ringing.draining = True
-        self.assertIs(self.successResultOf(self.ring()), Outcome.DRAINING)
+        new = attrs.evolve(CALL, call_id="call-2")
+        self.assertIs(self.successResultOf(self.ring(new)), Outcome.DRAINING)
+        repeat = self.ring()
+        self.assertNoResult(repeat)
         self.answer()
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 

@@ -108,7 +108,7 @@ class Ringing:
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
         """See :meth:`.interface.Calls.ring`."""
         call = self._call(incoming)
-        refusal = self._refusal()
+        refusal = self._refusal(call)
         if refusal is not None:
             return self._turned_away(call, trace, refusal)
         self.waiting += 1
@@ -155,9 +155,9 @@ class Ringing:
             self._ended(EndedRequest(place.call, trace, joined, place.platform, settlement))
         return settlement.outcome
 
-    def _refusal(self) -> Outcome | None:
-        """Why no call is taken now."""
-        if self.draining:
+    def _refusal(self, call: Call) -> Outcome | None:
+        """Why ``call`` is not taken now; a repeat of a held one is no new call."""
+        if self.draining and not self._rendezvous.holds(call):
             return Outcome.DRAINING
         return Outcome.OVERLOADED if self.waiting >= self.settings.max_waiting else None
 

@@ -61,6 +61,9 @@ class Rendezvous(Protocol):
     def waiting(self) -> int:
         """How many places at this daemon wait now."""
 
+    def holds(self, call: Call) -> bool:
+        """Whether ``call`` repeats one that has a place at this daemon, or was answered here."""
+
     async def join(self, call: Call) -> Place:
         """
         Take a place at ``call``.

@@ -81,6 +81,10 @@ class MemoryRendezvous:
         """How many places wait."""
         return self._places
 
+    def holds(self, call: Call) -> bool:
+        """See :meth:`.interface.Rendezvous.holds`."""
+        return _identity(call) in self._keys
+
     async def join(self, call: Call) -> MemoryPlace:
         """See :meth:`.interface.Rendezvous.join`; never down."""
         known = self._calls.get(self._keys.get(_identity(call), ""))

@@ -125,6 +125,10 @@ class RedisRendezvous:
         await self._background.finish()
         await self._nodes.stop()
 
+    def holds(self, call: Call) -> bool:
+        """See :meth:`.interface.Rendezvous.holds`."""
+        return self._held.repeated(call) is not None
+
     async def join(self, call: Call) -> SharedPlace:
         """See :meth:`.interface.Rendezvous.join`; never down: it falls back on this daemon."""
         seated: Deferred[SharedPlace] = Deferred()
