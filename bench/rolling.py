@@ -70,6 +70,10 @@ class Process:
     async def end(self) -> int:
         """SIGTERM; the exit code."""
         self._process.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit code."""
         return await asyncio.to_thread(self._process.wait, 60)
 
     def kill(self) -> None:

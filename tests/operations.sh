@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests what is shipped for operators with the programs that read it: Prometheus, systemd
-# and HAProxy. What is missing is installed when run by root on Debian, else named.
+# Tests what is shipped for operators with the programs that read it: Prometheus, systemd,
+# HAProxy and Kamailio. What is missing is installed when run by root on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -12,6 +12,9 @@ missing=()
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v haproxy >/dev/null || missing+=(haproxy)
+command -v kamailio >/dev/null || missing+=(kamailio)
+[ -n "$(find /usr/lib -path '*kamailio/modules/http_client.so' -print -quit)" ] || missing+=(kamailio-utils-modules)
+command -v sipp >/dev/null || missing+=(sip-tester)
 command -v openssl >/dev/null || missing+=(openssl)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -79,4 +82,7 @@ haproxy -c -q -f "$work/haproxy.cfg"
 
 echo "-- HAProxy: two daemons restarted one after the other during calls"
 python "$root/bench/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
+
+echo "-- Kamailio: calls that wait for their phone"
+python "$root/tests/operations/sip.py" "$work"
 echo "the shipped files do what they say"
