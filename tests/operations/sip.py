@@ -20,7 +20,12 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench")]
 
-from rolling import HOST, TWISTD, Process, free_ports  # noqa: E402
+from rolling import (  # type: ignore[import-not-found]  # noqa: E402
+    HOST,
+    TWISTD,
+    Process,
+    free_ports,
+)
 
 ACCOUNT = "123456789"
 NOBODY = "123456780"
