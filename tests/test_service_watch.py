@@ -46,6 +46,15 @@ class WatchTests(SynchronousTestCase):
         self.answer()
         self.assertIs(self.watch.is_up("database"), True)
 
+    def test_silence_is_down(self) -> None:
+        """A dependency that says nothing is told within three seconds; pings go on."""
+        self.answer()
+        self.clock.pump([0.1] * 20)
+        self.assertIs(self.watch.is_up("database"), False)
+        self.clock.advance(1.0)
+        self.answer()
+        self.assertIs(self.watch.is_up("database"), True)
+
     def test_what_is_not_in_use(self) -> None:
         """Neither up nor down."""
         self.assertIsNone(self.watch.is_up("redis"))

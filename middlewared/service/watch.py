@@ -7,25 +7,28 @@ The one invariant: a change is noticed within three seconds, and asking never wa
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.errors import ServiceDown
 
 INTERVAL_S = 1.0
+DEADLINE_S = 1.5
 
 Ping = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
 
 class DependencyWatch:
     """
-    Pings each dependency, a second after the ping before it has ended.
+    Pings each dependency, a second after the ping before it has ended. A ping that has
+    not ended in :data:`DEADLINE_S` is cancelled, and its dependency down.
 
-    :param pings: by the dependency's name; each ends in about a second, with a
-        ServiceDown when the dependency is away.
+    :param pings: by the dependency's name; each ends with a ServiceDown when the
+        dependency is away.
     """
 
     log = Logger()
@@ -67,9 +70,12 @@ class DependencyWatch:
 
     async def _check(self, name: str) -> None:
         try:
-            await self._pings[name]()
+            ping = Deferred.fromCoroutine(self._pings[name]())
+            await ping.addTimeout(DEADLINE_S, cast(IReactorTime, self._clock))
         except ServiceDown as error:
             self._note(name, False, str(error))
+        except TimeoutError:
+            self._note(name, False, f"no answer in {DEADLINE_S} s")
         except Exception:
             self.log.failure("ping of {name} failed", name=name)
             self._note(name, False, "its ping failed")
