@@ -27,6 +27,12 @@ from world import Setup
 HERE = Path(__file__).parent
 RESULTS, README = HERE / "results.json", HERE / "README.md"
 TABLE = re.compile(r"(<!-- calls -->\n).*(<!-- /calls -->)", re.DOTALL)
+CURVES = """
+CPU seconds must grow linearly with calls, memory and CPU seconds with waiting calls:
+
+![CPU seconds over calls](calls.svg)
+![memory and CPU seconds over waiting calls](waiting.svg)
+"""
 PLATFORMS = {"android": "FCM v1", "apns": "APNs"}
 Mode = Callable[[Calls], Awaitable[Figures]]
 
@@ -149,11 +155,16 @@ def rows(results: dict[str, Figures]) -> Iterator[tuple[str, Any, str]]:
 def table(results: dict[str, dict[str, Figures]]) -> str:
     """The README's part."""
     lines = [f"Measured on {machine()}."]
-    for setup, figures in results.items():
+    for setup in ("embedded", "cluster"):
+        if setup not in results:
+            continue
+        figures = results[setup]
         share = max(each.get("generator_cpu", 0.0) for each in figures.values())
+        loads = [each["load_average"] for each in figures.values()]
         lines += [
             "",
-            f"**{setup}** (the generator used at most {share:.0%} of a core)",
+            f"**{setup}** (the generator used at most {share:.0%} of a core; the machine's load"
+            f" average was {min(loads)} to {max(loads)})",
             "",
             "| | measured | goal |" if setup == "embedded" else "| | measured | embedded goal |",
             "|---|---|---|",
@@ -206,9 +217,10 @@ def main() -> None:
             results[name] = measured(name, measure(sizes))
     print("\n" + table(results))
     if not options.quick:
-        RESULTS.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
-        README.write_text(TABLE.sub(lambda m: m[1] + table(results) + m[2], README.read_text()))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         draw(results["embedded"])
+        text = table(results) + CURVES
+        README.write_text(TABLE.sub(lambda found: found[1] + text + found[2], README.read_text()))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ async def latency(calls: Calls, count: int, parked: int, phone_ms: float) -> Fig
         waiting.append((await calls.place(number))[1])
 
     await paced(range(1, parked + 1), 400, park)
-    await asyncio.sleep(1 + parked / 2000)
+    await calls.settled(parked)
     for _ in range(10):
         await calls.ring(0, phone_ms / 1000)
     steady()
@@ -72,7 +72,7 @@ async def capacity(calls: Calls, count: int, per_second: float) -> Figures:
 
     with Meter(calls.world) as placing:
         await paced(range(count), per_second, place)
-        await asyncio.sleep(2)
+        await calls.settled(count)
     full, asked = daemon.rss_kib, []
 
     async def answer(number: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,8 @@ from world import APP, World
 
 FIRST_ACCOUNT = 100_000_001
 ACK = b"status=ACK"
+ANSWER = "/api/call-response/"
+HEALTH = b"GET /health/ HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 class Calls:
@@ -56,11 +59,28 @@ class Calls:
         return key, asyncio.create_task(self.pbx.ask(call_request(number, key, keep=keep)))
 
     async def answer(self, key: str) -> Answer:
-        """The phone of a call answers."""
+        """The phone of a call answers; again, when the daemon has not got to its call yet."""
         fields = {"unique_key": key, "message_start_time": f"{time.time():.7f}"}
-        answer = await self.phones.ask(form_request("/api/call-response/", fields))
-        assert answer.status == 202, answer
-        return answer
+        request = form_request(ANSWER, fields)
+        while True:
+            answer = await self.phones.ask(request)
+            if answer.status == 202:
+                return answer
+            assert answer.status == 404, answer
+            await asyncio.sleep(0.05)
+
+    async def settled(self, waiting: int) -> None:
+        """Until the daemons hold so many calls and have nothing else to do."""
+        spent = 0.0
+        while True:
+            await asyncio.sleep(1)
+            before, spent = spent, sum(daemon.cpu_s for daemon in self.world.daemons)
+            if spent - before < 0.1 and await self._held() >= waiting:
+                return
+
+    async def _held(self) -> int:
+        answers = [await self.phones.ask(HEALTH) for _ in self.world.addresses]
+        return sum(json.loads(answer.body)["waiting"] for answer in answers)
 
     async def ring(self, number: int, phone_s: float) -> float:
         """A call whose phone answers after ``phone_s``: ms from its answer to the ACK."""
