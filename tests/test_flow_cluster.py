@@ -76,26 +76,22 @@ class OneAmongManyTests(FleetTestCase):
         self.assertEqual(await self.answer(1, push), 404)
 
     async def test_daemon_killed_in_mid_call(self) -> None:
-        """The PBX's repeat at another daemon wakes the phone again and gets its answer."""
-        held = self.call(0, call_id=self.call_id)
-        (push,) = await self.pushed(1)
-        self.daemons[0].signal(signal.SIGKILL)
-        await self.lost(held)
-        repeat = self.call(1, call_id=self.call_id)
-        (again,) = await self.pushed(1)
-        self.assertEqual(again.data["unique_key"], push.data["unique_key"])
-        self.assertEqual(await self.answer(2, again), 202)
-        self.assert_acknowledged(await repeat)
-
-    async def test_daemon_killed_beside_a_repeat(self) -> None:
-        """A repeat that waits at another daemon gets the answer to the first push."""
+        """A repeat that waits at another daemon is answered, and so is one that comes then."""
         first = self.call(0, call_id=self.call_id)
         (push,) = await self.pushed(1)
         repeat = self.call(1, call_id=self.call_id)
         await self.until_health(1, waiting=1)
+        alone = self.call(0, call_id=f"{self.call_id}-2")
+        (lost_push,) = await self.pushed(1)
         self.daemons[0].signal(signal.SIGKILL)
         await self.lost(first)
+        await self.lost(alone)
         self.assertEqual(await self.answer(2, push), 202)
+        self.assert_acknowledged(await repeat)
+        repeat = self.call(1, call_id=f"{self.call_id}-2")
+        (again,) = await self.pushed(1)
+        self.assertEqual(again.data["unique_key"], lost_push.data["unique_key"])
+        self.assertEqual(await self.answer(2, again), 202)
         self.assert_acknowledged(await repeat)
 
     async def lost(self, held: Deferred[Answered]) -> None:
