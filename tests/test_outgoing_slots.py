@@ -114,3 +114,20 @@ class SlotsTests(SynchronousTestCase):
         self.failureResultOf(third, CancelledError)
         slots.release(answered=True)
         self.successResultOf(second)
+
+    def test_many_who_lost_interest(self) -> None:
+        """However many give their slot back at once, each of them is told."""
+        slots = Slots(1)
+        held = slots.acquire()
+        told = []
+
+        async def take_and_leave(turn: Deferred[None]) -> None:
+            await turn
+            slots.release(answered=True)
+            told.append(turn)
+
+        for _ in range(2000):
+            Deferred.fromCoroutine(take_and_leave(slots.acquire()))
+        self.assertTrue(held.called)
+        slots.release(answered=True)
+        self.assertEqual(len(told), 2000)

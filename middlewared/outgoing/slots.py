@@ -29,6 +29,7 @@ class Slots:
         self._first = self._allowed = min(FIRST, most)
         self._used = 0
         self._answers = 0
+        self._serving = False
         # Ordered, and yet quick to leave for those who give up.
         self._waiting: dict[Deferred[None], None] = {}
 
@@ -61,10 +62,18 @@ class Slots:
         self._serve()
 
     def _serve(self) -> None:
-        while self._waiting and self._used < self._allowed:
-            turn, _ = self._waiting.popitem()
-            self._used += 1
-            turn.callback(None)
+        # Who has no use for the slot gives it back at once, inside of this: one loop then
+        # serves the next, since a recursion as deep as the queue would end in the middle.
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while self._waiting and self._used < self._allowed:
+                turn, _ = self._waiting.popitem()
+                self._used += 1
+                turn.callback(None)
+        finally:
+            self._serving = False
 
     def _give_up(self, turn: Deferred[None]) -> None:
         del self._waiting[turn]
