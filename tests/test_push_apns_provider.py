@@ -113,6 +113,40 @@ class SendingTests(AppleTestCase):
         self.assertEqual(await provider.send(push), Rejected("no notification token"))
         self.assertEqual(apple.record.received_count, 0)
 
+    async def test_too_large_is_sent_again_without_the_name(self) -> None:
+        """Only the caller's name can be spared; refused again it is our bug."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        for refused, result in ((1, Accepted()), (2, Rejected("PayloadTooLarge"))):
+            apple.scripts.for_next(refused, rejection("PayloadTooLarge"))
+            self.assertEqual(await provider.send(call_push()), result)
+            first, second = list(apple.record.received)[-2:]
+            self.assertNotEqual(first.payload["caller_id"], "")
+            self.assertEqual(second.payload, {**first.payload, "caller_id": ""})
+            self.assertNotEqual(second.headers["apns-id"], first.headers["apns-id"])
+
+    async def test_retries_prefer_another_connection(self) -> None:
+        """A temporary refusal, 429 too: the next push goes over a connection that gave none."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        await until(lambda: provider.connection_states()["production", "ready"] == 2)
+        for reason in ("TooManyRequests", "InternalServerError"):
+            apple.scripts.for_next(1, rejection(reason))
+            self.assertIsInstance(await provider.send(call_push()), Temporary)
+            self.assertEqual(await provider.send(call_push()), Accepted())
+            first, second = list(apple.record.received)[-2:]
+            self.assertNotEqual(second.connection, first.connection)
+            await self.replace_connections(apple, provider)
+
+    async def replace_connections(self, apple: AppleServer, provider: ApnsProvider) -> None:
+        """New connections, of which nothing bad is known."""
+        seen = apple.record.connection_count
+        apple.drop_connections()
+        await until(
+            lambda: apple.record.connection_count >= seen + 2
+            and provider.connection_states()["production", "ready"] == 2
+        )
+
     async def test_refusals(self) -> None:
         """Each is judged by the table, with its details."""
         apple = await self.serve()
@@ -124,7 +158,6 @@ class SendingTests(AppleTestCase):
             ),
             (rejection("DeviceTokenNotForTopic"), TokenSuspect("DeviceTokenNotForTopic")),
             (rejection("TopicDisallowed"), ConfigFault("TopicDisallowed")),
-            (rejection("PayloadTooLarge"), Rejected("PayloadTooLarge")),
             (rejection("TooManyRequests", retry_after="2"), Temporary("TooManyRequests", 2.0)),
             (rejection("InternalServerError"), Temporary("InternalServerError")),
             (rejection("TooManyProviderTokenUpdates"), Temporary("TooManyProviderTokenUpdates")),

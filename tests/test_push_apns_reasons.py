@@ -42,6 +42,8 @@ TEMPORARY = {
     "Shutdown",
 }
 
+NOW = 1_700_000_000.0
+
 
 class JudgeTests(SynchronousTestCase):
     """What each answer means."""
@@ -49,7 +51,7 @@ class JudgeTests(SynchronousTestCase):
     def test_every_documented_reason(self) -> None:
         """Only what Apple calls dead is dead; what is not listed here is our bug."""
         for reason, status in STATUS_OF_REASON.items():
-            result = judge(Answer(status, b'{"reason":"%s"}' % reason.encode()))
+            result = judge(Answer(status, b'{"reason":"%s"}' % reason.encode()), NOW)
             kinds = ((DEAD, TokenDead), (SUSPECT, TokenSuspect), (CONFIGURATION, ConfigFault))
             wanted = next((kind for some, kind in kinds if reason in some), Rejected)
             self.assertIs(type(result), Temporary if reason in TEMPORARY else wanted, reason)
@@ -57,7 +59,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """200 has no body."""
-        self.assertEqual(judge(OK), Accepted())
+        self.assertEqual(judge(OK, NOW), Accepted())
 
     def test_when_a_token_died(self) -> None:
         """Apple counts in milliseconds; without a sane time there is none."""
@@ -70,18 +72,25 @@ class JudgeTests(SynchronousTestCase):
             (b"1e300", None),
         ):
             body = b'{"reason":"Unregistered","timestamp":%s}' % said
-            self.assertEqual(judge(Answer(410, body)), TokenDead("Unregistered", since))
+            self.assertEqual(judge(Answer(410, body), NOW), TokenDead("Unregistered", since))
 
     def test_what_is_meant_for_one_connection_may_be_retried_at_once(self) -> None:
         """Another connection can take the push."""
         for reason in ("Shutdown", "IdleTimeout"):
             body = b'{"reason":"%s"}' % reason.encode()
-            self.assertEqual(judge(Answer(503, body)), Temporary(reason, retry_after_s=0))
+            self.assertEqual(judge(Answer(503, body), NOW), Temporary(reason, retry_after_s=0))
 
     def test_retry_after(self) -> None:
-        """Seconds, kept within reason; anything else is none."""
-        for said, seconds in (("3", 3.0), ("9" * 9, 3600.0), ("9" * 99, None), ("soon", None)):
-            result = judge(Answer(503, b'{"reason":"ServiceUnavailable"}', said))
+        """Seconds or a date, kept within reason; anything else is none."""
+        for said, seconds in (
+            ("3", 3.0),
+            ("9" * 9, 3600.0),
+            ("9" * 99, 3600.0),
+            ("Tue, 14 Nov 2023 22:13:22 GMT", 2.0),
+            ("Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
+            ("soon", None),
+        ):
+            result = judge(Answer(503, b'{"reason":"ServiceUnavailable"}', said), NOW)
             self.assertEqual(result, Temporary("ServiceUnavailable", retry_after_s=seconds))
 
     def test_answers_without_a_known_reason(self) -> None:
@@ -96,9 +105,9 @@ class JudgeTests(SynchronousTestCase):
             (400, b'{"reason":"a token: 12ab"}', Rejected("HTTP 400")),
             (400, b'{"reason":["x"]}', Rejected("HTTP 400")),
         ):
-            self.assertEqual(judge(Answer(status, body)), result)
+            self.assertEqual(judge(Answer(status, body), NOW), result)
 
     @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.text())
     def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: str) -> None:
         """Never an exception, and the reason is short."""
-        self.assertLessEqual(len(judge(Answer(status, body, retry_after)).reason), 64)
+        self.assertLessEqual(len(judge(Answer(status, body, retry_after), NOW).reason), 64)

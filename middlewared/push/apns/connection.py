@@ -32,7 +32,7 @@ SILENT_AFTER_TICKS = 4
 KEEP_ALIVE_S = 300.0
 """Shorter than the memory of common address translators, longer than Apple frowns upon."""
 
-DISTRUST_S = 1.0
+DISTRUST_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
 
 MAX_UNSENT_FRAMES = 8_192

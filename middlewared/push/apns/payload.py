@@ -23,9 +23,13 @@ _CALL = (
 )
 
 
-def apple_call_payload(push: CallPush) -> bytes:
-    """The payload of a VoIP push; the app reads the keys beside ``aps``."""
-    caller_id = push.call.incoming.caller_id
+def apple_call_payload(push: CallPush, *, with_name: bool = True) -> bytes:
+    """
+    The payload of a VoIP push; the app reads the keys beside ``aps``.
+
+    :param with_name: False leaves ``caller_id`` empty.
+    """
+    caller_id = push.call.incoming.caller_id if with_name else ""
     payload = _call(push, caller_id)
     if len(payload) <= MAX_CALL_BYTES:
         return payload

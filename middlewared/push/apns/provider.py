@@ -25,7 +25,8 @@ from middlewared.push.apns.pool import Pool
 from middlewared.push.apns.reasons import (
     BAD_DEVICE_TOKEN,
     EXPIRED_PROVIDER_TOKEN,
-    SHUTDOWN,
+    LEAVING,
+    PAYLOAD_TOO_LARGE,
     judge,
 )
 from middlewared.push.apns.request import NOTICE_LIFE_S, RequestKind, authorization_header
@@ -37,6 +38,7 @@ from middlewared.push.interface import (
     Push,
     PushResult,
     Rejected,
+    Temporary,
     TokenDead,
     TokenSuspect,
 )
@@ -143,6 +145,10 @@ class ApnsProvider:
             return Rejected("no notification token")
         home = self._environments["sandbox" if push.device.sandbox else "production"]
         result = await self._attempt(home, message)
+        if result.reason == PAYLOAD_TOO_LARGE and isinstance(push, CallPush):
+            # Our own limit is Apple's published one; only the caller's name can be spared.
+            message = attrs.evolve(message, body=apple_call_payload(push, with_name=False))
+            result = await self._attempt(home, message)
         if isinstance(result, TokenSuspect):
             return await self._suspect(message, push.device.sandbox, result)
         if isinstance(result, Accepted):
@@ -192,10 +198,11 @@ class ApnsProvider:
         end = await exchange.ended
         if not isinstance(end, Answer):
             return end
-        result = judge(end)
-        if end.status >= 500 and exchange.carrier is not None:
-            exchange.carrier.distrust()
-            if result.reason == SHUTDOWN:
+        result = judge(end, self._clock.seconds())
+        if exchange.carrier is not None:
+            if isinstance(result, Temporary):
+                exchange.carrier.distrust()
+            if result.reason in LEAVING:
                 exchange.carrier.leave()
         return result
 

@@ -20,10 +20,15 @@ from middlewared.push.interface import (
     TokenDead,
     TokenSuspect,
 )
+from middlewared.push.retry_after import retry_after_s
 
 BAD_DEVICE_TOKEN = "BadDeviceToken"
 EXPIRED_PROVIDER_TOKEN = "ExpiredProviderToken"
+PAYLOAD_TOO_LARGE = "PayloadTooLarge"
 SHUTDOWN = "Shutdown"
+LEAVING = frozenset({SHUTDOWN, "BadCertificate", "BadCertificateEnvironment"})
+"""After these no further push goes over the connection."""
+
 
 _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]] = {
     "Unregistered": TokenDead,
@@ -65,7 +70,6 @@ _AT_ONCE = frozenset({"IdleTimeout", SHUTDOWN})
 """Only this connection is meant; another one can take the push now."""
 
 MAX_REASON = 64
-MAX_RETRY_AFTER_S = 3600.0
 
 
 def is_config_fault(reason: str) -> bool:
@@ -73,8 +77,8 @@ def is_config_fault(reason: str) -> bool:
     return _KINDS.get(reason) is ConfigFault
 
 
-def judge(answer: Answer) -> PushResult:
-    """What an answer means for the push."""
+def judge(answer: Answer, now: float) -> PushResult:
+    """What an answer means for the push; ``now`` in epoch seconds."""
     if answer.status == 200:
         return _ACCEPTED
     said = _read(answer.body)
@@ -83,8 +87,10 @@ def judge(answer: Answer) -> PushResult:
     if kind is TokenDead:
         return TokenDead(reason, since=_seconds(said.get("timestamp")))
     if kind is Temporary:
-        at_once = 0.0 if reason in _AT_ONCE else None
-        return Temporary(reason, retry_after_s=_retry_after(answer.retry_after, at_once))
+        wish_s = retry_after_s(answer.retry_after, now)
+        if wish_s is None and reason in _AT_ONCE:
+            wish_s = 0.0
+        return Temporary(reason, wish_s)
     return kind(reason)
 
 
@@ -118,10 +124,3 @@ def _seconds(timestamp: object) -> float | None:
     if isinstance(timestamp, int | float) and not isinstance(timestamp, bool):
         return timestamp / 1000 if 0 < timestamp < 1e15 else None
     return None
-
-
-def _retry_after(value: str, default: float | None) -> float | None:
-    """A Retry-After in seconds; Apple sends no dates."""
-    if value.isascii() and value.isdigit() and len(value) <= 9:
-        return min(float(value), MAX_RETRY_AFTER_S)
-    return default

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from middlewared.outgoing.interface import Reply
+from middlewared.push import retry_after
+from middlewared.push.retry_after import epoch_of
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
 
@@ -42,23 +43,11 @@ def word(value: object) -> str:
 
 
 def retry_after_s(reply: Reply, now: float) -> float | None:
-    """Retry-After in seconds from now (RFC 9110, 10.2.3); None when absent or unreadable."""
-    text = (reply.header("Retry-After") or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    at = _epoch(text)
-    if at is None:
-        return None
-    return max(0.0, at - (server_time(reply) or now))
+    """Retry-After in seconds from now; None when absent or unreadable."""
+    said = reply.header("Retry-After") or ""
+    return retry_after.retry_after_s(said, server_time(reply) or now)
 
 
 def server_time(reply: Reply) -> float | None:
     """Epoch seconds of the Date header, None when absent or unreadable."""
-    return _epoch(reply.header("Date") or "")
-
-
-def _epoch(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
+    return epoch_of(reply.header("Date") or "")
