@@ -159,6 +159,27 @@ class NameTests(ConfigCase):
             self.problems("[redis]\npasword = geheim\n"),
         )
 
+    def test_case_is_not_what_makes_names_different(self) -> None:
+        """A name in capitals is nearest to the same in small letters."""
+        for title, nearest in (("HTTP", "http"), ("app:a.b:APNS", "app:a.b:apns")):
+            self.assertEqual(
+                [f"[{title}]: unknown section; the nearest known one is [{nearest}]"],
+                self.problems(f"[{title}]\n"),
+            )
+
+    def test_one_wrong_value_does_not_hide_the_rest_of_its_section(self) -> None:
+        """A value, what belongs together and what is missing are told in one go."""
+        self.assertEqual(
+            ["[accounts] timeout_ms", "[accounts] base_url", "[accounts] sip_user_id_min"],
+            [
+                problem.partition(":")[0]
+                for problem in self.problems(
+                    "[accounts]\nbackend = voipgrid\ntimeout_ms = 0\n"
+                    "sip_user_id_min = 5\nsip_user_id_max = 4\n"
+                )
+            ],
+        )
+
     def test_an_unknown_platform_names_the_nearest_app_section(self) -> None:
         """The suggestion keeps the app id."""
         for title, nearest in (("app:com.x:apn", "app:com.x:apns"), ("ap:a:gcm", "app:a:gcm")):

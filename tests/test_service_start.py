@@ -46,7 +46,7 @@ class StartTests(DaemonTestCase):
         code, output = await self.refused_start(
             "[http]\nlisten = tcp:0\nmax_body_byte = 1\n"
             "[cals]\nmax_waiting = 3\n"
-            "[app:com.example:apns]\ncertificate = missing.pem\n"
+            "[app:com.example:apns]\ncertificate = missing.pem\nconnections = 0\n"
             "[log]\nfile = .\nmetrics_file = nowhere/reports.json\n"
             "[database]\nurl = sqlite:nowhere/devices.sqlite3\n"
         )
@@ -54,6 +54,7 @@ class StartTests(DaemonTestCase):
         for line in (
             "[http] max_body_byte: unknown key",
             "[cals]: unknown section",
+            "[app:com.example:apns] connections:",
             "[app:com.example:apns] certificate:",
             "[log] file: is a directory",
             "[log] metrics_file: no such directory",

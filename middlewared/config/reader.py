@@ -61,8 +61,7 @@ def read_config(
 
     :param path: the ini file; None: the built-in defaults.
     :param environ: what ``%(ENV:NAME)s`` refers to.
-    :param inspect: finds further problems, as section, key and what; those of a section
-        that has other problems are left out.
+    :param inspect: finds further problems, as section, key and what.
     :raises ConfigError: with every problem, each a finished line.
     """
     name = "built-in defaults" if path is None else str(path)
@@ -95,22 +94,25 @@ def _line(name: str, section: str, key: str, what: str) -> str:
 
 
 class _Problems:
-    """The finished lines, and which sections have one."""
+    """The finished lines, and which values have one."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._broken: set[str] = set()
+        self._broken: set[tuple[str, str]] = set()
         self.lines: list[str] = []
 
     def add(self, section: str, key: str, what: str) -> None:
-        self._broken.add(section)
+        self._broken.update([(section, key), (section, "")])
         self.lines.append(_line(self._name, section, key, what))
 
     def add_unbroken(self, found: Iterable[tuple[str, str, str]]) -> None:
-        """Add problems between values, but not where a value is only a stand-in."""
+        """
+        Add problems between values, but not about one that is only a stand-in, nor about a
+        section as a whole that has such a value.
+        """
         already = frozenset(self._broken)
         for section, key, what in found:
-            if section not in already:
+            if (section, key) not in already:
                 self.add(section, key, what)
 
 
@@ -132,14 +134,16 @@ def _contents(path: Path, problems: _Problems) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+    """The one of ``known`` that ``word`` was probably meant to be; its case does not count."""
+    folded = {each.casefold(): each for each in known}
+    return folded[difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.0)[0]]
 
 
 def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
     match = _APP_SECTION.fullmatch(title)
     if match and match[2] in _APPS:
         return match[1], _APPS[match[2]]
-    app = title.split(":")[1].strip() if ":" in title else "APP_ID"
+    app = (title.split(":")[1].strip() if ":" in title else "") or "APP_ID"
     known = [*_SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
     problems.add(title, "", f"unknown section; the nearest known one is [{_nearest(title, known)}]")
     return None
