@@ -440,12 +440,14 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(second), Outcome.ANSWERED)
 
     def test_above_max_waiting(self) -> None:
-        """The call above the bound is refused at once, those waiting stay."""
+        """A call above the bound is refused at once, those waiting stay; a repeat joins."""
         held = [self.ring()]
         for number in range(2):
             self.devices.put(attrs.evolve(PHONE, sip_user_id=200000000 + number))
             held.append(self.ring(IncomingCall(200000000 + number, "1")))
-        self.assertIs(self.successResultOf(self.ring()), Outcome.OVERLOADED)
+        new = attrs.evolve(CALL, call_id="call-2")
+        self.assertIs(self.successResultOf(self.ring(new)), Outcome.OVERLOADED)
+        held.append(self.ring())
         for waiting in held:
             self.assertNoResult(waiting)
 

@@ -157,9 +157,10 @@ class Ringing:
 
     def _refusal(self, call: Call) -> Outcome | None:
         """Why ``call`` is not taken now; a repeat of a held one is no new call."""
-        if self.draining and not self._rendezvous.holds(call):
-            return Outcome.DRAINING
-        return Outcome.OVERLOADED if self.waiting >= self.settings.max_waiting else None
+        full = self.waiting >= self.settings.max_waiting
+        if not (self.draining or full) or self._rendezvous.holds(call):
+            return None
+        return Outcome.DRAINING if self.draining else Outcome.OVERLOADED
 
     def _turned_away(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
         """Tell of a call that got no place."""
