@@ -128,7 +128,7 @@ class Link(Connection):  # type: ignore[misc]  # txpostgres has no types
         """An idle link that the server closes is no unhandled error, but just lost."""
         try:
             super().doRead()
-        except psycopg2.Error as error:
+        except (psycopg2.Error, ValueError) as error:  # or its file descriptor is gone
             return error
         return None
 
