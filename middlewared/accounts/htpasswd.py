@@ -24,7 +24,7 @@ from twisted.python.threadpool import ThreadPool
 from middlewared.accounts.interface import Account
 from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused
 
-MAX_CHECKS = 16
+MAX_CHECKS = 64
 CHECK_TIMEOUT_S = 5.0
 _THREADS = 2
 # The costs bcrypt knows and a phone app waits for: 16 takes about 4 s.

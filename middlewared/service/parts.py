@@ -267,6 +267,7 @@ class Parts:
     def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
         self.metrics.report(fields)
         self.logs.reports.write(sip_user_id, fields)
+        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=fields)
 
     def _hangup(self, device: Device, unique_key: str, reason: str) -> None:
         self.log.info(
