@@ -82,6 +82,7 @@ async def run(work: Path) -> None:
             *("-default_behaviors", "all,-abortunexp"),
         )
 
+    kamailio: Process | None = None
     try:
         simulator = start("simulator", sys.executable, "-m", "middlewared.simulator")
         known = json.loads((await simulator.wait_for("\n")).splitlines()[0])
@@ -106,7 +107,9 @@ async def run(work: Path) -> None:
             assert old in text, old
             text = text.replace(old, new)
         (work / "kamailio.cfg").write_text(text)
-        start("kamailio", "kamailio", "-DD", "-E", "-m", "64", "-f", str(work / "kamailio.cfg"))
+        kamailio = start(
+            "kamailio", "kamailio", "-DD", "-E", "-m", "64", "-f", str(work / "kamailio.cfg")
+        )
         scenario = str(CHECKOUT / "tests/operations/phone.xml")
         start("phone", "sipp", "-sf", scenario, *("-i", HOST, "-p", str(phone), "-nostdin"))
         post(f"{url}/api/android-device/", sip_user_id=ACCOUNT, token="phone", app="app")
@@ -117,6 +120,8 @@ async def run(work: Path) -> None:
         cancelled = sipp("cancelled", ACCOUNT, "cancelled")
         assert await cancelled.ended() == 0, "the caller could not hang up"
     finally:
+        if kamailio is not None:
+            await kamailio.end()  # it ends its children, which outlive a SIGKILL
         for process in reversed(processes):
             process.kill()
 
