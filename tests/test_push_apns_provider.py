@@ -143,8 +143,10 @@ class SendingTests(AppleTestCase):
         seen = apple.record.connection_count
         apple.drop_connections()
         await until(
-            lambda: apple.record.connection_count >= seen + 2
-            and provider.connection_states()["production", "ready"] == 2
+            lambda: (
+                apple.record.connection_count >= seen + 2
+                and provider.connection_states()["production", "ready"] == 2
+            )
         )
 
     async def test_refusals(self) -> None:
