@@ -32,6 +32,7 @@ setup(
         "h2>=4.2",
         "hpack>=4.0",
         "hiredis>=3.0",  # txredisapi parses replies with it: twice as fast
+        "hyperlink>=21",
         "klein>=24.8",
         "multipart>=1.2",
         "prometheus-client>=0.21",
