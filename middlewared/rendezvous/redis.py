@@ -35,10 +35,11 @@ from middlewared.rendezvous.cluster import Node
 from middlewared.rendezvous.redis_held import Held, HeldCalls, SharedPlace
 from middlewared.rendezvous.redis_link import Login
 from middlewared.rendezvous.redis_nodes import Nodes
-from middlewared.rendezvous.redis_questions import Questions
+from middlewared.rendezvous.redis_questions import ASK_WAIT_S, Questions
 from middlewared.rendezvous.redis_store import SharedCalls
 
 ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
+ASK_WAIT_IN_TROUBLE_S = 1.0  # while a master is away the daemons are all that knows
 CHECK_INTERVAL_S = 1.0
 CHECKS_A_ROUND = 1000
 CHECKS_AT_ONCE = 32
@@ -154,7 +155,8 @@ class RedisRendezvous:
                 self._held.settle(held, stands)
             return True
         # The call may be one that a daemon opened alone, or whose record a failover lost.
-        if await self._answered_somewhere(unique_key, settlement):
+        wait_s = ASK_WAIT_S if down is None else ASK_WAIT_IN_TROUBLE_S
+        if await self._answered_somewhere(unique_key, settlement, wait_s):
             return True
         if down is not None:
             raise down
@@ -270,11 +272,14 @@ class RedisRendezvous:
 
     # Answering without Redis
 
-    async def _answered_somewhere(self, unique_key: str, settlement: Settlement) -> bool:
+    async def _answered_somewhere(
+        self, unique_key: str, settlement: Settlement, wait_s: float
+    ) -> bool:
         """Settle a call that Redis does not know at the daemons where it waits, if any."""
         here = self._answered_here(unique_key, settlement)
         text = records.settlement_text(settlement)
-        there = await self._questions.ask(records.EVERYBODY, ANSWERED, unique_key, text)
+        question = (ANSWERED, unique_key, text)
+        there = await self._questions.ask(records.EVERYBODY, *question, wait_s=wait_s)
         return here or there
 
     def _answered_here(self, unique_key: str, settlement: Settlement) -> bool:

@@ -1,7 +1,7 @@
 """
 What daemons ask each other over PUBLISH when the records in Redis do not tell.
 
-The one invariant: a question has an answer within :data:`ASK_WAIT_S`; silence is a no.
+The one invariant: a question has an answer within the wait it was given; silence is a no.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Questions:
         self._numbers = itertools.count()
         self._asked: dict[int, Deferred[bool]] = {}
 
-    async def ask(self, channel: str, *question: str) -> bool:
-        """Whether a daemon that listens to ``channel`` says yes."""
+    async def ask(self, channel: str, *question: str, wait_s: float = ASK_WAIT_S) -> bool:
+        """Whether a daemon that listens to ``channel`` says yes within ``wait_s``."""
         number = next(self._numbers)
         reply = self._asked[number] = Deferred()
-        silence = self._clock.callLater(ASK_WAIT_S, reply.callback, False)
+        silence = self._clock.callLater(wait_s, reply.callback, False)
         try:
             await self._publish(channel, json.dumps(["asked", self._channel, number, *question]))
             return await reply
