@@ -211,7 +211,9 @@ class PostgresHostsTests(FaultCase):
         registry = self.registry(self.address(first), self.address(second))
         await registry.start()
         self.make_standby_like(first, "on")
-        await registry.register(a_device())
+        # A server process hears of its new settings in its own time.
+        while second.sql("postgres", "select to_regclass('devices')::text") == [(None,)]:
+            await registry.register(a_device())
         self.assertEqual(second.sql("postgres", "select count(*) from devices"), [(1,)])
 
 
