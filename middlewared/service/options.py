@@ -8,6 +8,7 @@ its own and exit code 1, and no traceback.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,10 @@ from middlewared.service.apps import file_problems
 from middlewared.service.daemon import Daemon
 from middlewared.service.notify import ServiceManager
 from middlewared.service.parts import Parts
+
+# With Python's own thresholds the collector walks all waiting calls several times a
+# second, for garbage that only calls leave whose PBX hung up.
+COLLECTOR_THRESHOLDS = (20_000, 50, 100)
 
 
 class Options(usage.Options):
@@ -57,6 +62,7 @@ def makeService(options: Options) -> Daemon:
         failed=failed,
     )
     reactor.callWhenRunning(_take_signals, reactor, daemon)
+    reactor.callWhenRunning(_collect_rarely)
     return daemon
 
 
@@ -72,6 +78,13 @@ def read_all(path: Path | None) -> Config:
 def _complain(problems: list[str]) -> None:
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201
+
+
+def _collect_rarely() -> None:
+    """What is there now stays for good, and calls come and go without the collector."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _take_signals(reactor: Any, daemon: Daemon) -> None:
