@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import attrs
@@ -112,7 +114,9 @@ class PushTests(CommandTestCase):
 
     async def test_answered_over_unix(self) -> None:
         """A unix socket's peers are on this machine."""
-        await self.answered_over("unix:http.sock")
+        folder = tempfile.mkdtemp()  # the path of a socket has at most 107 bytes
+        self.addCleanup(shutil.rmtree, folder)
+        await self.answered_over(f"unix:{folder}/http.sock")
 
     async def test_answered_over_tls(self) -> None:
         """The daemon's certificate is not for the address it is reached at here."""
