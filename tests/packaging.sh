@@ -9,11 +9,12 @@ for file in etc/middlewared.ini middlewared/devices/schema/sqlite/1.sql twisted/
     grep -q "/$file\$" "$work/sdist.txt" || { echo "the sdist lacks $file" >&2; exit 1; }
 done
 
+unset PYTHONPATH # only what is installed counts; pip too looks there
 python -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet "$work"/dist/*.whl
-cd "$work" # away from the checkout: only what was installed counts
-unset PYTHONPATH
-./venv/bin/twistd --help | grep -q '^ *middlewared ' || { echo "twistd does not list middlewared" >&2; exit 1; }
+cd "$work" # away from the checkout
+./venv/bin/twistd --help >help.txt # whole: a reader that leaves early would fail the pipe
+grep -q '^ *middlewared ' help.txt || { echo "twistd does not list middlewared" >&2; exit 1; }
 printf '[http]\nlisten = tcp:0:interface=127.0.0.1\n[metrics]\nlisten =\n' >daemon.ini
 ./venv/bin/middlewared check --config daemon.ini
 ./venv/bin/middlewared migrate --config daemon.ini
