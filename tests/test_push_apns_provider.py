@@ -400,6 +400,7 @@ class TroubleTests(AppleTestCase):
         """Whatever the peer does."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
+        await provider.send(call_push())  # it is connected: the next one is sent at once
         apple.scripts.for_next(1, Stall())
         self.assertEqual(await provider.send(call_push(wait_s=0.1)), Temporary("deadline"))
         self.assertEqual(await provider.send(call_push()), Accepted())
