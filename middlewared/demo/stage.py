@@ -7,8 +7,10 @@ files are in one folder of the caller's.
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,10 +29,16 @@ AnyPush: TypeAlias = ReceivedPush | GooglePush
 
 
 def free_port() -> int:
-    """A port that nobody listens at now; the daemon's own URL must be known beforehand."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+    """
+    A port that nobody listens at now; the daemon's own URL must be known beforehand.
+
+    It is below the range from which systems choose ports, so that none of the peers which
+    start meanwhile is given the same.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)  # noqa: S311
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 IOS_APP = "com.example.ios"
