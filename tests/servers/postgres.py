@@ -14,7 +14,6 @@ import pwd
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,8 @@ from subprocess import PIPE, STDOUT
 from typing import IO, Any
 
 import psycopg2
+
+from middlewared.demo.stage import free_port
 
 START_TIMEOUT_S = 30
 OPTIONS = {
@@ -50,7 +51,7 @@ class PostgresServer:
         # Not below a test's folder: a socket's path is limited to 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.data = self.folder / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         _give_away(self.folder)
@@ -226,13 +227,6 @@ def _run(
         env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit)),
     )
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _children(parent: int) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,12 +40,13 @@ def program() -> str:
 def free_port() -> int:
     """A port nobody has, with nobody at the Cluster bus's port (10,000 above) either."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as lower, socket.socket() as upper:
-            port: int = lower.getsockname()[1]
-            try:
-                upper.bind(("127.0.0.1", port + 10000))
-            except (OSError, OverflowError):
-                continue
+        # Both below the range from which the system gives ports to others meanwhile.
+        port = random.randrange(10_000, 22_000)
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + 10_000)),
+        ):
             return port
 
 
