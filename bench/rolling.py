@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -30,6 +28,8 @@ import uuid
 from pathlib import Path
 
 from generator import Client, form_request, percentile
+
+from middlewared.demo.stage import free_port
 
 CHECKOUT = Path(__file__).parent.parent
 sys.path.insert(0, str(CHECKOUT))
@@ -83,12 +83,10 @@ class Process:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has, outside of the range that outgoing connections take theirs from."""
+    """Different ports that nobody has."""
     free: set[int] = set()
     while len(free) < count:
-        port = random.randint(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server((HOST, port)):
-            free.add(port)
+        free.add(free_port())
     return list(free)
 
 
