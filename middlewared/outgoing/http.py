@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import lru_cache, partial
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
 
 from hyperlink import EncodedURL
 from OpenSSL import SSL
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -32,7 +31,7 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from middlewared.outgoing.interface import (
@@ -49,8 +48,6 @@ from middlewared.outgoing.tls import ClientTLS
 MAX_CONNECTIONS = 256
 MAX_BODY_BYTES = 65_536
 IDLE_TIMEOUT_S = 120
-# treq keeps cookies for all users of a client: one account's would go with another's.
-_NO_COOKIES = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 class PooledHttpClient:
@@ -147,13 +144,14 @@ class PooledHttpClient:
     async def _exchange(self, method: str, url: str, headers: Headers, body: bytes | None) -> Reply:
         lease = _Lease(self._pool)
         agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, lease)
-        client = HTTPClient(cast(IAgent, agent), cookiejar=_NO_COOKIES)
+        client = HTTPClient(cast(IAgent, agent), _NO_COOKIES, cast(Any, _WholeBody))
         try:
             response = await client.request(
                 method,
                 _parsed(url),
                 headers=headers,
                 data=body,
+                cookies=_NO_COOKIES,
                 allow_redirects=False,
                 unbuffered=True,
                 reactor=self._reactor,
@@ -173,8 +171,15 @@ class PooledHttpClient:
 class _Url(EncodedURL):
     """An URL that was encoded once: treq's doing so again is a fifth of a request's cost."""
 
+    _text: str | None = None
+
     def to_uri(self) -> EncodedURL:
         return self
+
+    def to_text(self, with_password: bool = False) -> str:  # noqa: ARG002 - hyperlink's
+        if self._text is None:
+            self._text = super().to_text()
+        return self._text
 
 
 @lru_cache(maxsize=256)
@@ -182,20 +187,61 @@ def _parsed(url: str) -> EncodedURL:
     return _Url.from_text(EncodedURL.from_text(url).to_uri().to_text())
 
 
+class _NoCookies(IndexableCookieJar):
+    """treq keeps cookies for all users of a client: one account's would go with another's."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """There are none."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """They are ignored."""
+
+
+_NO_COOKIES = _NoCookies()
+
+
+@implementer(IBodyProducer)
+class _WholeBody:
+    """Writes the body right behind the headers; treq's own way sends it a turn later."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All is written already."""
+
+    def resumeProducing(self) -> None:
+        """All is written already."""
+
+    def stopProducing(self) -> None:
+        """All is written already."""
+
+
 @implementer(IAgentEndpointFactory)
 class _UriEndpoints:
-    """Chooses TLS or plain TCP by the scheme."""
+    """Chooses TLS or plain TCP by the scheme; the few hosts come from our configuration."""
 
     def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
         self._endpoints = endpoints
         self._tls = tls
+        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        host = uri.host.decode("ascii")
-        endpoint = self._endpoints(host, uri.port)
-        if uri.scheme == b"https":
-            return wrapClientTLS(self._tls(host), endpoint)
+        key = uri.scheme, uri.host, uri.port
+        endpoint = self._known.get(key)
+        if endpoint is None:
+            endpoint = self._known[key] = self._endpoint(*key)
         return endpoint
+
+    def _endpoint(self, scheme: bytes, encoded_host: bytes, port: int) -> IStreamClientEndpoint:
+        host = encoded_host.decode("ascii")
+        endpoint = self._endpoints(host, port)
+        return wrapClientTLS(self._tls(host), endpoint) if scheme == b"https" else endpoint
 
 
 class _Lease:
