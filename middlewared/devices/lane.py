@@ -50,7 +50,9 @@ class Lane:
     """
     Runs work on the connection, batch after batch, in the order of arrival.
 
-    :param begin: the statement that opens a batch's transaction.
+    :param begin: the statement that opens a batch's transaction; None: there is none, since
+        each request is a single statement that reads. Every statement hands the
+        interpreter's lock to the reactor's thread and back, which costs more than itself.
     :param timeout_s: how long one request waits in all.
     :param capacity: how many requests may wait; more are refused at once.
     """
@@ -58,7 +60,13 @@ class Lane:
     _log = Logger()
 
     def __init__(
-        self, *, reactor: Reactor, source: Source, begin: str, timeout_s: float, capacity: int
+        self,
+        *,
+        reactor: Reactor,
+        source: Source,
+        begin: str | None,
+        timeout_s: float,
+        capacity: int,
     ) -> None:
         self._reactor = reactor
         self._clock = cast(IReactorTime, reactor)
@@ -168,9 +176,11 @@ class Lane:
                 connection.close()
 
     def _transaction(self, connection: sqlite3.Connection, works: Sequence[Work]) -> Sequence[Any]:
-        connection.execute(self._begin)
+        if self._begin is not None:
+            connection.execute(self._begin)
         results = [self._result(connection, work) for work in works]
-        connection.execute("commit")
+        if self._begin is not None:
+            connection.execute("commit")
         return results
 
     def _result(self, connection: sqlite3.Connection, work: Work) -> Any:
@@ -180,6 +190,7 @@ class Lane:
         except (sqlite3.OperationalError, sqlite3.InternalError):
             raise
         except Exception as error:
-            if type(error) is sqlite3.DatabaseError or not connection.in_transaction:
+            rolled_back = self._begin is not None and not connection.in_transaction
+            if type(error) is sqlite3.DatabaseError or rolled_back:
                 raise
             return Failure(error)

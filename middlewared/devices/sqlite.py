@@ -56,7 +56,7 @@ class SqliteRegistry:
             capacity=_CAPACITY,
         )
         self._reader = Lane(
-            reactor=reactor, source=reading, begin="begin", timeout_s=timeout_s, capacity=_CAPACITY
+            reactor=reactor, source=reading, begin=None, timeout_s=timeout_s, capacity=_CAPACITY
         )
 
     async def start(self) -> None:
