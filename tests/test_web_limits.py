@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
-from twisted.internet.protocol import Factory
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import LoopingCall
 
 from middlewared.model import Outcome
 from middlewared.simulator.certificates import Authority
+from middlewared.web.sending import send_now
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"
@@ -303,3 +306,55 @@ class ConnectionTests(LimitsCase):
             if not ringing.called:
                 ringing.callback(Outcome.ANSWERED)
         self.assertEqual((await clients[2].response()).body, b"status=ACK")
+
+    async def test_answers_to_a_slow_reader_arrive_whole_and_in_order(self) -> None:
+        """More of them than the sockets between take at once, of two kinds in turn."""
+        paths = ["/api/openapi.json", "/health/"] * 200
+        client = await self.connect()
+        client.transport.pauseProducing()
+        client.send(b"".join(http_message("GET", path) for path in paths))
+        other = await self.connect()
+        lengths = {}
+        for path in paths[:2]:
+            other.send(http_message("GET", path))
+            lengths[path] = len((await other.response()).body)
+        client.transport.resumeProducing()
+        for path in paths:
+            response = await client.response()
+            self.assertEqual((response.status, len(response.body)), (200, lengths[path]))
+            response.json()
+
+    async def test_what_is_sent_at_once_does_not_overtake_what_waits(self) -> None:
+        """Both kinds of writing on one connection; the client sees their order."""
+
+        class Server(Protocol):
+            transport: Any
+
+            def connectionMade(self) -> None:
+                send_now(self.transport, b"1")
+                self.transport.write(b"2")
+                send_now(self.transport, b"3")
+                self.transport.loseConnection()
+
+        endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        port = await endpoint.listen(Factory.forProtocol(Server))
+        self.addCleanup(port.stopListening)
+        client = await self.connect(port.getHost().port)
+        await client.closed
+        self.assertEqual(client.received, b"123")
+
+    async def test_client_that_resets_before_its_answer_harms_nobody(self) -> None:
+        """The answer meets a dead connection, of which the reactor does not know yet."""
+        request = http_message("POST", "/api/incoming-call/", CALL, FORM)
+        gone = socket.create_connection(("127.0.0.1", self.port))
+        gone.sendall(request)
+        await self.calls.until(rung=1)
+        other = await self.connect()
+        other.send(request)
+        await self.calls.until(rung=2)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+        for ringing in self.calls.ringing:
+            ringing.callback(Outcome.ANSWERED)
+        self.assertEqual((await other.response()).body, b"status=ACK")
+        # tearDown sees that the dead connection ends.

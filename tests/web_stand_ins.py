@@ -134,12 +134,12 @@ class RawClient(Protocol):
     reset = False
 
     def __init__(self) -> None:
-        self._received = b""
+        self.received = b""
         self._waiter: Deferred[None] | None = None
         self.closed: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
-        self._received += data
+        self.received += data
         self._wake()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -157,22 +157,22 @@ class RawClient(Protocol):
 
     async def response(self, *, head_only: bool = False) -> Response:
         """The next response; AssertionError when the connection closes before its end."""
-        while b"\r\n\r\n" not in self._received:
+        while b"\r\n\r\n" not in self.received:
             await self._more()
-        head, _, self._received = self._received.partition(b"\r\n\r\n")
+        head, _, self.received = self.received.partition(b"\r\n\r\n")
         status_line, *lines = head.decode("latin-1").split("\r\n")
         headers = {
             name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
         }
         length = 0 if head_only else int(headers.get("content-length", "0"))
-        while len(self._received) < length:
+        while len(self.received) < length:
             await self._more()
-        body, self._received = self._received[:length], self._received[length:]
+        body, self.received = self.received[:length], self.received[length:]
         return Response(int(status_line.split(" ")[1]), headers, body)
 
     async def _more(self) -> None:
         if self.closed.called:
-            raise AssertionError(f"connection closed after {self._received!r}")
+            raise AssertionError(f"connection closed after {self.received!r}")
         self._waiter = Deferred()
         await self._waiter
 

@@ -22,6 +22,7 @@ from twisted.web.resource import Resource
 from middlewared.clock import Clock, DelayedCall
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request
+from middlewared.web.sending import send_now
 from middlewared.web.settings import WebSettings
 
 LINGER_ABORT_S = 5
@@ -49,6 +50,7 @@ class Channel(http.HTTPChannel):
     _discarding = False
     _deadline = math.inf
     _timer: DelayedCall | None = None
+    _host: IAddress | None = None
 
     def connectionMade(self) -> None:
         settings = self.site.settings
@@ -61,6 +63,16 @@ class Channel(http.HTTPChannel):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
+
+    def getHost(self) -> IAddress:
+        """Asked by Twisted for every request, at the price of a system call."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
+
+    def write(self, data: bytes) -> None:
+        """Called with each answer."""
+        send_now(self.transport, data)
 
     def resetTimeout(self) -> None:
         """Called by Twisted for every byte, which is what slow senders live on."""
