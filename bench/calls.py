@@ -173,6 +173,8 @@ def measure(options: argparse.Namespace) -> Figures:
         cluster=options.cluster,
         platform=options.platform,
         daemons=options.daemons,
+        https=options.https,
+        share=options.share,
         answer_ms=0 if answering else None,
         accounts="voipgrid" if options.mode == "register" else "open",
         profile=options.profile and options.profile.absolute(),
@@ -202,6 +204,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--calls", type=int, help="how many; each mode has its default")
     add("--cluster", action="store_true", help="PostgreSQL and Redis Cluster")
     add("--daemons", type=int, default=1)
+    add("--https", action="store_true", help="Google and the account API speak https")
+    add("--share", type=float, help="of one core, which each daemon may use at most; needs root")
     add("--platform", choices=["android", "apns"], default="android")
     add("--parked", type=int, default=0, help="latency: calls that wait beside the measured ones")
     add("--phone-ms", type=float, default=50.0, help="latency: how long a phone takes")

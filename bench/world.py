@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,9 @@ from typing import Any
 
 import attrs
 from generator import cpu_s, rss_kib
+from share import CoreShare
+
+from middlewared.demo.stage import free_port
 
 CHECKOUT = Path(__file__).parent.parent
 READY = re.compile(r"middlewared ready ")
@@ -34,6 +36,8 @@ class Setup:
 
     :ivar cluster: PostgreSQL and Redis Cluster in place of SQLite and memory.
     :ivar platform: android (FCM v1) or apns.
+    :ivar https: Google and the account API speak it, as they do in life.
+    :ivar share: of one core, which each daemon may use at most; needs root.
     :ivar answer_ms: the simulated phones answer after so long; None: they do not.
     :ivar accounts: open, or voipgrid, which the simulator plays.
     :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
@@ -42,6 +46,8 @@ class Setup:
     cluster: bool = False
     platform: str = "android"
     daemons: int = 1
+    https: bool = False
+    share: float | None = None
     answer_ms: float | None = None
     accounts: str = "open"
     profile: Path | None = None
@@ -51,13 +57,13 @@ class Setup:
 class Process:
     """A program of ours in a process of its own, with its output in a file."""
 
-    def __init__(self, folder: Path, name: str, *command: str) -> None:
+    def __init__(self, folder: Path, name: str, *command: str, **env: str) -> None:
         self._output = folder / f"{name}.log"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT), **env},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -107,18 +113,20 @@ class World:
         self._folder = folder
         self.daemons: list[Process] = []
         self.addresses: list[tuple[str, int]] = []
+        self._shares: list[CoreShare] = []
         self.start_s = self.start_cpu_s = 0.0
         self.seen: dict[str, Any] = {}
 
     def __enter__(self) -> World:
         setup = self.setup
-        answering = () if setup.answer_ms is None else ("--answer-ms", str(setup.answer_ms))
-        self.simulator = Process(
-            self._folder, "simulator", "-m", "middlewared.simulator", *answering
-        )
+        self.addresses = [(HOST, free_port()) for _ in range(setup.daemons)]
+        options = ["--google-https"] if setup.https else []
+        if setup.answer_ms is not None:
+            options += ["--answer-ms", str(setup.answer_ms), "--answer-at"]
+            options += [f"{host}:{port}" for host, port in self.addresses]
+        self.simulator = Process(self._folder, "simulator", "-m", "middlewared.simulator", *options)
         self._known = json.loads(self.simulator.wait_for("\n").splitlines()[0])
         shared = self._servers() if setup.cluster else ""
-        self.addresses = [(HOST, port) for port in _free_ports(setup.daemons)]
         for number in range(setup.daemons):
             self._start_daemon(number, shared)
         return self
@@ -126,6 +134,8 @@ class World:
     def __exit__(self, *_: object) -> None:
         for daemon in self.daemons:
             daemon.stop()
+        for share in self._shares:
+            share.end()
         self.seen = json.loads(self.simulator.stop().splitlines()[-1])
 
     def _start_daemon(self, number: int, shared: str) -> None:
@@ -138,17 +148,19 @@ class World:
             *(self._folder, f"daemon{number}", "-c", TWISTD, "-n", "--pidfile="),
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
+            SSL_CERT_FILE=self._known["ca_file"],
         )
         self.daemons.append(daemon)
+        if self.setup.share is not None:
+            self._shares.append(CoreShare(daemon.pid, self.setup.share))
         daemon.wait_for(READY)
         if number == 0:
             self.start_s, self.start_cpu_s = time.perf_counter() - began, daemon.cpu_s
 
     def _config(self, number: int) -> str:
-        """One daemon's configuration. Phones answer at the next daemon, if there are two."""
+        """One daemon's configuration."""
         setup, known = self.setup, self._known
         _, port = self.addresses[number]
-        _, answer_port = self.addresses[(number + 1) % len(self.addresses)]
         app = (
             f"[app:{APP}:apns]\nkey_file = {known['apns_key_file']}\n"
             f"key_id = {known['apns_key_id']}\nteam_id = {known['apns_team_id']}\n"
@@ -156,14 +168,14 @@ class World:
             f"sandbox_url = {known['apns_sandbox_url']}\nca_file = {known['ca_file']}\n"
             if setup.platform == "apns"
             else f"[app:{APP}:android]\nservice_account = {known['service_account']}\n"
-            f"url = {known['google_url']}\n"
+            f"url = {known['google_url']}\nca_file = {known['ca_file']}\n"
         )
         return (
             f"[http]\nlisten = tcp:{port}:interface={HOST}:backlog=1000\n"
             f"[metrics]\nlisten = tcp:0:interface={HOST}\n"
             f"[accounts]\nbackend = {setup.accounts}\nbase_url = {known['accounts_url']}\n"
             f"[calls]\nroundtrip_wait_ms = {setup.wait_ms}\nresend_interval_ms = 5000\n"
-            f"response_api = http://{HOST}:{answer_port}/api/call-response/\n{app}"
+            f"response_api = http://{HOST}:{port}/api/call-response/\n{app}"
         )
 
     def _servers(self) -> str:
@@ -206,14 +218,3 @@ class Meter:
             "simulator_cpu": round(self.simulator_cpu_s / self.wall_s, 2),
             "generator_cpu": round(self.generator_cpu_s / self.wall_s, 2),
         }
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

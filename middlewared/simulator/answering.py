@@ -11,7 +11,8 @@ measure. Answers are read only as far as their status.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -35,13 +36,19 @@ class Answering:
 
     It is a listener of Apple and Google. ``statuses`` counts the daemon's answers;
     status 0 are those that a lost connection left without one.
+
+    :param at: addresses (host:port) that take turns in place of the response_api's own, as
+        daemons behind a load balancer do.
     """
 
-    def __init__(self, *, reactor: Any, delay_s: float, available: bool = True) -> None:
+    def __init__(
+        self, *, reactor: Any, delay_s: float, available: bool = True, at: Sequence[str] = ()
+    ) -> None:
         self.statuses: dict[int, int] = {}
         self._reactor = reactor
         self._delay_s = delay_s
         self._available = "true" if available else "false"
+        self._turns = cycle(at)
         self._lines: dict[str, _Line] = {}
         self._calls: set[DelayedCall] = set()
 
@@ -68,10 +75,11 @@ class Answering:
 
     def _answer(self, url: str, unique_key: str, start: object) -> None:
         parts = urlsplit(url)
-        line = self._lines.get(parts.netloc)
+        address = next(self._turns, parts.netloc)
+        line = self._lines.get(address)
         if line is None:
-            line = _Line(self._reactor, parts.hostname or "", parts.port or 80, self._count)
-            self._lines[parts.netloc] = line
+            host, _, port = address.partition(":")
+            line = self._lines[address] = _Line(self._reactor, host, int(port or 80), self._count)
         body = (
             f"unique_key={quote(unique_key)}&message_start_time={start}&available={self._available}"
         )
