@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from middlewared.devices import queries
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
@@ -176,6 +177,26 @@ class PostgresConnectionTests(PostgresCase):
         self.assertEqual(await registry.find(ACCOUNT), a_device())
         self.assertFalse(storing[-1].called)
         await gatherResults(storing)
+
+    async def test_many_look_ups_at_once(self) -> None:
+        """Each gets its own device or none, however they share statements."""
+        registry = await self.started()
+        for number in range(1, 300, 3):
+            await registry.register(a_device(number))
+        numbers = [*range(1, 300), *range(1, 300, 2), queries.LARGEST_ID]
+        found = await gatherResults(
+            [Deferred.fromCoroutine(registry.find(number)) for number in numbers]
+        )
+        expected = [a_device(n) if n < 300 and n % 3 == 1 else None for n in numbers]
+        self.assertEqual(found, expected)
+
+    async def test_look_up_sees_what_was_registered_before_it(self) -> None:
+        """Though look-ups that began earlier still wait, for all three connections."""
+        registry = await self.started()
+        earlier = [Deferred.fromCoroutine(registry.find(number)) for number in range(1, 50)]
+        await registry.register(a_device())
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        await gatherResults(earlier)
 
     async def test_caller_goes_away(self) -> None:
         """A look-up nobody waits for any more disturbs no other."""

@@ -25,6 +25,8 @@ from middlewared.errors import ConfigError, DatabaseDown
 
 # Who waits for a link, in order of arrival.
 Queue: TypeAlias = OrderedDict[Deferred[Link], None]
+Values: TypeAlias = Callable[[], Sequence[object]]
+"""Gives a statement's values, once there is a link for it."""
 
 CONNECT_TIMEOUT_S = 1.0
 _CAPACITY = 5000
@@ -104,9 +106,7 @@ class Pool:
             link.close()
         await self._places.finish()
 
-    async def run(
-        self, statement: str, values: Sequence[object], *, urgent: bool = False
-    ) -> Result:
+    async def run(self, statement: str, values: Values, *, urgent: bool = False) -> Result:
         """
         Run one statement. It is repeated when its link is lost, so it may be done twice.
 
@@ -129,13 +129,13 @@ class Pool:
         running.addBoth(done)
         return await answer
 
-    async def _run(self, statement: str, values: Sequence[object], urgent: bool) -> Result:
+    async def _run(self, statement: str, values: Values, urgent: bool) -> Result:
         deadline = self._reactor.seconds() + self._request_timeout_s
         while True:
             link = await self._take(deadline, self._urgent if urgent else self._others)
             remaining_s = max(0.0, deadline - self._reactor.seconds())
             try:
-                return await link.run(statement, values, min(self._query_timeout_s, remaining_s))
+                return await link.run(statement, values(), min(self._query_timeout_s, remaining_s))
             except LinkLost as error:
                 if error.silent:
                     self._distrust_idle_links()

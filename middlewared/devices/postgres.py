@@ -9,7 +9,7 @@ response log alone may then be there twice).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2.errors
@@ -18,13 +18,15 @@ from twisted.logger import Logger
 from middlewared.devices import queries
 from middlewared.devices.hosts import read_url
 from middlewared.devices.link import Link, Result, words
+from middlewared.devices.lookups import Ids, LookUps
 from middlewared.devices.migrations import pending
-from middlewared.devices.pool import CONNECT_TIMEOUT_S, Pool
-from middlewared.devices.queries import COLUMNS, from_row, to_row
+from middlewared.devices.pool import CONNECT_TIMEOUT_S, Pool, Values
+from middlewared.devices.queries import COLUMNS, Row, from_row, to_row
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, ResponseRecord
 
 _NAMES = ", ".join(COLUMNS)
+_FIND_ALL = f"select {_NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:])
 # A device that was registered after this statement began is not among `old`, though the
 # insert meets it; then nothing is stored and the statement is run again, to see it.
@@ -83,6 +85,7 @@ class PostgresRegistry:
             request_timeout_s=timeout_s,
             query_timeout_s=query_timeout_s,
         )
+        self._look_ups = LookUps(clock=reactor, select=self._select)
 
     async def start(self) -> None:
         """
@@ -101,8 +104,8 @@ class PostgresRegistry:
     async def find(self, sip_user_id: int) -> Device | None:
         if sip_user_id > queries.LARGEST_ID:
             return None
-        found = await self._run(queries.FIND, sip_user_id, urgent=True)
-        return from_row(found.rows[0]) if found.rows else None
+        row = await self._look_ups.find(sip_user_id)
+        return None if row is None else from_row(row)
 
     async def register(self, device: Device) -> Device | None:
         for _ in range(_RACES):
@@ -145,12 +148,18 @@ class PostgresRegistry:
             )
 
     async def ping(self) -> None:
-        await self._run(queries.PING, self._reactor.seconds(), urgent=True)
+        await self._execute(queries.PING, lambda: [self._reactor.seconds()], urgent=True)
 
     async def _changes(self, statement: str, *values: object) -> bool:
         return (await self._run(statement, *values)).count > 0
 
-    async def _run(self, statement: str, *values: object, urgent: bool = False) -> Result:
+    async def _select(self, ids: Callable[[], Ids]) -> Sequence[Row]:
+        return (await self._execute(_FIND_ALL, lambda: [ids()], urgent=True)).rows
+
+    async def _run(self, statement: str, *values: object) -> Result:
+        return await self._execute(statement, lambda: values)
+
+    async def _execute(self, statement: str, values: Values, *, urgent: bool = False) -> Result:
         try:
             return await self._pool.run(statement.replace("?", "%s"), values, urgent=urgent)
         except psycopg2.Error as error:
