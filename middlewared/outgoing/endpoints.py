@@ -11,11 +11,15 @@ from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.client import URI
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.spreading import Spreading
+from middlewared.outgoing.tls import ClientTLS
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -54,3 +58,25 @@ class DirectEndpoints:
 
     def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
         return cast(IStreamClientEndpoint, DirectEndpoint(self.reactor, host, port, self.timeout_s))
+
+
+@implementer(IAgentEndpointFactory)
+class UriEndpoints:
+    """Chooses TLS or plain TCP by the scheme; the few hosts come from our configuration."""
+
+    def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
+        self._endpoints = endpoints
+        self._tls = tls
+        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        key = uri.scheme, uri.host, uri.port
+        endpoint = self._known.get(key)
+        if endpoint is None:
+            endpoint = self._known[key] = self._endpoint(*key)
+        return endpoint
+
+    def _endpoint(self, scheme: bytes, encoded_host: bytes, port: int) -> IStreamClientEndpoint:
+        host = encoded_host.decode("ascii")
+        endpoint = self._endpoints(host, port)
+        return wrapClientTLS(self._tls(host), endpoint) if scheme == b"https" else endpoint
