@@ -77,6 +77,7 @@ class Lane:
         self._waiting: dict[Deferred[Any], Work] = {}
         self._batches: SimpleQueue[list[tuple[Deferred[Any], Work]] | None] = SimpleQueue()
         self._busy = False
+        self._due = False
         self._started = False
         self._stopping = False
         self._stopped: Deferred[None] = Deferred()
@@ -112,7 +113,7 @@ class Lane:
             raise DatabaseDown(f"{self._capacity} requests wait for the database already")
         done: Deferred[T] = Deferred(self._forget)
         self._waiting[done] = work
-        self._next()
+        self._next_soon()
         return await done.addTimeout(self._timeout_s, self._clock, self._too_late)
 
     def _forget(self, cancelled: Deferred[Any]) -> None:
@@ -121,7 +122,17 @@ class Lane:
     def _too_late(self, _result: object, timeout_s: float) -> Failure:
         return Failure(DatabaseDown(f"the database did not answer in {timeout_s:g} s"))
 
+    def _next_soon(self) -> None:
+        """
+        Begin a batch when this turn of the reactor is over: what came in together goes
+        together. A batch costs several hand-overs of the interpreter's lock.
+        """
+        if not (self._busy or self._due):
+            self._due = True
+            self._reactor.callLater(0, self._next)
+
     def _next(self) -> None:
+        self._due = False
         if self._busy:
             return
         if self._waiting:
