@@ -14,6 +14,7 @@ from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 
@@ -313,6 +314,20 @@ class PhoneTests(SocketTestCase):
         keys = {dict(parse_qsl(each.body.decode()))["unique_key"] for each in self.daemon.requests}
         self.assertEqual(len(keys), 100)
         self.assertLessEqual(self.daemon.connections_opened, 64)
+
+    async def test_answering_in_turn(self) -> None:
+        """Addresses that stand for daemons behind a balancer each get their share."""
+        unused = "http://127.0.0.1:1/api/call-response/"
+        address = self.daemon.url.removeprefix("http://")
+        answering = Answering(reactor=reactor, delay_s=0, at=[address, "127.0.0.1:1"])
+        self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
+        for _ in range(10):
+            answering(self.android(response_api=unused))
+        await self.daemon.got(5)
+        while sum(answering.statuses.values()) < 10:
+            await deferLater(cast(Any, reactor), 0)
+        self.assertEqual(answering.statuses[0], 5)
+        self.assertEqual(len(self.daemon.requests), 5)
 
 
 class PBXTests(SocketTestCase):
