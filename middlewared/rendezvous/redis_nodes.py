@@ -30,6 +30,9 @@ REFRESH_INTERVAL_S = 1.0
 FORGET_TROUBLE_S = 3.0
 START_WAIT_S = 1.0
 START_PAUSE_S = 0.01
+# Two, so that one may go silent. Each brings a copy of every message, so not too many.
+FEWEST_SUBSCRIPTIONS = 2
+MOST_SUBSCRIPTIONS = 4
 
 # A server that is starting, failing over or moving slots says one of these: it will pass.
 PASSING = (
@@ -55,7 +58,9 @@ class Nodes:
     :param endpoints: where a TCP connection to a host and port begins.
     :param tls: gives the TLS settings for a host; None: plain TCP.
     :param seeds: the server, or some nodes of the Cluster.
-    :param channels: what the subscriptions listen to, on two nodes of a Cluster.
+    :param channels: what the subscriptions listen to. In a Cluster there is one for each
+        master, up to :data:`MOST_SUBSCRIPTIONS`: what a script says on its own node is there at
+        once, while nodes pass it on to each other up to 40 ms later (Nagle's algorithm).
     :param received: gets each message, from each subscription: a message may come twice.
     :param subscribed: called when a subscription was made (again): messages may be lost.
     """
@@ -86,7 +91,7 @@ class Nodes:
         self._subscribed = subscribed
         self._slots = SlotMap()
         self._links: dict[Node, Link] = {}
-        self._listening: list[Node] = []
+        self._listening: list[Node | None] = []
         self._subscriptions: list[Link] = []
         self._background = Background()
         self._refreshing = False
@@ -112,9 +117,9 @@ class Nodes:
         """Connect; returns when all is connected, or after a second when it is not."""
         for node in self._seeds:
             self._link(node)
-        for number in range(2 if self._cluster else 1):
-            self._subscribe(number)
-        if self._cluster:
+        if not self._cluster:
+            self._subscribe()
+        else:
             self._refreshes = LoopingCall(self._refresh)
             self._refreshes.clock = self._clock
             self._refreshes.start(REFRESH_INTERVAL_S)
@@ -218,25 +223,27 @@ class Nodes:
         endpoint = self._endpoints(*node)
         return endpoint if self._tls is None else wrapClientTLS(self._tls(node[0]), endpoint)
 
-    def _subscribe(self, number: int) -> None:
-        """Listen on a node; on another one than the other subscription when there are two."""
-        self._listening.append(self._seeds[number % len(self._seeds)])
-
-        def choose() -> IStreamClientEndpoint:
-            others = {node for i, node in enumerate(self._listening) if i != number}
-            nodes = self._slots.nodes | set(self._seeds)
-            self._listening[number] = random.choice(list(nodes - others or nodes))  # noqa: S311
-            return self._endpoint(self._listening[number])
-
+    def _subscribe(self) -> None:
+        """Listen on one more node, chosen anew for each connection."""
+        number = len(self._subscriptions)
+        self._listening.append(None)
         subscription = self._new_link(
             f"subscription {number + 1}",
-            choose,
+            lambda: self._endpoint(self._choose(number)),
             greeting=[("SUBSCRIBE", channel) for channel in self._channels],
             received=self._received,
             came_up=self._subscribed,
         )
         self._subscriptions.append(subscription)
         subscription.start()
+
+    def _choose(self, number: int) -> Node:
+        """A master that no other subscription listens on, else any such node."""
+        others = {node for i, node in enumerate(self._listening) if i != number}
+        nodes = self._slots.nodes | set(self._seeds)
+        choice = (self._slots.masters - others) or (nodes - others) or nodes
+        chosen = self._listening[number] = random.choice(list(choice))  # noqa: S311
+        return chosen
 
     def _ready(self) -> bool:
         return self.up and all(link.connected for link in self._subscriptions)
@@ -266,8 +273,12 @@ class Nodes:
         """A link to each master; none to nodes that have left."""
         if self._stopped:
             return
-        for node in self._slots.masters:
+        masters = self._slots.masters
+        for node in masters:
             self._link(node)
+        wanted = min(max(len(masters), FEWEST_SUBSCRIPTIONS), MOST_SUBSCRIPTIONS)
+        while len(self._subscriptions) < wanted:
+            self._subscribe()
         for node in set(self._links) - self._slots.masters - set(self._seeds):
             await self._links.pop(node).stop()
 
