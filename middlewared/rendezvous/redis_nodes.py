@@ -23,6 +23,7 @@ from middlewared.errors import RendezvousDown
 from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis_link import Link, Login
 from middlewared.rendezvous.redis_scripts import Script
+from middlewared.rendezvous.redis_subscriptions import FEWEST, MOST, Subscriptions
 
 PATIENCE_S = 0.15
 RETRY_PAUSE_S = 0.05
@@ -30,9 +31,6 @@ REFRESH_INTERVAL_S = 1.0
 FORGET_TROUBLE_S = 3.0
 START_WAIT_S = 1.0
 START_PAUSE_S = 0.01
-# Two, so that one may go silent. Each brings a copy of every message, so not too many.
-FEWEST_SUBSCRIPTIONS = 2
-MOST_SUBSCRIPTIONS = 4
 
 # A server that is starting, failing over or moving slots says one of these: it will pass.
 PASSING = (
@@ -58,10 +56,8 @@ class Nodes:
     :param endpoints: where a TCP connection to a host and port begins.
     :param tls: gives the TLS settings for a host; None: plain TCP.
     :param seeds: the server, or some nodes of the Cluster.
-    :param channels: what the subscriptions listen to. In a Cluster there is one for each
-        master, up to :data:`MOST_SUBSCRIPTIONS`: what a script says on its own node is there at
-        once, while nodes pass it on to each other up to 40 ms later (Nagle's algorithm).
-    :param received: gets each message, from each subscription: a message may come twice.
+    :param channels: what is listened to; see :class:`~.redis_subscriptions.Subscriptions`.
+    :param received: gets each message, some of them more than once.
     :param subscribed: called when a subscription was made (again): messages may be lost.
     """
 
@@ -86,13 +82,19 @@ class Nodes:
         self._seeds = tuple(seeds)
         self._cluster = cluster
         self._login = login
-        self._channels = channels
-        self._received = received
-        self._subscribed = subscribed
         self._slots = SlotMap()
         self._links: dict[Node, Link] = {}
-        self._listening: list[Node | None] = []
-        self._subscriptions: list[Link] = []
+        self._subscriptions = Subscriptions(
+            slots=self._slots,
+            seeds=self._seeds,
+            new_link=lambda name, choose: self._new_link(
+                name,
+                lambda: self._endpoint(choose()),
+                greeting=[("SUBSCRIBE", channel) for channel in channels],
+                received=received,
+                came_up=subscribed,
+            ),
+        )
         self._background = Background()
         self._refreshing = False
         self._refreshes: LoopingCall | None = None
@@ -102,7 +104,7 @@ class Nodes:
     @property
     def up(self) -> bool:
         """Whether we hear of answers, and every node with keys is connected and has not failed."""
-        if not any(link.connected for link in self._subscriptions):
+        if not self._subscriptions.any_connected:
             return False
         masters = self._slots.masters if self._cluster else set(self._seeds)
         links = [self._links[node] for node in masters if node in self._links]
@@ -118,7 +120,7 @@ class Nodes:
         for node in self._seeds:
             self._link(node)
         if not self._cluster:
-            self._subscribe()
+            self._subscriptions.have(1)
         else:
             self._refreshes = LoopingCall(self._refresh)
             self._refreshes.clock = self._clock
@@ -133,8 +135,8 @@ class Nodes:
         self._stopped = True
         if self._refreshes is not None and self._refreshes.running:
             self._refreshes.stop()
-        links = [*self._subscriptions, *self._links.values()]
-        self._subscriptions, self._links = [], {}
+        links = [*self._subscriptions.take_all(), *self._links.values()]
+        self._links = {}
         await DeferredList([Deferred.fromCoroutine(link.stop()) for link in links])
         await self._background.finish()
 
@@ -223,30 +225,8 @@ class Nodes:
         endpoint = self._endpoints(*node)
         return endpoint if self._tls is None else wrapClientTLS(self._tls(node[0]), endpoint)
 
-    def _subscribe(self) -> None:
-        """Listen on one more node, chosen anew for each connection."""
-        number = len(self._subscriptions)
-        self._listening.append(None)
-        subscription = self._new_link(
-            f"subscription {number + 1}",
-            lambda: self._endpoint(self._choose(number)),
-            greeting=[("SUBSCRIBE", channel) for channel in self._channels],
-            received=self._received,
-            came_up=self._subscribed,
-        )
-        self._subscriptions.append(subscription)
-        subscription.start()
-
-    def _choose(self, number: int) -> Node:
-        """A master that no other subscription listens on, else any such node."""
-        others = {node for i, node in enumerate(self._listening) if i != number}
-        nodes = self._slots.nodes | set(self._seeds)
-        choice = (self._slots.masters - others) or (nodes - others) or nodes
-        chosen = self._listening[number] = random.choice(list(choice))  # noqa: S311
-        return chosen
-
     def _ready(self) -> bool:
-        return self.up and all(link.connected for link in self._subscriptions)
+        return self.up and self._subscriptions.all_connected
 
     def _refresh(self) -> None:
         """Ask for the slots in the background, unless that is being done."""
@@ -276,9 +256,7 @@ class Nodes:
         masters = self._slots.masters
         for node in masters:
             self._link(node)
-        wanted = min(max(len(masters), FEWEST_SUBSCRIPTIONS), MOST_SUBSCRIPTIONS)
-        while len(self._subscriptions) < wanted:
-            self._subscribe()
+        self._subscriptions.have(min(max(len(masters), FEWEST), MOST))
         for node in set(self._links) - self._slots.masters - set(self._seeds):
             await self._links.pop(node).stop()
 
