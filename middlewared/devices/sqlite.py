@@ -2,7 +2,7 @@
 The device registry in one SQLite file.
 
 The one invariant: the reactor's thread never touches the file. A look-up there would
-cost 12 instead of 54 microseconds (bench/devices.py), but a cold page or a stalled disk
+cost 11 instead of 106 microseconds (bench/devices.py), but a cold page or a stalled disk
 would then stop every held call. Reads and writes have a thread each, since a reader of a
 WAL database waits for nobody's commit: a call finds its device while registrations are
 being flushed.
