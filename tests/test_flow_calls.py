@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import signal
 import time
+from functools import partial
 
 import attrs
 from twisted.internet import reactor
@@ -105,6 +106,11 @@ class FlowTestCase(DaemonTestCase):
         return self.pbx.place(FIRST_ACCOUNT + number, caller_id="Älice", call_id=call_id)
 
 
+def told(phone: Phone) -> bool:
+    """Whether a phone has a reply to its answer; the PBX has its own before that."""
+    return bool(phone.answers)
+
+
 class GenerationTests(FlowTestCase):
     """Every app that is out there."""
 
@@ -129,6 +135,7 @@ class GenerationTests(FlowTestCase):
                 (generation.name, [], "answered"),
             )
             self.assertTrue(result.acknowledged)
+            await self.until(partial(told, phone))
             self.assertEqual([answer.status for answer in phone.answers], [202])
             self.assertEqual(await phone.unregister(), 200, generation.name)
             self.assertEqual((await self.call(number)).outcome, "no-device", generation.name)
