@@ -78,8 +78,9 @@ class Answering:
         address = next(self._turns, parts.netloc)
         line = self._lines.get(address)
         if line is None:
-            host, _, port = address.partition(":")
-            line = self._lines[address] = _Line(self._reactor, host, int(port or 80), self._count)
+            at = urlsplit(f"//{address}")
+            line = _Line(self._reactor, at.hostname or "", at.port or 80, self._count)
+            self._lines[address] = line
         body = (
             f"unique_key={quote(unique_key)}&message_start_time={start}&available={self._available}"
         )
