@@ -258,7 +258,9 @@ class Nodes:
             self._link(node)
         self._subscriptions.have(min(max(len(masters), FEWEST), MOST))
         for node in set(self._links) - self._slots.masters - set(self._seeds):
-            await self._links.pop(node).stop()
+            link = self._links.pop(node, None)
+            if link is not None:  # a stop in between has taken them all
+                await link.stop()
 
     async def _pause(self, seconds: float = RETRY_PAUSE_S) -> None:
         await deferLater(self._clock, seconds)

@@ -1,7 +1,8 @@
 """
 Where a daemon listens for what the others and the scripts tell it.
 
-The one invariant: in a Cluster there is a subscription at each master, up to ``MOST``. What
+The one invariant: each subscription that connects chooses a master which has none, as long
+as there is one (up to ``MOST``); it stays where it is when that is demoted. What
 a script publishes is there at once for who listens at its node; the nodes pass it on to
 each other over connections where it may wait 40 ms behind another message (Nagle's
 algorithm, RFC 9293 section 3.7.4, with delayed acknowledgements).
