@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ class RedisRendezvous:
         self._clock = clock
         self._channel = records.channel_of(daemon or secrets.token_hex(8))
         self._members = itertools.count()
+        self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
         self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S)
         self._background = Background()
         self._checks = LoopingCall(self._check_oldest)
@@ -184,6 +186,7 @@ class RedisRendezvous:
     async def _join_for(self, seated: Deferred[SharedPlace], call: Call) -> None:
         """Join to the end, though the PBX may hang up: only then it is known what to leave."""
         member = f"{self._channel}/{next(self._members)}"
+        self._joining[call.unique_key] += 1
         try:
             place = await self._join(call, member)
         except RendezvousDown:
@@ -191,6 +194,10 @@ class RedisRendezvous:
         except Exception:
             seated.errback()
             return
+        finally:
+            self._joining[call.unique_key] -= 1
+            if not self._joining[call.unique_key]:
+                del self._joining[call.unique_key]
         if seated.called:
             place.leave()
         else:
@@ -363,5 +370,8 @@ class RedisRendezvous:
         """What another daemon wants to know."""
         if question == ANSWERED:
             return self._answered_here(unique_key, records.settlement_from(text))
+        if question != WAKING:
+            return False
+        # Another's question may come before the reply that makes us the call's waker.
         held = self._held.find(unique_key)
-        return question == WAKING and held is not None and held.wakes
+        return unique_key in self._joining or (held is not None and held.wakes)
