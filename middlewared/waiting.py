@@ -1,0 +1,91 @@
+"""
+Time-outs that blame a peer only for its own silence.
+
+Twisted runs due timers before it reads sockets, and one turn of the reactor lasts as long
+as all the work it finds. After a busy turn, or a pause of the whole process (a migrated
+virtual machine, a share of a core that is used up), a plain ``callLater`` therefore fires
+although the reply already lies in the socket's buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.python.failure import Failure
+
+from middlewared.clock import Clock, DelayedCall
+
+SLICES = 4
+"""A pause of the process costs a time-out at most one such part of its time."""
+
+T = TypeVar("T")
+
+
+class FairCall:
+    """
+    A delayed call that counts only time in which the process was running.
+
+    The delay passes in :data:`SLICES` timers, each started when the one before it has
+    fired, so the time by which a timer fires late does not count. When the last one has
+    fired, the reactor reads its sockets once more before ``function`` is called.
+    """
+
+    def __init__(
+        self, clock: Clock, delay_s: float, function: Callable[..., object], *args: object
+    ) -> None:
+        self._clock = clock
+        self._slice_s = delay_s / SLICES
+        self._left = SLICES
+        self._function = function
+        self._args = args
+        self._timer: DelayedCall | None = clock.callLater(self._slice_s, self._passed)
+
+    def active(self) -> bool:
+        """Whether the function is still to be called."""
+        return self._timer is not None
+
+    def cancel(self) -> None:
+        """Do not call the function; harmless when it has been called."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _passed(self) -> None:
+        self._left -= 1
+        if self._left > 0:
+            self._timer = self._clock.callLater(self._slice_s, self._passed)
+        else:
+            # A call for the next turn: sockets are read before it.
+            self._timer = self._clock.callLater(0, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._function(*self._args)
+
+
+def with_fair_timeout(waited: Deferred[T], timeout_s: float, clock: Clock) -> Deferred[T]:
+    """
+    Cancel ``waited`` after ``timeout_s`` seconds, counted as :class:`FairCall` counts them.
+
+    Like ``Deferred.addTimeout``: the result is then a
+    :class:`twisted.internet.defer.TimeoutError`, unless the cancelled Deferred gave another.
+    """
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        waited.cancel()
+
+    timer = FairCall(clock, timeout_s, expire)
+
+    def ended(result: Any) -> Any:
+        timer.cancel()
+        if expired and isinstance(result, Failure) and result.check(CancelledError):
+            raise TimeoutError(timeout_s, "Deferred")
+        return result
+
+    waited.addBoth(ended)
+    return waited
