@@ -35,7 +35,7 @@ def make_push(number: int) -> CallPush:
     """A call as the daemon would have it: token, key and number of its own."""
     now = reactor.seconds()
     incoming = IncomingCall(100_000_000 + number, "+31612345678", "Alice of Sales", "call-7")
-    call = Call(f"{number:032x}", incoming, now, now + WAIT_S)
+    call = Call(f"{number:032x}", incoming, now, now + WAIT_S, now)
     device = Device(incoming.sip_user_id, Platform.APNS, APP, f"{number:064x}")
     return CallPush(device, call, 1, "https://middlewared.example/api/call-response/")
 

@@ -105,7 +105,7 @@ def make_push(number: int) -> CallPush:
     """A call as the daemon would have it."""
     now = reactor.seconds()
     incoming = IncomingCall(123456789, "+31612345678", "Alice of Sales", "call-7")
-    call = Call(f"{number:032x}", incoming, now, now + WAIT_S)
+    call = Call(f"{number:032x}", incoming, now, now + WAIT_S, now)
     device = Device(incoming.sip_user_id, Platform.ANDROID, "app", "token")
     return CallPush(device, call, 1, "https://middlewared.example/api/call-response/")
 

@@ -30,7 +30,7 @@ async def one_call(here: Rendezvous, there: Rendezvous, call_id: str) -> float:
     """Join here, answer there; milliseconds from the answer to the settled place."""
     now = time.time()
     incoming = IncomingCall(123456789, "0123456789", call_id=call_id)
-    place = await here.join(Call(fresh_key(), incoming, now, now + 30))
+    place = await here.join(Call(fresh_key(), incoming, now, now + 30, now))
     began = time.perf_counter()
     settled: list[float] = []
     place.settled.addCallback(lambda _: settled.append(time.perf_counter()))

@@ -1,13 +1,22 @@
 """
-The clock seam: epoch seconds and delayed calls, given by the reactor or by ``task.Clock``.
+The two clocks: one for waits, deadlines and durations, and one for what others read.
 
-It restates Twisted's IReactorTime as a typing Protocol, which mypy can check.
+:class:`Clock` restates Twisted's IReactorTime as a typing Protocol, which mypy can check.
+In the daemon its seconds are monotonic (:func:`measure_monotonically`): no one sets them,
+and they mean nothing in another process. Whatever leaves the process (start times,
+expirations, rows, log lines) is stamped by a :data:`WallClock`, which may step at any time.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+WallClock: TypeAlias = Callable[[], float]
+"""Epoch seconds, as others read them; may step in either direction."""
+
+wall_clock: WallClock = time.time
 
 
 class DelayedCall(Protocol):
@@ -21,12 +30,22 @@ class DelayedCall(Protocol):
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """Where waits, deadlines and durations come from."""
 
     def seconds(self) -> float:
-        """Epoch seconds."""
+        """Seconds since some moment in the past; they never step."""
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> Any:
         """Call ``callable`` in ``delay`` seconds; gives a :class:`DelayedCall`."""
+
+
+def measure_monotonically(reactor: Any) -> None:
+    """
+    Give ``reactor`` a clock that no one sets, for its timers and its ``seconds``.
+
+    Twisted's own is ``time.time``, so each of its timers would follow a step of the wall
+    clock. To be called before anything is scheduled.
+    """
+    reactor.seconds = time.monotonic

@@ -1,8 +1,10 @@
 """
 The words of the domain: frozen values, no input or output, no clock.
 
-All points in time are seconds since the epoch (float), as ``reactor.seconds()``
-gives them; every duration carries its unit in its name.
+A point in time whose name ends in ``_at``, and a deadline, are seconds (float) of the
+process's monotonic clock; one whose name ends in ``_time`` is wall-clock time in epoch
+seconds. Devices and response records are read by others: all their times are epoch
+seconds. A duration carries its unit in its name.
 """
 
 from __future__ import annotations
@@ -56,20 +58,22 @@ class Call:
     """
     One call that waits for its device.
 
-    ``deadline`` is the absolute end of its wait: ``started_at`` plus the round-trip
-    wait that was configured when it started, so that a reload leaves it alone.
+    ``deadline`` is the end of its wait: ``started_at`` plus the round-trip wait that was
+    configured when it started, so that a reload leaves it alone. ``start_time`` is the
+    wall-clock time of the start, as pushes carry it.
     """
 
     unique_key: str
     incoming: IncomingCall
     started_at: float
     deadline: float
+    start_time: float
 
 
 @attrs.frozen
 class Answer:
     """
-    What a phone said to a call, and when it reached us.
+    What a phone said to a call, and when this process received it.
 
     ``message_start_time`` is the start time the phone echoed, in epoch seconds. It is
     its own word: only the round-trip report may use it.

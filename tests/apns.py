@@ -55,6 +55,7 @@ def call_push(
         incoming=IncomingCall(123456789, "+31612345678", "Alice", "call-1"),
         started_at=started_at,
         deadline=started_at + wait_s,
+        start_time=started_at,
     )
     return CallPush(
         device=device(token, sandbox=sandbox),

@@ -23,7 +23,7 @@ from middlewared.model import (
 )
 
 START = 1_700_000_000.0
-CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4)
+CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4, START)
 ANSWERED = Settlement(Outcome.ANSWERED, Answer(True, START + 0.1, START + 1.5))
 
 
@@ -35,8 +35,12 @@ class JournalTests(SynchronousTestCase):
         self.clock.advance(START)
         self.metrics = Metrics()
         self.rows: list[ResponseRecord] = []
+        self.wall_step_s = 0.0
         self.journal = Journal(
-            clock=self.clock, metrics=self.metrics, log_response=self.rows.append
+            clock=self.clock,
+            wall=lambda: self.clock.seconds() + self.wall_step_s,
+            metrics=self.metrics,
+            log_response=self.rows.append,
         )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
@@ -106,6 +110,15 @@ class JournalTests(SynchronousTestCase):
             self.journal.ended(EndedCall(Platform.GCM, START, None, settlement))
         self.journal.flush()
         self.assertEqual([row.roundtrip_seconds for row in self.rows], [1.5] * 3)
+
+    def test_a_step_of_the_wall_clock_changes_no_duration(self) -> None:
+        """The row is stamped by the stepped clock; the round trip is our own measurement."""
+        for step_s in (-3600.0, -5.0, 5.0, 60.0):
+            self.wall_step_s = step_s
+            self.journal.ended(EndedCall(Platform.GCM, START, None, ANSWERED))
+            self.journal.flush()
+            row = self.rows[-1]
+            self.assertEqual((row.roundtrip_seconds, row.answered_at), (1.5, START + step_s + 1.5))
 
     def test_hung_up_call(self) -> None:
         """No outcome, so not among the ended calls; but its device was found."""

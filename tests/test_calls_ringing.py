@@ -89,6 +89,7 @@ class RingingCase(SynchronousTestCase):
         self.routes = OneRoute(Route(provider=self.provider, resend=resend))
         self.ringing = Ringing(
             clock=self.clock,
+            wall=self.clock.seconds,
             registry=self.devices,
             rendezvous=self.rendezvous,
             routes=self.routes,

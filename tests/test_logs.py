@@ -246,7 +246,7 @@ class ReportTests(FileCase):
         """With time and account, which a report cannot set itself."""
         clock = Clock()
         clock.advance(1.5)
-        reports = ReportFile(clock=clock)
+        reports = ReportFile(wall=clock.seconds)
         reports.reload(file=self.path)
         self.addCleanup(reports.reload, file=None)
         reports.write(7, {"os": "\ud800\n", "time": "x", "sip_user_id": "y"})
@@ -257,7 +257,7 @@ class ReportTests(FileCase):
 
     def test_it_is_rotated_and_switched_off(self) -> None:
         """By a reload with the same file, and with none."""
-        reports = ReportFile(clock=Clock())
+        reports = ReportFile(wall=Clock().seconds)
         reports.write(1, {})
         reports.reload(file=self.path)
         reports.write(2, {})
@@ -272,7 +272,7 @@ class ReportTests(FileCase):
     def test_it_batches_between_start_and_stop(self) -> None:
         """Also when it is switched on later."""
         turns: list[Any] = []
-        reports = ReportFile(clock=Clock())
+        reports = ReportFile(wall=Clock().seconds)
         reports.start(turns.append)
         reports.reload(file=self.path)
         self.addCleanup(reports.reload, file=None)

@@ -16,7 +16,7 @@ DEVICE = Device(sip_user_id=123456789, platform=Platform.ANDROID, app="app", tok
 
 
 def call_push(incoming: IncomingCall, started_at: float = 1575988800.25) -> CallPush:
-    call = Call("0123456789abcdef0123456789abcdef", incoming, started_at, started_at + 4)
+    call = Call("0123456789abcdef0123456789abcdef", incoming, 0.0, 4.0, started_at)
     return CallPush(DEVICE, call, 2, "https://middleware.example/api/call-response/")
 
 

@@ -83,7 +83,7 @@ def device(token: str = TOKEN) -> Device:
 def call_push(wait_s: float = 4.0, token: str = TOKEN, **options: Any) -> CallPush:
     now = reactor.seconds()
     incoming = IncomingCall(123456789, "+31612345678", "Jan", "call-1")
-    call = Call("0123456789abcdef0123456789abcdef", incoming, now, now + wait_s)
+    call = Call("0123456789abcdef0123456789abcdef", incoming, now, now + wait_s, now)
     return CallPush(device(token), call, 1, "https://mw.example/api/call-response/", **options)
 
 

@@ -32,6 +32,7 @@ calls = st.builds(
     incoming=st.builds(IncomingCall, st.integers(), st.text(), st.text(), st.text() | keys),
     started_at=st.floats(allow_nan=False),
     deadline=st.floats(allow_nan=False),
+    start_time=st.floats(allow_nan=False),
 )
 
 
@@ -141,17 +142,23 @@ class RecordTests(SynchronousTestCase):
 
     @given(calls)
     def test_calls_are_read_as_written(self, call: Call) -> None:
-        """call_from is the inverse of call_text."""
-        self.assertEqual(call_from(call_text(call)), call)
+        """What another process reads is the call, but for times of its own clock."""
+        call = attrs.evolve(call, started_at=10.0, deadline=14.0)
+        self.assertEqual(
+            call_from(call_text(call), deadline=1000.5),
+            attrs.evolve(call, started_at=996.5, deadline=1000.5),
+        )
 
     @given(
         st.sampled_from(Outcome),
         st.none() | st.builds(Answer, st.booleans(), st.floats(), st.floats()),
     )
     def test_settlements_are_read_as_written(self, outcome: Outcome, answer: Answer | None) -> None:
-        """settlement_from is the inverse of settlement_text."""
-        settlement = Settlement(outcome, answer)
-        self.assertEqual(repr(settlement_from(settlement_text(settlement))), repr(settlement))
+        """What another process reads is the settlement, received when it read it."""
+        text = settlement_text(Settlement(outcome, answer))
+        received = answer and attrs.evolve(answer, received_at=7.0)
+        read = settlement_from(text, received_at=7.0)
+        self.assertEqual(repr(read), repr(Settlement(outcome, received)))
 
     def test_login_does_not_show_its_password(self) -> None:
         """Not in a repr, where logs and tracebacks would find it."""

@@ -84,6 +84,7 @@ class FuzzTests(SynchronousTestCase):
         self.clock.advance(1_700_000_000)
         self.web = Web(
             clock=self.clock,
+            wall=self.clock.seconds,
             settings=WebSettings(known_apps=KNOWN_APPS, max_body_bytes=1000),
             calls=calls,
             devices=MemoryDevices(),

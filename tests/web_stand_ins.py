@@ -220,6 +220,7 @@ class WebCase(TestCase):
         self.sites: list[Site] = []
         self.web = Web(
             clock=reactor,
+            wall=reactor.seconds,
             settings=self.settings,
             calls=self.calls,
             devices=self.devices,

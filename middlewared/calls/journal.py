@@ -13,11 +13,12 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from middlewared.calls.ringing import Ended, EndedCall, EndedRequest
-from middlewared.clock import Clock, DelayedCall
+from middlewared.clock import Clock, DelayedCall, WallClock
 from middlewared.model import Answer, Outcome, Platform, ResponseRecord
 
 PUT_OFF_S = 0.02
-LONGEST_ROUNDTRIP_S = 3600.0
+MOST_DIFFERENCE_S = 1.0
+"""By so much a phone's own start time may lie before the one that we know."""
 
 
 class CallMetrics(Protocol):
@@ -46,10 +47,12 @@ class Journal:
         self,
         *,
         clock: Clock,
+        wall: WallClock,
         metrics: CallMetrics,
         log_response: Callable[[ResponseRecord], None],
     ) -> None:
         self._clock = clock
+        self._wall = wall
         self._metrics = metrics
         self._log_response = log_response
         self._untold: list[Ended] = []
@@ -81,10 +84,9 @@ class Journal:
             return
         if ended.accepted_at is not None:
             self._metrics.woken(platform, max(0.0, answer.received_at - ended.accepted_at))
-        roundtrip_s = _roundtrip_s(ended.started_at, answer)
-        self._log_response(
-            ResponseRecord(platform, roundtrip_s, answer.available, answer.received_at)
-        )
+        received_time = self._wall() - (self._clock.seconds() - answer.received_at)
+        roundtrip_s = _roundtrip_s(ended.started_at, answer, received_time)
+        self._log_response(ResponseRecord(platform, roundtrip_s, answer.available, received_time))
 
     def _tell_request(self, ended: EndedRequest) -> None:
         self._write(ended)
@@ -120,9 +122,11 @@ def _platform(ended: EndedRequest) -> str:
     return "unknown" if ended.joined else "none"
 
 
-def _roundtrip_s(started_at: float, answer: Answer) -> float:
-    """From the start time the phone echoed, or from our own record where that is absurd."""
-    told = answer.received_at - answer.message_start_time
-    if 0.0 <= told <= LONGEST_ROUNDTRIP_S:
-        return told
-    return max(0.0, answer.received_at - started_at)
+def _roundtrip_s(started_at: float, answer: Answer, received_time: float) -> float:
+    """
+    From the start time the phone echoed; from our own record where the two disagree,
+    since a phone may send anything and the wall clock may have stepped.
+    """
+    ours = max(0.0, answer.received_at - started_at)
+    echoed = received_time - answer.message_start_time
+    return echoed if 0.0 <= echoed <= ours + MOST_DIFFERENCE_S else ours

@@ -24,7 +24,7 @@ def push_times(
     interval_s: float,
 ) -> list[float]:
     """
-    The epoch seconds at which pushes of a call go out, beginning with ``started_at``.
+    When pushes of a call go out, by the clock of ``now``, beginning with ``started_at``.
 
     Of the times that have passed at ``now``, because the device was looked up slowly, only
     the last is given: several pushes at once wake no phone better than one.

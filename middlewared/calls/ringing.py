@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waking, WakingSettings
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
@@ -56,8 +56,8 @@ class EndedCall:
     """
     A call has ended: told once, however many requests were for it.
 
-    ``platform``: None when it has no device. ``started_at`` and ``accepted_at``, when a
-    provider first took a push, are epoch seconds. ``settlement``: None when every PBX
+    ``platform``: None when it has no device. ``accepted_at``: when a provider first
+    took a push. ``settlement``: None when every PBX
     connection was closed.
     """
 
@@ -85,6 +85,7 @@ class Ringing:
         self,
         *,
         clock: Clock,
+        wall: WallClock,
         registry: DeviceRegistry,
         rendezvous: Rendezvous,
         routes: Routes,
@@ -94,6 +95,7 @@ class Ringing:
         settings: RingingSettings,
     ) -> None:
         self._clock = clock
+        self._wall = wall
         self._registry = registry
         self._rendezvous = rendezvous
         self._routes = routes
@@ -175,7 +177,8 @@ class Ringing:
         """
         key = incoming.call_id if is_uuid(incoming.call_id) else self._new_key()
         started_at = self._clock.seconds()
-        return Call(key, incoming, started_at, started_at + self.settings.wait_s)
+        deadline = started_at + self.settings.wait_s
+        return Call(key, incoming, started_at, deadline, self._wall())
 
     def _wake(self, place: Place, trace: Trace) -> None:
         """Wake the device of the call that ``place`` has opened, until the call is over."""

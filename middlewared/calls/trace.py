@@ -28,7 +28,9 @@ class Trace:
     """
     Steps of one PBX request, in order.
 
-    Bounded by the pushes a call may have. :param now: epoch seconds.
+    Bounded by the pushes a call may have.
+
+    :param now: gives the seconds of a monotonic clock.
     """
 
     __slots__ = ("_now", "steps")

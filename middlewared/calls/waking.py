@@ -55,7 +55,7 @@ class Waking:
     provider has only temporary trouble. A time that falls into such a back-off is not
     used for another attempt: the retry stands for it.
 
-    :ivar accepted_at: when a provider first took a push, in epoch seconds; None: none did.
+    :ivar accepted_at: when a provider first took a push; None: none did.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from middlewared.clock import Clock
+from middlewared.clock import WallClock
 from middlewared.logs.formats import iso_time
 from middlewared.logs.lines import LineFile, NextTurn
 
@@ -20,8 +20,8 @@ class ReportFile:
     Call ``reload`` before use, and again on SIGHUP.
     """
 
-    def __init__(self, *, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, *, wall: WallClock) -> None:
+        self._wall = wall
         self._lines: LineFile | None = None
         self._next_turn: NextTurn | None = None
 
@@ -60,5 +60,5 @@ class ReportFile:
     def write(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
         """Keep a report."""
         if self._lines is not None:
-            time = iso_time(self._clock.seconds())
+            time = iso_time(self._wall())
             self._lines.write(json.dumps({**fields, "time": time, "sip_user_id": sip_user_id}))

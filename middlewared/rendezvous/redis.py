@@ -351,8 +351,11 @@ class RedisRendezvous:
         except (ValueError, TypeError):  # a daemon of another version
             self.log.warn("a message between daemons was not understood")
 
+    def _read(self, text: str) -> Settlement:
+        return records.settlement_from(text, received_at=self._clock.seconds())
+
     def _settled(self, unique_key: str, text: str) -> None:
-        held, settlement = self._held.find(unique_key), records.settlement_from(text)
+        held, settlement = self._held.find(unique_key), self._read(text)
         if held is None:
             return
         if settlement.answer is not None:
@@ -369,7 +372,7 @@ class RedisRendezvous:
     def _reply(self, question: str, unique_key: str, text: str = "") -> bool:
         """What another daemon wants to know."""
         if question == ANSWERED:
-            return self._answered_here(unique_key, records.settlement_from(text))
+            return self._answered_here(unique_key, self._read(text))
         if question != WAKING:
             return False
         # Another's question may come before the reply that makes us the call's waker.

@@ -85,24 +85,26 @@ def _folded(text: str) -> int | None:
 
 
 def call_text(call: Call) -> str:
-    """The call as the record keeps it."""
-    return json.dumps(attrs.asdict(call))
+    """The call as the record keeps it: without times of this process's own clock."""
+    wait_s = call.deadline - call.started_at
+    return json.dumps([call.unique_key, attrs.astuple(call.incoming), call.start_time, wait_s])
 
 
-def call_from(text: str) -> Call:
-    """The inverse of :func:`call_text`."""
-    fields = json.loads(text)
-    return Call(**{**fields, "incoming": IncomingCall(**fields["incoming"])})
+def call_from(text: str, *, deadline: float) -> Call:
+    """The call of :func:`call_text`, with times of this process's clock."""
+    unique_key, incoming, start_time, wait_s = json.loads(text)
+    return Call(unique_key, IncomingCall(*incoming), deadline - wait_s, deadline, start_time)
 
 
 def settlement_text(settlement: Settlement) -> str:
     """The settlement as records and messages carry it."""
     answer = settlement.answer
-    fields = [settlement.outcome.value, attrs.astuple(answer) if answer else None]
-    return json.dumps(fields)
+    said = [answer.available, answer.message_start_time] if answer else None
+    return json.dumps([settlement.outcome.value, said])
 
 
-def settlement_from(text: str) -> Settlement:
-    """The inverse of :func:`settlement_text`."""
-    outcome, answer = json.loads(text)
-    return Settlement(Outcome(outcome), Answer(*answer) if answer else None)
+def settlement_from(text: str, *, received_at: float) -> Settlement:
+    """The settlement of :func:`settlement_text`, which this process received just now."""
+    outcome, said = json.loads(text)
+    answer = Answer(said[0], said[1], received_at) if said else None
+    return Settlement(Outcome(outcome), answer)

@@ -59,7 +59,9 @@ class SharedCalls:
             reply = await self.nodes.run(JOIN, _keys(call), args)
             if reply is not None:
                 text, answered, left_ms, waker = reply
-                return Joined(call_from(text), _settlement(answered), left_ms / 1000, waker)
+                now, left_s = self.clock.seconds(), left_ms / 1000
+                joined = call_from(text, deadline=now + left_s)
+                return Joined(joined, self._settlement(answered), left_s, waker)
             call = with_fresh_key(call)
 
     async def renew(
@@ -73,19 +75,22 @@ class SharedCalls:
         """
         args = (call.unique_key, call_text(call), self._left_ms(call), waker, *members)
         text, waker = await self.nodes.run(RENEW, _keys(call), args)
-        return _settlement(text), waker
+        return self._settlement(text), waker
 
     async def settle(self, unique_key: str, settlement: Settlement) -> Settlement | None:
         """Decide a call; gives the decision that stands, None when no such call waits."""
         text = settlement_text(settlement)
         field = "failed" if settlement.answer is None else "answered"
         args = (field, text, json.dumps(["settled", unique_key, text]))
-        return _settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
+        return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
 
     async def leave(self, unique_key: str, member: str) -> bool:
         """Take a member away; True when nobody waits at the call any more."""
         args = (member, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
+
+    def _settlement(self, text: str) -> Settlement | None:
+        return settlement_from(text, received_at=self.clock.seconds()) if text else None
 
     def _left_ms(self, call: Call) -> str:
         return str(max(1, int((call.deadline - self.clock.seconds()) * 1000)))
@@ -94,7 +99,3 @@ class SharedCalls:
 def _keys(call: Call) -> list[str]:
     identity = identity_key(call.incoming)
     return [record_key(call.unique_key), *([identity] if identity else [])]
-
-
-def _settlement(text: str) -> Settlement | None:
-    return settlement_from(text) if text else None

@@ -7,7 +7,7 @@ so that rotated files are let go.
 
 from __future__ import annotations
 
-from middlewared.clock import Clock
+from middlewared.clock import WallClock
 from middlewared.config import LogSettings
 from middlewared.errors import ConfigError
 from middlewared.logs import LogOutput, ReportFile
@@ -17,9 +17,9 @@ from middlewared.logs.lines import NextTurn
 class Logs:
     """Both outputs; ``output`` is a Twisted log observer."""
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, wall: WallClock) -> None:
         self.output = LogOutput()
-        self.reports = ReportFile(clock=clock)
+        self.reports = ReportFile(wall=wall)
 
     def reload(self, settings: LogSettings) -> None:
         """

@@ -18,6 +18,7 @@ from twisted.web.server import Site
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
 from middlewared.calls.ringing import Ringing
+from middlewared.clock import wall_clock
 from middlewared.config import Config
 from middlewared.devices.cache import CachedDevices
 from middlewared.devices.responses import ResponseLog
@@ -77,9 +78,9 @@ class Parts:
         self._reactor = reactor
         self.config = config
         self.draining = False
-        apps = load_apps(config, now=reactor.seconds())
+        apps = load_apps(config, now=wall_clock())
         endpoints = make_endpoints(config, reactor=reactor)
-        self.logs = Logs(clock=reactor)
+        self.logs = Logs(wall=wall_clock)
         self.logs.reload(config.log)
         self._calls = Background()
         self._requests = Background()
@@ -114,10 +115,14 @@ class Parts:
     def _make_calls(self) -> None:
         self.responses = ResponseLog(table=self.registry, clock=self._reactor)
         self.journal = Journal(
-            clock=self._reactor, metrics=self.metrics, log_response=self.responses.add
+            clock=self._reactor,
+            wall=wall_clock,
+            metrics=self.metrics,
+            log_response=self.responses.add,
         )
         self.ringing = Ringing(
             clock=self._reactor,
+            wall=wall_clock,
             registry=self.registry,
             rendezvous=self.rendezvous,
             routes=self.routes,
@@ -131,6 +136,7 @@ class Parts:
         self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.registry.ping})
         self.web = Web(
             clock=self._reactor,
+            wall=wall_clock,
             background=self._requests,
             settings=web_settings(self.config),
             calls=self.ringing,
@@ -200,7 +206,7 @@ class Parts:
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
-        apps = load_apps(config, now=self._reactor.seconds())
+        apps = load_apps(config, now=wall_clock())
         self.logs.reload(config.log)
         reload_accounts(self.accounts, config)
         self._apps = apps

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from middlewared.clock import Clock
+from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device, Platform
 from middlewared.web import fields
@@ -29,13 +29,13 @@ class DeviceEndpoints:
     def __init__(
         self,
         *,
-        clock: Clock,
+        wall: WallClock,
         devices: DeviceRegistry,
         credentials: Credentials,
         notify_lost: Callable[[Device, Device], None],
         settings: Callable[[], WebSettings],
     ) -> None:
-        self._clock = clock
+        self._wall = wall
         self._devices = devices
         self._credentials = credentials
         self._notify_lost = notify_lost
@@ -55,7 +55,7 @@ class DeviceEndpoints:
     def _serve_register(self, platform: Platform) -> Serve:
         async def register(request: Request) -> Reply:
             account = await self._credentials.account(request)
-            settings, now = self._settings(), self._clock.seconds()
+            settings, now = self._settings(), self._wall()
             device = fields.device(fields_of(request), platform, settings, now)
             require_owner(account, device.sip_user_id)
             if (device.app, platform) not in settings.known_apps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from middlewared.clock import Clock
+from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device
 from middlewared.web import fields
@@ -29,14 +29,14 @@ class ReportEndpoints:
     def __init__(
         self,
         *,
-        clock: Clock,
+        wall: WallClock,
         devices: DeviceRegistry,
         credentials: Credentials,
         report: Callable[[int, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         settings: Callable[[], WebSettings],
     ) -> None:
-        self._clock = clock
+        self._wall = wall
         self._devices = devices
         self._credentials = credentials
         self._report = report
@@ -73,6 +73,6 @@ class ReportEndpoints:
         account = await self._credentials.account(request)
         sip_user_id = fields.sip_user_id(fields_of(request), self._settings())
         require_owner(account, sip_user_id)
-        if not await self._devices.touch(sip_user_id, self._clock.seconds()):
+        if not await self._devices.touch(sip_user_id, self._wall()):
             raise NotFound("no such device")
         return Reply(200)

@@ -27,7 +27,7 @@ from werkzeug.routing import BaseConverter
 from middlewared.accounts.interface import AccountBackend
 from middlewared.background import Background
 from middlewared.calls.interface import Calls
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest, MiddlewaredError
 from middlewared.model import Device
@@ -70,6 +70,7 @@ class Web:
         self,
         *,
         clock: Clock,
+        wall: WallClock,
         settings: WebSettings,
         calls: Calls,
         devices: DeviceRegistry,
@@ -97,14 +98,14 @@ class Web:
         self._others = [
             call_endpoints.call_response(),
             *DeviceEndpoints(
-                clock=clock,
+                wall=wall,
                 devices=devices,
                 credentials=credentials,
                 notify_lost=notify_lost,
                 settings=present,
             ).endpoints(),
             *ReportEndpoints(
-                clock=clock,
+                wall=wall,
                 devices=devices,
                 credentials=credentials,
                 report=report,

@@ -51,7 +51,7 @@ def _call(push: CallPush, caller_id: str) -> bytes:
         quoted(incoming.phonenumber),
         quoted(caller_id),
         quoted(push.response_api),
-        call.started_at,
+        call.start_time,
         push.attempt,
         quoted(incoming.call_id or call.unique_key),
     )

@@ -28,7 +28,7 @@ def _call_data(push: CallPush) -> dict[str, str]:
         "caller_id": call.incoming.caller_id,
         "response_api": push.response_api,
         # The apps delete the dot and divide by 10,000: right with exactly 7 decimals.
-        "message_start_time": f"{call.started_at:.7f}",
+        "message_start_time": f"{call.start_time:.7f}",
         "attempt": str(push.attempt),
         "vg_cid": call.incoming.call_id or call.unique_key,
     }
