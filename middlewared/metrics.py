@@ -51,6 +51,7 @@ _ACK_BUCKETS_S = (
 )
 _WAKEUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _PUSH_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0)
+_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 M = TypeVar("M", Counter, Histogram)
@@ -154,6 +155,17 @@ class Metrics:
             registry=self.registry,
             buckets=_ACK_BUCKETS_S,
         )
+        self._shed = Counter(
+            "middlewared_calls_shed_total",
+            "Calls refused because of overload",
+            registry=self.registry,
+        )
+        self._loop_lag = Histogram(
+            "middlewared_loop_lag_seconds",
+            "Longest turn of the event loop in each tenth of a second with work",
+            registry=self.registry,
+            buckets=_LAG_BUCKETS_S,
+        )
         self._wakeup = histogram(
             "middlewared_wakeup_seconds",
             "From the accepted push to the phone's answer",
@@ -195,6 +207,15 @@ class Metrics:
             self._push_success.of("Incoming", name).inc()
         elif outcome is not None and (reason := _NO_ANSWER.get(outcome)):
             self._push_failed.of("Incoming", reason, name).inc()
+
+    def calls_shed(self, count: int) -> None:
+        """So many calls were refused because of overload."""
+        self._shed.inc(count)
+        self._calls.of("none", Outcome.OVERLOADED.value).inc(count)
+
+    def loop_lag(self, seconds: float) -> None:
+        """The longest turn of the event loop in a tenth of a second with work."""
+        self._loop_lag.observe(seconds)
 
     def woken(self, platform: Platform, seconds: float) -> None:
         """A phone answered ``seconds`` after the provider had taken its push."""

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 PACKAGE = Path(__file__).parent.parent / "middlewared"
 WIRING = {"service", "cli", "demo"}
 # What everybody may know: the domain's words, and time.
-COMMON = {"model", "errors", "clock", "background", "__init__"}
+COMMON = {"model", "errors", "clock", "background", "waiting", "__init__"}
 
 
 def room_of(module: str) -> str:

@@ -72,6 +72,20 @@ class OneRoute:
         return self.route
 
 
+@attrs.define
+class StandInAdmission:
+    """Lets the test say how late the event loop is."""
+
+    late: bool = False
+    refused: int = 0
+
+    def admits(self) -> bool:
+        return not self.late
+
+    def refuse(self) -> None:
+        self.refused += 1
+
+
 class RingingCase(SynchronousTestCase):
     """Calls of 4 s with a push every second."""
 
@@ -82,6 +96,7 @@ class RingingCase(SynchronousTestCase):
         self.background = Background()
         self.rendezvous = MemoryRendezvous(clock=self.clock)
         self.told: list[Ended] = []
+        self.admission = StandInAdmission()
         self.with_provider()
 
     def with_provider(self, *script: Verdict, resend: Resend = Resend.AUTO) -> None:
@@ -94,6 +109,7 @@ class RingingCase(SynchronousTestCase):
             rendezvous=self.rendezvous,
             routes=self.routes,
             background=self.background,
+            admission=self.admission,
             ended=self.told.append,
             new_key=fresh_key,
             settings=RingingSettings(
@@ -448,9 +464,34 @@ class RingingTests(RingingCase):
             held.append(self.ring(IncomingCall(200000000 + number, "1")))
         new = attrs.evolve(CALL, call_id="call-2")
         self.assertIs(self.successResultOf(self.ring(new)), Outcome.OVERLOADED)
+        self.assertEqual(self.admission.refused, 1)
         held.append(self.ring())
         for waiting in held:
             self.assertNoResult(waiting)
+
+    def test_overload_refuses_new_calls_only(self) -> None:
+        """While the event loop is late a new call is refused, a repeat of a held one joins."""
+        held = self.ring()
+        self.admission.late = True
+        new = attrs.evolve(CALL, call_id="call-2")
+        self.assertIs(self.successResultOf(self.ring(new)), Outcome.OVERLOADED)
+        self.assertTrue(self.ringing.shed(new))
+        self.assertFalse(self.ringing.shed(CALL))
+        repeat = self.ring()
+        self.answer()
+        for each in (held, repeat):
+            self.assertIs(self.successResultOf(each), Outcome.ANSWERED)
+        self.assertEqual((self.admission.refused, self.attempts()), (2, [1]))
+
+    def test_overload_repeats_no_push(self) -> None:
+        """The phone's answer may lie unread in a socket; a later attempt goes out again."""
+        self.ring()
+        self.admission.late = True
+        self.advance(1.0)
+        self.assertEqual(self.attempts(), [1])
+        self.admission.late = False
+        self.advance(1.0)
+        self.assertEqual(self.attempts(), [1, 2])
 
     def test_draining_refuses_new_calls_only(self) -> None:
         """While draining a new call is refused; a held one and its repeat are still answered."""
@@ -529,16 +570,12 @@ class RingingTests(RingingCase):
         self.assertEqual((call.platform, call.settlement), (Platform.ANDROID, None))
 
     def test_calls_that_are_not_taken_are_told(self) -> None:
-        """Draining and overloaded: the request and the call, without a platform."""
+        """Draining: the request and the call, without a platform."""
         self.ringing.draining = True
         self.ring()
-        self.ringing.draining = False
-        self.ringing.settings = attrs.evolve(self.ringing.settings, max_waiting=0)
-        self.ring()
-        outcomes = [Outcome.DRAINING, Outcome.OVERLOADED]
-        self.assertEqual(self.requests_told(), [(False, None, outcome) for outcome in outcomes])
+        self.assertEqual(self.requests_told(), [(False, None, Outcome.DRAINING)])
         told = [(call.platform, call.settlement) for call in self.calls_told()]
-        self.assertEqual(told, [(None, Settlement(outcome)) for outcome in outcomes])
+        self.assertEqual(told, [(None, Settlement(Outcome.DRAINING))])
 
     def test_wakeup_counts_from_the_push_that_was_accepted(self) -> None:
         """A push that met a temporary fault did not wake the phone."""

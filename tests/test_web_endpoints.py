@@ -317,21 +317,34 @@ class ReportTests(WebCase):
 class HealthTests(WebCase):
     async def test_states(self) -> None:
         """A dependency that is down degrades; only draining is 503."""
+        degraded = {"status": "degraded", "lag_ms": 0, "waiting": 0}
         for health, status, expected in (
             (
-                Health(database_up=True, redis_up=None, waiting=3),
+                Health(database_up=True, redis_up=None, waiting=3, lag_ms=7),
                 200,
-                {"status": "ok", "database": "up", "redis": "off", "waiting": 3},
+                {"status": "ok", "database": "up", "redis": "off", "lag_ms": 7, "waiting": 3},
             ),
             (
                 Health(database_up=False, redis_up=True, waiting=0),
                 200,
-                {"status": "degraded", "database": "down", "redis": "up", "waiting": 0},
+                {
+                    "status": "degraded",
+                    "database": "down",
+                    "redis": "up",
+                    "lag_ms": 0,
+                    "waiting": 0,
+                },
             ),
             (
                 Health(database_up=True, redis_up=False, waiting=0),
                 200,
-                {"status": "degraded", "database": "up", "redis": "down", "waiting": 0},
+                {
+                    "status": "degraded",
+                    "database": "up",
+                    "redis": "down",
+                    "lag_ms": 0,
+                    "waiting": 0,
+                },
             ),
             (
                 Health(database_up=True, redis_up=None, waiting=9, draining=True),

@@ -54,6 +54,15 @@ class StandInCalls:
         self.known_keys: set[str] = set()
         self.failure: Exception | None = None
         self.changed: Deferred[None] = Deferred()
+        self.overloaded = False
+        self.held: set[str] = set()
+        self.shedded: list[IncomingCall] = []
+
+    def shed(self, incoming: IncomingCall) -> bool:
+        if incoming.call_id in self.held:
+            return False
+        self.shedded.append(incoming)
+        return True
 
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
         if self.failure is not None:

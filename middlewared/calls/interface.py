@@ -20,6 +20,17 @@ class Calls(Protocol):
         DRAINING and SERVICE_DOWN too.
         """
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether a new call would be refused as OVERLOADED now; cheap, asked before parsing."""
+
+    def shed(self, incoming: IncomingCall) -> bool:
+        """
+        Refuse ``incoming``, unless it repeats a call that is held here.
+
+        :return: whether it was refused, and counted as OVERLOADED.
+        """
+
     def refused(self, outcome: Outcome) -> None:
         """A request of a PBX was refused before it was a call: it counts as ``outcome``."""
 

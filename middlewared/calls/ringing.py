@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -70,6 +70,20 @@ class EndedCall:
 Ended: TypeAlias = EndedRequest | EndedCall
 
 
+class Admission(Protocol):
+    """Decides whether there is time for a new call; see :class:`~.overload.Overload`."""
+
+    @property
+    def late(self) -> bool:
+        """Whether the event loop has more to do than it can do."""
+
+    def admits(self) -> bool:
+        """Whether a new call is taken now."""
+
+    def refuse(self) -> None:
+        """A call was refused: count it."""
+
+
 class Ringing:
     """
     Rings devices; implements :class:`~.interface.Calls`.
@@ -90,6 +104,7 @@ class Ringing:
         rendezvous: Rendezvous,
         routes: Routes,
         background: Background,
+        admission: Admission,
         ended: Callable[[Ended], None],
         new_key: Callable[[], str],
         settings: RingingSettings,
@@ -100,6 +115,7 @@ class Ringing:
         self._rendezvous = rendezvous
         self._routes = routes
         self._background = background
+        self._admission = admission
         self._ended = ended
         self._new_key = new_key
         self.settings = settings
@@ -111,6 +127,9 @@ class Ringing:
         """See :meth:`.interface.Calls.ring`."""
         call = self._call(incoming)
         refusal = self._refusal(call)
+        if refusal is Outcome.OVERLOADED:
+            self._admission.refuse()
+            return refusal
         if refusal is not None:
             return self._turned_away(call, trace, refusal)
         self.waiting += 1
@@ -127,6 +146,18 @@ class Ringing:
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Calls.answer`."""
         return await self._rendezvous.answer(unique_key, answer)
+
+    @property
+    def overloaded(self) -> bool:
+        """See :meth:`.interface.Calls.overloaded`."""
+        return self.waiting >= self.settings.max_waiting or not self._admission.admits()
+
+    def shed(self, incoming: IncomingCall) -> bool:
+        """See :meth:`.interface.Calls.shed`."""
+        if self._rendezvous.holds(Call("", incoming, 0.0, 0.0, 0.0)):
+            return False
+        self._admission.refuse()
+        return True
 
     def refused(self, outcome: Outcome) -> None:
         """See :meth:`.interface.Calls.refused`."""
@@ -159,8 +190,7 @@ class Ringing:
 
     def _refusal(self, call: Call) -> Outcome | None:
         """Why ``call`` is not taken now; a repeat of a held one is no new call."""
-        full = self.waiting >= self.settings.max_waiting
-        if not (self.draining or full) or self._rendezvous.holds(call):
+        if not (self.draining or self.overloaded) or self._rendezvous.holds(call):
             return None
         return Outcome.DRAINING if self.draining else Outcome.OVERLOADED
 
@@ -189,6 +219,7 @@ class Ringing:
             routes=self._routes,
             background=self._background,
             settings=self.settings.waking,
+            late=lambda: self._admission.late,
             place=place,
             trace=trace,
         )

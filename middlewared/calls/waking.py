@@ -8,7 +8,7 @@ acted upon even when it comes later than that.
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -53,8 +53,10 @@ class Waking:
 
     Attempts start at their times; each is tried again, as the same attempt, while the
     provider has only temporary trouble. A time that falls into such a back-off is not
-    used for another attempt: the retry stands for it.
+    used for another attempt: the retry stands for it. Nor is one at which this process is
+    late: its own repeats must not keep an overload alive.
 
+    :param late: whether the event loop has more to do than it can do.
     :ivar accepted_at: when a provider first took a push; None: none did.
     """
 
@@ -67,6 +69,7 @@ class Waking:
         routes: Routes,
         background: Background,
         settings: WakingSettings,
+        late: Callable[[], bool],
         place: Place,
         trace: Trace,
     ) -> None:
@@ -76,6 +79,7 @@ class Waking:
         self._routes = routes
         self._background = background
         self._settings = settings
+        self._late = late
         self._place = place
         self._call = place.call
         self._key = place.call.unique_key
@@ -141,7 +145,9 @@ class Waking:
             await self._sleep(at - self._clock.seconds())
             if self._over:
                 return
-            if not self._backing_off:
+            # An answer may have come that this process has had no time to read.
+            repeats_late = self._latest > 0 and self._late()
+            if not (self._backing_off or repeats_late):
                 self._latest += 1
                 self._background.run(self._guarded(self._attempt(self._latest)))
 

@@ -17,6 +17,7 @@ from twisted.web.server import Site
 
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
+from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.clock import wall_clock
 from middlewared.config import Config
@@ -57,6 +58,7 @@ from middlewared.service.settings import (
     ringing_settings,
     web_settings,
 )
+from middlewared.service.turns import watch_turns
 from middlewared.service.watch import DependencyWatch
 from middlewared.web.health import Health
 from middlewared.web.root import Web
@@ -86,6 +88,7 @@ class Parts:
         self._requests = Background()
         self._notices = Background()
         self.metrics = Metrics()
+        self.overload = Overload(clock=reactor, metrics=self.metrics)
         self._store: Registry = make_registry(config, reactor=reactor)
         self.registry = CachedDevices(
             registry=self._store, clock=reactor, settings=cache_settings(config)
@@ -127,6 +130,7 @@ class Parts:
             rendezvous=self.rendezvous,
             routes=self.routes,
             background=self._calls,
+            admission=self.overload,
             ended=self.journal.ended,
             new_key=fresh_key,
             settings=ringing_settings(self.config),
@@ -199,6 +203,11 @@ class Parts:
         start_accounts(self.accounts)
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
+        watch_turns(
+            self._reactor,
+            turn_began=self.overload.turn_began,
+            turn_ended=self.overload.turn_ended,
+        )
 
     def reload(self, config: Config) -> None:
         """
@@ -224,6 +233,7 @@ class Parts:
             database_up=self.watch.is_up("database") is True,
             redis_up=redis_up(self.rendezvous),
             waiting=self.ringing.waiting,
+            lag_ms=round(self.overload.lag_s * 1000),
             draining=self.draining,
         )
 
@@ -251,6 +261,7 @@ class Parts:
     async def _stop_calls(self) -> None:
         await stop_rendezvous(self.rendezvous)
         self.journal.flush()
+        self.overload.report()
 
     async def _stop_pushes(self) -> None:
         self._notices.cancel()

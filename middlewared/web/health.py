@@ -19,7 +19,8 @@ from middlewared.web.request import Request
 @attrs.frozen(kw_only=True)
 class Health:
     """
-    How the daemon is. ``redis`` is None when there is none.
+    How the daemon is. ``redis_up`` is None when there is none. ``lag_ms`` is the longest
+    turn of the event loop in the last second or two.
 
     A dependency that is down makes the daemon degraded: calls to known devices still work.
     """
@@ -27,6 +28,7 @@ class Health:
     database_up: bool
     redis_up: bool | None
     waiting: int
+    lag_ms: int = 0
     draining: bool = False
 
 
@@ -63,6 +65,7 @@ def _health_reply(health: Health) -> Reply:
             "status": "ok" if up else "degraded",
             "database": _UP[health.database_up],
             "redis": _UP[health.redis_up],
+            "lag_ms": health.lag_ms,
             "waiting": health.waiting,
         },
     )

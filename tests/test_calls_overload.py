@@ -1,0 +1,96 @@
+"""Overload: which turns of the event loop are late, and which new calls are taken."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.calls.overload import ADMIT_S, GRACE_S, SHORT_TURN_S, Overload
+from middlewared.metrics import Metrics
+
+
+class OverloadTests(SynchronousTestCase):
+    """The test plays the event loop."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.overload = Overload(clock=self.clock, metrics=self.metrics)
+
+    def turn(self, length_s: float, *, waited_s: float = 0.0) -> None:
+        self.overload.turn_ended()
+        self.clock.advance(waited_s)
+        self.overload.turn_began()
+        self.clock.advance(length_s)
+
+    def test_short_turns_take_every_call(self) -> None:
+        """A loop that is always busy, but never for long, is not late."""
+        for _ in range(100):
+            self.turn(SHORT_TURN_S * 0.9)
+            self.assertTrue(self.overload.admits())
+
+    def test_long_turns_take_calls_in_their_first_part(self) -> None:
+        """Work that queues for longer than a burst: new calls get what time is left."""
+        for _ in range(5):
+            self.turn(0.05)
+        self.assertTrue(self.overload.late)
+        self.assertFalse(self.overload.admits())
+        self.turn(ADMIT_S / 2)
+        self.assertTrue(self.overload.admits())
+        self.clock.advance(ADMIT_S)
+        self.assertFalse(self.overload.admits())
+
+    def test_a_burst_is_no_overload(self) -> None:
+        """One long turn, for instance after a pause of the process, refuses nothing."""
+        self.turn(0.001)
+        self.turn(GRACE_S * 0.9)
+        self.assertTrue(self.overload.admits())
+
+    def test_a_turn_that_lasts_refuses_the_rest_of_its_calls(self) -> None:
+        """However suddenly the load came, a refusal does not wait for the turn to end."""
+        self.turn(0.001)
+        self.turn(GRACE_S * 1.1)
+        self.assertFalse(self.overload.admits())
+
+    def test_a_short_turn_ends_the_overload(self) -> None:
+        """Nothing is remembered of it."""
+        for _ in range(5):
+            self.turn(0.05)
+        self.turn(SHORT_TURN_S / 2)
+        self.turn(0.0)
+        self.assertFalse(self.overload.late)
+
+    def test_a_wait_ends_the_overload(self) -> None:
+        """A loop that waits for sockets has nothing left to do."""
+        for _ in range(5):
+            self.turn(0.05)
+        self.turn(0.05, waited_s=0.01)
+        self.assertFalse(self.overload.late)
+        self.assertTrue(self.overload.admits())
+
+    def test_lag_is_measured(self) -> None:
+        """The longest turn of each tenth of a second; of the last second or two for health."""
+        self.turn(0.03)
+        self.turn(0.09)
+        self.turn(0.0)
+        name = "middlewared_loop_lag_seconds"
+        self.assertEqual(self.metrics.registry.get_sample_value(f"{name}_count"), 1)
+        self.assertAlmostEqual(self.metrics.registry.get_sample_value(f"{name}_sum") or 0, 0.09)
+        self.assertAlmostEqual(self.overload.lag_s, 0.09)
+        self.clock.advance(3.0)
+        self.assertEqual(self.overload.lag_s, 0.0)
+
+    def test_refusals_are_reported_once_a_second(self) -> None:
+        """As a counter, as ended calls, and as one line."""
+        for _ in range(1000):
+            self.overload.refuse()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(1.0)
+        value = self.metrics.registry.get_sample_value
+        self.assertEqual(value("middlewared_calls_shed_total"), 1000)
+        labels = {"platform": "none", "outcome": "overloaded"}
+        self.assertEqual(value("middlewared_calls_total", labels), 1000)
+        self.overload.refuse()
+        self.overload.report()
+        self.assertEqual(value("middlewared_calls_shed_total"), 1001)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

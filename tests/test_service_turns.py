@@ -1,0 +1,30 @@
+"""The turns of the reactor that twistd runs us on can be watched."""
+
+from __future__ import annotations
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.service.turns import watch_turns
+
+
+class TurnTests(SynchronousTestCase):
+    def test_each_wait_is_seen(self) -> None:
+        """The end of a turn before the wait for sockets, the beginning of the next after it."""
+        reactor = EPollReactor()
+        seen: list[str] = []
+        watch_turns(
+            reactor,
+            turn_began=lambda: seen.append("began"),
+            turn_ended=lambda: seen.append("ended"),
+        )
+        reactor.callLater(0, seen.append, "timer")
+        reactor.doIteration(0)
+        reactor.runUntilCurrent()
+        reactor.doIteration(0)
+        self.assertEqual(seen, ["ended", "began", "timer", "ended", "began"])
+        reactor._poller.close()
+
+    def test_other_reactors_are_left_alone(self) -> None:
+        """There overload is not noticed, and the log says so."""
+        watch_turns(object(), turn_began=self.fail, turn_ended=self.fail)
