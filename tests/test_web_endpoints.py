@@ -317,7 +317,6 @@ class ReportTests(WebCase):
 class HealthTests(WebCase):
     async def test_states(self) -> None:
         """A dependency that is down degrades; only draining is 503."""
-        degraded = {"status": "degraded", "lag_ms": 0, "waiting": 0}
         for health, status, expected in (
             (
                 Health(database_up=True, redis_up=None, waiting=3, lag_ms=7),
