@@ -14,7 +14,14 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
+from middlewared.config.endpoints import arguments
 from middlewared.errors import MiddlewaredError
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
+
+# The place of the backlog in a description that names no arguments; the type is 0.
+_BACKLOG_PLACE = {"tcp": 3, "tcp6": 2, "ssl": 6, "unix": 3}
 
 
 class PortDown(MiddlewaredError):
@@ -44,11 +51,23 @@ async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
     ports = []
     for description in face.endpoints:
         try:
-            endpoint = serverFromString(reactor, description)
+            endpoint = serverFromString(reactor, with_backlog(description))
             ports.append(await endpoint.listen(face.factory))
         except (CannotListenError, OSError, ValueError, LookupError) as error:
             raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
     return ports
+
+
+def with_backlog(description: str) -> str:
+    """``description`` with our backlog, unless it has one; Twisted's own is 50."""
+    kind, _, rest = description.partition(":")
+    if kind == "haproxy":
+        return f"haproxy:{with_backlog(rest)}"
+    place = _BACKLOG_PLACE.get(kind)
+    given = arguments(description)
+    if place is None or place in given or "backlog" in given:
+        return description
+    return f"{description}:backlog={BACKLOG}"
 
 
 def addresses(name: str, ports: Sequence[Any]) -> str:
