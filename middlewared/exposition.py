@@ -19,11 +19,14 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import CooperativeTask, Cooperator, TaskFinished, TaskStopped
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+
+from zope.interface import implementer
 
 from middlewared.clock import Clock
 
@@ -58,8 +61,9 @@ class MetricsResource(Resource):
         request.setHeader(b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode())
         writing = self._cooperator.cooperate(request.write(piece) for piece in self._pieces())
         written: Deferred[Any] = writing.whenDone()
-        written.addCallbacks(lambda _: request.finish(), self._failed, errbackArgs=(request,))
+        written.addCallbacks(lambda _: _finish(request), self._failed, errbackArgs=(request,))
         request.notifyFinish().addErrback(lambda _: _stop(writing))
+        request.registerProducer(_Scrape(writing), True)
         return NOT_DONE_YET
 
     def _pieces(self) -> Iterator[bytes]:
@@ -70,6 +74,30 @@ class MetricsResource(Resource):
         if failure.check(TaskStopped) is None:
             self.log.failure("cannot write the metrics", failure)
             request.loseConnection()
+
+
+@implementer(IPushProducer)
+@attrs.frozen
+class _Scrape:
+    """Lets the writing of a scrape wait for a client that reads slowly."""
+
+    _writing: CooperativeTask[Any]
+
+    def pauseProducing(self) -> None:
+        with suppress(TaskFinished):
+            self._writing.pause()
+
+    def resumeProducing(self) -> None:
+        with suppress(TaskFinished):
+            self._writing.resume()
+
+    def stopProducing(self) -> None:
+        _stop(self._writing)
+
+
+def _finish(request: Request) -> None:
+    request.unregisterProducer()
+    request.finish()
 
 
 def _stop(writing: CooperativeTask[Any]) -> None:

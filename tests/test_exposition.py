@@ -14,10 +14,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from middlewared.exposition import MetricsResource, exposition
+from middlewared.web.operators import operator_site
 
 reactor: Any = installed_reactor
 
@@ -73,10 +74,23 @@ class Turns:
             callable()
 
 
+class SlowRequest(DummyRequest):
+    """A request whose client may stop reading; DummyRequest knows pull producers alone."""
+
+    producer: Any = None
+
+    def registerProducer(self, prod: Any, s: bool) -> None:
+        assert s
+        self.producer = prod
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
 class ScrapeTests(SynchronousTestCase):
     def scrape(self) -> tuple[Turns, Any]:
         turns = Turns()
-        request: Any = DummyRequest([])
+        request: Any = SlowRequest([])
         request.path = b"/metrics"
         resource = MetricsResource(registry=large_registry(), clock=turns)
         self.assertEqual(NOT_DONE_YET, resource.render(request))
@@ -93,6 +107,21 @@ class ScrapeTests(SynchronousTestCase):
             taken += 1
         self.assertGreater(taken, 10)
 
+    def test_a_scraper_that_does_not_read_is_waited_for(self) -> None:
+        """Nothing is written while it does not read, and all of it once it does."""
+        turns, request = self.scrape()
+        turns.turn()
+        request.producer.pauseProducing()
+        turns.turn()
+        written = len(request.written)
+        turns.turn()
+        self.assertEqual((written, []), (len(request.written), turns.due))
+        request.producer.resumeProducing()
+        while not request.finished:
+            turns.turn()
+        self.assertGreater(len(request.written), 10)
+        self.assertIsNone(request.producer)
+
     def test_a_scraper_that_hangs_up_ends_its_scrape(self) -> None:
         """Nothing is written to a connection that is gone, and nothing is left scheduled."""
         turns, request = self.scrape()
@@ -105,7 +134,8 @@ class ScrapeTests(SynchronousTestCase):
 
 class MetricsPortTests(TestCase):
     def serve(self, registry: CollectorRegistry) -> str:
-        site = Site(MetricsResource(registry=registry, clock=reactor))
+        resource = MetricsResource(registry=registry, clock=reactor)
+        site: Any = operator_site(resource=resource, clock=reactor)
         port = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.pool = HTTPConnectionPool(reactor, persistent=False)

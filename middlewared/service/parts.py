@@ -13,8 +13,6 @@ from typing import Any
 
 from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
-from twisted.web.server import Site
-
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
 from middlewared.calls.overload import Overload
@@ -61,6 +59,8 @@ from middlewared.service.settings import (
 from middlewared.service.turns import watch_turns
 from middlewared.service.watch import DependencyWatch
 from middlewared.web.health import Health
+from middlewared.web.limits import Site
+from middlewared.web.operators import operator_site
 from middlewared.web.root import Web
 from middlewared.web.settings import Face as WebFace
 
@@ -186,7 +186,7 @@ class Parts:
 
     def _metrics_site(self) -> Site:
         resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
-        return Site(resource, reactor=self._reactor)
+        return operator_site(resource=resource, clock=self._reactor)
 
     async def start(self) -> None:
         """

@@ -2,7 +2,7 @@
 The limits twisted.web does not have: of bodies, time, header sizes and connections.
 
 The one invariant: what one connection may cost (memory, time, descriptors) is bounded
-whatever it sends; a request that is served has no time-out.
+whatever it sends and however little it reads; a request that is served has no time-out.
 """
 
 # Most of twisted.web has no annotations.
@@ -39,7 +39,12 @@ class RefuseBroken(Protocol):
 class Channel(http.HTTPChannel):
     """
     One connection. Its time-out is armed once for each phase and no byte prolongs it:
-    waiting for a request, receiving one, and throwing away what was refused.
+    waiting for a request, receiving one, waiting for the client to read its answers, and
+    throwing away what was refused.
+
+    Requests that a client sends ahead of its answers (pipelining, RFC 9112 section 9.3.2)
+    are served one in each turn of the reactor, and only while the answers are read. Until
+    then they stay unread in the kernel.
     """
 
     site: Site
@@ -48,6 +53,8 @@ class Channel(http.HTTPChannel):
     abortTimeout = LINGER_ABORT_S
     _receiving = False
     _discarding = False
+    _waiting_for_turn = False
+    _turn: DelayedCall | None = None
     _deadline = math.inf
     _timer: DelayedCall | None = None
     _host: IAddress | None = None
@@ -60,9 +67,29 @@ class Channel(http.HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.site.connections -= 1
         super().connectionLost(reason)
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        timers = (self._timer, self._turn)
+        self._timer = self._turn = None
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether the next byte begins a request that may be answered at once.
+
+        No request is received or served, nothing is buffered, no answer waits for its
+        reader beyond the transport's buffer, and the connection is not being closed.
+        """
+        return not (
+            self._receiving
+            or self._handlingRequest  # also while the next request waits for its turn
+            or self._discarding
+            or self._waitingForTransport
+            or self._buffer
+            or not self.persistent
+            or self._abortingCall is not None
+        )
 
     def getHost(self) -> IAddress:
         """Asked by Twisted for every request, at the price of a system call."""
@@ -116,9 +143,23 @@ class Channel(http.HTTPChannel):
         super().dataReceived(data)
 
     def rawDataReceived(self, data: bytes) -> None:
-        # What came in one piece with the bytes that were refused.
-        if not self._discarding:
+        if self._discarding:
+            return  # what came in one piece with the bytes that were refused
+        if not self._handlingRequest:
             super().rawDataReceived(data)
+            return
+        # Twisted would not pause here while answers wait to be read.
+        self._dataBuffer.append(data)
+        if self._reads_ahead_too_far():
+            self._networkProducer.pauseProducing()
+
+    def _reads_ahead_too_far(self) -> bool:
+        """
+        Whether so much is buffered behind a request that reading has to pause.
+
+        Some is read ahead, because a client that hangs up is noticed only by reading.
+        """
+        return sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         self._refuse(431)
@@ -154,11 +195,52 @@ class Channel(http.HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         self._savedTimeOut = None
-        self._receiving = not self._discarding and any(self._dataBuffer)
-        busy = self._receiving or self._discarding
         settings = self.site.settings
-        self.setTimeout(settings.request_timeout_s if busy else settings.idle_timeout_s)
-        super().requestDone(request)
+        discarding = self._discarding
+        self.setTimeout(settings.request_timeout_s if discarding else settings.idle_timeout_s)
+        more = self._waitingForTransport or self._buffer or any(self._dataBuffer)
+        if more and self.persistent and not discarding:
+            self._wait_for_turn(request)
+        else:
+            super().requestDone(request)
+
+    def _wait_for_turn(self, request: Request) -> None:
+        """Leave what follows ``request`` to a later turn, and read nothing until then."""
+        self.requests.remove(request)
+        self._waiting_for_turn = True
+        self._networkProducer.pauseProducing()
+        self._take_turn_soon()
+
+    def _take_turn_soon(self) -> None:
+        if self._turn is None and not self._waitingForTransport:
+            self._turn = self.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Serve the next request, unless its answer would wait behind unread ones."""
+        self._turn = None
+        if self._waitingForTransport or self._abortingCall is not None:
+            return
+        self._waiting_for_turn = self._handlingRequest = False
+        data = b"".join(self._dataBuffer)
+        self._dataBuffer = []
+        self.setLineMode(data)
+        paused = self._waiting_for_turn or self._waitingForTransport or self._abortingCall
+        if not (paused or self._reads_ahead_too_far()):
+            self._networkProducer.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """Called by the transport when much waits to be read by the client."""
+        super().pauseProducing()
+        if self._handlingRequest and not (self._waiting_for_turn or self._discarding):
+            self.setTimeout(self.site.settings.idle_timeout_s)
+
+    def resumeProducing(self) -> None:
+        """Called by the transport when the client has read everything."""
+        super().resumeProducing()
+        if self._waiting_for_turn:
+            self._take_turn_soon()
+        elif self._handlingRequest and not self._discarding:
+            self.setTimeout(None)
 
     def timeoutConnection(self) -> None:
         if self._receiving:
