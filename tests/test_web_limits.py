@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
@@ -323,6 +324,44 @@ class ConnectionTests(LimitsCase):
             response = await client.response()
             self.assertEqual((response.status, len(response.body)), (200, lengths[path]))
             response.json()
+
+    async def test_client_that_does_not_read_is_closed(self) -> None:
+        """After the idle time-out, and a while to read its last answer."""
+        self.set_limits(idle_timeout_s=0.2)
+        client = await self.connect()
+        client.transport.pauseProducing()
+        client.send(http_message("GET", "/api/openapi.json") * 5000)
+        while not self.sites[0].connections:
+            await self.request("GET", "/health/")
+        while self.sites[0].connections:
+            turn: Deferred[None] = Deferred()
+            reactor.callLater(0.01, turn.callback, None)
+            await turn
+        client.transport.resumeProducing()
+        await client.closed
+
+    async def test_hang_up_behind_pipelined_requests_is_noticed(self) -> None:
+        """A PBX that sent more requests behind its held call ends that call by closing."""
+        client = await self.connect()
+        client.send(
+            http_message("POST", "/api/incoming-call/", CALL, FORM)
+            + http_message("GET", "/health/") * 50
+        )
+        await self.calls.until(rung=1)
+        await client.close()
+        await self.calls.until(rung=1, hung_up=1)
+
+    async def test_hang_up_of_a_call_served_from_the_queue_is_noticed(self) -> None:
+        """Reading goes on once a request that had waited for its turn is held."""
+        client = await self.connect()
+        client.send(
+            http_message("GET", "/health/") * 5
+            + http_message("POST", "/api/incoming-call/", CALL, FORM)
+            + http_message("GET", "/health/") * 5
+        )
+        await self.calls.until(rung=1)
+        await client.close()
+        await self.calls.until(rung=1, hung_up=1)
 
     async def test_what_is_sent_at_once_does_not_overtake_what_waits(self) -> None:
         """Both kinds of writing on one connection; the client sees their order."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
+
 from middlewared.background import Background
 from middlewared.calls.journal import Journal
 from middlewared.calls.overload import Overload

@@ -49,6 +49,7 @@ class Channel(http.HTTPChannel):
 
     site: Site
     transport: Any
+    _networkProducer: Any
     timeOut: float | None  # type: ignore[assignment]
     abortTimeout = LINGER_ABORT_S
     _receiving = False
