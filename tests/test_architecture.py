@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 PACKAGE = Path(__file__).parent.parent / "middlewared"
 WIRING = {"service", "cli", "demo"}
 # What everybody may know: the domain's words, and time.
-COMMON = {"model", "errors", "clock", "background", "waiting", "__init__"}
+COMMON = {"model", "errors", "clock", "background", "waiting", "quoting", "__init__"}
 
 
 def room_of(module: str) -> str:
@@ -57,8 +57,8 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_the_domain_knows_nobody(self) -> None:
-        """model, errors and clock import nothing of ours."""
-        for name in ("model", "errors", "clock", "background"):
+        """The common words import nothing of ours."""
+        for name in ("model", "errors", "clock", "background", "quoting"):
             self.assertEqual(imports_of(PACKAGE / f"{name}.py"), set(), name)
 
     def test_interfaces_know_the_domain_alone(self) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,26 @@ from twisted.logger import Logger, LogPublisher, globalLogPublisher
 from twisted.python import log as old_log
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.logs import LogOutput, ReportFile, fingerprint, redacted
+from middlewared.logs import LogOutput, ReportFile, redacted
 from middlewared.logs.formats import format_json, format_text
+
+# A process of its own, which can be killed.
+HOSTILE = """
+from middlewared.logs import redacted
+
+BEGINNINGS = ("", "authorization:", "key=", "'key'", "bearer", "://a:", "eyJ", "-----BEGIN ")
+REPEATED = (
+    "a-", "eyJ-", "eyJa-", "eyJaaaaaaaa.-", "key='", "'key':", "key ", "authorization:a",
+    "authorization ", "basic ", "://", "://a:", ":", "a@", "-----BEGIN A", "0a", "0-",
+    "a-:APA91-", " ", '"', "(",
+)
+for beginning in BEGINNINGS:
+    for repeated in REPEATED:
+        text = beginning + repeated * (200_000 // 8 // len(repeated)) + "! token"
+        redacted(text)
+for repeated in REPEATED:
+    redacted(repeated * (200_000 // len(repeated)) + "! token")
+"""
 
 
 def logger(namespace: str, observer: Any) -> Logger:
@@ -43,6 +64,7 @@ class RedactionTests(SynchronousTestCase):
             "key=geheim",
             "api_key = geheim",
             "{'password': 'geheim'}",
+            "private_key = geheim",
             '{"token": "geheim", "x": 1}',
             "password=geheim&x=1",
             "postgresql://u:geheim@h/d",
@@ -71,16 +93,28 @@ class RedactionTests(SynchronousTestCase):
         ):
             self.assertEqual(line, redacted(line))
 
-    def test_a_fingerprint_is_short_and_stable(self) -> None:
-        """Enough to tell two tokens apart, not to use one."""
-        self.assertEqual(fingerprint("a"), fingerprint("a"))
-        self.assertNotEqual(fingerprint("a"), fingerprint("b"))
-        self.assertEqual(8, len(fingerprint("\ud800" * 9999)))
-
     @given(st.text())
     def test_any_text_is_taken(self, text: str) -> None:
         """The net never fails a line."""
         redacted(text)
+
+    def test_a_token_inside_a_longer_word_is_hidden(self) -> None:
+        """What precedes it stays."""
+        self.assertEqual("id-***", redacted("id-eyJhbGciOiJFUzI1NiJ9.geheim.sig"))
+
+    def test_hostile_texts_take_linear_time(self) -> None:
+        """
+        What any part of a pattern could begin or go on with, 200,000 characters of it.
+
+        All of them take some seconds; patterns that take quadratic time would need many
+        minutes, and the process that is given a minute is killed.
+        """
+        subprocess.run(
+            [sys.executable, "-c", HOSTILE],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            check=True,
+            timeout=60,
+        )
 
 
 class FormatTests(SynchronousTestCase):
@@ -138,6 +172,18 @@ class FormatTests(SynchronousTestCase):
         for line in (format_text(events[0]), format_json(events[0])):
             self.assertEqual(1, len(line.splitlines()))
             self.assertNotIn("\x1b", line)
+
+    def test_a_field_cannot_look_like_another(self) -> None:
+        """What turns the direction of writing or takes no room is written escaped."""
+        log, events = self.events()
+        try:
+            raise ValueError("\u202eyas \x1b[2J")
+        except ValueError:
+            log.failure("{name}", name="a\u202eb\u200bc\ufeffd\x7fé")
+        for line in (format_text(events[0]), format_json(events[0])):
+            for hidden in "\u202e\u200b\ufeff\x7f\x1b":
+                self.assertNotIn(hidden, line)
+        self.assertIn("a\\u202eb\\u200bc\\ufeffd\\x7fé", format_text(events[0]))
 
     def test_secrets_in_fields_are_hidden(self) -> None:
         """By the field's name or by what it looks like."""

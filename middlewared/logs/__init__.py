@@ -7,7 +7,8 @@ a secret.
 
 from middlewared.logs.lines import LineFile
 from middlewared.logs.output import LogOutput
-from middlewared.logs.redaction import fingerprint, redacted
+from middlewared.logs.redaction import redacted
 from middlewared.logs.reports import ReportFile
+from middlewared.quoting import fingerprint
 
 __all__ = ["LineFile", "LogOutput", "ReportFile", "fingerprint", "redacted"]

@@ -8,7 +8,6 @@ indented), whatever is in its fields: nobody can forge a line.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
@@ -18,12 +17,12 @@ from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 
 from middlewared.logs.redaction import HIDDEN, redacted, secret_name
+from middlewared.quoting import escaped
 
 LONGEST = 10_000
 """Characters of a message, a field or a traceback; the rest is cut off."""
 
 Format: TypeAlias = Callable[[LogEvent], str]
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What events of the old twisted.python.log carry beside their text.
 _LEGACY = frozenset(("message", "isError", "why", "failure", "format", "system", "logLevel"))
 
@@ -38,9 +37,8 @@ def format_text(event: LogEvent) -> str:
     """``TIME LEVEL NAMESPACE MESSAGE``, and below it the traceback, indented."""
     head = _head(event)
     line = f"{head['time']} {head['level']} {head['namespace']} {head['message']}"
-    line = _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
     traceback = _traceback(event)
-    return line + "".join(f"\n    {row}" for row in traceback.splitlines())
+    return escaped(line) + "".join(f"\n    {escaped(row)}" for row in traceback.splitlines())
 
 
 def format_json(event: LogEvent) -> str:
