@@ -1,128 +1,279 @@
 """
-A file that lines are appended to, many at a time.
+A file that lines are appended to, many at a time, by a thread of its own.
 
-The one invariant: a line is either written whole and in order, or counted as lost; a
-full disk costs lines, never an exception to who writes.
+The one invariant: a line is either written whole and in order, or counted as lost. A disk
+that is full and a reader that does not read cost lines, never time or an exception to who
+writes.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import TypeAlias
 
 from twisted.logger import Logger
 
 MOST_BYTES = 4 << 20
 """What may wait for a disk that is full or slow; lines above it are lost."""
+PATIENCE_S = 1.0
+"""How long the end of the process may be held up, in all, by a file that takes nothing."""
+RETRY_S = 1.0
+_CHUNK_BYTES = 1 << 16
 
 NextTurn: TypeAlias = Callable[[Callable[[], None]], object]
 
 
 class LineFile:
     """
-    Lines may come from any thread, and wait until the file is opened. Until ``start`` and
-    after ``stop`` each is written at once; in between all of a reactor's turn together.
+    Lines may come from any thread, and wait until the file is opened. Until ``start`` each
+    is written at once. From then on a thread writes those of a reactor's turn together:
+    a descriptor that standard output shares with other processes cannot be made
+    non-blocking, so only a thread can wait for it.
 
     :param path: None: standard output.
+    :param patience_s: how long ``stop`` and the lines after it may wait in all.
     """
 
     log = Logger()
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, patience_s: float = PATIENCE_S) -> None:
         self._path = path
-        self._file: io.RawIOBase | None = None
+        self._patience_s = patience_s
+        self._file: io.FileIO | None = None
         self._next_turn: NextTurn | None = None
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
-        self._waiting: list[bytes] = []
+        # Reentrant: the garbage collector may run anywhere and find something to log.
+        lock = threading.RLock()
+        self._work = threading.Condition(lock)
+        self._rest = threading.Condition(lock)
+        self._flushing = threading.RLock()
+        # Lines, and at most one file: those behind it belong there.
+        self._waiting: deque[bytes | io.FileIO] = deque()
         self._waiting_bytes = 0
+        self._begun = 0  # bytes of the first line that the file has already
         self._scheduled = False
+        self._inside = False
+        self._thread: threading.Thread | None = None
+        self._due = False
+        self._busy = False
+        self._closing = False
         self._lost = 0
 
     def open(self, path: Path | None) -> None:
         """
-        Go on at ``path``, opened anew (it may have been renamed: log rotation).
+        Go on at ``path``, opened again (it may have been renamed: log rotation). Lines from
+        before go to the old file, those that it cannot take to the new one.
 
         :raises OSError: it cannot be opened; then the old file stays in use.
         """
-        # Twisted puts an object of its own in the place of sys.stdout: speak to descriptor 1.
-        opened = io.FileIO(1, "w", closefd=False) if path is None else io.FileIO(path, "a")
-        self.flush()
-        with self._flushing:
-            old, self._file, self._path = self._file, opened, path
-        if old is not None:
-            old.close()
+        if path is None and self._path is None and self._file is not None:
+            return
+        opened = _opened(path)
+        with self._work:
+            self._path = path
+            self._follow(opened)
+        if self._thread is None:
+            self.flush()
+        else:
+            self._wake()
 
     def reopen(self) -> None:
-        """Open the same path anew; see :meth:`open`."""
+        """Open the same path again; see :meth:`open`."""
         self.open(self._path)
 
     def start(self, next_turn: NextTurn) -> None:
         """
-        Write in batches from now on.
+        Write in batches from now on, in a thread.
 
         :param next_turn: calls a function in the reactor's next turn, from any thread
             (``reactor.callFromThread``).
         """
+        if self._thread is None:
+            # A daemon, since a write that hangs must not keep the process alive.
+            self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
+            self._thread.start()
         self._next_turn = next_turn
 
     def stop(self) -> None:
-        """Write all that waits, and each later line at once."""
+        """Wait until all is written, and from now on for each line, as far as patience goes."""
         self._next_turn = None
         self.flush()
 
     def close(self) -> None:
-        """Write all that waits and give the file up; later lines wait for an ``open``."""
-        self.stop()
-        with self._flushing:
-            old, self._file = self._file, None
-        if old is not None:
-            old.close()
+        """Give the file up for good once all that waits is written, but do not wait for that."""
+        self._next_turn = None
+        with self._work:
+            self._closing = True
+            self._work.notify()
+        if self._thread is None:
+            self._write_out()
+            self._release()
 
     def write(self, line: str) -> None:
         """Append ``line``, which has no line end."""
         encoded = line.encode("utf-8", "backslashreplace") + b"\n"
-        with self._lock:
+        with self._work:
             if self._waiting_bytes + len(encoded) > MOST_BYTES:
                 self._lost += 1
                 return
             self._waiting.append(encoded)
             self._waiting_bytes += len(encoded)
-            scheduled, self._scheduled = self._scheduled, True
-        next_turn = self._next_turn  # another thread may stop us in between
+            next_turn = self._next_turn  # another thread may stop us in between
+            wake = next_turn is not None and not self._scheduled
+            self._scheduled = self._scheduled or wake
         if next_turn is None:
             self.flush()
-        elif not scheduled:
-            next_turn(self.flush)
+        elif wake:
+            next_turn(self._wake)
 
     def flush(self) -> None:
-        """Write all that waits, as far as the disk lets us."""
-        with self._flushing:
-            with self._lock:
-                data, self._waiting = b"".join(self._waiting), []
-                self._waiting_bytes = 0
-                self._scheduled = False
-            rest = self._written(data)
-            with self._lock:
-                if rest:
-                    self._waiting.insert(0, rest)
-                    self._waiting_bytes += len(rest)
-                lost, self._lost = (self._lost, 0) if not rest else (0, self._lost)
+        """Write all that waits, as far as the file takes it."""
+        if self._thread is None:
+            self._write_out()
+        else:
+            self._wait_for_thread()
+        self._report_lost()
+
+    def _wake(self) -> None:
+        with self._work:
+            self._scheduled = False
+            self._due = True
+            self._work.notify()
+
+    def _wait_for_thread(self) -> None:
+        with self._rest:
+            self._wake()
+            if threading.current_thread() is self._thread:  # the garbage collector logs there
+                return
+            while (self._due or self._busy) and self._patience_s > 0:
+                began = monotonic()
+                self._rest.wait(self._patience_s)
+                self._patience_s -= monotonic() - began
+
+    def _report_lost(self) -> None:
+        with self._work:
+            if self._waiting_bytes > MOST_BYTES // 2:
+                return
+            lost, self._lost = self._lost, 0
         if lost:
             self.log.error("{lost} lines were lost: the file could not be written", lost=lost)
 
-    def _written(self, data: bytes) -> bytes:
-        """Write ``data``; gives what could not be written now."""
-        rest = memoryview(data)
-        # A full disk, a pipe that is not read: the next flush tries again.
+    # In the thread; until it is started, in whichever writes.
+
+    def _write_on(self) -> None:
+        while True:
+            with self._work:
+                if not (self._due or self._closing):
+                    self._work.wait(RETRY_S if self._waiting else None)
+                self._due, self._busy, closing = False, True, self._closing
+            self._write_out()
+            with self._rest:
+                self._busy = False
+                self._rest.notify_all()
+            if closing:
+                self._release()
+                return
+
+    def _write_out(self) -> None:
+        """Write what waits until it is all written or the file takes no more."""
+        with self._flushing:
+            if self._inside:  # the garbage collector logs in the middle of a line
+                return
+            self._inside = True
+            try:
+                while (chunk := self._taken()) and (self._written(chunk) or self._next_file()):
+                    pass
+            finally:
+                self._inside = False
+
+    def _taken(self) -> bytes:
+        """The next lines for one file, empty when there are none or no file is open."""
+        with self._work:
+            if self._file is None or (self._waiting and isinstance(self._waiting[0], io.FileIO)):
+                self._next_file()
+            lines, size = [], 0
+            while self._file is not None and self._waiting and size < _CHUNK_BYTES:
+                line = self._waiting[0]
+                if isinstance(line, io.FileIO):
+                    break
+                lines.append(line)
+                size += len(line)
+                self._waiting.popleft()
+            return b"".join(lines)
+
+    def _written(self, chunk: bytes) -> bool:
+        """Write ``chunk``; what cannot be written now waits on, from the last line's beginning."""
+        done = self._begun + self._sent(memoryview(chunk)[self._begun :])
+        line = done if done == len(chunk) else chunk.rfind(b"\n", 0, done) + 1
+        self._begun = done - line
+        with self._work:
+            self._waiting_bytes -= line
+            if line < len(chunk):
+                self._waiting.appendleft(chunk[line:])
+            next_turn = self._next_turn
+            relieved = self._lost and self._waiting_bytes <= MOST_BYTES // 2
+        if relieved and next_turn is not None:
+            next_turn(self._report_lost)
+        return line == len(chunk)
+
+    def _sent(self, data: memoryview) -> int:
+        """Write ``data`` as far as the file takes it: how many bytes."""
+        rest = data
         with suppress(OSError):
             while rest and self._file is not None:
                 written = self._file.write(rest)
-                if written is None:  # would block
-                    break
-                rest = rest[written:]
-        return bytes(rest)
+                if written is not None:
+                    rest = rest[written:]
+                elif self._thread is None or not _writable(self._file):
+                    break  # another process has made it non-blocking
+        return len(data) - len(rest)
+
+    # Rotation.
+
+    def _follow(self, opened: io.FileIO) -> None:
+        """Have what comes from now on written to ``opened``."""
+        for place, item in enumerate(self._waiting):
+            if isinstance(item, io.FileIO):  # an earlier rotation that the thread has not seen
+                self._waiting[place] = opened
+                item.close()
+                return
+        self._waiting.append(opened)
+
+    def _next_file(self) -> bool:
+        """Go on at the file that waits, if one does, with all that the old one did not take."""
+        with self._work:
+            opened = next((item for item in self._waiting if isinstance(item, io.FileIO)), None)
+            if opened is None:
+                return False
+            self._waiting.remove(opened)
+            old, self._file, self._begun = self._file, opened, 0
+        if old is not None:
+            old.close()
+        return True
+
+    def _release(self) -> None:
+        with self._work:
+            old, self._file, self._thread, self._closing = self._file, None, None, False
+        if old is not None:
+            old.close()
+
+
+def _opened(path: Path | None) -> io.FileIO:
+    if path is None:
+        # Twisted puts an object of its own in the place of sys.stdout: speak to descriptor 1.
+        return io.FileIO(1, "w", closefd=False)
+    return io.FileIO(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _writable(file: io.FileIO) -> bool:
+    """Wait a moment for a non-blocking descriptor."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    return bool(poll.poll(RETRY_S * 1000))
