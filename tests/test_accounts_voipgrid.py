@@ -241,6 +241,18 @@ class VoipgridTroubleTests(VoipgridCase):
         await self.backend.authenticate(self.good)
         self.assertTrue(self.backend.up)
 
+    async def test_trouble_of_one_user_is_not_logged_again_and_again(self) -> None:
+        """One account that the API cannot give, in turn with good ones: two lines."""
+        events = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        kept = self.api.answers[PROFILE]
+        for _ in range(5):
+            self.api.answers[PROFILE] = 503, b""
+            await self.down()
+            self.api.answers[PROFILE] = kept
+            await self.backend.authenticate(self.good)
+        lines = [event for event in events if "account API" in event.get("log_format", "")]
+        self.assertEqual(len(lines), 2)
+
     async def test_deadline_covers_both_requests(self) -> None:
         """An API that falls silent at the second request is given up in time."""
         self.change(timeout_ms=200)

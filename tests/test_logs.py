@@ -17,7 +17,7 @@ from twisted.logger import Logger, LogPublisher, globalLogPublisher
 from twisted.python import log as old_log
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.logs import LogOutput, ReportFile, redacted
+from middlewared.logs import LogOutput, ReportFile, bounded, redacted
 from middlewared.logs.formats import format_json, format_text
 
 # A process of its own, which can be killed.
@@ -300,6 +300,12 @@ class ReportTests(FileCase):
             {"os": "\ud800\n", "time": "1970-01-01T00:00:01.500Z", "sip_user_id": 7},
             json.loads(self.path.read_text()),
         )
+
+    def test_a_report_is_bounded(self) -> None:
+        """Its client chose the names, the values and how many there are."""
+        kept = bounded({"n" * 10_000 + str(number): "v" * 10_000 for number in range(1000)})
+        self.assertEqual({"n" * 64: "v" * 1000}, kept)
+        self.assertEqual(64, len(bounded({str(number): "v" for number in range(1000)})))
 
     def test_it_is_rotated_and_switched_off(self) -> None:
         """By a reload with the same file, and with none."""

@@ -19,7 +19,7 @@ from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import WebSettings
 from tests.memory_devices import MemoryDevices
-from tests.web_stand_ins import APP, KNOWN_APPS, StandInAccounts, StandInCalls
+from tests.web_stand_ins import APP, KNOWN_APPS, StandInAccounts, StandInCalls, StandInRepeats
 
 DOCUMENTED = {100, 200, 201, 202, 400, 401, 403, 404, 405, 413, 415, 429, 431, 503}
 
@@ -94,6 +94,7 @@ class FuzzTests(SynchronousTestCase):
             report=lambda account, report: None,
             hangup=lambda device, key, reason: None,
             health=lambda: Health(database_up=True, redis_up=None, waiting=0),
+            repeats=StandInRepeats(),
             http_request=lambda route, method, code, seconds: None,
         )
         self.site = self.web.site()

@@ -33,6 +33,20 @@ class RoutingTests(WebCase):
             response = await self.post_form("/api/call-response" + suffix, ANSWER)
             self.assertEqual((suffix, response.status), (suffix, 202))
 
+    async def test_refusals_are_counted(self) -> None:
+        """By route and reason, so that a client cannot make the log long."""
+        for _ in range(2):
+            await self.post_form("/api/incoming-call/", b"sip_user_id=1")
+        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        await self.post_form("/api/incoming-call/", CALL)
+        self.assertEqual(
+            self.repeats.counted,
+            [
+                *["incoming-call refused: sip_user_id: out of range"] * 2,
+                "incoming-call refused: 127.0.0.1 is in none of pbx_networks",
+            ],
+        )
+
     async def test_absolute_form_reaches_the_route(self) -> None:
         """A request target may name the host (RFC 9112 section 3.2.2)."""
         self.calls.known_keys.add("k")

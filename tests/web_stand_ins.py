@@ -101,6 +101,20 @@ class StandInCalls:
             self.changed.callback(None)
 
 
+class StandInRepeats:
+    """Keeps every line that would be logged or counted."""
+
+    def __init__(self) -> None:
+        self.counted: list[str] = []
+
+    def count(self, kind: str) -> None:
+        self.counted.append(kind)
+
+    def is_first(self, kind: str) -> bool:
+        self.counted.append(kind)
+        return True
+
+
 class StandInAccounts:
     """Two accounts, whose login is their sip_user_id and whose password is ``PASSWORD``."""
 
@@ -219,6 +233,7 @@ class WebCase(TestCase):
         self.calls = StandInCalls()
         self.accounts = StandInAccounts()
         self.devices = MemoryDevices()
+        self.repeats = StandInRepeats()
         self.background = Background()
         self.lost: list[tuple[Device, Device]] = []
         self.reports: list[tuple[int, Mapping[str, str]]] = []
@@ -239,6 +254,7 @@ class WebCase(TestCase):
             report=lambda account, report: self.reports.append((account, report)),
             hangup=lambda *hangup: self.hangups.append(hangup),
             health=lambda: self.health,
+            repeats=self.repeats,
             http_request=lambda route, method, code, _: self.observed.append((route, method, code)),
         )
         self.port = await self.listen(Face.WHOLE)

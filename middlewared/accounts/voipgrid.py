@@ -23,6 +23,8 @@ from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply, Ti
 
 MAX_LOOKUPS = 200
 MAX_REMEMBERED = 20_000
+QUIET_S = 10.0
+"""After "answers again": one user's odd account may fail between the others' good ones."""
 
 
 @attrs.frozen
@@ -59,6 +61,8 @@ class VoipgridAccounts:
         self._lookups = 0
         self._settings = settings
         self.up = True
+        self._told_down = False
+        self._quiet_until = 0.0
 
     @property
     def settings(self) -> VoipgridSettings:
@@ -139,10 +143,13 @@ class VoipgridAccounts:
         raise AssertionError("not reached")
 
     def _became(self, up: bool, why: str = "") -> None:
-        if up and not self.up:
+        now = self._clock.seconds()
+        if up and self._told_down:
             self._log.info("the account API answers again")
-        elif not up and self.up:
+            self._told_down, self._quiet_until = False, now + QUIET_S
+        elif not (up or self._told_down) and now >= self._quiet_until:
             self._log.warn("account API down: {why}", why=why)
+            self._told_down = True
         self.up = up
 
 

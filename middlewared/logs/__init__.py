@@ -8,7 +8,8 @@ a secret.
 from middlewared.logs.lines import LineFile
 from middlewared.logs.output import LogOutput
 from middlewared.logs.redaction import redacted
-from middlewared.logs.reports import ReportFile
+from middlewared.logs.repeats import Repeats
+from middlewared.logs.reports import ReportFile, bounded
 from middlewared.quoting import fingerprint
 
-__all__ = ["LineFile", "LogOutput", "ReportFile", "fingerprint", "redacted"]
+__all__ = ["LineFile", "LogOutput", "Repeats", "ReportFile", "bounded", "fingerprint", "redacted"]

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from middlewared.clock import WallClock
 from middlewared.logs.formats import iso_time
 from middlewared.logs.lines import LineFile, NextTurn
+
+MOST_FIELDS = 64
+LONGEST_NAME = 64
+LONGEST_VALUE = 1000
+
+
+def bounded(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """What is kept of a report, whose names and values its client chose."""
+    return {
+        name[:LONGEST_NAME]: value[:LONGEST_VALUE]
+        for name, value in islice(fields.items(), MOST_FIELDS)
+    }
 
 
 class ReportFile:
@@ -58,7 +71,7 @@ class ReportFile:
             self._lines.stop()
 
     def write(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
-        """Keep a report."""
+        """Keep a report, which is :func:`bounded` already."""
         if self._lines is not None:
             time = iso_time(self._wall())
             self._lines.write(json.dumps({**fields, "time": time, "sip_user_id": sip_user_id}))

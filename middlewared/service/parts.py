@@ -24,6 +24,7 @@ from middlewared.devices.cache import CachedDevices
 from middlewared.devices.responses import ResponseLog
 from middlewared.errors import DatabaseDown
 from middlewared.exposition import MetricsResource
+from middlewared.logs import Repeats, bounded
 from middlewared.metrics import Metrics, Sources
 from middlewared.model import Device, Outcome
 from middlewared.outgoing.http import PooledHttpClient
@@ -31,6 +32,7 @@ from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.notices import LostAccountNotices
 from middlewared.push.routing import RouteTable
+from middlewared.quoting import fingerprint, quoted
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.backends import (
@@ -89,6 +91,7 @@ class Parts:
         self._requests = Background()
         self._notices = Background()
         self.metrics = Metrics()
+        self.repeats = Repeats(clock=reactor)
         self.overload = Overload(clock=reactor, metrics=self.metrics)
         self._store: Registry = make_registry(config, reactor=reactor)
         self.registry = CachedDevices(
@@ -151,6 +154,7 @@ class Parts:
             report=self._report,
             hangup=self._hangup,
             health=self.health,
+            repeats=self.repeats,
             http_request=self.metrics.http_request,
         )
         self.metrics.sources = Sources(
@@ -263,6 +267,7 @@ class Parts:
         await stop_rendezvous(self.rendezvous)
         self.journal.flush()
         self.overload.report()
+        self.repeats.stop()
 
     async def _stop_pushes(self) -> None:
         self._notices.cancel()
@@ -284,14 +289,15 @@ class Parts:
 
     def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
         self.metrics.report(fields)
-        self.logs.reports.write(sip_user_id, fields)
-        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=fields)
+        kept = bounded(fields)
+        self.logs.reports.write(sip_user_id, kept)
+        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=kept)
 
     def _hangup(self, device: Device, unique_key: str, reason: str) -> None:
         self.log.info(
-            "hangup of {sip_user_id} on {platform}, call {unique_key}: {reason}",
+            "hangup of {sip_user_id} on {platform}, call {fingerprint}: {reason}",
             sip_user_id=device.sip_user_id,
             platform=device.platform.value,
-            unique_key=unique_key,
-            reason=reason,
+            fingerprint=fingerprint(unique_key),  # who reads the key could answer the call
+            reason=quoted(reason),
         )

@@ -30,6 +30,7 @@ from middlewared.calls.interface import Calls
 from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest, MiddlewaredError
+from middlewared.logs.interface import RepeatCounter
 from middlewared.model import Device
 from middlewared.web.calls import CallEndpoints
 from middlewared.web.credentials import Credentials
@@ -62,6 +63,7 @@ class Web:
     :param report: given the account and the texts of each log-metrics report.
     :param hangup: given the device, the call's key and the reason of each hangup report.
     :param health: how the daemon is at this moment.
+    :param repeats: counts the refusals, which any client can cause at will.
     :param http_request: told the route, method, status and seconds of each answered request.
     :ivar closing: set it before the end: each connection is closed with its next answer.
     """
@@ -80,12 +82,14 @@ class Web:
         report: Callable[[int, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
+        repeats: RepeatCounter,
         http_request: Callable[[str, str, int, float], None],
     ) -> None:
         self.settings = settings
         self.closing = False
         self._clock = clock
         self._http_request = http_request
+        self._repeats = repeats
         self._background = background
 
         def present() -> WebSettings:
@@ -173,8 +177,8 @@ class Web:
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
         if isinstance(error, BadRequest | NetworkForbidden):
-            _log.info("{route} refused: {reason}", route=endpoint.name, reason=str(error))
-        elif refusal.status == 500:
+            self._repeats.count(f"{endpoint.name} refused: {error}")
+        elif refusal.status == 500 and self._repeats.is_first(f"{endpoint.name} failed"):
             _log.failure("{route} failed", route=endpoint.name)
         elapsed_ms = (self._clock.seconds() - request.received_at) * 1000
         return endpoint.format_refusal(refusal, max(0.0, elapsed_ms))
