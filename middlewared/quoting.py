@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 MOST_SHOWN = 64
 """Characters of a text from outside that a log line or an error shows."""
+# Printable ASCII but blanks and quotes; a call_id may be so long.
+_WORD = re.compile("[!#-&(-~]{1,255}")
 
 
 def quoted(text: str, most: int = MOST_SHOWN) -> str:
@@ -15,6 +18,11 @@ def quoted(text: str, most: int = MOST_SHOWN) -> str:
     :param most: characters that are shown; an ellipsis of three dots stands for the rest.
     """
     return repr(text[:most]) + ("..." if len(text) > most else "")
+
+
+def word(text: str) -> str:
+    """``text`` as it is when it is one plain word, quoted otherwise: "a=b" lines stay legible."""
+    return text if _WORD.fullmatch(text) else quoted(text)
 
 
 def escaped(text: str) -> str:

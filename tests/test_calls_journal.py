@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import attrs
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,9 +22,11 @@ from middlewared.model import (
     ResponseRecord,
     Settlement,
 )
+from middlewared.quoting import fingerprint
 
 START = 1_700_000_000.0
 CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4, START)
+KEY = "0123456789abcdef0123456789abcdef"
 ANSWERED = Settlement(Outcome.ANSWERED, Answer(True, START + 0.1, START + 1.5))
 
 
@@ -82,13 +85,45 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(
             self.lines(),
             [
-                "call answered unique_key=key call_id=id sip_user_id=123456789"
-                " platform=gcm replied=1502.0",
-                "call answered (joined) unique_key=key call_id=id sip_user_id=123456789"
-                " platform=unknown replied=1502.0",
+                "call answered unique_key=key fingerprint=2c70e12b call_id=id"
+                " sip_user_id=123456789 platform=gcm replied=1502.0",
+                "call answered (joined) unique_key=key fingerprint=2c70e12b call_id=id"
+                " sip_user_id=123456789 platform=unknown replied=1502.0",
             ],
         )
         self.assertIn("0612345678", self.lines(LogLevel.debug)[0])
+
+    def test_key_of_a_call_that_waits_is_not_shown(self) -> None:
+        """One of two PBXs has hung up: who reads the line could answer the other's call."""
+        incoming = attrs.evolve(CALL.incoming, call_id=KEY)
+        call = attrs.evolve(CALL, unique_key=KEY, incoming=incoming)
+        request = self.request(joined=False, replied_at=START)
+        request = attrs.evolve(request, call=call, settlement=None)
+        self.journal.ended(attrs.evolve(request, waits=lambda: True))
+        self.journal.ended(attrs.evolve(request, waits=lambda: False))
+        self.journal.flush()
+        during, after = self.lines()
+        mark = fingerprint(KEY)
+        self.assertIn(f"unique_key=- fingerprint={mark} call_id=fingerprint:{mark} ", during)
+        self.assertNotIn(KEY, during + self.lines(LogLevel.debug)[0])
+        self.assertIn(f"unique_key={KEY} fingerprint={fingerprint(KEY)} call_id={KEY} ", after)
+
+    def test_key_of_another_call_is_not_shown(self) -> None:
+        """One caller's UUID rings two accounts: it is the key of the other call."""
+        request = self.request(joined=False, replied_at=START)
+        incoming = attrs.evolve(CALL.incoming, call_id=KEY)
+        self.journal.ended(attrs.evolve(request, call=attrs.evolve(CALL, incoming=incoming)))
+        self.journal.flush()
+        self.assertNotIn(KEY, self.lines()[0])
+
+    def test_call_id_cannot_pose_as_another_field(self) -> None:
+        """Callers choose it: anything but one word is quoted."""
+        incoming = attrs.evolve(CALL.incoming, call_id="x sip_user_id=7")
+        request = self.request(joined=False, replied_at=START)
+        call = attrs.evolve(CALL, incoming=incoming)
+        self.journal.ended(attrs.evolve(request, call=call))
+        self.journal.flush()
+        self.assertIn("call_id='x sip_user_id=7' ", self.lines()[0])
 
     def test_answered_call(self) -> None:
         """Counted, timed from the accepted push, and one row for the response log."""

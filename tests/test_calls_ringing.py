@@ -553,6 +553,17 @@ class RingingTests(RingingCase):
             [(False, Platform.ANDROID, None), (True, Platform.ANDROID, Outcome.ANSWERED)],
         )
 
+    def test_hung_up_request_knows_whether_its_call_waits(self) -> None:
+        """Its key may be shown only when the last connection has closed."""
+        first, second = self.ring(), self.ring()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        (request,) = [each for each in self.told if isinstance(each, EndedRequest)]
+        self.assertTrue(request.waits())
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertFalse(request.waits())
+
     def test_repeat_of_an_answered_call_is_no_further_call(self) -> None:
         """It is told as a request that joined."""
         self.ring()

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import BadRequest
 from middlewared.model import Platform
+from middlewared.quoting import quoted
 from middlewared.web import fields
 from middlewared.web.bodies import RawFields
 from middlewared.web.settings import WebSettings
@@ -175,6 +176,14 @@ class ReportTests(RulesCase):
     def test_lists_where_a_text_is_known_are_refused(self) -> None:
         """As in every text field."""
         self.assertRefused(fields.report, {}, os=None)
+
+    def test_names_that_the_client_chose_are_cut_and_quoted(self) -> None:
+        """In what is logged of a refused report."""
+        name = "token=x\n" + "y" * 10_000
+        with self.assertRaises(BadRequest) as caught:
+            fields.report({name: "\0"})
+        self.assertEqual(str(caught.exception), f"{quoted(name)}: NUL")
+        self.assertLess(len(str(caught.exception)), 100)
 
     def test_either_name_of_a_hangup_reason_will_do(self) -> None:
         """The one known caller says hangup_reason."""

@@ -41,6 +41,10 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertClient("2001:db8::1", "fd00::1", "[2001:db8::1]:80")
         self.assertClient("2001:db8::1", "10.0.0.1", " [2001:db8::1] ")
 
+    def test_zone_of_an_address_is_left_out(self) -> None:
+        """It may be any text, and is no part of the address beyond its own host."""
+        self.assertClient("fe80::1", "fd00::1", "fe80::1%is fine\x1b")
+
     def test_unix_socket_is_this_machine(self) -> None:
         """Its peers have no address of their own."""
         self.assertClient("192.0.2.1", None, "192.0.2.1")

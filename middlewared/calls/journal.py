@@ -12,9 +12,10 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from middlewared.calls.ringing import Ended, EndedCall, EndedRequest
+from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
 from middlewared.model import Answer, Outcome, Platform, ResponseRecord
+from middlewared.quoting import fingerprint, word
 
 PUT_OFF_S = 0.02
 MOST_DIFFERENCE_S = 1.0
@@ -97,23 +98,36 @@ class Journal:
             self._metrics.passed_on(max(0.0, replied_at - answer.received_at))
 
     def _write(self, ended: EndedRequest) -> None:
-        incoming = ended.call.incoming
+        incoming, key = ended.call.incoming, ended.call.unique_key
+        # Whoever reads the key of a call that still waits could answer it.
+        waits, mark = ended.waits(), fingerprint(key)
         self.log.info(
-            "call {outcome}{joined} unique_key={unique_key} call_id={call_id}"
-            " sip_user_id={sip_user_id} platform={platform} {steps}",
+            "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
+            " call_id={call_id} sip_user_id={sip_user_id} platform={platform} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
-            unique_key=ended.call.unique_key,
-            call_id=incoming.call_id or "-",
+            unique_key="-" if waits else key,
+            fingerprint=mark,
+            call_id=_call_id(incoming.call_id, "" if waits else key),
             sip_user_id=incoming.sip_user_id,
             platform=_platform(ended),
             steps=ended.trace.text(),
         )
         self.log.debug(
-            "call {unique_key} was from {phonenumber}",
-            unique_key=ended.call.unique_key,
+            "call {fingerprint} was from {phonenumber}",
+            fingerprint=mark,
             phonenumber=incoming.phonenumber,
         )
+
+
+def _call_id(call_id: str, known: str) -> str:
+    """
+    As the PBX sent it. A UUID may be the key of a call to another account that still waits,
+    so only ``known``, the key of this one, is shown.
+    """
+    if is_uuid(call_id) and call_id != known:
+        return f"fingerprint:{fingerprint(call_id)}"
+    return word(call_id) if call_id else "-"
 
 
 def _platform(ended: EndedRequest) -> str:

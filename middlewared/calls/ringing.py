@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -41,7 +42,7 @@ class EndedRequest:
 
     ``joined``: it repeated a call that was known. ``platform``: of the call's device; None
     when it has none, or when another daemon wakes it. ``settlement``: None when the PBX
-    closed its connection.
+    closed its connection. ``waits``: whether the call may still wait for its phone.
     """
 
     call: Call
@@ -49,6 +50,7 @@ class EndedRequest:
     joined: bool
     platform: Platform | None
     settlement: Settlement | None
+    waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
 
 
 @attrs.frozen
@@ -185,7 +187,10 @@ class Ringing:
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
             joined = not place.first
-            self._ended(EndedRequest(place.call, trace, joined, place.platform, settlement))
+            ended = EndedRequest(place.call, trace, joined, place.platform, settlement)
+            if settlement is None:
+                ended = attrs.evolve(ended, waits=partial(_may_wait, place))
+            self._ended(ended)
         return settlement.outcome
 
     def _refusal(self, call: Call) -> Outcome | None:
@@ -231,6 +236,11 @@ class Ringing:
 
         place.over.addCallback(over)
         self._background.run(waking.run())
+
+
+def _may_wait(place: Place) -> bool:
+    """Whether others may wait for the call; only the daemon that wakes the phone learns it."""
+    return not (place.first and place.over.called)
 
 
 def is_uuid(text: str) -> bool:

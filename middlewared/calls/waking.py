@@ -34,6 +34,7 @@ from middlewared.push.interface import (
     Temporary,
     TokenDead,
 )
+from middlewared.quoting import fingerprint, word
 from middlewared.rendezvous.interface import Place, Rendezvous
 
 PATIENCE_S = 0.25
@@ -106,7 +107,7 @@ class Waking:
         try:
             await work
         except Exception:
-            _log.failure("waking for call {unique_key} failed", unique_key=self._key)
+            _log.failure("waking for call {fingerprint} failed", fingerprint=fingerprint(self._key))
             if self.accepted_at is None:
                 self.stop()
                 await self._fail(Outcome.SERVICE_DOWN)
@@ -176,9 +177,11 @@ class Waking:
         self._trace.mark(f"push{number}", note=result.label)
         if not isinstance(result, Accepted):
             _log.info(
-                "push {attempt} of call {unique_key} to {app} on {platform}: {result} {reason}",
+                "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"
+                " {result} {reason}",
                 attempt=attempt,
-                unique_key=self._key,
+                sip_user_id=device.sip_user_id,
+                fingerprint=fingerprint(self._key),
                 app=device.app,
                 platform=device.platform.value,
                 result=result.label,
@@ -188,10 +191,12 @@ class Waking:
 
     def _log_no_route(self, device: Device) -> None:
         _log.error(
-            "no configuration for app {app} on {platform}: call {unique_key} fails",
-            app=device.app,
+            "no configuration for app {app} on {platform}: call {fingerprint}"
+            " of {sip_user_id} fails",
+            app=word(device.app),
             platform=device.platform.value,
-            unique_key=self._key,
+            fingerprint=fingerprint(self._key),
+            sip_user_id=device.sip_user_id,
         )
 
     async def _judge(self, device: Device, result: PushResult) -> None:

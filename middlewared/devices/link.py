@@ -25,6 +25,10 @@ from middlewared.errors import DatabaseDown, MiddlewaredError
 _SERVER_FAULTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
 
 
+MOST_WORDS = 200
+"""Characters of the server's text, which may quote a value that a client chose."""
+
+
 class LinkLost(MiddlewaredError):
     """
     The link is closed; whether its statement was done is not known.
@@ -140,4 +144,4 @@ class Link(Connection):  # type: ignore[misc]  # txpostgres has no types
 def words(error: BaseException) -> str:
     """The first line of libpq's text: the others quote the statement with its values."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return text.splitlines()[0][:MOST_WORDS] if text else type(error).__name__

@@ -2,7 +2,8 @@
 From named texts to the values of the domain.
 
 The one invariant: whatever leaves this room as a model value has passed the rules of
-the API; everything else is BadRequest, whose text names the field, never its value.
+the API; everything else is BadRequest, whose text names the field, never its value. A name
+that the client chose is cut and quoted in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import attrs
 
 from middlewared.errors import BadRequest
 from middlewared.model import Answer, Device, IncomingCall, Platform
+from middlewared.quoting import quoted
 from middlewared.web.bodies import RawFields
 from middlewared.web.settings import WebSettings
 
@@ -152,7 +154,7 @@ def report(raw: RawFields) -> Mapping[str, str]:
     """All texts of an app's report but its account. Unknown lists and objects are left out."""
     known = {name: _text(raw, name, longest=None) for name in REPORT_FIELDS if name in raw}
     others = {
-        _clean(name, "a name"): _text(raw, name, longest=None)
+        _clean(name, "a name"): _clean(value, quoted(name))
         for name, value in raw.items()
         if name not in REPORT_FIELDS and name != "sip_user_id" and value is not None
     }

@@ -52,5 +52,7 @@ def parse_address(text: str) -> Address | None:
         address = ip_address(text)
     except ValueError:
         return None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        address = IPv6Address(address.packed)  # the zone may be any text
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
