@@ -97,7 +97,9 @@ class SqliteStartTests(SqliteCase):
     async def test_file_is_for_its_owner_alone(self) -> None:
         """Push tokens are secrets."""
         await self.started()
-        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+        files = {path.name: path.stat().st_mode & 0o777 for path in self.path.parent.iterdir()}
+        for suffix in ("", "-wal", "-shm"):
+            self.assertEqual(files[self.path.name + suffix], 0o600)
 
     async def test_missing_directory(self) -> None:
         """The operator is told which file cannot be made and why."""

@@ -20,6 +20,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from middlewared.quoting import quoted
 from middlewared.rendezvous.redis_scripts import Script
 
 CONNECT_TIMEOUT_S = 1.0
@@ -27,6 +28,10 @@ REPLY_TIMEOUT_S = 0.5
 PING_INTERVAL_S = 1.0
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 0.5
+
+
+class LoginRefused(Exception):
+    """Redis did not take our AUTH; the text holds nothing of what it was sent."""
 
 
 @attrs.frozen
@@ -172,7 +177,7 @@ class Link:
         try:
             for command in (self._login.command, *self._greeting):
                 if command:
-                    await protocol.execute_command(*command)
+                    await _greet(protocol, command)
         except BaseException:
             await _aborted(protocol)
             raise
@@ -230,6 +235,18 @@ async def _aborted(protocol: Any) -> None:
         await lost
 
 
+async def _greet(protocol: Any, command: Sequence[str]) -> None:
+    try:
+        await protocol.execute_command(*command)
+    except txredisapi.ResponseError as error:
+        if command[0] != "AUTH":
+            raise
+        # A server where AUTH was renamed repeats its arguments, the password among them.
+        code = str(error).partition(" ")[0]
+        known = code in ("ERR", "WRONGPASS", "NOPERM", "NOAUTH", "LOADING", "BUSY")
+        raise LoginRefused(f"AUTH failed: {code if known else 'unknown error'}") from None
+
+
 def _reason(error: Exception) -> str:
-    """What went wrong, in words that cannot hold a secret: Redis echoes no arguments of AUTH."""
-    return f"{type(error).__name__}: {error}"
+    """What went wrong, cut and quoted; a LoginRefused holds no word of Redis's own."""
+    return f"{type(error).__name__}: {quoted(str(error), 200)}"

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
+from middlewared.quoting import quoted
 from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis_link import Link, Login
 from middlewared.rendezvous.redis_scripts import Script
@@ -191,7 +192,7 @@ class Nodes:
         self._disturbed()
         if link.trouble_since is None:
             link.trouble_since = now
-            self.log.warn("redis fails: {error}", error=str(error)[:80])
+            self.log.warn("redis fails: {error}", error=quoted(str(error), 80))
         passing = isinstance(error, txredisapi.ConnectionError) or str(error).startswith(PASSING)
         if not passing or now - link.trouble_since >= PATIENCE_S:
             raise RendezvousDown("redis does not answer") from error
