@@ -36,6 +36,7 @@ class _Output(ProcessProtocol):
     def __init__(self) -> None:
         self.text = ""
         self.ready: Deferred[dict[str, str]] = Deferred()
+        self.exited: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
         self.status: int | None = None
 
@@ -48,12 +49,19 @@ class _Output(ProcessProtocol):
 
     errReceived = outReceived
 
+    def processExited(self, reason: Failure) -> None:
+        self.exited.callback(_status(reason))
+
     def processEnded(self, reason: Failure) -> None:
-        value: Any = reason.value
-        self.status = -value.signal if value.signal else value.exitCode
+        self.status = _status(reason)
         if not self.ready.called:
             self.ready.errback(DaemonFailed(self.text))
         self.ended.callback(self.status or 0)
+
+
+def _status(reason: Failure) -> int:
+    value: Any = reason.value
+    return int(-value.signal if value.signal else value.exitCode)
 
 
 class DaemonProcess:
@@ -133,6 +141,18 @@ class DaemonProcess:
         """Send it a signal, if it still runs."""
         with suppress(ProcessExitedAlready):
             self._process.signalProcess(number)
+
+    def stop_reading(self) -> None:
+        """Let what it prints from now on lie in the pipe."""
+        self._process.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read what it prints again."""
+        self._process.resumeProducing()
+
+    async def exited(self) -> int:
+        """Wait for its exit, whether what it printed has been read or not; to be asked once."""
+        return await self._output.exited
 
     async def ended(self) -> int:
         """Wait for its end: the exit code, or minus the signal that ended it."""
