@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from ipaddress import ip_network
 from urllib.parse import urlencode
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.errors import AccessForbidden, AccountsDown, DatabaseDown, RendezvousDown
 from middlewared.model import Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
+from middlewared.web.settings import Rate
 from tests.web_stand_ins import APP, SIP_USER_ID, RawClient, Response, WebCase, basic, http_message
 
 CALL = b"sip_user_id=260010001&phonenumber=%2B31+6-1234&caller_id=Jane&call_id=c1"
@@ -119,6 +121,60 @@ class CallResponseTests(WebCase):
         self.calls.failure = RendezvousDown("gone", retry_after_s=7)
         response = await self.post_form("/api/call-response/", said)
         self.assertEqual((response.status, response.headers["retry-after"]), (503, "7"))
+
+
+class AllowanceTests(WebCase):
+    """What one account may ask for."""
+
+    async def test_registrations_are_limited(self) -> None:
+        """Made and deleted together; other accounts and reports are not concerned."""
+        statuses = []
+        for number in range(12):
+            method = "DELETE" if number % 2 else "POST"
+            body = json.dumps(DEVICE).encode()
+            response = await self.request(method, "/api/apns-device/", body, basic() | JSON)
+            statuses.append(response.status)
+        self.assertEqual(statuses, [201, 200] * 5 + [429] * 2)
+        self.assertLessEqual(int(response.headers["retry-after"]), 6)
+        self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 404)
+        other = DEVICE | {"sip_user_id": str(SIP_USER_ID + 1)}
+        response = await self.post_json("/api/apns-device/", other, basic(SIP_USER_ID + 1))
+        self.assertEqual(response.status, 201)
+
+    async def test_reports_are_limited(self) -> None:
+        """All kinds together, and broken ones too."""
+        self.web.settings = attrs.evolve(self.web.settings, reports=Rate(3, 1e-6))
+        self.devices.put(Device(SIP_USER_ID, Platform.APNS, APP, "t"))
+        report = DEVICE | {"unique_key": "k", "reason": "user"}
+        for path, body, status in (
+            ("/api/hangup-reason/", report, 200),
+            ("/api/check-in/", report, 200),
+            ("/api/log-metrics/", {}, 400),
+            ("/api/log-metrics/", report, 429),
+            ("/api/hangup-reason/", report, 429),
+            ("/api/check-in/", report, 429),
+        ):
+            response = await self.post_json(path, body, basic())
+            self.assertEqual((path, response.status), (path, status))
+        self.assertEqual((await self.post_json("/api/apns-device/", DEVICE, basic())).status, 200)
+
+    async def test_only_an_account_that_is_authenticated_counts(self) -> None:
+        """A stranger cannot use up what is another's."""
+        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        for wrong in (basic(password=b"wrong"), {}, basic(SIP_USER_ID + 1)):
+            response = await self.post_json("/api/apns-device/", DEVICE, wrong)
+            self.assertIn(response.status, (401, 403))
+        response = await self.post_json("/api/apns-device/", DEVICE, basic())
+        self.assertEqual(response.status, 201)
+
+    async def test_where_nobody_is_authenticated_the_claimed_account_counts(self) -> None:
+        """With the open backend."""
+        self.accounts.needs_credentials = False
+        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        other = DEVICE | {"sip_user_id": str(SIP_USER_ID + 1)}
+        for body, status in ((DEVICE, 201), (DEVICE, 429), (other, 201), ({}, 400)):
+            response = await self.post_json("/api/apns-device/", body)
+            self.assertEqual(response.status, status)
 
 
 class DeviceTests(WebCase):
@@ -259,6 +315,78 @@ class CredentialsTests(WebCase):
         self.assertEqual((await self.post_json("/api/check-in/", other, wrong)).status, 429)
         response = await self.post_json("/api/check-in/", other, basic(SIP_USER_ID + 1))
         self.assertEqual(response.status, 404)
+
+    async def test_other_forms_of_a_login_are_no_other_login(self) -> None:
+        """Neither case nor blanks around it, nor the scheme it comes in."""
+        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        for number, (login, status) in enumerate(
+            (("Jané@x", 401), (" jané@X\t", 401), ("JANÉ@x", 429), ("jane@x", 401))
+        ):
+            claimed = {"sip_user_id": str(SIP_USER_ID + number)}
+            response = await self.post_json("/api/check-in/", claimed, basic(login))
+            self.assertEqual((login, response.status), (login, status))
+        token = {"Authorization": "Token JANE@x:y"}
+        self.assertEqual((await self.post_json("/api/check-in/", {}, token)).status, 401)
+        self.assertEqual((await self.post_json("/api/check-in/", {}, token)).status, 429)
+
+    async def test_other_forms_of_an_account_are_no_other_account(self) -> None:
+        """What the API reads as the same number, and all that is none."""
+        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=3)
+        account = str(SIP_USER_ID)
+        for forms in (
+            (account, f"0{account}", f"{account}.0", int(account)),
+            ("x", f"+{account}", "", [1]),
+        ):
+            statuses = [
+                (
+                    await self.post_json(
+                        "/api/check-in/", {"sip_user_id": form}, basic(f"{forms[0]}{n}")
+                    )
+                ).status
+                for n, form in enumerate(forms)
+            ]
+            self.assertEqual((forms, statuses), (forms, [401, 401, 401, 429]))
+
+    async def test_guessing_of_many_logins_is_slowed_down(self) -> None:
+        """An address has a limit of its own; good credentials get 429 then, never 401."""
+        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed_of_address=3)
+        statuses = []
+        for number in range(4):
+            claimed = {"sip_user_id": str(SIP_USER_ID + number)}
+            response = await self.post_json("/api/check-in/", claimed, basic(f"login{number}"))
+            statuses.append(response.status)
+        self.assertEqual(statuses, [401] * 3 + [429])
+        response = await self.post_json("/api/check-in/", DEVICE, basic())
+        self.assertEqual(response.status, 429)
+        self.assertGreater(int(response.headers["retry-after"]), 0)
+
+    async def test_missing_credentials_and_faults_are_no_guesses(self) -> None:
+        """However many there are."""
+        self.web.settings = attrs.evolve(
+            self.web.settings, refusals_allowed=1, refusals_allowed_of_address=1
+        )
+        for _ in range(3):
+            self.assertEqual((await self.post_json("/api/check-in/", DEVICE)).status, 401)
+        self.accounts.failure = AccountsDown("gone")
+        for _ in range(3):
+            self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 503)
+        self.accounts.failure = None
+        self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 404)
+
+    async def test_guesses_under_way_count(self) -> None:
+        """Many at once: the backend hears of no more than may be refused."""
+        self.accounts.gate = Deferred()
+        wrong = basic(password=b"wrong") | JSON
+        body = json.dumps(DEVICE).encode()
+        clients = [await self.connect() for _ in range(50)]
+        for client in clients:
+            client.send(http_message("POST", "/api/check-in/", body, wrong))
+        responses = [Deferred.fromCoroutine(client.response()) for client in clients]
+        while sum(response.called for response in responses) < 40:
+            await self.request("GET", "/health/")
+        self.accounts.gate.callback(None)
+        statuses = Counter(response.status for response in await gatherResults(responses))
+        self.assertEqual((statuses, self.accounts.asked), ({429: 40, 401: 10}, 10))
 
     async def test_no_header_can_do_more_than_be_refused(self) -> None:
         """Bytes beyond UTF-8 in those that are read as text."""

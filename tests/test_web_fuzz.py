@@ -17,10 +17,19 @@ from middlewared.background import Background
 from middlewared.model import Outcome
 from middlewared.web.health import Health
 from middlewared.web.root import Web
-from middlewared.web.settings import WebSettings
+from middlewared.web.settings import Rate, WebSettings
 from tests.memory_devices import MemoryDevices
 from tests.web_stand_ins import APP, KNOWN_APPS, StandInAccounts, StandInCalls, StandInRepeats
 
+UNLIMITED = WebSettings(
+    known_apps=KNOWN_APPS,
+    max_body_bytes=1000,
+    refusals_allowed=1_000_000,
+    refusals_allowed_of_address=1_000_000,
+    unknown_keys=Rate(1_000_000, 1),
+    registrations=Rate(1_000_000, 1),
+    reports=Rate(1_000_000, 1),
+)
 DOCUMENTED = {100, 200, 201, 202, 400, 401, 403, 404, 405, 413, 415, 429, 431, 503}
 
 METHODS = [b"POST", b"DELETE", b"GET", b"HEAD", b"BREW"]
@@ -85,7 +94,7 @@ class FuzzTests(SynchronousTestCase):
         self.web = Web(
             clock=self.clock,
             wall=self.clock.seconds,
-            settings=WebSettings(known_apps=KNOWN_APPS, max_body_bytes=1000),
+            settings=UNLIMITED,
             calls=calls,
             devices=MemoryDevices(),
             accounts=StandInAccounts(),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.networks import client_address, parse_address, within
+from middlewared.web.networks import client_address, counted_as, parse_address, within
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8"))
 
@@ -44,6 +44,20 @@ class ClientAddressTests(SynchronousTestCase):
     def test_zone_of_an_address_is_left_out(self) -> None:
         """It may be any text, and is no part of the address beyond its own host."""
         self.assertClient("fe80::1", "fd00::1", "fe80::1%is fine\x1b")
+
+    def test_one_client_has_one_address_or_64_bits(self) -> None:
+        """Limits count IPv4 addresses and IPv6 networks of /64; mapped IPv4 is IPv4."""
+        groups = [
+            ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1:80"],
+            ["192.0.2.2"],
+            ["2001:db8:0:1::1", "2001:db8:0:1:ffff::", "[2001:db8:0:1::2]:80"],
+            ["2001:db8:0:2::1"],
+            ["::1"],
+            ["unknown", ""],
+        ]
+        counted = [{counted_as(parse_address(text)) for text in group} for group in groups]
+        self.assertEqual([len(group) for group in counted], [1] * len(groups))
+        self.assertEqual(len(set.union(*counted)), len(groups))
 
     def test_unix_socket_is_this_machine(self) -> None:
         """Its peers have no address of their own."""

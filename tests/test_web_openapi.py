@@ -13,6 +13,7 @@ from middlewared.accounts.interface import Account
 from middlewared.errors import CredentialsRefused
 from middlewared.model import Outcome, Platform
 from middlewared.web.fields import REPORT_FIELDS
+from middlewared.web.settings import Rate
 from tests.web_stand_ins import WebCase
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -42,7 +43,15 @@ class OneKey:
 
 class DescriptionTests(WebCase):
     timeout = 300
-    settings = attrs.evolve(WebCase.settings, known_apps=EveryApp(), refusals_allowed=1_000_000)
+    settings = attrs.evolve(
+        WebCase.settings,
+        known_apps=EveryApp(),
+        refusals_allowed=1_000_000,
+        refusals_allowed_of_address=1_000_000,
+        unknown_keys=Rate(1_000_000, 1),
+        registrations=Rate(1_000_000, 1),
+        reports=Rate(1_000_000, 1),
+    )
 
     def make_accounts(self) -> OneKey:
         return OneKey()

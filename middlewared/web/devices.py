@@ -13,7 +13,7 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device, Platform
 from middlewared.web import fields
-from middlewared.web.credentials import Credentials, require_owner
+from middlewared.web.credentials import Credentials, Use, require_owner
 from middlewared.web.endpoint import Endpoint, Serve, fields_of
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
@@ -54,7 +54,7 @@ class DeviceEndpoints:
 
     def _serve_register(self, platform: Platform) -> Serve:
         async def register(request: Request) -> Reply:
-            account = await self._credentials.account(request)
+            account = await self._credentials.account(request, Use.REGISTRATION)
             settings, now = self._settings(), self._wall()
             device = fields.device(fields_of(request), platform, settings, now)
             require_owner(account, device.sip_user_id)
@@ -73,7 +73,7 @@ class DeviceEndpoints:
 
     def _serve_delete(self, platform: Platform) -> Serve:
         async def delete(request: Request) -> Reply:
-            account = await self._credentials.account(request)
+            account = await self._credentials.account(request, Use.REGISTRATION)
             device = fields.device_id(fields_of(request), self._settings())
             require_owner(account, device.sip_user_id)
             if not await self._devices.delete(

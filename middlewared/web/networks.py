@@ -8,7 +8,7 @@ it; an entry that cannot be read belongs to no network.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -41,6 +41,14 @@ def client_address(
 def within(address: Address | None, networks: Iterable[Network]) -> bool:
     """Whether one of ``networks`` has ``address``; no network has None."""
     return address is not None and any(address in network for network in networks)
+
+
+def counted_as(address: Address | None) -> Hashable:
+    """
+    Whom a limit counts: an IPv4 address, or the first 64 bits of an IPv6 address, behind
+    which one client has as many addresses as it likes. Unreadable ones are one client.
+    """
+    return address.packed[:8] if isinstance(address, IPv6Address) else address
 
 
 def parse_address(text: str) -> Address | None:

@@ -8,6 +8,7 @@ tells nothing about what the API expects.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -47,12 +48,12 @@ class CredentialsMissing(MiddlewaredError):
     """There is no Authorization header where one is needed."""
 
 
-class TooManyRefusals(MiddlewaredError):
-    """This client had its credentials refused too often; it may come again later."""
+class TooManyRequests(MiddlewaredError):
+    """This client asks or guesses too often; it may come again in ``retry_after_s``."""
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("too many refusals")
-        self.retry_after_s = retry_after_s
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(f"too many {what}")
+        self.retry_after_s = math.ceil(retry_after_s)
 
 
 class BodyTooLarge(MiddlewaredError):
@@ -127,7 +128,7 @@ def head_of(reply: Reply, *, close: bool) -> bytes:
 def _headers(error: BaseException) -> Headers:
     if isinstance(error, MethodNotAllowed):
         return ((b"Allow", b", ".join(error.allowed)),)
-    if isinstance(error, ServiceDown | TooManyRefusals):
+    if isinstance(error, ServiceDown | TooManyRequests):
         return (retry_after(error.retry_after_s),)
     return ()
 
@@ -143,7 +144,7 @@ _TABLE: Mapping[type, Refusal] = {
     NetworkForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
     CredentialsMissing: Refusal(401, "Credentials are needed.", headers=_CHALLENGE),
     CredentialsRefused: Refusal(401, "Credentials were refused.", headers=_CHALLENGE),
-    TooManyRefusals: Refusal(429, "Too many requests."),
+    TooManyRequests: Refusal(429, "Too many requests."),
     BodyTooLarge: Refusal(413, "Request is too large."),
     UnsupportedMediaType: Refusal(415, "Unsupported media type."),
     BadRequest: Refusal(400, _MALFORMED),

@@ -12,7 +12,7 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device
 from middlewared.web import fields
-from middlewared.web.credentials import Credentials, require_owner
+from middlewared.web.credentials import Credentials, Use, require_owner
 from middlewared.web.endpoint import Endpoint, fields_of
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
@@ -52,7 +52,7 @@ class ReportEndpoints:
         ]
 
     async def _serve_hangup(self, request: Request) -> Reply:
-        account = await self._credentials.account(request)
+        account = await self._credentials.account(request, Use.REPORT)
         hangup = fields.hangup(fields_of(request), self._settings())
         require_owner(account, hangup.sip_user_id)
         device = await self._devices.find(hangup.sip_user_id)
@@ -62,7 +62,7 @@ class ReportEndpoints:
         return Reply(200)
 
     async def _serve_report(self, request: Request) -> Reply:
-        account = await self._credentials.account(request)
+        account = await self._credentials.account(request, Use.REPORT)
         raw = fields_of(request)
         sip_user_id, report = fields.sip_user_id(raw, self._settings()), fields.report(raw)
         require_owner(account, sip_user_id)
@@ -70,7 +70,7 @@ class ReportEndpoints:
         return Reply(200)
 
     async def _serve_check_in(self, request: Request) -> Reply:
-        account = await self._credentials.account(request)
+        account = await self._credentials.account(request, Use.REPORT)
         sip_user_id = fields.sip_user_id(fields_of(request), self._settings())
         require_owner(account, sip_user_id)
         if not await self._devices.touch(sip_user_id, self._wall()):

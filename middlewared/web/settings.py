@@ -30,6 +30,14 @@ class Face(enum.Enum):
     """The PBX's route and nothing else."""
 
 
+@attrs.frozen
+class Rate:
+    """``burst`` at once, and ``per_s`` a second in the long run."""
+
+    burst: float
+    per_s: float
+
+
 @attrs.frozen(kw_only=True)
 class WebSettings:
     """The reloadable settings; the defaults are those of the configuration file."""
@@ -46,5 +54,13 @@ class WebSettings:
     sip_user_id_min: int = 100_000_000
     sip_user_id_max: int = 999_999_999
     refusals_allowed: int = 10
-    """Refused credentials of one guesser inside ``refusals_window_s``, before 429."""
+    """Refused credentials for one login or account inside ``refusals_window_s``, before 429."""
+    refusals_allowed_of_address: int = 60
+    """The same for an address, whatever logins and accounts it tries."""
     refusals_window_s: float = 60.0
+    unknown_keys: Rate = Rate(burst=100, per_s=20.0)
+    """Of an address: answers to calls that are not known here, before 429."""
+    registrations: Rate = Rate(burst=10, per_s=10 / 60)
+    """Of an account, both made and deleted."""
+    reports: Rate = Rate(burst=60, per_s=1.0)
+    """Of an account, of all kinds together."""

@@ -1,53 +1,50 @@
 """
-The throttle against guessing credentials.
+Token buckets: how often a client or an account may ask for something.
 
-The one invariant: the table never holds more than ``max_guessers``, whoever guesses.
+The one invariant: the table never holds more than ``max_spenders``. A spender that is
+forgotten is the one that asked the longest time ago, so its bucket has mostly filled up
+again and it gains nothing; one that goes on asking, even in vain, is not forgotten.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterable
+from collections import OrderedDict
+from collections.abc import Hashable
 
-import attrs
-
-from middlewared.web.replies import TooManyRefusals
-
-
-@attrs.define
-class _Window:
-    ends_at: float
-    refusals: int = 0
+from middlewared.web.replies import TooManyRequests
+from middlewared.web.settings import Rate
 
 
-class Throttle:
+class Buckets:
     """
-    Counts refusals of each guesser in windows that begin with the first refusal.
+    A bucket of tokens for each spender.
 
-    :param max_guessers: above it the guesser whose window is the oldest is forgotten.
+    :param what: names what a token buys, for the error.
     """
 
-    def __init__(self, *, max_guessers: int = 10_000) -> None:
-        self._max_guessers = max_guessers
-        self._windows: dict[Hashable, _Window] = {}
+    def __init__(self, what: str, *, max_spenders: int = 20_000) -> None:
+        self._what = what
+        self._max_spenders = max_spenders
+        # When each bucket is full again; the spender that came last is at the end.
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
 
-    def check(self, guessers: Iterable[Hashable], allowed: int, now: float) -> None:
+    def take(self, spender: Hashable, rate: Rate, now: float) -> None:
         """
-        :raises TooManyRefusals: one of ``guessers`` had ``allowed`` refusals in its window.
-        """
-        for guesser in guessers:
-            window = self._windows.get(guesser)
-            if window and window.refusals >= allowed and window.ends_at > now:
-                raise TooManyRefusals(math.ceil(window.ends_at - now))
+        Take a token of ``spender``.
 
-    def refused(self, guessers: Iterable[Hashable], window_s: float, now: float) -> None:
-        """Count one refusal against each of ``guessers``."""
-        for guesser in guessers:
-            window = self._windows.get(guesser)
-            if window is None or window.ends_at <= now:
-                # A window that begins anew goes to the end: the dict stays in order of age.
-                self._windows.pop(guesser, None)
-                window = self._windows[guesser] = _Window(now + window_s)
-            window.refusals += 1
-        while len(self._windows) > self._max_guessers:
-            del self._windows[next(iter(self._windows))]
+        :raises TooManyRequests: it has none left.
+        """
+        before = max(self._full_at.pop(spender, now), now)
+        full_at = before + 1 / rate.per_s
+        missing_s = full_at - now - rate.burst / rate.per_s
+        enough = missing_s < 1e-6  # sums of fractions are not exact
+        self._full_at[spender] = full_at if enough else before
+        if len(self._full_at) > self._max_spenders:
+            self._full_at.popitem(last=False)
+        if not enough:
+            raise TooManyRequests(self._what, missing_s)
+
+    def give_back(self, spender: Hashable, rate: Rate) -> None:
+        """Undo a :meth:`take`: what it bought did not count."""
+        if spender in self._full_at:
+            self._full_at[spender] -= 1 / rate.per_s
