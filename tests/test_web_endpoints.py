@@ -123,6 +123,65 @@ class CallResponseTests(WebCase):
         self.assertEqual((response.status, response.headers["retry-after"]), (503, "7"))
 
 
+class UnknownKeyTests(WebCase):
+    """Answers to calls that are not known here: one address may ask for so many."""
+
+    async def answer(self, key: str, address: str | None = None) -> Response:
+        """One answer, perhaps from elsewhere."""
+        headers = {} if address is None else {"X-Forwarded-For": address}
+        return await self.post_form(
+            "/api/call-response/", f"unique_key={key}&message_start_time=1".encode(), headers
+        )
+
+    def allow(self, burst: int) -> None:
+        """That many, and no more for a long time; the client's address is believed."""
+        self.web.settings = attrs.evolve(
+            self.web.settings,
+            unknown_keys=Rate(burst, 1e-6),
+            trusted_proxies=(ip_network("127.0.0.0/8"),),
+        )
+
+    async def test_too_many_unknown_keys_are_429(self) -> None:
+        """With nobody asked; the key of a call that is held here is taken all the same."""
+        self.allow(3)
+        self.calls.held_keys.add("held")
+        statuses = [(await self.answer("k")).status for _ in range(5)]
+        self.assertEqual((statuses, len(self.calls.answers)), ([404] * 3 + [429] * 2, 3))
+        self.assertIn("retry-after", (await self.answer("k")).headers)
+        self.assertEqual((await self.answer("held")).status, 202)
+        self.assertEqual((await self.answer("k", "192.0.2.1")).status, 404)
+
+    async def test_keys_that_turn_out_known_do_not_count(self) -> None:
+        """Those of calls that other daemons hold."""
+        self.allow(1)
+        self.calls.known_keys.add("elsewhere")
+        statuses = [(await self.answer(key)).status for key in (*["elsewhere"] * 3, "k", "k")]
+        self.assertEqual(statuses, [202, 202, 202, 404, 429])
+
+    async def test_keys_that_are_being_looked_up_count(self) -> None:
+        """Many at once win nothing."""
+        self.allow(1)
+        self.calls.gate = Deferred()
+        client = await self.connect()
+        body = b"unique_key=k&message_start_time=1"
+        client.send(http_message("POST", "/api/call-response/", body, FORM))
+        while not self.calls.answers:
+            await self.request("GET", "/health/")
+        self.assertEqual((await self.answer("k")).status, 429)
+        self.calls.gate.callback(None)
+        self.assertEqual((await client.response()).status, 404)
+
+    async def test_an_ipv6_client_is_its_network(self) -> None:
+        """It has more addresses than could be counted."""
+        self.allow(1)
+        for address, status in (
+            ("2001:db8::1", 404),
+            ("2001:db8::2", 429),
+            ("2001:db8:0:1::1", 404),
+        ):
+            self.assertEqual((await self.answer("k", address)).status, status)
+
+
 class AllowanceTests(WebCase):
     """What one account may ask for."""
 

@@ -42,7 +42,11 @@ KNOWN_APPS = frozenset((APP, platform) for platform in Platform)
 
 
 class StandInCalls:
-    """Calls that ring until the test, or a phone, ends them."""
+    """
+    Calls that ring until the test, or a phone, ends them.
+
+    :ivar known_keys: of calls that are found out about; ``held_keys``: of those known at once.
+    """
 
     def __init__(self) -> None:
         self.rung: list[IncomingCall] = []
@@ -52,6 +56,8 @@ class StandInCalls:
         self.refusals: list[Outcome] = []
         self.answers: list[tuple[str, Answer]] = []
         self.known_keys: set[str] = set()
+        self.held_keys: set[str] = set()
+        self.gate: Deferred[None] = succeed(None)
         self.failure: Exception | None = None
         self.changed: Deferred[None] = Deferred()
         self.overloaded = False
@@ -84,11 +90,16 @@ class StandInCalls:
     def refused(self, outcome: Outcome) -> None:
         self.refusals.append(outcome)
 
+    def recognises(self, unique_key: str) -> bool:
+        return unique_key in self.held_keys
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         if self.failure is not None:
             raise self.failure
         self.answers.append((unique_key, answer))
-        return unique_key in self.known_keys
+        if not self.gate.called:
+            await self.gate
+        return unique_key in self.known_keys | self.held_keys
 
     async def until(self, rung: int = 0, hung_up: int = 0) -> None:
         """Wait until so many calls ring and so many PBXs have hung up."""

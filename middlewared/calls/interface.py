@@ -34,6 +34,9 @@ class Calls(Protocol):
     def refused(self, outcome: Outcome) -> None:
         """A request of a PBX was refused before it was a call: it counts as ``outcome``."""
 
+    def recognises(self, unique_key: str) -> bool:
+        """Whether it is sure, with nobody asked, that the key belongs to a call."""
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
         A phone answered.

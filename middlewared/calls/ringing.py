@@ -145,6 +145,10 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    def recognises(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.recognises`."""
+        return self._rendezvous.recognises(unique_key)
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Calls.answer`."""
         return await self._rendezvous.answer(unique_key, answer)

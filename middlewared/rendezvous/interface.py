@@ -76,6 +76,14 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the call can neither be opened nor joined.
         """
 
+    def recognises(self, unique_key: str) -> bool:
+        """
+        Whether this process is sure, with nobody asked, that the key belongs to a call.
+
+        True for every call that has a place at this daemon, and for one that was answered
+        here while its wait lasts. False means nothing: :meth:`answer` finds out.
+        """
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
         A phone answered. Settles the call (ANSWERED or UNAVAILABLE) when it waits.

@@ -94,6 +94,10 @@ class MemoryRendezvous:
             call = attrs.evolve(call, unique_key=fresh_key())
         return self._seat(self._open(call), first=True)
 
+    def recognises(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.recognises`; here False is sure as well."""
+        return unique_key in self._calls
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""
         waiting = self._calls.get(unique_key)

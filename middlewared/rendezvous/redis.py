@@ -138,6 +138,10 @@ class RedisRendezvous:
         self._background.run(self._join_for(seated, records.aimed(call)))
         return await seated
 
+    def recognises(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.recognises`."""
+        return self._held.find(unique_key) is not None
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; places here are told before it waits."""
         if not records.is_key(unique_key):

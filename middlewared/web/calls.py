@@ -15,7 +15,8 @@ from middlewared.clock import Clock
 from middlewared.model import Outcome
 from middlewared.web import fields
 from middlewared.web.endpoint import Endpoint, fields_of
-from middlewared.web.networks import Address, client_address, within
+from middlewared.web.fields import PhoneAnswer
+from middlewared.web.networks import Address, client_address, counted_as, within
 from middlewared.web.replies import (
     Headers,
     NetworkForbidden,
@@ -26,6 +27,7 @@ from middlewared.web.replies import (
 )
 from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
+from middlewared.web.throttle import Buckets
 
 _STATUS = {
     Outcome.MALFORMED: 400,
@@ -46,6 +48,7 @@ class CallEndpoints:
         self._clock = clock
         self._calls = calls
         self._settings = settings
+        self._unknown = Buckets("unknown keys")
 
     def incoming_call(self) -> Endpoint:
         """Where the PBX posts its calls."""
@@ -79,9 +82,23 @@ class CallEndpoints:
 
     async def _answer(self, request: Request) -> Reply:
         said = fields.phone_answer(fields_of(request), request.received_at)
-        if not await self._calls.answer(said.unique_key, said.answer):
+        if self._calls.recognises(said.unique_key):
+            known = await self._calls.answer(said.unique_key, said.answer)
+        else:
+            known = await self._look_up(request, said)
+        if not known:
             raise NotFound("no such call")
         return Reply(202)
+
+    async def _look_up(self, request: Request, said: PhoneAnswer) -> bool:
+        """Answer a call that may be unknown: one address may ask for so many alone."""
+        settings = self._settings()
+        client = counted_as(address_of(request, settings))
+        self._unknown.take(client, settings.unknown_keys, self._clock.seconds())
+        known = await self._calls.answer(said.unique_key, said.answer)
+        if known:
+            self._unknown.give_back(client, settings.unknown_keys)
+        return known
 
 
 def address_of(request: Request, settings: WebSettings) -> Address | None:

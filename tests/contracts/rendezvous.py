@@ -87,6 +87,16 @@ class RendezvousContract(_Case):
         self.assertTrue(await self.answered(self.there, place.call, available=False))
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
 
+    async def test_key_is_recognised_where_its_call_waits(self) -> None:
+        """Before and after its answer; an unknown one never is."""
+        place = await self.here.join(a_call())
+        key = place.call.unique_key
+        self.assertTrue(self.here.recognises(key))
+        self.assertFalse(self.here.recognises(fresh_key()))
+        self.assertTrue(await self.answered(self.here, place.call))
+        self.assertTrue(self.here.recognises(key))
+        place.leave()
+
     async def test_unknown_key_is_refused(self) -> None:
         """Nobody waits under a key that was never given out."""
         self.assertFalse(await self.here.answer(fresh_key(), an_answer()))
