@@ -9,7 +9,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.accounts.htpasswd import MAX_CHECKS, HtpasswdAccounts, Passwords, read_passwords
+from middlewared.accounts.htpasswd import (
+    MAX_CHECKS,
+    MOST_REMEMBERED,
+    REMEMBERED_S,
+    GoodPasswords,
+    HtpasswdAccounts,
+    Passwords,
+    read_passwords,
+)
 from middlewared.accounts.interface import Account
 from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused
 from tests.contracts.accounts import ACCOUNT, AccountBackendContract, basic
@@ -91,6 +99,26 @@ class HtpasswdCheckTests(HtpasswdCase):
         self.backend.settings = read_passwords(self.path)
         await self.refused(self.good)
 
+    async def test_a_password_that_was_good_needs_no_place(self) -> None:
+        """Apps get in while strangers have all of them; a bad password still does not."""
+        await self.backend.authenticate(self.good)
+        strangers = [
+            Deferred.fromCoroutine(self.backend.authenticate(self.bad)) for _ in range(MAX_CHECKS)
+        ]
+        known = Deferred.fromCoroutine(self.backend.authenticate(self.good))
+        self.assertEqual(self.successResultOf(known), Account(ACCOUNT))
+        unknown = Deferred.fromCoroutine(self.backend.authenticate(basic("42", LONG)))
+        self.failureResultOf(unknown, AccountsDown)
+        for stranger in strangers:
+            await self.assertFailure(stranger, CredentialsRefused)
+
+    async def test_a_new_hash_forgets_the_password(self) -> None:
+        """Also when the password was used a moment ago."""
+        await self.backend.authenticate(self.good)
+        self.write(f"{ACCOUNT}:{hashed('another')}")
+        self.backend.settings = read_passwords(self.path)
+        await self.refused(self.good)
+
     async def test_bound_on_checks(self) -> None:
         """Above the bound a check fails at once as trouble, not as a refusal."""
         waiting = [
@@ -101,6 +129,35 @@ class HtpasswdCheckTests(HtpasswdCase):
         )
         await gatherResults(waiting)
         await self.backend.authenticate(self.good)
+
+
+class GoodPasswordsTests(SynchronousTestCase):
+    """What is remembered of good passwords."""
+
+    def setUp(self) -> None:
+        self.good = GoodPasswords()
+
+    def test_remembered_as_long_as_it_is_used(self) -> None:
+        """Each use prolongs it."""
+        self.good.add(b"word", b"hash", 1000.0)
+        self.assertTrue(self.good.has(b"word", b"hash", 1000.0 + REMEMBERED_S - 1))
+        self.assertTrue(self.good.has(b"word", b"hash", 1000.0 + 2 * REMEMBERED_S - 2))
+        self.assertFalse(self.good.has(b"word", b"hash", 1000.0 + 3 * REMEMBERED_S))
+
+    def test_only_that_password_with_that_hash(self) -> None:
+        """Nothing near it."""
+        self.good.add(b"word", b"hash", 1000.0)
+        for password, of in ((b"word", b"other"), (b"wor", b"hash"), (b"", b"hash:word")):
+            self.assertFalse(self.good.has(password, of, 1000.0))
+
+    def test_bounded(self) -> None:
+        """The one that was not used for the longest time goes."""
+        for number in range(MOST_REMEMBERED):
+            self.good.add(b"%d" % number, b"hash", 1000.0)
+        self.good.has(b"0", b"hash", 1000.0)
+        self.good.add(b"more", b"hash", 1000.0)
+        self.assertTrue(self.good.has(b"0", b"hash", 1000.0))
+        self.assertFalse(self.good.has(b"1", b"hash", 1000.0))
 
 
 class PasswordFileTests(SynchronousTestCase):

@@ -2,14 +2,18 @@
 The account backend that reads a file of ``SIP_USER_ID:bcrypt`` lines.
 
 The one invariant: a check costs the same whether the user exists or not, and is never
-done in the reactor's thread.
+done in the reactor's thread. A password that was good lately is known again without one,
+so that apps get in however many strangers wait for theirs.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +30,8 @@ from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused
 
 MAX_CHECKS = 64
 CHECK_TIMEOUT_S = 5.0
+REMEMBERED_S = 600.0
+MOST_REMEMBERED = 20_000
 _THREADS = 2
 # The costs bcrypt knows and a phone app waits for: 16 takes about 4 s.
 _COSTS = range(4, 17)
@@ -96,6 +102,7 @@ class HtpasswdAccounts:
         self._reactor = reactor
         self._threads = ThreadPool(0, _THREADS, "middlewared-htpasswd")
         self._checks = 0
+        self._good = GoodPasswords()
         self.settings = settings
 
     def start(self) -> None:
@@ -109,9 +116,12 @@ class HtpasswdAccounts:
     async def authenticate(self, authorization: bytes) -> Account:
         user, password = _basic(authorization)
         hashed = self.settings.hashes.get(user)
+        if hashed is not None and self._good.has(password, hashed, self._reactor.seconds()):
+            return Account(user)
         good = await self._check(password, hashed or self.settings.nobody)
         if not good or hashed is None:
             raise CredentialsRefused("wrong user or password")
+        self._good.add(password, hashed, self._reactor.seconds())
         return Account(user)
 
     async def _check(self, password: bytes, hashed: bytes) -> bool:
@@ -131,6 +141,38 @@ class HtpasswdAccounts:
     def _checked(self, result: object) -> object:
         self._checks -= 1
         return result
+
+
+class GoodPasswords:
+    """
+    Passwords that fitted their hash and were used in the last ``REMEMBERED_S`` seconds.
+
+    Only digests under a key that dies with the process are kept. The hash is part of them:
+    a new one in the file makes them worthless.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._until: OrderedDict[bytes, float] = OrderedDict()
+
+    def has(self, password: bytes, hashed: bytes, now: float) -> bool:
+        """Whether the password is remembered; it then is for another while."""
+        digest = self._digest(password, hashed)
+        if self._until.pop(digest, now) <= now:
+            return False
+        self._until[digest] = now + REMEMBERED_S
+        return True
+
+    def add(self, password: bytes, hashed: bytes, now: float) -> None:
+        """Remember a password; the ones that were not used for the longest time go."""
+        digest = self._digest(password, hashed)
+        self._until.pop(digest, None)
+        self._until[digest] = now + REMEMBERED_S
+        while len(self._until) > MOST_REMEMBERED or next(iter(self._until.values())) <= now:
+            self._until.popitem(last=False)
+
+    def _digest(self, password: bytes, hashed: bytes) -> bytes:
+        return hashlib.blake2b(hashed + b":" + password, key=self._key, digest_size=32).digest()
 
 
 def _too_late(_result: object, timeout_s: float) -> Failure:
