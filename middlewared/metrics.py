@@ -3,13 +3,15 @@ What Prometheus reads: counters and histograms of what happened, gauges of how i
 
 The one invariant: no label value from outside makes the memory or a scrape grow without
 end: each is cut at ``LONGEST_LABEL`` characters, and a metric has at most
-``MOST_LABEL_SETS`` sets, the last of which takes all that have no place.
+``MOST_LABEL_SETS`` sets, the last of which takes over what the others counted that had to
+give up their place. So the sum of all sets never goes down.
 """
 
 from __future__ import annotations
 
 import platform as python_platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import heapreplace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -54,7 +56,30 @@ _PUSH_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-M = TypeVar("M", Counter, Histogram)
+
+class BoundedCounter(Counter):
+    """A counter that knows when it was last used; see :class:`Bounded`."""
+
+    last_use = 0
+
+    def fold(self, forgotten: BoundedCounter) -> None:
+        """Take over what ``forgotten`` has counted."""
+        self.inc(forgotten._value.get())
+
+
+class BoundedHistogram(Histogram):
+    """A histogram that knows when it was last used; see :class:`Bounded`."""
+
+    last_use = 0
+
+    def fold(self, forgotten: BoundedHistogram) -> None:
+        """Take over what ``forgotten`` has observed, bucket by bucket."""
+        self._sum.inc(forgotten._sum.get())
+        for mine, theirs in zip(self._buckets, forgotten._buckets, strict=True):
+            mine.inc(theirs.get())
+
+
+M = TypeVar("M", BoundedCounter, BoundedHistogram)
 
 
 @attrs.frozen
@@ -92,14 +117,14 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def _counter(self, name: str, help_text: str, labels: Sequence[str]) -> _Bounded[Counter]:
-        return _Bounded(Counter(name, help_text, labels, registry=self.registry), len(labels))
+    def _counter(self, name: str, help_text: str, labels: Sequence[str]) -> Bounded[BoundedCounter]:
+        return Bounded(BoundedCounter(name, help_text, labels, registry=self.registry), len(labels))
 
     def _histogram(
         self, name: str, help_text: str, labels: Sequence[str], buckets: Sequence[float]
-    ) -> _Bounded[Histogram]:
-        made = Histogram(name, help_text, labels, registry=self.registry, buckets=buckets)
-        return _Bounded(made, len(labels))
+    ) -> Bounded[BoundedHistogram]:
+        made = BoundedHistogram(name, help_text, labels, registry=self.registry, buckets=buckets)
+        return Bounded(made, len(labels))
 
     def _count_predecessor(self) -> None:
         counter = self._counter
@@ -248,27 +273,60 @@ class Metrics:
             self._call_failure.of(*_values(fields, self._failure_labels)).inc()
 
 
-class _Bounded(Generic[M]):
-    """A metric with a bound on its label sets, and each set's child at one look-up."""
+class Bounded(Generic[M]):
+    """
+    A metric with a bound on its label sets, and each set's child at one look-up.
 
-    def __init__(self, metric: M, labels: int) -> None:
+    When all places are taken, a new set gets that of the one that was not used for the
+    longest time; what this one has counted is then part of ``other``.
+    """
+
+    def __init__(self, metric: M, labels: int, *, most_sets: int = MOST_LABEL_SETS) -> None:
         self._metric: M = metric
+        self._most_sets = most_sets
         self._other = (OTHER,) * labels
         self._children: dict[tuple[str, ...], M] = {}
+        self._uses = 0
+        # (a former last use, label values) of every child but ``other``. Only when a place
+        # is needed are the ones in front brought up to date: a use costs no order.
+        self._queue: list[tuple[int, tuple[str, ...]]] = []
 
     def of(self, *values: str) -> M:
-        """The child of these label values, or of ``other``."""
-        child = self._children.get(values)
-        return self._admitted(values) if child is None else child
-
-    def _admitted(self, values: tuple[str, ...]) -> M:
-        values = tuple(map(_label, values))
-        if values not in self._children and len(self._children) >= MOST_LABEL_SETS - 1:
-            values = self._other
+        """The child of these label values; it is used at once."""
         child = self._children.get(values)
         if child is None:
-            child = self._children[values] = self._metric.labels(*values)
+            child = self._admitted(tuple(map(_label, values)))
+        self._uses = child.last_use = self._uses + 1
         return child
+
+    def _admitted(self, values: tuple[str, ...]) -> M:
+        child = self._children.get(values)
+        if child is None:
+            child = self._metric.labels(*values)
+            if values != self._other:
+                self._give_place(values)
+            self._children[values] = child
+        return child
+
+    def _give_place(self, values: tuple[str, ...]) -> None:
+        newest = (self._uses + 1, values)
+        if len(self._queue) < self._most_sets - 1:
+            self._queue.append(newest)  # still in order: the smallest is in front
+            return
+        while True:
+            last_use, oldest = self._queue[0]
+            child = self._children[oldest]
+            if child.last_use == last_use:
+                break
+            heapreplace(self._queue, (child.last_use, oldest))
+        heapreplace(self._queue, newest)
+        self._forget(oldest, child)
+
+    def _forget(self, values: tuple[str, ...], child: M) -> None:
+        """Make what a set has counted part of ``other``."""
+        self._admitted(self._other).fold(child)
+        self._metric.remove(*values)
+        del self._children[values]
 
 
 class _Gauges(Collector):

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared import __version__
-from middlewared.metrics import Metrics, Sources
+from middlewared.metrics import Bounded, BoundedCounter, BoundedHistogram, Metrics, Sources
 from middlewared.model import Outcome, Platform
 
 REPORT = {
@@ -174,12 +174,83 @@ class BoundTests(MetricsCase):
         other = [labels for labels in found if set(labels.values()) == {"other"}]
         self.assertEqual(2001, self.value("vialer_hangup_reason_total", **other[0]))
 
-    def test_known_sets_go_on_counting_when_it_is_full(self) -> None:
-        """A flood of labels does not take away what was there before."""
-        for i in (*range(3000), 0):
-            self.metrics.push_sent(str(i), Platform.GCM, result="accepted", reason="", seconds=0.1)
-        labels = {"platform": "gcm", "result": "accepted", "reason": ""}
-        self.assertEqual(2, self.value("middlewared_pushes_total", app="0", **labels))
+    def push(self, app: object) -> None:
+        self.metrics.push_sent(str(app), Platform.GCM, result="accepted", reason="", seconds=0.1)
+
+    def pushes(self, app: object, **labels: str) -> float | None:
+        labels = {"platform": "gcm", "result": "accepted", "reason": "", **labels}
+        return self.value("middlewared_pushes_total", app=str(app), **labels)
+
+    def test_sets_in_use_go_on_counting_when_it_is_full(self) -> None:
+        """A flood of labels does not take away what is used meanwhile."""
+        for i in range(3000):
+            self.push(i)
+            if i % 500 == 0:
+                self.push("ours")
+        self.assertEqual(6, self.pushes("ours"))
+
+    def test_the_set_not_used_for_the_longest_time_gives_up_its_place(self) -> None:
+        """The newest is counted by itself, and the old one as part of other."""
+        for i in (*range(999), *range(500), "new"):
+            self.push(i)
+        self.assertEqual(1, self.pushes("new"))
+        self.assertEqual((2, 2), (self.pushes(0), self.pushes(499)))
+        self.assertIsNone(self.pushes(500))
+        self.assertEqual(1, self.pushes(501))
+        self.push(500)
+        self.assertEqual(1, self.pushes(500))
+        self.assertIsNone(self.pushes(501))
+        other = dict.fromkeys(("platform", "result", "reason"), "other")
+        self.assertEqual(2, self.pushes("other", **other))
+
+    @given(st.lists(st.integers(0, 12), max_size=60))
+    def test_places_are_given_up_in_the_order_of_use(self, uses: list[int]) -> None:
+        """Whatever the order; and the sum of all sets is what was counted."""
+        counter = BoundedCounter("c", "", ["n"], registry=None)
+        bounded = Bounded(counter, 1, most_sets=5)
+        for number in uses:
+            bounded.of(str(number)).inc()
+        latest = [str(number) for number in dict.fromkeys(reversed(uses))]
+        (family,) = counter.collect()
+        counted = {sample.labels["n"]: sample.value for sample in family.samples}
+        kept = {name for name in counted if name != "other"}
+        self.assertEqual(set(latest[:4]), kept)
+        self.assertEqual(len(latest) > 4, "other" in counted)
+        self.assertEqual(len(uses), sum(counted.values()))
+
+    def test_a_histogram_keeps_all_it_has_observed(self) -> None:
+        """Count, sum and each bucket of a set that gave up its place."""
+        histogram = BoundedHistogram("h", "", ["n"], registry=None, buckets=(1, 2, 3))
+        bounded = Bounded(histogram, 1, most_sets=3)
+        for name, seconds in (("a", 0.5), ("a", 2.5), ("b", 9.0), ("c", 1.5), ("d", 1.5)):
+            bounded.of(name).observe(seconds)
+        (family,) = histogram.collect()
+        found = {
+            (sample.name, sample.labels.get("le")): sample.value
+            for sample in family.samples
+            if sample.labels["n"] == "other"
+        }
+        self.assertEqual(
+            {
+                ("h_bucket", "1.0"): 1,
+                ("h_bucket", "2.0"): 1,
+                ("h_bucket", "3.0"): 2,
+                ("h_bucket", "+Inf"): 3,
+                ("h_count", None): 3,
+                ("h_sum", None): 12.0,
+            },
+            found,
+        )
+        self.assertEqual({"c", "d", "other"}, {s.labels["n"] for s in family.samples})
+
+    def test_a_set_of_labels_that_are_other_is_the_common_one(self) -> None:
+        """Whoever sends them: it is never given up."""
+        bounded = Bounded(counter := BoundedCounter("c", "", ["n"], registry=None), 1, most_sets=3)
+        for name in ("other", "a", "b", "c", "d"):
+            bounded.of(name).inc()
+        (family,) = counter.collect()
+        found = {sample.labels["n"]: sample.value for sample in family.samples}
+        self.assertEqual({"other": 3, "c": 1, "d": 1}, found)
 
     def test_labels_are_cut_at_64_characters(self) -> None:
         """What is equal up to there is one set."""
