@@ -174,7 +174,7 @@ class MassRefusalTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.alarm = MassRefusal(app="app", clock=self.clock)
+        self.alarm = MassRefusal(app="app", kind="calls", clock=self.clock)
 
     def refuse(self, count: int, *, first: int = 0) -> list[bool]:
         """What is said to so many different devices' refusals."""

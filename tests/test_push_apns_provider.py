@@ -241,6 +241,31 @@ class EnvironmentTests(AppleTestCase):
         (alarm,) = (event for event in events if event["log_level"] is LogLevel.critical)
         self.assertIn("refuses many devices with BadDeviceToken", str(formatEvent(alarm)))
 
+    async def test_notices_raise_no_alarm_for_calls(self) -> None:
+        """Their tokens and topic are others; and calls that arrive excuse no notice."""
+        _, _, provider = await self.serve_both()
+        with capturedLogs() as events:
+            notices = [
+                await provider.send(NoticePush(device(notices=token), "x", reactor.seconds() + 4))
+                for token in tokens(MASS)
+            ]
+            for _ in range(MASS + 1):
+                self.assertEqual(await provider.send(call_push()), Accepted())
+            call = await provider.send(call_push(tokens(1)[0]))
+        self.assertEqual(notices[-1], ConfigFault("BadDeviceToken"))
+        self.assertEqual(call, TokenSuspect("BadDeviceToken"))
+        (alarm,) = (event for event in events if event["log_level"] is LogLevel.critical)
+        self.assertIn("BadDeviceToken (notices)", str(formatEvent(alarm)))
+
+    async def test_notices_that_arrive_excuse_no_refused_calls(self) -> None:
+        """The calls' topic may be wrong all the same."""
+        _, _, provider = await self.serve_both()
+        for _ in range(MASS + 1):
+            notice = NoticePush(device(notices=TOKEN), "x", reactor.seconds() + 4)
+            self.assertEqual(await provider.send(notice), Accepted())
+        results = [await provider.send(call_push(token)) for token in tokens(MASS)]
+        self.assertEqual(results[-1], ConfigFault("BadDeviceToken"))
+
 
 class ProviderTokenTests(AppleTestCase):
     """Pushes with a key."""

@@ -17,15 +17,19 @@ MASS = 10
 
 class MassRefusal:
     """
-    Counts the refusals of one app in periods of a minute.
+    Counts the refusals of one app's pushes of one kind in periods of a minute.
 
-    :param app: for the log.
+    Calls and notices go to other tokens and another topic, so that what happens to one
+    kind is nothing to the other.
+
+    :param app: for the log; :param kind: likewise, ``calls`` or ``notices``.
     """
 
     log = Logger()
 
-    def __init__(self, *, app: str, clock: Clock) -> None:
+    def __init__(self, *, app: str, kind: str, clock: Clock) -> None:
         self._app = app
+        self._kind = kind
         self._clock = clock
         self._ends = 0.0
         self._accepted = 0
@@ -48,9 +52,10 @@ class MassRefusal:
             return False
         if known < MASS:
             self.log.critical(
-                "{app}: Apple refuses many devices with {reason}: is the topic, the certificate"
-                " or the environment wrong? Nothing is removed",
+                "{app}: Apple refuses many devices with {reason} ({kind}): is the topic, the"
+                " certificate or the environment wrong? Nothing is removed",
                 app=self._app,
                 reason=reason,
+                kind=self._kind,
             )
         return True

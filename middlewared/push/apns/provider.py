@@ -109,7 +109,10 @@ class ApnsProvider:
         self._endpoint = endpoint
         self._tokens = tokens
         self._settings = settings
-        self._alarm = MassRefusal(app=settings.app, clock=clock)
+        self._alarms = {
+            call: MassRefusal(app=settings.app, kind=kind, clock=clock)
+            for call, kind in ((True, "calls"), (False, "notices"))
+        }
         self._environments = self._make_environments()
         self._background = Background()
         self._encoded: tuple[ProviderToken, bytes] | None = None
@@ -152,7 +155,7 @@ class ApnsProvider:
         if isinstance(result, TokenSuspect):
             return await self._suspect(message, push.device.sandbox, result)
         if isinstance(result, Accepted):
-            self._alarm.accepted()
+            self._alarms[message.call].accepted()
         return result
 
     async def _suspect(self, message: Message, sandbox: bool, result: TokenSuspect) -> PushResult:
@@ -165,7 +168,7 @@ class ApnsProvider:
                 return Accepted(other_environment=True)
             if isinstance(second, TokenDead):
                 return second
-        if self._alarm.refused(result.reason, message.token):
+        if self._alarms[message.call].refused(result.reason, message.token):
             return ConfigFault(result.reason)
         return result
 
