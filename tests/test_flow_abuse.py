@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import re
 import socket
+import time
+import uuid
+from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
 from middlewared.simulator.generations import GCM_3
@@ -48,8 +53,51 @@ def resident_megabytes(pid: int, name: str) -> float:
     return int(match[1]) / 1024
 
 
+def answer_unknown_calls(address: tuple[str, int], count: int) -> list[http.client.HTTPResponse]:
+    """Answer so many calls that do not exist, on one connection."""
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    responses = []
+    for _ in range(count):
+        said = json.dumps({"unique_key": uuid.uuid4().hex, "message_start_time": 1})
+        connection.request(
+            "POST", "/api/call-response/", said, {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        response.read()
+        responses.append(response)
+    connection.close()
+    return responses
+
+
 class AbuseTests(FlowTestCase):
     calls = "roundtrip_wait_ms = 30000\n"
+
+    async def test_unknown_keys_do_not_shut_out_a_call_that_is_held(self) -> None:
+        """From the same address: beyond the burst 429, but 202 for the call's own phone."""
+        await self.start()
+        phone = await self.phone(GCM_3, reaction=SILENT)
+        pushed = self.push_to(phone)
+        call = self.call()
+        push = await pushed
+        assert isinstance(push, GooglePush)
+
+        url = urlsplit(self.stage.url)
+        address = (str(url.hostname), int(url.port or 0))
+        began = time.monotonic()
+        floods = [deferToThread(answer_unknown_calls, address, 200) for _ in range(4)]
+        responses = [one for flood in await gatherResults(floods) for one in flood]
+        most = 100 + 20 * (time.monotonic() - began)
+        statuses = Counter(response.status for response in responses)
+        self.assertEqual(set(statuses), {404, 429})
+        self.assertTrue(100 <= statuses[404] <= most, (statuses, most))
+        refused = next(response for response in responses if response.status == 429)
+        self.assertEqual(refused.headers["Retry-After"], "1")
+
+        self.assertEqual(await phone.answer(push.data, available=True), 202)
+        self.assertTrue((await call).acknowledged)
+        await deferLater(reactor, int(refused.headers["Retry-After"]))  # as we were asked to
+        later = await deferToThread(answer_unknown_calls, address, 20)
+        self.assertEqual({response.status for response in later}, {404})
 
     async def test_held_calls_do_not_notice_slow_and_huge_requests(self) -> None:
         """200 dripping connections and bodies of 200 MB: all calls answered, memory bounded."""
