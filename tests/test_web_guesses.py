@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Hashable
+from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,8 +27,22 @@ class GuessesCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)
-        self.guesses = Guesses(clock=self.clock, max_addresses=3)
+        self.guesses = Guesses(clock=self.clock, places=100, max_addresses=3)
         self.asked: list[Deferred[str]] = []
+        self.attempts: list[Deferred[str]] = []
+        self.addCleanup(self.give_up)
+
+    def give_up(self) -> None:
+        """Cancel what is still under way."""
+        for attempt in self.attempts:
+            if not attempt.called:
+                attempt.cancel()
+                self.failureResultOf(attempt, CancelledError)
+
+    def keep(self, attempt: Coroutine[Deferred[object], object, str]) -> Deferred[str]:
+        """Begin an attempt, which is ended with the test."""
+        self.attempts.append(Deferred.fromCoroutine(attempt))
+        return self.attempts[-1]
 
     def attempt(
         self, name: Hashable, *, address: Hashable = "here", at_once: Exception | None = None
@@ -41,9 +56,7 @@ class GuessesCase(SynchronousTestCase):
             self.asked.append(answer)
             return await answer
 
-        return Deferred.fromCoroutine(
-            self.guesses.attempt(address, lambda: [name], self.settings, ask)
-        )
+        return self.keep(self.guesses.attempt(address, lambda: [name], self.settings, ask))
 
     def refuse(self, count: int, *, address: Hashable = "here", name: Hashable = None) -> None:
         """So many refused guesses, each for a name of its own unless ``name`` is given."""
@@ -181,7 +194,7 @@ class PendingTests(GuessesCase):
             self.attempt(number)
         waiting = self.attempt("login")
         self.clock.pump([LONGEST_IN_LINE_S / 4] * 4 + [0.1])
-        self.assertEqual(self.too_many(waiting), 1)
+        self.failureResultOf(waiting, AccountsDown)
         self.asked[0].callback("good")
         self.attempt("login")
         self.assertEqual(len(self.asked), AT_ONCE + 1)
@@ -217,3 +230,70 @@ class PendingTests(GuessesCase):
         self.failureResultOf(guesses[0], CredentialsRefused)
         for guess in guesses[1:]:
             self.assertEqual(self.too_many(guess), 60)
+
+
+class PlacesTests(GuessesCase):
+    """The backend's places, which are fewer than the attempts that want one."""
+
+    PLACES = 2
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.guesses = Guesses(clock=self.clock, places=self.PLACES)
+        self.order: list[Hashable] = []
+
+    def want(self, address: Hashable, count: int) -> list[Deferred[str]]:
+        """So many attempts of an address; ``order`` shows when they are let in."""
+
+        async def ask() -> str:
+            self.order.append(address)
+            answer: Deferred[str] = Deferred()
+            self.asked.append(answer)
+            return await answer
+
+        return [
+            self.keep(self.guesses.attempt(address, partial(list, [number]), self.settings, ask))
+            for number in range(count)
+        ]
+
+    def end_next(self, times: int) -> None:
+        """The oldest attempt that the backend has ends well, so many times."""
+        for _ in range(times):
+            next(answer for answer in self.asked if not answer.called).callback("good")
+
+    def test_places_are_never_exceeded(self) -> None:
+        """And all of them are used while anyone waits."""
+        attempts = self.want("a", 5) + self.want("b", 5)
+        for _ in range(8):
+            self.assertEqual(sum(not answer.called for answer in self.asked), self.PLACES)
+            self.end_next(1)
+        self.end_next(2)
+        self.assertEqual({self.successResultOf(each) for each in attempts}, {"good"})
+
+    def test_places_go_round_among_addresses(self) -> None:
+        """An address that wants many waits no less for it."""
+        self.want("a", 5)
+        self.want("b", 2)
+        self.want("c", 1)
+        self.end_next(8)
+        self.assertEqual(self.order, list("aaabcaba"))
+
+    def test_addresses_that_were_not_refused_go_first(self) -> None:
+        """Guessers wait for them, however many addresses they have used."""
+        for address in range(20):
+            self.refuse(1, address=address)
+        for address in range(20):
+            self.want(address, 5)
+        self.want("new", 3)
+        self.end_next(4)
+        self.assertEqual(self.order, [0, 0, "new", "new", "new", 0])
+
+    def test_cancelled_ones_take_no_turn(self) -> None:
+        """The place goes to the next."""
+        self.want("a", 2)
+        for attempt in self.want("b", 2):
+            attempt.cancel()
+            self.failureResultOf(attempt, CancelledError)
+        self.want("c", 1)
+        self.end_next(1)
+        self.assertEqual(self.order, ["a", "a", "c"])

@@ -34,6 +34,7 @@ class OneKey:
     """One set of credentials speaks for every account."""
 
     needs_credentials = True
+    at_once = 100
 
     async def authenticate(self, authorization: bytes) -> Account:
         if authorization != b"Token any":

@@ -131,6 +131,7 @@ class StandInAccounts:
 
     def __init__(self) -> None:
         self.needs_credentials = True
+        self.at_once = 100
         self.failure: MiddlewaredError | None = None
         self.asked = 0
         self.gate: Deferred[None] = succeed(None)

@@ -97,6 +97,7 @@ class HtpasswdAccounts:
     """
 
     needs_credentials = True
+    at_once = 2 * _THREADS  # one more for each thread, to go on with
 
     def __init__(self, *, reactor: Any, settings: Passwords) -> None:
         self._reactor = reactor

@@ -34,6 +34,10 @@ class AccountBackend(Protocol):
         header like any other; ``authenticate`` is then called with ``b""``.
         """
 
+    @property
+    def at_once(self) -> int:
+        """How many attempts are worth being judged at a time; more only wait in there."""
+
     async def authenticate(self, authorization: bytes) -> Account:
         """
         Ask whose credentials these are.

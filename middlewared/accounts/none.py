@@ -15,6 +15,7 @@ class NoAccounts:
     """Implements :class:`~middlewared.accounts.interface.AccountBackend`."""
 
     needs_credentials = False
+    at_once = 1
 
     async def authenticate(self, authorization: bytes) -> Account:  # noqa: ARG002
         raise AccountsDown("device routes are off: [accounts] backend = none")

@@ -14,6 +14,7 @@ class OpenAccounts:
     """Implements :class:`~middlewared.accounts.interface.AccountBackend`: all are welcome."""
 
     needs_credentials = False
+    at_once = 1
 
     async def authenticate(self, authorization: bytes) -> Account:  # noqa: ARG002
         return Account(None)

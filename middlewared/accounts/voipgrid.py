@@ -52,6 +52,7 @@ class VoipgridAccounts:
     """
 
     needs_credentials = True
+    at_once = MAX_LOOKUPS
     _log = Logger()
 
     def __init__(self, *, client: HttpClient, clock: Clock, settings: VoipgridSettings) -> None:

@@ -46,7 +46,7 @@ class Credentials:
         self._clock = clock
         self._accounts = accounts
         self._settings = settings
-        self._guesses = Guesses(clock=clock)
+        self._guesses = Guesses(clock=clock, places=accounts.at_once)
         self._used = {use: Buckets(use.value) for use in Use}
 
     async def account(self, request: Request, use: Use) -> Account:

@@ -3,8 +3,12 @@ Slows down those who guess credentials.
 
 The one invariant: of one address, and of one name at an address, never more attempts are
 refused in a window than are allowed, because an attempt under way counts as refused until
-it is known not to be. The table holds no more than ``max_addresses`` that have no attempt
-under way; those that have are bounded by the connections.
+it is known not to be.
+
+The backend's places go round among the addresses that want one, and first to those that
+were not refused lately, so that guessers cannot keep others from it, however many
+addresses they have used. The table holds no more than ``max_addresses`` that have no
+attempt under way; those that have are bounded by the connections.
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ import attrs
 from twisted.internet.defer import Deferred, TimeoutError
 
 from middlewared.clock import Clock
-from middlewared.errors import CredentialsRefused
+from middlewared.errors import AccountsDown, CredentialsRefused
 from middlewared.waiting import with_fair_timeout
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import WebSettings
 
 AT_ONCE = 8
-"""Attempts of one address that the backend has at a time: its places are few."""
+"""Attempts of one address that the backend has at a time."""
 MOST_IN_LINE = 200
 LONGEST_IN_LINE_S = 5.0
 SOON_S = 1.0
@@ -46,7 +50,6 @@ class _Guesser:
     pending: Counter[Hashable] = attrs.field(factory=Counter)
     asking: int = 0
     line: deque[Deferred[None]] = attrs.field(factory=deque)
-    letting_in: bool = False
 
     def renew(self, now: float) -> None:
         """Forget the refusals of a window that is over."""
@@ -60,12 +63,22 @@ class _Guesser:
 
 
 class Guesses:
-    """Lets attempts in to the account backend, as many as may still be refused."""
+    """
+    Lets attempts in to the account backend, as many as may still be refused.
 
-    def __init__(self, *, clock: Clock, max_addresses: int = 10_000) -> None:
+    :param places: how many attempts the backend has at a time.
+    """
+
+    def __init__(self, *, clock: Clock, places: int, max_addresses: int = 10_000) -> None:
         self._clock = clock
+        self._places = places
         self._max_addresses = max_addresses
         self._guessers: OrderedDict[Hashable, _Guesser] = OrderedDict()
+        self._asking = 0
+        # Whose turn it is: first those that were not refused lately, then the others.
+        self._clean: OrderedDict[_Guesser, None] = OrderedDict()
+        self._refused: OrderedDict[_Guesser, None] = OrderedDict()
+        self._letting_in = False
 
     async def attempt(
         self,
@@ -80,6 +93,7 @@ class Guesses:
         :param names: gives whom the attempt is for, which may be costly to find out; each
             has a limit of its own at the address.
         :raises TooManyRequests: nobody was asked.
+        :raises AccountsDown: the same; the backend had no place in time.
         """
         guesser = self._guesser(address)
         self._check_address(guesser, settings)
@@ -91,11 +105,10 @@ class Guesses:
             try:
                 return await ask()
             except CredentialsRefused:
-                self._refused(guesser, named, settings)
+                self._count(guesser, named, settings)
                 raise
             finally:
-                guesser.asking -= 1
-                self._let_in(guesser, settings)
+                self._ended(guesser, settings)
         finally:
             guesser.pending -= named
             self._leave(address, guesser)
@@ -135,17 +148,18 @@ class Guesses:
 
     async def _turn(self, guesser: _Guesser, settings: WebSettings) -> None:
         """Wait until the backend may be asked; ``asking`` then counts this attempt."""
-        if not guesser.line and guesser.asking < guesser.places(settings):
-            guesser.asking += 1
-            return
         turn: Deferred[None] = Deferred(guesser.line.remove)
         guesser.line.append(turn)
+        self._queue(guesser, settings)
+        self._let_in(settings)
+        if turn.called:
+            return
         try:
             await with_fair_timeout(turn, LONGEST_IN_LINE_S, self._clock)
         except TimeoutError:
-            raise TooManyRequests("attempts", SOON_S) from None
+            raise AccountsDown("too many wait for the account backend") from None
 
-    def _refused(self, guesser: _Guesser, names: Iterable[Hashable], settings: WebSettings) -> None:
+    def _count(self, guesser: _Guesser, names: Iterable[Hashable], settings: WebSettings) -> None:
         now = self._clock.seconds()
         guesser.renew(now)
         if not guesser.refusals:
@@ -153,21 +167,38 @@ class Guesses:
         guesser.refusals += 1
         guesser.refused.update(names)
 
-    def _let_in(self, guesser: _Guesser, settings: WebSettings) -> None:
-        """Those in line go in while there are places, or hear that it is too late."""
-        if guesser.letting_in:
-            return  # One that was let in has ended at once: the loop below goes on.
-        guesser.letting_in = True
-        while guesser.line:
-            places = guesser.places(settings)
-            if places <= 0:
-                guesser.line.popleft().errback(self._too_late(guesser))
-            elif guesser.asking < places:
-                guesser.asking += 1
-                guesser.line.popleft().callback(None)
+    def _ended(self, guesser: _Guesser, settings: WebSettings) -> None:
+        """The backend has a place again; who waits is let in, or hears that it is too late."""
+        self._asking -= 1
+        guesser.asking -= 1
+        while guesser.line and guesser.places(settings) <= 0:
+            guesser.line.popleft().errback(self._too_late(guesser))
+        self._queue(guesser, settings)
+        self._let_in(settings)
+
+    def _queue(self, guesser: _Guesser, settings: WebSettings) -> None:
+        """An address that wants a place, and may have one, waits for its turn."""
+        if guesser.line and guesser.asking < guesser.places(settings):
+            if guesser.refusals:
+                self._clean.pop(guesser, None)
+                self._refused.setdefault(guesser)
             else:
-                break
-        guesser.letting_in = False
+                self._refused.pop(guesser, None)
+                self._clean.setdefault(guesser)
+
+    def _let_in(self, settings: WebSettings) -> None:
+        if self._letting_in:
+            return  # One that was let in has ended at once: the loop below goes on.
+        self._letting_in = True
+        while self._asking < self._places and (waiting := self._clean or self._refused):
+            guesser, _ = waiting.popitem(last=False)
+            if guesser.line and guesser.asking < guesser.places(settings):
+                self._asking += 1
+                guesser.asking += 1
+                turn = guesser.line.popleft()
+                self._queue(guesser, settings)
+                turn.callback(None)
+        self._letting_in = False
 
     def _too_late(self, guesser: _Guesser) -> TooManyRequests:
         return TooManyRequests("refusals", max(0.0, guesser.ends_at - self._clock.seconds()))
