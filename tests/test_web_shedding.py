@@ -40,6 +40,7 @@ class SheddingTests(SynchronousTestCase):
             calls=self.calls,
             settings=lambda: self.settings,
             closing=lambda: False,
+            http_request=lambda *_: None,
         )
 
     def assert_served(self, data: bytes, peer: str | None = PBX) -> None:

@@ -21,10 +21,13 @@ from twisted.web.resource import Resource
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.web.replies import Reply, head_of
-from middlewared.web.request import Request
+from middlewared.web.request import Request, host_of
 from middlewared.web.sending import send_now
 from middlewared.web.settings import WebSettings
+from middlewared.web.shedding import REQUEST_LINE, Early, Refused, Shedding
 
+MOST_PIECES = 8
+"""A call that comes in more pieces is parsed, so that no one makes us look at it for ever."""
 LINGER_ABORT_S = 5
 """How long a closed connection may take to read its last answer."""
 
@@ -59,6 +62,8 @@ class Channel(http.HTTPChannel):
     _deadline = math.inf
     _timer: DelayedCall | None = None
     _host: IAddress | None = None
+    _held_back = b""  # the beginning of a call that may be refused
+    _pieces = 0
 
     def connectionMade(self) -> None:
         settings = self.site.settings
@@ -138,10 +143,41 @@ class Channel(http.HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self._discarding:
             return
+        if self._held_back or data.startswith(REQUEST_LINE):
+            data = self._without_shed(data)
+            if not data:
+                return
         if not (self._receiving or self._handlingRequest):
             self._receiving = True
             self.setTimeout(self.site.settings.request_timeout_s)
         super().dataReceived(data)
+
+    def _without_shed(self, data: bytes) -> bytes:
+        """What is left to serve of ``data``: nothing when it was a call that was refused."""
+        shedding, pieces = self.site.shedding, self._pieces
+        idle = bool(self._held_back) or self.is_idle
+        data, self._held_back, self._pieces = self._held_back + data, b"", 0
+        if shedding is None or not (idle and shedding.active):
+            return data
+        found = shedding.early(data, self._peer_host)
+        if isinstance(found, Refused):
+            self._receiving = False
+            self.setTimeout(self.site.settings.idle_timeout_s)
+            self.write(found.reply)
+            if found.close:
+                self.loseConnection()
+            return b""
+        if found is Early.SERVE or pieces == MOST_PIECES:
+            return data
+        if not self._receiving:
+            self._receiving = True
+            self.setTimeout(self.site.settings.request_timeout_s)
+        self._held_back, self._pieces = data, pieces + 1
+        return b""
+
+    @property
+    def _peer_host(self) -> str | None:
+        return host_of(self.getPeer())
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._discarding:
@@ -291,6 +327,7 @@ class Site(server.Site):
     :param settings: gives the present settings; asked again for each connection and request.
     :param closing: whether each connection is to be closed with its next answer.
     :param observe: told of each request that was answered.
+    :param shedding: refuses new calls under overload; None: no calls are placed here.
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -305,6 +342,7 @@ class Site(server.Site):
         closing: Callable[[], bool],
         refuse_broken: RefuseBroken,
         observe: Callable[[Request], None],
+        shedding: Shedding | None = None,
     ) -> None:
         super().__init__(resource, reactor=clock)
         self.clock = clock
@@ -312,6 +350,7 @@ class Site(server.Site):
         self._closing = closing
         self.refuse_broken = refuse_broken
         self._observe = observe
+        self.shedding = shedding
         self.connections = 0
 
     @property

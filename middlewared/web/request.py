@@ -85,13 +85,17 @@ class Request(server.Request):
     @property
     def peer_host(self) -> str | None:
         """The address of the other end of the connection; None on a unix socket."""
-        peer = self.getClientAddress()
-        return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
+        return host_of(self.getClientAddress())
 
     @property
     def _max_body_bytes(self) -> int:
         limit: int = self.channel.site.settings.max_body_bytes
         return limit
+
+
+def host_of(peer: object) -> str | None:
+    """The host of a peer's address; None on a unix socket."""
+    return peer.host if isinstance(peer, IPv4Address | IPv6Address) else None
 
 
 def origin_path(path: bytes) -> bytes:

@@ -50,6 +50,7 @@ from middlewared.web.replies import (
 from middlewared.web.reports import ReportEndpoints
 from middlewared.web.request import Request, origin_path
 from middlewared.web.settings import Face, WebSettings
+from middlewared.web.shedding import Shedding
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 
@@ -88,6 +89,7 @@ class Web:
         self.settings = settings
         self.closing = False
         self._clock = clock
+        self._calls = calls
         self._http_request = http_request
         self._repeats = repeats
         self._background = background
@@ -121,6 +123,13 @@ class Web:
 
     def site(self, face: Face = Face.WHOLE) -> Site:
         """The factory to listen with."""
+        shedding = Shedding(
+            clock=self._clock,
+            calls=self._calls,
+            settings=lambda: self.settings,
+            closing=lambda: self.closing,
+            http_request=self._http_request,
+        )
         return Site(
             resource=_Tree(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
@@ -128,6 +137,7 @@ class Web:
             closing=lambda: self.closing,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
+            shedding=None if face is Face.PUBLIC else shedding,
         )
 
     def endpoints(self, face: Face = Face.WHOLE) -> list[Endpoint]:

@@ -65,6 +65,7 @@ class Shedding:
 
     :param settings: gives the present settings.
     :param closing: whether each connection is to be closed with its next answer.
+    :param http_request: notified of route, method, status and seconds of each refusal.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Shedding:
         calls: Calls,
         settings: Callable[[], WebSettings],
         closing: Callable[[], bool],
+        http_request: Callable[[str, str, int, float], None],
     ) -> None:
         self._clock = clock
         self._calls = calls
         self._settings = settings
         self._closing = closing
+        self._http_request = http_request
         self._senders: dict[tuple[str | None, bytes], bool] = {}
         self._senders_by: WebSettings | None = None
 
@@ -111,8 +114,9 @@ class Shedding:
         if incoming is None or not self._is_pbx(peer, head) or not self._calls.shed(incoming):
             return Early.SERVE
         close = self._closing() or _CLOSE.search(head) is not None
-        took_ms = (self._clock.seconds() - began_at) * 1000
-        reply = pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_ms:.2f}")
+        took_s = self._clock.seconds() - began_at
+        self._http_request("incoming-call", "POST", 503, took_s)
+        reply = pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_s * 1000:.2f}")
         return Refused(head_of(reply, close=close) + reply.body, close)
 
     def _is_pbx(self, peer: str | None, head: bytes) -> bool:
