@@ -9,6 +9,9 @@ from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from tests.test_config_reader import APPLE, ConfigCase
 
+# Phones come through a proxy on another host.
+PROXIED = "[http]\nlisten=tcp:8080\n"
+
 
 class KindTests(ConfigCase):
     def assert_refused(self, section: str, key: str, *values: str) -> None:
@@ -50,6 +53,9 @@ class KindTests(ConfigCase):
         text = "[http]\ntrusted_proxies = 10.0.0.0/8,::1,\n fe80::/10 192.0.2.1\n"
         expected = tuple(map(ip_network, ("10.0.0.0/8", "::1", "fe80::/10", "192.0.2.1")))
         self.assertEqual(expected, self.read(text).http.trusted_proxies)
+        unix = self.read("[http]\npbx_networks = 10.0.0.0/8, unix\ntrusted_proxies = Unix\n").http
+        self.assertEqual((ip_network("10.0.0.0/8"), "unix"), unix.pbx_networks)
+        self.assertEqual(("unix",), unix.trusted_proxies)
         self.assert_refused(
             "http", "pbx_networks", "10.0.0.0/33", "10.0.0.1/8", "host", "1", "::1/129"
         )
@@ -269,14 +275,14 @@ class WarningTests(ConfigCase):
     def test_plain_http_is_warned_about(self) -> None:
         """Relays and tests only."""
         self.assert_warned("[accounts]\nbase_url=http://h\n", "[accounts] base_url: ")
-        api = "[calls]\nresponse_api=https://h/\n"
+        api = f"{PROXIED}[calls]\nresponse_api=https://h/\n"
         for text in (
             "gcm]\napi_key=k\nurl=http://h\n",
             "android]\nservice_account=k\nurl=http://h\n",
         ):
             self.assert_warned(f"{api}[app:a:{text}", "[app:a:")
         self.assert_warned(
-            f"[calls]\nresponse_api=http://h/\n{APPLE}", "[calls] response_api: http"
+            f"{PROXIED}[calls]\nresponse_api=http://h/\n{APPLE}", "[calls] response_api: http"
         )
 
     def test_an_address_no_phone_reaches_is_warned_about(self) -> None:
@@ -285,11 +291,88 @@ class WarningTests(ConfigCase):
 
     def test_a_dead_public_url_is_warned_about(self) -> None:
         """Google has shut down what legacy keys are for."""
-        api = "[calls]\nresponse_api=https://h/\n"
+        api = f"{PROXIED}[calls]\nresponse_api=https://h/\n"
         self.assert_warned(f"{api}[app:a:gcm]\napi_key=k\n", "[app:a:gcm] url: ")
         self.assert_warned(f"{api}[app:a:android]\napi_key=k\n", "[app:a:android] url: ")
         self.assertEqual([], self.warnings(f"{api}[app:a:android]\nservice_account=s\n"))
         self.assertEqual([], self.warnings(f"{api}[app:a:gcm]\napi_key=k\nurl=https://relay/\n"))
+
+    def callers(self, http: str, *, apps: bool = True) -> list[str]:
+        """The warnings about who may place calls, of a service that phones reach."""
+        app = f"[calls]\nresponse_api=https://h/\n{APPLE}" if apps else ""
+        return self.warnings(f"[http]\n{http}\n{app}")
+
+    def assert_callers(self, http: str, begins: str, has: str) -> None:
+        (found,) = self.callers(http)
+        self.assertTrue(found.startswith(f"[http] {begins}: "), found)
+        self.assertIn(has, found)
+
+    def test_pbx_networks_with_strangers_are_warned_about(self) -> None:
+        """The Internet, or half of it; not an organisation's own network."""
+        listen = "listen = tcp:8080:interface=10.0.0.11\npbx_networks = "
+        for network in ("0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3", "192.0.0.0/8"):
+            self.assert_callers(listen + network, "pbx_networks", f"{network} has strangers")
+        for network in ("10.0.0.0/8", "fd00::/8", "198.51.0.0/16", "2001:db8::/32", "unix"):
+            self.assertEqual([], self.callers(listen + network), network)
+
+    def test_strangers_behind_a_proxy_are_warned_about(self) -> None:
+        """A port of loopback alone is open to all whom a trusted proxy forwards."""
+        self.assert_callers(
+            "pbx_listen = unix:x\ntrusted_proxies = 127.0.0.1\npbx_networks = 0.0.0.0/0",
+            "pbx_networks",
+            "0.0.0.0/0 has strangers",
+        )
+        self.assertEqual([], self.callers("pbx_networks = 0.0.0.0/0", apps=False))
+
+    def test_trusted_proxies_with_others_among_them_are_warned_about(self) -> None:
+        """Each of them may claim to be a PBX."""
+        listen = "listen = tcp:8080\npbx_networks = 10.1.0.0/24\ntrusted_proxies = "
+        for network in ("0.0.0.0/0", "::/0", "10.2.0.0/16", "fd00::/48"):
+            self.assert_callers(listen + network, "trusted_proxies", f"{network} is more than")
+        for network in ("10.2.0.0/24", "10.2.0.5", "fd00::/64", "unix"):
+            self.assertEqual([], self.callers(listen + network), network)
+
+    def test_proxy_among_the_pbxs_is_warned_about(self) -> None:
+        """What it forwards without the header is its own, unless PBXs have their own port."""
+        shared = "listen = tcp:8080\npbx_networks = {}\ntrusted_proxies = {}"
+        for networks in (("10.0.0.0/24", "10.0.0.5"), ("127.0.0.1", "127.0.0.0/24")):
+            self.assert_callers(shared.format(*networks), "pbx_networks", "has a trusted proxy")
+        self.assert_callers(shared.format("unix", "unix"), "pbx_networks", "unix has a trusted")
+        self.assertEqual([], self.callers(shared.format("10.1.0.0/24", "10.0.0.5")))
+        apart = f"pbx_listen = tcp:8081\n{shared.format('10.0.0.0/24', '10.0.0.5')}"
+        self.assertEqual([], self.callers(apart))
+
+    def test_proxy_on_this_host_that_is_not_trusted_is_warned_about(self) -> None:
+        """The default: phones cannot come but by one, and it comes from loopback."""
+        for http in (
+            "",
+            "listen = tcp:8080:interface=\\:\\:1",
+            "listen = tcp:8080:127.0.0.1",
+            "listen = unix:x\npbx_networks = unix",
+        ):
+            self.assert_callers(http, "pbx_networks", "phones need a proxy on this host")
+        for http in (
+            "listen = tcp:8080",
+            "pbx_listen = tcp:8081:interface=127.0.0.1",
+            "pbx_networks = 10.1.0.0/24",
+            "listen = unix:x",
+        ):
+            self.assertEqual([], self.callers(http), http)
+        self.assertEqual([], self.callers("", apps=False))
+
+    def test_socket_for_everyone_is_warned_about(self) -> None:
+        """Where its peers are PBXs."""
+        http = "listen = tcp:8080\npbx_listen = unix:x:{}\npbx_networks = {}"
+        for mode in ("mode=666", "666"):
+            self.assert_callers(http.format(mode, "unix"), "pbx_listen", "every user")
+        self.assertEqual([], self.callers(http.format("mode=666", "10.1.0.0/24")))
+        self.assertEqual([], self.callers(http.format("mode=660", "unix")))
+
+    def test_proxy_headers_that_nobody_may_send_are_warned_about(self) -> None:
+        """They would be read for nothing."""
+        http = "listen = haproxy:tcp:8080\npbx_networks = 10.1.0.0/24\n"
+        self.assert_callers(http, "listen", "trusted_proxies")
+        self.assertEqual([], self.callers(f"{http}trusted_proxies = 10.0.0.5"))
 
 
 class ErrorTests(ConfigCase):

@@ -94,9 +94,9 @@ class PushTests(CommandTestCase):
         """Run the command."""
         return await self.command("push", "--config", "middlewared.ini", *more, "123456789")
 
-    async def answered_over(self, listen: str) -> None:
+    async def answered_over(self, listen: str, more: str = "") -> None:
         port = free_port()
-        await self.start(listen, f"  tcp:{port}:interface=127.0.0.1\n")
+        await self.start(listen, f"  tcp:{port}:interface=127.0.0.1\n{more}")
         await self.register(f"http://127.0.0.1:{port}")
         ran = await self.push()
         self.assertEqual((ran.code, ran.err), (0, ""), ran.out)
@@ -113,10 +113,10 @@ class PushTests(CommandTestCase):
         await self.answered_over(f"tcp6:{free_port()}:interface=\\:\\:1")
 
     async def test_answered_over_unix(self) -> None:
-        """A unix socket's peers are on this machine."""
+        """A unix socket's peers place calls when pbx_networks names them."""
         folder = tempfile.mkdtemp()  # the path of a socket has at most 107 bytes
         self.addCleanup(shutil.rmtree, folder)
-        await self.answered_over(f"unix:{folder}/http.sock")
+        await self.answered_over(f"unix:{folder}/http.sock", "pbx_networks = unix\n")
 
     async def test_answered_over_tls(self) -> None:
         """The daemon's certificate is not for the address it is reached at here."""

@@ -71,22 +71,29 @@ class IncomingCallTests(WebCase):
         self.assertNak(await self.request("GET", path), 405, "malformed")
 
     async def test_network_is_that_of_the_client_behind_trusted_proxies(self) -> None:
-        """X-Forwarded-For is believed only when a trusted proxy sent it."""
+        """
+        X-Forwarded-For is believed only when a trusted proxy sent it. Who else sends it, or
+        Forwarded, asks for someone unknown.
+        """
         self.calls.at_once = Outcome.TIMEOUT
         pbx = ip_network("192.0.2.0/24")
         loopback = ip_network("127.0.0.0/8")
         forwarded_for = {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"}
-        for trusted, networks, expected in (
-            ((), (pbx,), 403),
-            ((), (loopback,), 200),
-            ((loopback,), (pbx,), 200),
-            ((loopback,), (loopback,), 403),
+        forwarded = {"Forwarded": "for=192.0.2.7"}
+        for trusted, networks, headers, expected in (
+            ((), (pbx, loopback), forwarded_for, 403),
+            ((), (pbx, loopback), forwarded, 403),
+            ((), (loopback,), {}, 200),
+            ((loopback,), (pbx,), forwarded_for, 200),
+            ((loopback,), (loopback,), forwarded_for, 403),
+            ((loopback,), (pbx, loopback), forwarded, 403),
+            ((loopback,), (loopback,), {}, 200),
         ):
             self.web.settings = attrs.evolve(
                 self.web.settings, trusted_proxies=trusted, pbx_networks=networks
             )
-            response = await self.post_form("/api/incoming-call/", CALL, forwarded_for)
-            self.assertEqual(response.status, expected)
+            response = await self.post_form("/api/incoming-call/", CALL, headers)
+            self.assertEqual(response.status, expected, (trusted, networks, headers))
 
     async def test_pbx_that_hangs_up_ends_the_call(self) -> None:
         """Closing the connection cancels the call, and nothing is logged as an error."""

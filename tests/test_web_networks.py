@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.networks import client_address, counted_as, parse_address, within
+from middlewared.web.networks import client_address, counted_as, doubt, parse_address, within
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8"))
 
@@ -59,9 +59,31 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertEqual([len(group) for group in counted], [1] * len(groups))
         self.assertEqual(len(set.union(*counted)), len(groups))
 
-    def test_unix_socket_is_this_machine(self) -> None:
-        """Its peers have no address of their own."""
-        self.assertClient("192.0.2.1", None, "192.0.2.1")
+    def test_peer_of_a_unix_socket_has_no_address(self) -> None:
+        """It is a trusted proxy when the networks have ``unix``, and in no other network."""
+        self.assertEqual(client_address(None, ["192.0.2.1"], PROXIES), "unix")
+        self.assertFalse(within("unix", PROXIES))
+        self.assertTrue(within("unix", (*PROXIES, "unix")))
+        self.assertFalse(within(parse_address("127.0.0.1"), ("unix",)))
+        behind = client_address(None, ["192.0.2.1"], ("unix",))
+        self.assertEqual(behind, ip_address("192.0.2.1"))
+
+    def test_word_of_a_stranger_about_others_is_doubted(self) -> None:
+        """A proxy that is not trusted asks for someone whom its own address does not show."""
+        for peer, forwarded_for, forwarded, believed in (
+            ("192.0.2.1", [], [], True),
+            ("192.0.2.1", ["192.0.2.1"], [], False),
+            ("192.0.2.1", [""], [], False),
+            ("192.0.2.1", [], ["for=192.0.2.1"], False),
+            ("10.0.0.1", [], [], True),
+            ("10.0.0.1", ["192.0.2.1"], [], True),
+            ("10.0.0.1", ["192.0.2.1"], ["for=192.0.2.1"], True),
+            ("10.0.0.1", [], ["for=192.0.2.1"], False),
+            (None, ["192.0.2.1"], [], False),
+            ("unknown", ["192.0.2.1"], [], False),
+        ):
+            why = doubt(peer, forwarded_for, forwarded, PROXIES)
+            self.assertEqual(not why, believed, (peer, forwarded_for, forwarded))
 
     @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
     def test_any_header_is_read_or_nobody(self, header: str) -> None:

@@ -7,6 +7,7 @@ the daemon starts, from whatever directory.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _FILES: dict[str, frozenset[int | str]] = {
     "ssl": frozenset({2, 3, 7, 8, "privateKey", "certKey", "extraCertChain", "dhParameters"}),
     "tls": frozenset({1, "path"}),
 }
+# Where an endpoint type names the address to listen at, if not as interface=.
+_INTERFACE = {"tcp": 2, "tcp6": 2, "ssl": 5}
 _ARGUMENT = re.compile(r"(?:\\.|[^:\\])+")
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 _PORT = re.compile(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)")
@@ -46,6 +49,25 @@ def fixed_port(description: str) -> bool:
     """Whether two listeners with this same description are in each other's way."""
     match = _PORT.match(description)
     return match is None or int(match[1]) != 0
+
+
+def behind_proxy(description: str) -> bool:
+    """Whether each connection begins with a header of the PROXY protocol."""
+    return arguments(description)[0] == "haproxy"
+
+
+def local(description: str) -> bool:
+    """Whether only this host can connect; what systemd passes may be open to others."""
+    if behind_proxy(description):
+        return local(description.partition(":")[2])
+    said = arguments(description)
+    if said[0] == "unix":
+        return True
+    interface = said.get(_INTERFACE.get(str(said[0]), "interface"), said.get("interface", ""))
+    try:
+        return ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return interface == "localhost"
 
 
 def _absolute(description: str, base: Path) -> str:

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -19,7 +19,9 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 T = TypeVar("T")
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+UNIX: Final = "unix"
+"""Among networks: the peers of unix sockets."""
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 Parse: TypeAlias = Callable[[str, Path], T]
 """Reads the text of a setting; the path is the directory that relative paths hang on."""
 
@@ -152,16 +154,18 @@ def every(entries: list[str], read: Callable[[str], T]) -> tuple[T, ...]:
 
 
 def networks(written: str, _base: Path) -> tuple[Network, ...]:
-    """IPv4 and IPv6 networks or addresses; host bits that are set are taken for a mistake."""
+    """IPv4 and IPv6 networks or addresses without host bits, and ``unix`` for unix sockets."""
     return every(items(written), _network)
 
 
 def _network(entry: str) -> Network:
+    if entry.lower() == UNIX:
+        return UNIX
     try:
         return ipaddress.ip_network(entry)
     except ValueError as e:
         hint = " (it has host bits set)" if "host bits" in str(e) else ""
-        raise Wrong(f"must be an IPv4 or IPv6 network{hint}") from None
+        raise Wrong(f"must be an IPv4 or IPv6 network or unix{hint}") from None
 
 
 def nodes(written: str, _base: Path) -> tuple[tuple[str, int], ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from middlewared.config.callers import stranger_warnings
 from middlewared.config.endpoints import fixed_port
 from middlewared.config.values import (
     AccountSettings,
@@ -43,6 +44,8 @@ def warnings(config: Config) -> Found:
     """What an operator should hear of at the start."""
     if not config.http.pbx_networks:
         yield "http", "pbx_networks", "is empty: no PBX may place a call"
+    for key, what in stranger_warnings(config):
+        yield "http", key, what
     if config.accounts.backend == "open":
         yield "accounts", "backend", "open asks nobody: whoever reaches the port is any account"
     yield from _plain_http("accounts", "base_url", config.accounts.base_url)

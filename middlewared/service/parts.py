@@ -7,7 +7,7 @@ gives parts new settings, never new partners.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from middlewared.calls.journal import Journal
 from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.clock import wall_clock
-from middlewared.config import Config
+from middlewared.config import Config, Network
 from middlewared.devices.cache import CachedDevices
 from middlewared.devices.responses import ResponseLog
 from middlewared.errors import DatabaseDown
@@ -175,10 +175,20 @@ class Parts:
                 "metrics",
                 self.config.metrics.listen,
                 self._metrics_site(),
+                self._trusted_proxies,
             ),
-            Face("[http] pbx_listen", "pbx", http.pbx_listen, self.web.site(WebFace.PBX)),
-            Face("[http] listen", "http", http.listen, public),
+            Face(
+                "[http] pbx_listen",
+                "pbx",
+                http.pbx_listen,
+                self.web.site(WebFace.PBX),
+                self._trusted_proxies,
+            ),
+            Face("[http] listen", "http", http.listen, public, self._trusted_proxies),
         ]
+
+    def _trusted_proxies(self) -> Sequence[Network]:
+        return self.web.settings.trusted_proxies
 
     def _dependencies(self) -> dict[str, bool]:
         """Which of those in use are up; ``accounts`` as its last answer told."""

@@ -1,12 +1,13 @@
 """
 The ports the daemon listens at.
 
-The one invariant: a port that cannot be had is named by its key in the configuration.
+A port that cannot be had is named by its key in the configuration. Unix sockets are for the
+daemon's user and group unless configured otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -14,8 +15,12 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from middlewared.config.endpoints import arguments
+from middlewared.config.endpoints import arguments, behind_proxy
 from middlewared.errors import MiddlewaredError
+from middlewared.service.proxied import ProxiedFactory
+from middlewared.web.settings import Network
+
+_UNIX_MODE = "660"
 
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
@@ -32,13 +37,15 @@ class PortDown(MiddlewaredError):
 class Face:
     """
     One listening face: ``key`` is where its endpoints stand in the configuration
-    ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects.
+    ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects,
+    ``trusted`` gives the networks whose PROXY headers are believed.
     """
 
     key: str
     name: str
     endpoints: Sequence[str]
     factory: Any
+    trusted: Callable[[], Sequence[Network]] = tuple
 
 
 async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
@@ -51,8 +58,7 @@ async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
     ports = []
     for description in face.endpoints:
         try:
-            endpoint = serverFromString(reactor, with_backlog(description))
-            ports.append(await endpoint.listen(face.factory))
+            ports.append(await _listen(reactor, description, face))
         except (CannotListenError, OSError, ValueError, LookupError) as error:
             raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
     return ports
@@ -68,6 +74,25 @@ def with_backlog(description: str) -> str:
     if place is None or place in given or "backlog" in given:
         return description
     return f"{description}:backlog={BACKLOG}"
+
+
+async def _listen(reactor: Any, description: str, face: Face) -> IListeningPort:
+    factory = face.factory
+    if behind_proxy(description):
+        # Twisted's own endpoint believes everyone.
+        description = description.partition(":")[2]
+        factory = ProxiedFactory(served=factory, trusted=face.trusted)
+    endpoint = serverFromString(reactor, with_backlog(_with_mode(description)))
+    port: IListeningPort = await endpoint.listen(factory)
+    return port
+
+
+def _with_mode(description: str) -> str:
+    """The mode of a unix socket that has none; Twisted's default lets everyone connect."""
+    said = arguments(description)
+    if said[0] != "unix" or "mode" in said or 2 in said:
+        return description
+    return f"{description}:mode={_UNIX_MODE}"
 
 
 def addresses(name: str, ports: Sequence[Any]) -> str:

@@ -16,7 +16,7 @@ from middlewared.model import Outcome
 from middlewared.web import fields
 from middlewared.web.endpoint import Endpoint, fields_of
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.networks import Address, client_address, counted_as, within
+from middlewared.web.networks import Address, client_address, counted_as, doubt, within
 from middlewared.web.replies import (
     Headers,
     NetworkForbidden,
@@ -66,9 +66,9 @@ class CallEndpoints:
 
     async def _ring(self, request: Request) -> Reply:
         trace, settings = Trace(self._clock.seconds), self._settings()
-        address = address_of(request, settings)
+        address = pbx_address_of(request, settings)
         if not within(address, settings.pbx_networks):
-            raise NetworkForbidden(f"{address} is in none of pbx_networks")
+            raise NetworkForbidden(f"{address or 'its address'} is in none of pbx_networks")
         incoming = fields.incoming_call(fields_of(request), settings)
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
@@ -105,6 +105,18 @@ def address_of(request: Request, settings: WebSettings) -> Address | None:
     """The client's own address, seen through trusted proxies."""
     forwarded_for = request.header_texts(b"x-forwarded-for")
     return client_address(request.peer_host, forwarded_for, settings.trusted_proxies)
+
+
+def pbx_address_of(request: Request, settings: WebSettings) -> Address | None:
+    """
+    The client's own address, to be looked for in the networks of PBXs.
+
+    :raises NetworkForbidden: it may be anyone's.
+    """
+    forwarded_for, forwarded = map(request.header_texts, (b"x-forwarded-for", b"forwarded"))
+    if why := doubt(request.peer_host, forwarded_for, forwarded, settings.trusted_proxies):
+        raise NetworkForbidden(why)
+    return address_of(request, settings)
 
 
 def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:

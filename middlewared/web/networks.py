@@ -1,8 +1,8 @@
 """
 Where a request comes from.
 
-The one invariant: X-Forwarded-For is believed exactly as far as trusted proxies wrote
-it; an entry that cannot be read belongs to no network.
+X-Forwarded-For is believed exactly as far as trusted proxies wrote it; an entry that cannot
+be read belongs to no network.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from middlewared.web.settings import Network
+from middlewared.web.settings import UNIX, Network
 
-Address: TypeAlias = IPv4Address | IPv6Address
+Address: TypeAlias = IPv4Address | IPv6Address | Literal["unix"]
 
 # RFC 7239 section 6: proxies may add a port, and then put IPv6 addresses in brackets.
 _WITH_PORT = re.compile(r"\[(?P<v6>[^\]]+)\](:[0-9]+)?|(?P<v4>[0-9.]+):[0-9]+")
@@ -26,21 +26,44 @@ def client_address(
     """
     The right-most address that is not one of ``trusted``.
 
-    :param peer: the connection's own address; None for a unix socket, whose peers are
-        on this machine and count as loopback.
+    :param peer: the connection's own address; None for a unix socket.
     :param forwarded_for: all X-Forwarded-For headers in the order received.
     :return: None when a trusted proxy wrote something that is no address.
     """
-    address = parse_address("127.0.0.1" if peer is None else peer)
+    address = peer_address(peer)
     entries = [entry for header in forwarded_for for entry in header.split(",")]
     while entries and address is not None and within(address, trusted):
         address = parse_address(entries.pop())
     return address
 
 
+def doubt(
+    peer: str | None,
+    forwarded_for: Sequence[str],
+    forwarded: Sequence[str],
+    trusted: Sequence[Network],
+) -> str:
+    """
+    Why nothing may rest on where this request seems to come from; "" when something may.
+
+    A proxy that is not trusted asks for someone else, whom its own address does not show.
+
+    :param forwarded: all Forwarded headers (RFC 7239), which are never read.
+    """
+    if (forwarded_for or forwarded) and not within(peer_address(peer), trusted):
+        return "forwarded by a peer that is in none of trusted_proxies"
+    if forwarded and not forwarded_for:
+        return "forwarded by a trusted proxy without X-Forwarded-For"
+    return ""
+
+
 def within(address: Address | None, networks: Iterable[Network]) -> bool:
     """Whether one of ``networks`` has ``address``; no network has None."""
-    return address is not None and any(address in network for network in networks)
+    if address is None:
+        return False
+    if isinstance(address, str):
+        return address in networks
+    return any(network != UNIX and address in network for network in networks)
 
 
 def counted_as(address: Address | None) -> Hashable:
@@ -51,7 +74,12 @@ def counted_as(address: Address | None) -> Hashable:
     return address.packed[:8] if isinstance(address, IPv6Address) else address
 
 
-def parse_address(text: str) -> Address | None:
+def peer_address(peer: str | None) -> Address | None:
+    """The address of a connection's other end; None stands for a unix socket's."""
+    return UNIX if peer is None else parse_address(peer)
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """An address with or without a port; IPv4-mapped IPv6 is the IPv4 address it maps."""
     text = text.strip()
     if match := _WITH_PORT.fullmatch(text):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from middlewared.model import Platform
 
-Network: TypeAlias = IPv4Network | IPv6Network
+UNIX: Final = "unix"
+"""Stands among networks for all peers of unix sockets, which have no address."""
+Network: TypeAlias = IPv4Network | IPv6Network | Literal["unix"]
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
