@@ -177,7 +177,6 @@ class Place:
         changes = [
             ("    log /dev/log local0\n", f"    stats socket {self.folder}/stats.sock\n"),
             ("    log global\n", ""),
-            ("    option httplog\n", ""),
             ("maxconn 40000", "maxconn 4000"),  # what file descriptors allow
             (
                 "bind :443 ssl crt /etc/haproxy/middlewared.pem alpn h2,http/1.1",
