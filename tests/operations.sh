@@ -83,6 +83,9 @@ haproxy -c -q -f "$work/haproxy.cfg"
 echo "-- HAProxy: two daemons restarted one after the other during calls"
 python "$root/bench/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
 
+echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
+python "$root/tests/operations/balancer.py"
+
 echo "-- Kamailio: calls that wait for their phone"
 python "$root/tests/operations/sip.py" "$work"
 echo "the shipped files do what they say"

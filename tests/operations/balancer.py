@@ -1,0 +1,127 @@
+"""
+Two daemons behind the shipped HAProxy configuration, one of them full or paused, and phones
+that flood their frontend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench")]
+
+import rolling  # type: ignore[import-not-found]  # noqa: E402
+from generator import Client, form_request  # type: ignore[import-not-found]  # noqa: E402
+
+MOST_OF_A_PHONE = 20
+ACK = "200 status=ACK"
+
+
+class Place(rolling.Place):  # type: ignore[misc]
+    """Its first daemon takes one call at a time; HAProxy logs; an address has few connections."""
+
+    def _config(self, number: int) -> str:
+        text = str(super()._config(number))
+        return text.replace("[calls]\n", "[calls]\nmax_waiting = 1\n") if number == 0 else text
+
+    def _haproxy_config(self) -> str:
+        text = str(super()._haproxy_config())
+        for old, new in (
+            ("global\n", "global\n    log stdout format raw local0\n"),
+            ("defaults\n", "defaults\n    log global\n"),
+            ("sc0_conn_cur gt 1000", f"sc0_conn_cur gt {MOST_OF_A_PHONE}"),
+            ("maxconn 20000", "maxconn 100"),
+        ):
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        return text
+
+
+async def ring(port: int, count: int) -> list[str]:
+    """Place so many calls at once."""
+    client = Client([(rolling.HOST, port)])
+    requests = [
+        form_request(
+            "/api/incoming-call/",
+            {
+                "sip_user_id": str(rolling.FIRST_ACCOUNT + number),
+                "phonenumber": "+31501234567",
+                "call_id": f"call-{port}-{number}",
+            },
+        )
+        for number in range(count)
+    ]
+    answers = await asyncio.gather(*map(client.ask, requests))
+    client.close()
+    return [f"{answer.status} {answer.body.decode()}" for answer in answers]
+
+
+def status(url: str) -> int:
+    """The status of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+async def check(place: Place) -> None:
+    """Raises when one of the requirements does not hold."""
+    await rolling.Calls(place, 1).register()
+    answers = await ring(place.pbx, 20)
+    assert set(answers) == {ACK}, f"a full daemon's calls were not taken elsewhere: {answers}"
+    await place.others[-1].wait_for(r"pbx pbx/daemon2 .* 200 .*/\+1 ")
+
+    stopped = place.daemons[0]._process
+    stopped.send_signal(signal.SIGSTOP)
+    try:
+        answers = await ring(place.ports[1][1], 10)
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    assert set(answers) == {ACK}, f"a paused daemon cost answers: {answers}"
+
+    phones = f"http://{rolling.HOST}:{place.phones}"
+    for path in ("/health/", "/api/openapi.json", "/api/incoming-call/"):
+        assert status(phones + path) == 404, path
+    status(f"{phones}/api/check-in/?password=hunter2")
+    text = await place.others[-1].wait_for("/api/check-in/")
+    assert "hunter2" not in text, "HAProxy logs query strings"
+
+    flood = []
+    for source in range(2, 12):
+        for _ in range(15):
+            flood.append(await asyncio.to_thread(_connect, f"127.0.0.{source}", place.phones))
+    answers = await asyncio.wait_for(ring(place.pbx, 1), 3)
+    assert len(answers) == 1, answers
+    assert answers[0].startswith("200 "), f"phones lock PBXs out: {answers}"
+    for each in flood:
+        each.close()
+
+
+def _connect(source: str, port: int) -> socket.socket:
+    return socket.create_connection((rolling.HOST, port), 5, source_address=(source, 0))
+
+
+async def run() -> None:
+    """Start everything, check, stop everything."""
+    with tempfile.TemporaryDirectory(prefix="middlewared-balancer-") as folder:
+        place = Place(Path(folder))
+        try:
+            await place.start()
+            await check(place)
+        finally:
+            place.stop()
+
+
+if __name__ == "__main__":
+    os.environ["PATH"] += ":/usr/sbin"
+    asyncio.run(run())
+    sys.stdout.write("HAProxy repeats what may be repeated, and phones lock no PBX out\n")
