@@ -112,6 +112,7 @@ class SheddingTests(SynchronousTestCase):
         self.assert_served(request(form, FORM), "203.0.113.5")
         self.assert_served(request(form, FORM, f"X-Forwarded-For: {PBX}"), "203.0.113.5")
         self.assert_served(request(form, FORM, "X-Forwarded-For: 203.0.113.5"), "198.51.100.1")
+        self.assert_served(request(form, FORM, "X-Forwarded-For: 203.0.113.5"), PBX)
         self.refused(request(form, FORM, f"X-Forwarded-For: {PBX}"), "198.51.100.1")
 
     def test_a_connection_is_closed_when_it_is_asked_for(self) -> None:

@@ -21,7 +21,7 @@ from middlewared.calls.interface import Calls
 from middlewared.clock import Clock
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
-from middlewared.web.networks import client_address, within
+from middlewared.web.networks import client_address, doubt, within
 from middlewared.web.replies import head_of
 from middlewared.web.settings import WebSettings
 
@@ -129,8 +129,10 @@ class Shedding:
         known = self._senders.get(sender)
         if known is None:
             texts = [value.decode("latin-1") for value in forwarded_for]
-            address = client_address(peer, texts, settings.trusted_proxies)
-            known = self._senders[sender] = within(address, settings.pbx_networks)
+            trusted = settings.trusted_proxies
+            address = client_address(peer, texts, trusted)
+            known = within(address, settings.pbx_networks) and not doubt(peer, texts, (), trusted)
+            self._senders[sender] = known
         return known
 
 
