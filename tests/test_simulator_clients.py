@@ -313,21 +313,62 @@ class PhoneTests(SocketTestCase):
         await self.daemon.got(100)
         keys = {dict(parse_qsl(each.body.decode()))["unique_key"] for each in self.daemon.requests}
         self.assertEqual(len(keys), 100)
-        self.assertLessEqual(self.daemon.connections_opened, 64)
+        self.assertLessEqual(self.daemon.connections_opened, 100)
+
+    async def test_answers_do_not_share_a_queue(self) -> None:
+        """However many answers the daemon lets wait, a further phone's reaches it at once."""
+        self.daemon.steps = [Stall()]
+        answering = Answering(reactor=reactor, delay_s=0)
+        self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
+        for number in range(300):
+            answering(self.android(unique_key=f"key-{number}"))
+        await self.daemon.got(300)
+        self.assertEqual(answering.statuses, {})
 
     async def test_answering_in_turn(self) -> None:
         """Addresses that stand for daemons behind a balancer each get their share."""
-        unused = "http://127.0.0.1:1/api/call-response/"
-        address = self.daemon.url.removeprefix("http://")
-        answering = Answering(reactor=reactor, delay_s=0, at=[address, "127.0.0.1:1"])
+        other = Daemon()
+        await other.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(other.stop()))
+        answering = self.answering_at(self.daemon, other)
+        await self.ten_answers(answering)
+        self.assertEqual(answering.statuses, {202: 10})
+        self.assertEqual((len(self.daemon.requests), len(other.requests)), (5, 5))
+
+    async def test_answering_past_a_busy_daemon(self) -> None:
+        """Behind a balancer an answer that one daemon refuses with 503 goes to the next."""
+        other = Daemon()
+        await other.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(other.stop()))
+        other.steps = [HttpReply(503)]
+        answering = self.answering_at(self.daemon, other)
+        await self.ten_answers(answering)
+        self.assertEqual(answering.statuses, {202: 10})
+        self.assertEqual((len(self.daemon.requests), len(other.requests)), (10, 5))
+
+    async def test_answering_past_a_dead_daemon(self) -> None:
+        """Behind a balancer an answer to a daemon that is gone goes to the next."""
+        other = Daemon()
+        await other.start()
+        await other.stop()
+        answering = self.answering_at(self.daemon, other)
+        await self.ten_answers(answering)
+        self.assertEqual(answering.statuses, {202: 10})
+        self.assertEqual(len(self.daemon.requests), 10)
+
+    def answering_at(self, *daemons: Daemon) -> Answering:
+        """Phones behind a balancer of ``daemons``."""
+        at = [daemon.url.removeprefix("http://") for daemon in daemons]
+        answering = Answering(reactor=reactor, delay_s=0, at=at)
         self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
+        return answering
+
+    async def ten_answers(self, answering: Answering) -> None:
+        """Ten pushes, until all of their phones have a status."""
         for _ in range(10):
-            answering(self.android(response_api=unused))
-        await self.daemon.got(5)
+            answering(self.android(response_api="http://127.0.0.1:1/api/call-response/"))
         while sum(answering.statuses.values()) < 10:
             await deferLater(cast(Any, reactor), 0)
-        self.assertEqual(answering.statuses[0], 5)
-        self.assertEqual(len(self.daemon.requests), 5)
 
 
 class PBXTests(SocketTestCase):

@@ -1,8 +1,8 @@
 """
 Simulator: phones that answer every call, fast enough for benchmarks.
 
-The one invariant: one request at a time on each kept connection, and never more
-connections than the bound; answers above it wait in line.
+The one invariant: an answer waits for no other one. Each has a connection to itself, kept
+for a later answer; above the bound of connections an answer is not sent.
 
 HTTP is written by hand because a general client costs more than the daemon it would
 measure. Answers are read only as far as their status.
@@ -10,9 +10,7 @@ measure. Answers are read only as far as their status.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,18 +25,21 @@ from middlewared.clock import DelayedCall
 from middlewared.simulator.apple.push import ReceivedPush
 from middlewared.simulator.google_rules import GooglePush
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 4000
+ANSWER_TIMEOUT_S = 5.0
+_Told = Callable[[int], None]
 
 
 class Answering:
     """
     Answers call pushes of any token at their response_api (http only).
 
-    It is a listener of Apple and Google. ``statuses`` counts the daemon's answers;
-    status 0 are those that a lost connection left without one.
+    It is a listener of Apple and Google. ``statuses`` counts what the phones got in the
+    end; status 0 are those that got nothing.
 
     :param at: addresses (host:port) that take turns in place of the response_api's own, as
-        daemons behind a load balancer do.
+        daemons behind a load balancer do: the next one is asked when one is gone or
+        answers 503.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Answering:
         self._reactor = reactor
         self._delay_s = delay_s
         self._available = "true" if available else "false"
-        self._turns = cycle(at)
+        self._at = list(at)
+        self._turn = 0
         self._lines: dict[str, _Line] = {}
         self._calls: set[DelayedCall] = set()
 
@@ -75,126 +77,136 @@ class Answering:
 
     def _answer(self, url: str, unique_key: str, start: object) -> None:
         parts = urlsplit(url)
-        address = next(self._turns, parts.netloc)
-        line = self._lines.get(address)
-        if line is None:
-            at = urlsplit(f"//{address}")
-            line = _Line(self._reactor, at.hostname or "", at.port or 80, self._count)
-            self._lines[address] = line
         body = (
             f"unique_key={quote(unique_key)}&message_start_time={start}&available={self._available}"
         )
-        line.send(
-            (
-                f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-                f"Content-Type: application/x-www-form-urlencoded\r\n"
-                f"Content-Length: {len(body)}\r\n\r\n{body}"
-            ).encode("ascii")
-        )
+        request = (
+            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        ).encode("ascii")
+        self._turn += 1
+        self._send(request, self._at or [parts.netloc], self._turn, 0)
 
-    def _count(self, status: int) -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + 1
+    def _send(self, request: bytes, addresses: list[str], turn: int, tried: int) -> None:
+        def told(status: int) -> None:
+            if status in (0, 503) and tried + 1 < len(addresses):
+                self._send(request, addresses, turn, tried + 1)
+            else:
+                self.statuses[status] = self.statuses.get(status, 0) + 1
+
+        self._line(addresses[(turn + tried) % len(addresses)]).send(request, told)
+
+    def _line(self, address: str) -> _Line:
+        line = self._lines.get(address)
+        if line is None:
+            at = urlsplit(f"//{address}")
+            line = _Line(self._reactor, at.hostname or "", at.port or 80)
+            self._lines[address] = line
+        return line
 
 
 class _Line:
-    """The connections to one address, and the requests that wait for one."""
+    """The connections to one address."""
 
-    def __init__(self, reactor: Any, host: str, port: int, tell: Callable[[int], None]) -> None:
-        self.tell = tell
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self._reactor = reactor
         self._endpoint: Any = HostnameEndpoint(reactor, host, port)
-        self._factory: Any = Factory.forProtocol(lambda: _Asker(self))
+        self._factory: Any = Factory.forProtocol(lambda: _Asker(self, reactor))
         self._factory.noisy = False
         self._background = Background()
-        self._queue: deque[bytes] = deque()
         self._idle: list[_Asker] = []
         self._askers: set[_Asker] = set()
         self._connecting = 0
 
-    def send(self, request: bytes) -> None:
-        """Send now, or when a connection is free."""
+    def send(self, request: bytes, told: _Told) -> None:
+        """Send on an idle connection or a new one; ``told`` gets the status."""
         if self._idle:
-            self._idle.pop().ask(request)
-            return
-        self._queue.append(request)
-        self._grow()
+            self._idle.pop().ask(request, told)
+        elif len(self._askers) + self._connecting < MAX_CONNECTIONS:
+            self._connecting += 1
+            self._background.run(self._connect(request, told))
+        else:
+            told(0)
 
     def free(self, asker: _Asker) -> None:
         """A connection has its answer."""
-        if self._queue:
-            asker.ask(self._queue.popleft())
-        else:
-            self._idle.append(asker)
+        self._idle.append(asker)
 
     def lost(self, asker: _Asker) -> None:
         """A connection has ended."""
         self._askers.discard(asker)
         if asker in self._idle:
             self._idle.remove(asker)
-        if self._queue:
-            self._grow()
-
-    def _grow(self) -> None:
-        if len(self._askers) + self._connecting < MAX_CONNECTIONS:
-            self._connecting += 1
-            self._background.run(self._connect())
 
     async def stop(self) -> None:
         """Close all connections."""
-        self._queue.clear()
         self._background.cancel()
         await self._background.finish()
         for asker in list(self._askers):
             await asker.stop()
 
-    async def _connect(self) -> None:
+    async def _connect(self, request: bytes, told: _Told) -> None:
         try:
             asker = await self._endpoint.connect(self._factory)
         except (ConnectError, DNSLookupError):
-            self.tell(0)
-            if self._queue:
-                self._queue.popleft()
+            told(0)
             return
         finally:
             self._connecting -= 1
         self._askers.add(asker)
-        self.free(asker)
+        asker.ask(request, told)
 
 
 class _Asker(Protocol):
     """One kept connection."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: _Line, reactor: Any) -> None:
         self._line = line
+        self._reactor = reactor
         self._unread = b""
-        self._asked = False
+        self._told: _Told | None = None
+        self._limit: DelayedCall | None = None
         self._ended: Deferred[None] = Deferred()
 
-    def ask(self, request: bytes) -> None:
-        """Send a request; the line hears of its answer."""
+    def ask(self, request: bytes, told: _Told) -> None:
+        """Send a request; ``told`` gets the status, 0 when there is none in time."""
         transport: Any = self.transport
-        self._asked = True
+        self._told = told
         self._unread = b""
+        self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, transport.abortConnection)
         transport.write(request)
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
-        if self._asked and _is_whole(self._unread):
-            self._asked = False
-            self._line.tell(int(self._unread[9:12]))
+        if self._told is not None and _is_whole(self._unread):
+            told = self._finish()
             self._line.free(self)
+            told(int(self._unread[9:12]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         self._line.lost(self)
-        if self._asked:
-            self._line.tell(0)
+        if self._told is not None:
+            self._finish()(0)
         self._ended.callback(None)
 
     async def stop(self) -> None:
         """Reset the connection."""
         transport: Any = self.transport
-        self._asked = False
+        if self._told is not None:
+            self._finish()
         transport.abortConnection()
         await self._ended
+
+    def _finish(self) -> _Told:
+        """No request is under way any more; who hears of its status."""
+        told, limit = self._told, self._limit
+        assert told is not None
+        assert limit is not None
+        if limit.active():
+            limit.cancel()
+        self._told = self._limit = None
+        return told
 
 
 def _is_whole(answer: bytes) -> bool:
