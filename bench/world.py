@@ -6,6 +6,7 @@ for the cluster set-up a real PostgreSQL and a real Redis Cluster.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -52,12 +53,14 @@ class Setup:
     accounts: str = "open"
     profile: Path | None = None
     wait_ms: int = 120_000
+    resend_ms: int = 5000
 
 
 class Process:
     """A program of ours in a process of its own, with its output in a file."""
 
     def __init__(self, folder: Path, name: str, *command: str, **env: str) -> None:
+        self._cpu_s = 0.0
         self._output = folder / f"{name}.log"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -83,7 +86,10 @@ class Process:
 
     @property
     def cpu_s(self) -> float:
-        return cpu_s(self.pid)
+        """CPU seconds so far; those of a process that has ended no longer grow."""
+        with contextlib.suppress(OSError):
+            self._cpu_s = cpu_s(self.pid)
+        return self._cpu_s
 
     @property
     def rss_kib(self) -> int:
@@ -91,6 +97,8 @@ class Process:
 
     def stop(self) -> str:
         """SIGTERM, and wait for the end; all of its output."""
+        if self._process.poll() is not None:
+            return self._output.read_text()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(30)
@@ -132,11 +140,17 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for share in self._shares:
+            share.lift()
         for daemon in self.daemons:
             daemon.stop()
         for share in self._shares:
             share.end()
         self.seen = json.loads(self.simulator.stop().splitlines()[-1])
+
+    def held_by(self, shares: list[CoreShare]) -> None:
+        """Take over shares that were set later, to remove them at the end."""
+        self._shares += shares
 
     def _start_daemon(self, number: int, shared: str) -> None:
         config = self._folder / f"daemon{number}.ini"
@@ -174,7 +188,8 @@ class World:
             f"[http]\nlisten = tcp:{port}:interface={HOST}:backlog=1000\n"
             f"[metrics]\nlisten = tcp:0:interface={HOST}\n"
             f"[accounts]\nbackend = {setup.accounts}\nbase_url = {known['accounts_url']}\n"
-            f"[calls]\nroundtrip_wait_ms = {setup.wait_ms}\nresend_interval_ms = 5000\n"
+            f"[calls]\nroundtrip_wait_ms = {setup.wait_ms}\n"
+            f"resend_interval_ms = {setup.resend_ms}\n"
             f"response_api = http://{HOST}:{port}/api/call-response/\n{app}"
         )
 
