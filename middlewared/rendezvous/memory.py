@@ -154,6 +154,10 @@ class MemoryRendezvous:
         return place
 
     def _expire(self, unique_key: str) -> None:
+        """The deadline has passed; what arrived before it, and lies unread, is read first."""
+        self._calls[unique_key].expiry = self._clock.callLater(0, self._expired, unique_key)
+
+    def _expired(self, unique_key: str) -> None:
         waiting = self._calls[unique_key]
         if waiting.settlement is None:
             self._end(waiting, Settlement(Outcome.TIMEOUT))

@@ -113,9 +113,8 @@ class HeldCalls:
     def hold(self, call: Call, *, left_s: float) -> Held:
         """Put a call into the table; it times out in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = Held(call)
-        timeout = Settlement(Outcome.TIMEOUT)
         delay = max(0.0, left_s) + self._grace_s
-        held.expiry = self._clock.callLater(delay, self.settle, held, timeout)
+        held.expiry = self._clock.callLater(delay, self._expire, held)
         if identity := identity_key(call.incoming):
             self._same[identity] = held
         return held
@@ -154,6 +153,11 @@ class HeldCalls:
             self.end(held)
         elif not held.over.called:
             held.over.callback(held.settlement)
+
+    def _expire(self, held: Held) -> None:
+        """The deadline has passed; what arrived before it, and lies unread, is read first."""
+        timeout = Settlement(Outcome.TIMEOUT)
+        held.expiry = self._clock.callLater(0, self.settle, held, timeout)
 
     def end(self, held: Held) -> None:
         """The call is over here: nothing is to be pushed or remembered."""

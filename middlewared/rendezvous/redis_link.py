@@ -1,7 +1,7 @@
 """
 One connection to one Redis node, kept up.
 
-The one invariant: a command is answered or fails within the reply time-out. While there
+A command gets its reply, or fails when the connection goes silent or is lost. While there
 is no connection it fails at once; nothing queues for a node that is away.
 """
 
@@ -14,18 +14,17 @@ from typing import Any
 
 import attrs
 import txredisapi
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from middlewared.quoting import quoted
+from middlewared.rendezvous.redis_protocol import CommandProtocol, ListenerProtocol
 from middlewared.rendezvous.redis_scripts import Script
+from middlewared.waiting import with_fair_timeout
 
 CONNECT_TIMEOUT_S = 1.0
-REPLY_TIMEOUT_S = 0.5
-PING_INTERVAL_S = 1.0
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 0.5
 
@@ -47,15 +46,6 @@ class Login:
         if not self.password:
             return ()
         return ("AUTH", *([self.username] if self.username else []), self.password)
-
-
-class Listener(txredisapi.SubscriberProtocol):  # type: ignore[misc]  # has no annotations
-    """The protocol of a subscribed connection."""
-
-    received: Callable[[str], None]
-
-    def messageReceived(self, pattern: object, channel: object, message: str) -> None:  # noqa: ARG002
-        self.received(message)
 
 
 class Link:
@@ -122,8 +112,8 @@ class Link:
         """
         Send one command.
 
-        :raises txredisapi.ConnectionError: not connected, lost, or no reply in time; the
-            command may have been carried out.
+        :raises txredisapi.ConnectionError: not connected, or the connection was lost, which it
+            is when it goes silent; the command may have been carried out.
         :raises txredisapi.ResponseError: Redis refused it.
         """
         if self._protocol is None:
@@ -173,7 +163,7 @@ class Link:
         factory.noisy = False
         endpoint: Any = self._endpoint()
         connecting = endpoint.connect(factory)
-        protocol: Any = await connecting.addTimeout(CONNECT_TIMEOUT_S, self._clock)
+        protocol: Any = await with_fair_timeout(connecting, CONNECT_TIMEOUT_S, self._clock)
         try:
             for command in (self._login.command, *self._greeting):
                 if command:
@@ -184,26 +174,18 @@ class Link:
         return protocol
 
     def _new_protocol(self) -> Any:
-        # The protocol would turn "00123" into 123 by default.
-        options = {"replyTimeout": REPLY_TIMEOUT_S, "convertNumbers": False}
         if self._received is None:
-            return txredisapi.RedisProtocol(**options)
-        listener = Listener(**options)
-        listener.received = self._received
-        return listener
+            return CommandProtocol(clock=self._clock, name=self._name)
+        return ListenerProtocol(clock=self._clock, name=self._name, received=self._received)
 
     async def _serve(self, protocol: Any) -> None:
-        """Be connected until the connection is lost; PINGs find a peer that went silent."""
+        """Be connected until the connection is lost."""
         lost: Deferred[object] = protocol.whenDisconnected()
         if not protocol.connected:
             return
         self._protocol = protocol
         self.trouble_since = None
         self.log.info("redis {name}: connected", name=self._name)
-        pings = LoopingCall(lambda: maybeDeferred(protocol.execute_command, "PING"))
-        pings.clock = self._clock
-        pinging = pings.start(PING_INTERVAL_S, now=False)
-        pinging.addErrback(lambda _: None)  # the connection is lost then, too
         self._came_up()
         try:
             await lost
@@ -211,8 +193,6 @@ class Link:
             self._went_down()
         finally:
             self._protocol = None
-            if pings.running:
-                pings.stop()
             await _aborted(protocol)
 
     async def _sleep(self, delay_s: float) -> None:

@@ -1,0 +1,71 @@
+"""What a pause of this process, or a very busy turn of its reactor, does to calls: nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from middlewared.model import Outcome, Settlement
+from middlewared.rendezvous.redis_protocol import SILENCE_S
+from middlewared.rendezvous.redis_records import record_key, settlement_text
+from middlewared.rendezvous.redis_scripts import SETTLE
+from tests.contracts.rendezvous import a_call, an_answer
+from tests.redis_members import SharedRendezvousCase
+from tests.servers.redis import Redis
+
+clock = cast(IReactorTime, reactor)
+
+
+class PausedProcessTests(SharedRendezvousCase):
+    """One member at a server of its own; the reactor is blocked as SIGSTOP would block it."""
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        self.server = Redis()
+        self.addCleanup(self.server.remove)
+        self.here = await self.member([self.server.node])
+
+    def connections(self) -> Sequence[str]:
+        """The member's connections, as the server names them."""
+        lines = self.server.run("CLIENT", "LIST").splitlines()
+        return sorted(line.split()[0] for line in lines if "cmd=client|list" not in line)
+
+    async def test_links_survive_a_pause_with_commands_under_way(self) -> None:
+        """Replies that lie unread in our own socket's buffer are no silence of Redis."""
+        before = self.connections()
+        joins = [Deferred.fromCoroutine(self.here.join(a_call())) for _ in range(50)]
+        await deferLater(clock, 0)
+        time.sleep(SILENCE_S * 3)
+        await gatherResults(joins)
+        self.assertEqual(self.connections(), before)
+        self.assertTrue(self.here.up)
+
+    async def test_links_survive_turns_that_are_as_long_as_the_silence(self) -> None:
+        """An overloaded reactor reads its sockets once a turn, and judges no more often."""
+        before = self.connections()
+        for _ in range(5):
+            join = Deferred.fromCoroutine(self.here.join(a_call()))
+            await deferLater(clock, 0)
+            time.sleep(SILENCE_S * 1.5)
+            await join
+        self.assertEqual(self.connections(), before)
+
+    async def test_an_answer_that_came_during_a_pause_counts(self) -> None:
+        """A process that wakes after the deadline reads what came before it expires calls."""
+        place = await self.here.join(a_call(wait_s=0.3))
+        text = settlement_text(Settlement(Outcome.ANSWERED, an_answer()))
+        key = place.call.unique_key
+        message = f'["settled", "{key}", {_quoted(text)}]'
+        record = record_key(key)
+        self.server.run("EVAL", SETTLE.text, 1, record, "answered", text, message)
+        time.sleep(0.6)
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'
