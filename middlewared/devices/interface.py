@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import attrs
+
 from middlewared.model import Device, Platform, ResponseRecord
 
 
@@ -60,3 +62,31 @@ class DeviceRegistry(Protocol):
 
     async def ping(self) -> None:
         """Prove that the database can be read and written, else DatabaseDown."""
+
+
+@attrs.frozen
+class PeerState:
+    """
+    What another daemon at the same database reported last.
+
+    ``age_s``: how long ago, by the database's clock. ``redis_up``: whether Redis knew every
+    call that the daemon held. ``waiting``: how many requests it held.
+    """
+
+    daemon: str
+    redis_up: bool
+    version: str
+    waiting: int
+    age_s: float
+
+
+class DaemonTable(Protocol):
+    """Where the daemons at one database report themselves to each other."""
+
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+        """
+        Report ``daemon``, forget those that were silent for a minute.
+
+        :return: the other daemons that reported within the last three seconds.
+        :raises DatabaseDown: the database cannot answer in time.
+        """

@@ -15,8 +15,10 @@ from typing import Any
 import psycopg2.errors
 from twisted.logger import Logger
 
+from middlewared import __version__
 from middlewared.devices import queries
 from middlewared.devices.hosts import read_url
+from middlewared.devices.interface import PeerState
 from middlewared.devices.link import Link, Result, words
 from middlewared.devices.lookups import Ids, LookUps
 from middlewared.devices.migrations import pending
@@ -47,6 +49,23 @@ _LOG = """
     from unnest(?::text[], ?::float8[], ?::boolean[], ?::float8[])
         as answers (platform, seconds, available, at)
 """
+# All in one statement. Two daemons may forget the same rows, so each skips what another has.
+_REPORT = """
+    with own as (
+        insert into daemons (daemon, seen_at, redis_up, version, waiting)
+        values (?, now(), ?, ?, ?)
+        on conflict (daemon) do update set seen_at = excluded.seen_at,
+            redis_up = excluded.redis_up, version = excluded.version, waiting = excluded.waiting
+    ), forgotten as (
+        delete from daemons where daemon in (
+            select daemon from daemons where seen_at < now() - interval '1 minute'
+            for update skip locked
+        ) and seen_at < now() - interval '1 minute'
+    )
+    select daemon, redis_up, version, waiting,
+        greatest(0, extract(epoch from now() - seen_at))::float8
+    from daemons where daemon <> ? and seen_at > now() - interval '3 seconds'
+"""
 _VERSION = "select coalesce(max(version), 0) from schema_version"
 _VERSIONS = """
     create table if not exists schema_version (
@@ -61,7 +80,8 @@ _SCHEMA_TIMEOUT_S = 60
 
 class PostgresRegistry:
     """
-    Implements :class:`~middlewared.devices.interface.DeviceRegistry`.
+    Implements :class:`~middlewared.devices.interface.DeviceRegistry` and
+    :class:`~middlewared.devices.interface.DaemonTable`.
 
     :param url: ``postgresql://`` with one host or several; the one that can be written is used.
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
@@ -146,6 +166,11 @@ class PostgresRegistry:
                 [record.available for record in records],
                 [record.answered_at for record in records],
             )
+
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+        values = (daemon, redis_up, __version__, waiting, daemon)
+        result = await self._execute(_REPORT, lambda: values, urgent=True)
+        return [PeerState(*row) for row in result.rows]
 
     async def ping(self) -> None:
         await self._execute(queries.PING, lambda: [self._reactor.seconds()], urgent=True)

@@ -19,7 +19,9 @@ from typing import TypeVar
 
 from twisted.logger import Logger
 
+from middlewared import __version__
 from middlewared.devices import queries
+from middlewared.devices.interface import PeerState
 from middlewared.devices.lane import Lane, Reactor
 from middlewared.devices.migrations import pending
 from middlewared.devices.queries import Row, from_row, to_row
@@ -31,12 +33,23 @@ T = TypeVar("T")
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
 _LOG = "insert into response_log (platform, roundtrip_seconds, available, date) values "
 _LOG_ROW = "(?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch'))"
+_NOW_S = "(julianday('now') * 86400)"
+_REPORT = f"""
+    insert or replace into daemons (daemon, seen_at, redis_up, version, waiting)
+    values (?, {_NOW_S}, ?, ?, ?)
+"""  # noqa: S608 (our own text)
+_FORGET_DAEMONS = f"delete from daemons where seen_at < {_NOW_S} - 60"  # noqa: S608
+_PEERS = f"""
+    select daemon, redis_up, version, waiting, max(0.0, {_NOW_S} - seen_at) from daemons
+    where daemon <> ? and seen_at > {_NOW_S} - 3
+"""  # noqa: S608
 _CAPACITY = 5000
 
 
 class SqliteRegistry:
     """
-    Implements :class:`~middlewared.devices.interface.DeviceRegistry`.
+    Implements :class:`~middlewared.devices.interface.DeviceRegistry` and
+    :class:`~middlewared.devices.interface.DaemonTable`.
 
     :param path: the database file; its directory must exist.
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
@@ -119,6 +132,15 @@ class SqliteRegistry:
             rows = ", ".join([_LOG_ROW] * len(records))
             values = [value for record in records for value in _log_row(record)]
             await self._changes(_LOG + rows, *values)
+
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+        def exchange(connection: sqlite3.Connection) -> Sequence[Row]:
+            connection.execute(_REPORT, (daemon, redis_up, __version__, waiting))
+            connection.execute(_FORGET_DAEMONS)
+            return connection.execute(_PEERS, (daemon,)).fetchall()
+
+        rows = await _running(self._writer, exchange)
+        return [PeerState(row[0], bool(row[1]), *row[2:]) for row in rows]
 
     async def ping(self) -> None:
         await _running(self._reader, lambda c: _row(c, queries.FIND, 0))
