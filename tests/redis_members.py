@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.rendezvous.redis import RedisRendezvous
+from tests.servers.redis import Redis
 
 T = TypeVar("T")
 
@@ -66,6 +67,13 @@ class _Plug:
 
 class SharedRendezvousCase(TestCase):
     """A test with daemons at a shared rendezvous."""
+
+    server: Redis
+
+    def records(self) -> Sequence[str]:
+        """The keys of calls in ``server``."""
+        keys: Sequence[str] = self.server.run("KEYS", "middlewared:{*")
+        return keys
 
     async def member(
         self, nodes: Sequence[tuple[str, int]], *, cable: Cable | None = None, **options: Any

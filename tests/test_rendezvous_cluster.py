@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import uuid
 
 import attrs
 from hypothesis import given
@@ -11,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous.cluster import SLOTS, Redirect, SlotMap, redirect_from, slot_of
+from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_link import Login
 from middlewared.rendezvous.redis_records import (
-    aimed,
     call_from,
     call_text,
     identity_key,
@@ -21,7 +22,6 @@ from middlewared.rendezvous.redis_records import (
     record_key,
     settlement_from,
     settlement_text,
-    with_fresh_key,
 )
 
 HOST = ("10.0.0.1", 6379)
@@ -56,6 +56,9 @@ class SlotTests(SynchronousTestCase):
     def test_each_key_has_a_slot(self, key: str) -> None:
         """Whatever the key's text is."""
         self.assertIn(slot_of(key), range(SLOTS))
+
+
+secrets = st.none() | st.text(string.hexdigits, min_size=64)
 
 
 class RedirectTests(SynchronousTestCase):
@@ -116,29 +119,70 @@ class SlotMapTests(SynchronousTestCase):
         self.assertEqual(slots.master_of(7), HOST)
 
 
-class RecordTests(SynchronousTestCase):
-    """A call's keys and texts."""
+def keys_with(secret: str | None) -> Keys:
+    """Keys of a daemon that knows ``secret``."""
+    made = Keys()
+    if secret is not None:
+        made.learn(secret)
+    return made
 
-    @given(calls)
-    def test_keys_of_one_call_share_a_slot(self, call: Call) -> None:
+
+class KeyTests(SynchronousTestCase):
+    """Fresh keys: where they lead, and who recognises them."""
+
+    @given(calls, secrets)
+    def test_keys_of_one_call_share_a_slot(self, call: Call, secret: str | None) -> None:
         """The record and the identity are on one node, whatever key the call has."""
-        for each in (aimed(call), with_fresh_key(call)):
+        made = keys_with(secret)
+        for each in (made.aimed(call), made.with_fresh_key(call)):
             self.assertTrue(is_key(each.unique_key))
             if identity := identity_key(each.incoming):
                 self.assertEqual(slot_of(record_key(each.unique_key)), slot_of(identity))
 
-    @given(calls)
-    def test_key_stays_where_it_can(self, call: Call) -> None:
-        """A call_id that is a UUID stays the key, and so does the key of a call without one."""
+    @given(calls, secrets)
+    def test_a_call_id_that_is_a_uuid_stays_the_key(self, call: Call, secret: str | None) -> None:
+        """Apps and PBX see one and the same."""
         incoming = attrs.evolve(call.incoming, call_id=call.unique_key)
-        self.assertEqual(aimed(attrs.evolve(call, incoming=incoming)).unique_key, call.unique_key)
-        incoming = attrs.evolve(call.incoming, call_id="")
-        self.assertEqual(aimed(attrs.evolve(call, incoming=incoming)).unique_key, call.unique_key)
+        call = attrs.evolve(call, incoming=incoming)
+        self.assertEqual(keys_with(secret).aimed(call).unique_key, call.unique_key)
+
+    @given(calls, secrets)
+    def test_fresh_keys_differ(self, call: Call, secret: str | None) -> None:
+        """Two calls never get the same one."""
+        made = keys_with(secret)
+        one, other = made.with_fresh_key(call), made.with_fresh_key(call)
+        self.assertNotEqual(one.unique_key, other.unique_key)
 
     @given(calls)
-    def test_fresh_keys_differ(self, call: Call) -> None:
-        """Two calls never get the same one."""
-        self.assertNotEqual(with_fresh_key(call).unique_key, with_fresh_key(call).unique_key)
+    def test_fresh_keys_are_recognised_by_all_who_share_the_secret(self, call: Call) -> None:
+        """In each form of a UUID; not under another secret, nor before it is known."""
+        key = keys_with("s3cret").with_fresh_key(call).unique_key
+        for form in (key, key.upper(), str(uuid.UUID(key))):
+            self.assertTrue(keys_with("s3cret").recognises(form))
+            self.assertFalse(keys_with("0ther").recognises(form))
+            self.assertFalse(keys_with(None).recognises(form))
+
+    @given(calls, st.integers(0, 31))
+    def test_a_changed_digit_is_noticed(self, call: Call, at: int) -> None:
+        """Random part, check and tag are all covered."""
+        key = keys_with("s3cret").with_fresh_key(call).unique_key
+        digit = "1" if key[at] == "0" else "0"
+        self.assertFalse(keys_with("s3cret").recognises(key[:at] + digit + key[at + 1 :]))
+
+    @given(st.text())
+    def test_strange_texts_are_not_recognised(self, text: str) -> None:
+        """No text breaks it."""
+        self.assertFalse(keys_with("s3cret").recognises(text))
+
+    @given(calls)
+    def test_a_call_without_a_call_id_gets_a_key_with_a_check(self, call: Call) -> None:
+        """Whoever made the first key knew no secret."""
+        call = attrs.evolve(call, incoming=attrs.evolve(call.incoming, call_id=""))
+        self.assertTrue(keys_with("s3cret").recognises(keys_with("s3cret").aimed(call).unique_key))
+
+
+class RecordTests(SynchronousTestCase):
+    """A call's keys and texts."""
 
     @given(calls)
     def test_calls_are_read_as_written(self, call: Call) -> None:

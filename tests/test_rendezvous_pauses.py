@@ -40,7 +40,7 @@ class PausedProcessTests(SharedRendezvousCase):
         before = self.connections()
         joins = [Deferred.fromCoroutine(self.here.join(a_call())) for _ in range(50)]
         await deferLater(clock, 0)
-        time.sleep(SILENCE_S * 3)
+        be_paused(SILENCE_S * 3)
         await gatherResults(joins)
         self.assertEqual(self.connections(), before)
         self.assertTrue(self.here.up)
@@ -51,7 +51,7 @@ class PausedProcessTests(SharedRendezvousCase):
         for _ in range(5):
             join = Deferred.fromCoroutine(self.here.join(a_call()))
             await deferLater(clock, 0)
-            time.sleep(SILENCE_S * 1.5)
+            be_paused(SILENCE_S * 1.5)
             await join
         self.assertEqual(self.connections(), before)
 
@@ -63,8 +63,13 @@ class PausedProcessTests(SharedRendezvousCase):
         message = f'["settled", "{key}", {_quoted(text)}]'
         record = record_key(key)
         self.server.run("EVAL", SETTLE.text, 1, record, "answered", text, message)
-        time.sleep(0.6)
+        be_paused(0.6)
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+
+def be_paused(seconds: float) -> None:
+    """Block the reactor."""
+    time.sleep(seconds)
 
 
 def _quoted(text: str) -> str:

@@ -110,7 +110,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         left.leave()
         timed_out = await self.here.join(a_call(wait_s=0.3))
         await timed_out.settled
-        await self.until(lambda: self.server.run("DBSIZE") == 0)
+        await self.until(lambda: not self.records())
 
     async def test_strange_keys_are_unknown(self) -> None:
         """What a stranger sends to the open answer route is refused without asking Redis."""
@@ -137,7 +137,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
 class LoginTests(SharedRendezvousCase):
     """A server that wants a name and a password."""
 
-    def server(self, *options: str) -> Redis:
+    def start_server(self, *options: str) -> Redis:
         server = Redis(*options)
         self.addCleanup(server.remove)
         return server
@@ -151,12 +151,12 @@ class LoginTests(SharedRendezvousCase):
 
     async def test_password(self) -> None:
         """requirepass: commands and subscriptions log in."""
-        server = self.server("--requirepass", "s3cret")
+        server = self.start_server("--requirepass", "s3cret")
         self.assertTrue(await self.answers(server.node, password="s3cret"))
 
     async def test_user_with_just_the_rights_needed(self) -> None:
         """An ACL user that may do nothing but what a daemon does."""
-        server = self.server()
+        server = self.start_server()
         rights = "-@all +evalsha +eval +auth +ping +subscribe +publish"
         rights += " +get +set +del +exists +pexpire +pttl +hset +hget +hdel +hexists +hkeys"
         server.run("ACL", "SETUSER", "daemon", "on", ">s3cret", *rights.split())
@@ -166,7 +166,7 @@ class LoginTests(SharedRendezvousCase):
 
     async def test_wrong_password(self) -> None:
         """A refused login is like a Redis that is away; the secret is not shown."""
-        server = self.server("--requirepass", "s3cret")
+        server = self.start_server("--requirepass", "s3cret")
         member = await self.member([server.node], password="wr0ng")
         self.assertFalse(member.up)
         place = await member.join(a_call())

@@ -97,7 +97,8 @@ class ClusterFaultTests(SharedRendezvousCase):
             await self.answer_all([place])
             self.cluster.move_keys(slot, source, target)
             self.cluster.end_move(slot, source, target)
-            again = await self.there.join(a_call(unique_key=place.call.unique_key))
+            key = place.call.unique_key
+            again = await self.there.join(a_call(unique_key=key, call_id=key))
             self.assertTrue(again.first)
         await self.answer_all([opened_before])
 

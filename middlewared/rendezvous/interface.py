@@ -94,6 +94,15 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: it cannot be known.
         """
 
+    def recognises(self, unique_key: str) -> bool:
+        """
+        Whether the key is known, at once and without asking anybody, to be of a call of ours.
+
+        True when the call is held here, or the key proves that a daemon of this rendezvous
+        has made it (the call may be over). False does not prove the contrary: a call_id that
+        serves as the key of a call held elsewhere is not recognised.
+        """
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
 

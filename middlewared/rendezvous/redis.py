@@ -7,8 +7,8 @@ The one invariant: Redis decides how a call ends, with one exception each way:
   there at once, before Redis is told. Should another answer have been first elsewhere
   within that millisecond, the places there keep theirs: each place is told once, and
   whoever joins later is told what Redis has. A refusal is in no hurry: Redis first.
-* While Redis is away each daemon goes on with its own calls, and puts them into Redis
-  when it is back.
+* While Redis is away for all, each daemon goes on with its own calls, and puts them into
+  Redis when it is back. One that alone has lost it refuses new calls.
 
 Whatever is sent twice does no harm: a place is a member with a name of its own.
 """
@@ -21,32 +21,30 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from middlewared.background import Background
+from middlewared.devices.interface import DaemonTable
 from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, Outcome, Settlement
 from middlewared.rendezvous import redis_records as records
 from middlewared.rendezvous.cluster import Node
+from middlewared.rendezvous.peers import AnyPeers, NoPeers, Peers
+from middlewared.rendezvous.redis_departures import Departure, Departures
+from middlewared.rendezvous.redis_elsewhere import Elsewhere
 from middlewared.rendezvous.redis_held import Held, HeldCalls, SharedPlace
+from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_link import Login
 from middlewared.rendezvous.redis_nodes import Nodes
-from middlewared.rendezvous.redis_questions import ASK_WAIT_S, Questions
+from middlewared.rendezvous.redis_renewals import Renewals
 from middlewared.rendezvous.redis_store import SharedCalls
 
 ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
-ASK_WAIT_IN_TROUBLE_S = 1.0  # while a master is away the daemons are all that knows
-CHECK_INTERVAL_S = 1.0
-CHECKS_A_ROUND = 1000
-CHECKS_AT_ONCE = 32
-
-ANSWERED = "answered"  # did this answer decide a call that waits at your place?
-WAKING = "waking"  # do you wake the device of this call?
 
 
 class RedisRendezvous:
@@ -57,6 +55,8 @@ class RedisRendezvous:
     :param endpoints: where a TCP connection to a host and port begins.
     :param tls: gives the TLS settings for a host; None: plain TCP.
     :param daemon: names this process among all; the default is random.
+    :param table: where daemons report to each other whether they have Redis; None: there
+        are no others to be asked.
     """
 
     log = Logger()
@@ -72,16 +72,26 @@ class RedisRendezvous:
         password: str = "",
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
         daemon: str = "",
+        table: DaemonTable | None = None,
     ) -> None:
         self._clock = clock
-        self._channel = records.channel_of(daemon or secrets.token_hex(8))
+        daemon = daemon or secrets.token_hex(8)
+        self._channel = records.channel_of(daemon)
+        self._peers: AnyPeers = (
+            NoPeers()
+            if table is None
+            else Peers(
+                clock=clock,
+                daemon=daemon,
+                table=table,
+                has_redis=self._has_redis,
+                waiting=lambda: self.waiting,
+            )
+        )
         self._members = itertools.count()
         self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
         self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S)
         self._background = Background()
-        self._checks = LoopingCall(self._check_oldest)
-        self._checks.clock = clock
-        self._checking: Deferred[LoopingCall] | None = None
         self._nodes = Nodes(
             clock=clock,
             endpoints=endpoints,
@@ -91,21 +101,41 @@ class RedisRendezvous:
             login=Login(username, password),
             channels=[self._channel, records.EVERYBODY],
             received=self._received,
-            subscribed=lambda: self._background.run(self._check(self._held.all())),
+            subscribed=self._subscribed,
+            disturbed=self._disturbed,
         )
-        self._shared = SharedCalls(clock, self._nodes)
-        self._questions = Questions(
+        self._keys = Keys()
+        self._shared = SharedCalls(clock, self._nodes, self._keys)
+        self._renewals = Renewals(
+            clock=clock,
+            background=self._background,
+            held=self._held,
+            shared=self._shared,
+            nodes=self._nodes,
+        )
+        self._departures = Departures(
+            clock=clock, background=self._background, leave=self._shared.leave
+        )
+        self._elsewhere = Elsewhere(
             clock=clock,
             background=self._background,
             channel=self._channel,
             publish=self._nodes.publish,
-            reply=self._reply,
+            held=self._held,
+            joining=self._joining,
+            recognises=self.recognises,
+            nodes=self._nodes,
+            peers=self._peers,
         )
 
     @property
     def up(self) -> bool:
         """Whether Redis is there, as far as is known; asks nobody."""
         return self._nodes.up
+
+    def _has_redis(self) -> bool:
+        """Whether other daemons find in Redis whatever is held here."""
+        return self._nodes.up and not self._renewals.behind
 
     @property
     def waiting(self) -> int:
@@ -115,17 +145,19 @@ class RedisRendezvous:
     async def start(self) -> None:
         """Connect; returns within about a second even when Redis is away."""
         await self._nodes.start()
-        self._checking = self._checks.start(CHECK_INTERVAL_S, now=False)
+        await self._learn_secret()
+        self._renewals.start()
+        self._peers.start()
 
     async def stop(self) -> None:
         """Tell DRAINING to whoever still waits, and close all connections."""
         self.abandon(Outcome.DRAINING)
-        if self._checking is not None and self._checks.running:
-            self._checks.stop()
-            await self._checking
+        self._departures.stop()
+        await self._renewals.stop()
         await self._background.finish()
         self.abandon(Outcome.DRAINING)  # whoever was joining
         await self._background.finish()
+        await self._peers.stop()
         await self._nodes.stop()
 
     def holds(self, call: Call) -> bool:
@@ -133,9 +165,13 @@ class RedisRendezvous:
         return self._held.repeated(call) is not None
 
     async def join(self, call: Call) -> SharedPlace:
-        """See :meth:`.interface.Rendezvous.join`; never down: it falls back on this daemon."""
+        """
+        See :meth:`.interface.Rendezvous.join`.
+
+        Down when Redis is away here and other daemons have it: they can take the call.
+        """
         seated: Deferred[SharedPlace] = Deferred()
-        self._background.run(self._join_for(seated, records.aimed(call)))
+        self._background.run(self._join_for(seated, self._keys.aimed(call)))
         return await seated
 
     def recognises(self, unique_key: str) -> bool:
@@ -160,13 +196,17 @@ class RedisRendezvous:
             if held is not None:
                 self._held.settle(held, stands)
             return True
-        # The call may be one that a daemon opened alone, or whose record a failover lost.
-        wait_s = ASK_WAIT_S if down is None else ASK_WAIT_IN_TROUBLE_S
-        if await self._answered_somewhere(unique_key, settlement, wait_s):
+        if await self._elsewhere.answered(held, unique_key, settlement, down=down is not None):
             return True
         if down is not None:
             raise down
+        if held is None and not self._elsewhere.all_are_heard():
+            raise RendezvousDown("a daemon that may hold the call cannot be asked")
         return False
+
+    def recognises(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.recognises`."""
+        return self._held.find(unique_key) is not None or self._keys.recognises(unique_key)
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -183,7 +223,7 @@ class RedisRendezvous:
             members = [place.member for place in held.places]
             self._held.settle(held, Settlement(outcome))
             for member in members:
-                self._background.run(self._leave(held.call.unique_key, member))
+                self._depart(held, member)
 
     # Joining
 
@@ -192,9 +232,7 @@ class RedisRendezvous:
         member = f"{self._channel}/{next(self._members)}"
         self._joining[call.unique_key] += 1
         try:
-            place = await self._join(call, member)
-        except RendezvousDown:
-            place = self._join_here(call, member)
+            place = await self._join_somehow(call, member)
         except Exception:
             seated.errback()
             return
@@ -207,9 +245,20 @@ class RedisRendezvous:
         else:
             seated.callback(place)
 
+    async def _join_somehow(self, call: Call, member: str) -> SharedPlace:
+        try:
+            return await self._join(call, member)
+        except RendezvousDown:
+            if await self._peers.may_go_alone():
+                return self._join_here(call, member)
+            # Redis may have got the member, and the reply was lost.
+            self._departures.add(Departure(call, member, lambda: None))
+            raise
+
     async def _join(self, call: Call, member: str) -> SharedPlace:
         held = self._held.repeated(call)
         if held is None:
+            self._departures.hurry(call)
             joined = await self._shared.join(call, member)
             if joined.waker == member:
                 return self._open(joined.call, joined.left_s, member)
@@ -230,7 +279,8 @@ class RedisRendezvous:
         rings for the same caller; nobody can tell, so the call gets one of its own.
         """
         if call.unique_key == call.incoming.call_id:
-            call = records.with_fresh_key(call)
+            call = self._keys.with_fresh_key(call)
+        self._renewals.opened_alone()
         return self._open(call, call.deadline - self._clock.seconds(), member)
 
     def _open(self, call: Call, left_s: float, member: str) -> SharedPlace:
@@ -252,11 +302,11 @@ class RedisRendezvous:
         wake the device when the daemon that was to do it has died.
         """
         try:
-            waker = await self._renew(place.held)
+            waker = await self._renewals.renew(place.held)
             owner = waker.rpartition("/")[0]
             if place.settled.called or owner in ("", self._channel):
                 return
-            if await self._questions.ask(owner, WAKING, place.call.unique_key):
+            if await self._elsewhere.is_woken_by(owner, place.call.unique_key):
                 return
             joined = await self._shared.join(place.call, place.member, dead=waker)
         except RendezvousDown:
@@ -271,71 +321,28 @@ class RedisRendezvous:
             held = place.held
             if not held.waits and not held.wakes:
                 self._held.end(held)
-            self._background.run(self._leave(held.call.unique_key, place.member, held))
+            self._depart(held, place.member)
 
-    async def _leave(self, unique_key: str, member: str, held: Held | None = None) -> None:
-        """Take a member out of Redis; without Redis a call ends with its last place here."""
-        ended = True
-        with contextlib.suppress(RendezvousDown):
-            ended = await self._shared.leave(unique_key, member)
-        if ended and held is not None and not held.waits:
+    def _depart(self, held: Held, member: str) -> None:
+        """Take a member out of Redis; the call ends here when no one waits for it any more."""
+        self._departures.add(Departure(held.call, member, partial(self._departed, held)))
+
+    def _departed(self, held: Held) -> None:
+        if not held.waits:
             self._held.end(held)
 
-    # Answering without Redis
+    # Trouble
 
-    async def _answered_somewhere(
-        self, unique_key: str, settlement: Settlement, wait_s: float
-    ) -> bool:
-        """Settle a call that Redis does not know at the daemons where it waits, if any."""
-        here = self._answered_here(unique_key, settlement)
-        text = records.settlement_text(settlement)
-        question = (ANSWERED, unique_key, text)
-        there = await self._questions.ask(records.EVERYBODY, *question, wait_s=wait_s)
-        return here or there
+    def _subscribed(self) -> None:
+        self._renewals.renew_all()
+        self._background.run(self._learn_secret())
 
-    def _answered_here(self, unique_key: str, settlement: Settlement) -> bool:
-        """The same for this daemon; whether the call is answered now."""
-        held = self._held.find(unique_key)
-        if held is None:
-            return False
-        if held.waits:
-            self._held.settle(held, settlement)
-        return held.answered
+    def _disturbed(self) -> None:
+        self._peers.hurry()
 
-    # Checking
-
-    def _check_oldest(self) -> Deferred[None]:
-        """Back up a lost message: look again at calls that were not looked at for a second."""
-        before = self._clock.seconds() - CHECK_INTERVAL_S
-        stale = [held for held in self._held.all() if held.waits and held.checked_at < before]
-        stale.sort(key=lambda held: held.checked_at)
-        checking = Deferred.fromCoroutine(self._check(stale[:CHECKS_A_ROUND]))
-        return checking.addErrback(lambda failure: self.log.failure("check failed", failure))
-
-    async def _check(self, calls: Sequence[Held]) -> None:
-        """Look at calls again, some at once; the first failure ends it."""
-        pending = iter(calls)
-
-        async def check_next() -> None:
-            with contextlib.suppress(RendezvousDown):
-                for held in pending:
-                    if held.waits:
-                        await self._renew(held)
-
-        at_once = min(len(calls), CHECKS_AT_ONCE)
-        await gatherResults(
-            [Deferred.fromCoroutine(check_next()) for _ in range(at_once)], consumeErrors=True
-        )
-
-    async def _renew(self, held: Held) -> str:
-        """Make sure that Redis has the call, and hear its settlement; gives the waker."""
-        members = [place.member for place in held.places]
-        waker = held.waker if held.wakes else ""
-        settlement, waker = await self._shared.renew(held.call, members, waker)
-        held.checked_at = self._clock.seconds()
-        if settlement is not None:
-            self._held.settle(held, settlement)
-        return waker
+    async def _learn_secret(self) -> None:
+        with contextlib.suppress(RendezvousDown):
+            await self._shared.learn_secret()
 
     # Messages
 
@@ -349,36 +356,24 @@ class RedisRendezvous:
                 case "gone":
                     self._gone(*words)
                 case "asked":
-                    self._questions.asked(*words)
+                    self._elsewhere.questions.asked(*words)
                 case "yes":
-                    self._questions.said_yes(*words)
+                    self._elsewhere.questions.said_yes(*words)
         except (ValueError, TypeError):  # a daemon of another version
             self.log.warn("a message between daemons was not understood")
 
-    def _read(self, text: str) -> Settlement:
-        return records.settlement_from(text, received_at=self._clock.seconds())
-
     def _settled(self, unique_key: str, text: str) -> None:
-        held, settlement = self._held.find(unique_key), self._read(text)
+        held = self._held.find(unique_key)
+        settlement = records.settlement_from(text, received_at=self._clock.seconds())
         if held is None:
             return
         if settlement.answer is not None:
             self._held.settle(held, settlement)
         else:  # a message that comes late may speak of an earlier try with the same key
-            self._background.run(self._check([held]))
+            self._renewals.check(held)
 
     def _gone(self, unique_key: str) -> None:
         """Nobody waits any more; when somebody here does, he came after that was said."""
         held = self._held.find(unique_key)
         if held is not None and not held.waits:
             self._held.end(held)
-
-    def _reply(self, question: str, unique_key: str, text: str = "") -> bool:
-        """What another daemon wants to know."""
-        if question == ANSWERED:
-            return self._answered_here(unique_key, self._read(text))
-        if question != WAKING:
-            return False
-        # Another's question may come before the reply that makes us the call's waker.
-        held = self._held.find(unique_key)
-        return unique_key in self._joining or (held is not None and held.wakes)

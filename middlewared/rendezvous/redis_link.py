@@ -22,9 +22,10 @@ from twisted.logger import Logger
 from middlewared.quoting import quoted
 from middlewared.rendezvous.redis_protocol import CommandProtocol, ListenerProtocol
 from middlewared.rendezvous.redis_scripts import Script
-from middlewared.waiting import with_fair_timeout
+from middlewared.waiting import FairCall, with_fair_timeout
 
 CONNECT_TIMEOUT_S = 1.0
+PATIENCE_S = 0.15
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 0.5
 
@@ -58,8 +59,7 @@ class Link:
     :param received: gets each published message; None for a link that takes commands.
     :param came_up: called after each greeting.
     :param went_down: called when a connection that was up is lost.
-    :ivar trouble_since: when commands to this node began to fail, None when the last one
-        succeeded or the connection is new; kept by whoever sends them.
+    :ivar in_trouble: commands to this node fail, and none has succeeded since.
     """
 
     log = Logger()
@@ -87,7 +87,8 @@ class Link:
         self._protocol: Any = None
         self._running: Deferred[None] | None = None
         self._stopping = False
-        self.trouble_since: float | None = None
+        self.in_trouble = False
+        self._patience: FairCall | None = None
 
     @property
     def connected(self) -> bool:
@@ -104,9 +105,29 @@ class Link:
         """Close the connection for good; returns when nothing is open."""
         running, self._running = self._running, None
         self._stopping = True
+        self.works()
         if running is not None:
             running.cancel()
             await running
+
+    def fails(self) -> bool:
+        """
+        Note that a command failed.
+
+        :return: False when commands to this node have failed for :data:`PATIENCE_S`, all of
+            them together: the node is not to be waited for any longer.
+        """
+        if not self.in_trouble and not self._stopping:
+            self.in_trouble = True
+            self._patience = FairCall(self._clock, PATIENCE_S, lambda: None)
+        return self._patience is not None and self._patience.active()
+
+    def works(self) -> None:
+        """Note that a command succeeded, or that the connection is new."""
+        self.in_trouble = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     async def execute(self, *command: str) -> Any:
         """
@@ -184,7 +205,7 @@ class Link:
         if not protocol.connected:
             return
         self._protocol = protocol
-        self.trouble_since = None
+        self.works()
         self.log.info("redis {name}: connected", name=self._name)
         self._came_up()
         try:

@@ -7,6 +7,7 @@ The one invariant: a command ends within about a second, with its reply or
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,17 +22,19 @@ from twisted.logger import Logger
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
 from middlewared.quoting import quoted
+from middlewared.rendezvous.budget import Budget
 from middlewared.rendezvous.cluster import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis_link import Link, Login
 from middlewared.rendezvous.redis_scripts import Script
 from middlewared.rendezvous.redis_subscriptions import FEWEST, MOST, Subscriptions
 
-PATIENCE_S = 0.15
 RETRY_PAUSE_S = 0.05
 REFRESH_INTERVAL_S = 1.0
 FORGET_TROUBLE_S = 3.0
 START_WAIT_S = 1.0
 START_PAUSE_S = 0.01
+REPEATS_PER_S = 500
+REPEATS_AT_ONCE = 1000
 
 # A server that is starting, failing over or moving slots says one of these: it will pass.
 PASSING = (
@@ -50,9 +53,9 @@ class Nodes:
     """
     The servers, standalone or a Cluster.
 
-    A node in trouble is waited for :data:`PATIENCE_S` from its first failure, by all
-    commands together, not by each: then commands to it fail at their first fault until
-    one succeeds.
+    A node in trouble is waited for :data:`~.redis_link.PATIENCE_S` from its first failure,
+    by all commands together, not by each: then commands to it fail at their first fault
+    until one succeeds. All repeats together have a budget.
 
     :param endpoints: where a TCP connection to a host and port begins.
     :param tls: gives the TLS settings for a host; None: plain TCP.
@@ -60,6 +63,9 @@ class Nodes:
     :param channels: what is listened to; see :class:`~.redis_subscriptions.Subscriptions`.
     :param received: gets each message, some of them more than once.
     :param subscribed: called when a subscription was made (again): messages may be lost.
+    :param disturbed: called when a node fails or its connection is lost.
+    :ivar troubled_at: when that happened last.
+    :ivar connected_at: when a connection was made last, after the start.
     """
 
     log = Logger()
@@ -76,6 +82,7 @@ class Nodes:
         channels: Sequence[str],
         received: Callable[[str], None],
         subscribed: Callable[[], None],
+        disturbed: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._endpoints = endpoints
@@ -93,14 +100,18 @@ class Nodes:
                 lambda: self._endpoint(choose()),
                 greeting=[("SUBSCRIBE", channel) for channel in channels],
                 received=received,
-                came_up=subscribed,
+                came_up=lambda: self._connected(subscribed),
+                went_down=self._disturbed,
             ),
         )
         self._background = Background()
         self._refreshing = False
         self._refreshes: LoopingCall | None = None
         self._stopped = False
-        self._troubled_at = 0.0
+        self._on_disturbed = disturbed
+        self.troubled_at = -math.inf
+        self.connected_at = -math.inf
+        self._repeats = Budget(clock=clock, per_s=REPEATS_PER_S, burst=REPEATS_AT_ONCE)
 
     @property
     def up(self) -> bool:
@@ -113,8 +124,13 @@ class Nodes:
             return False
         if not all(link.connected for link in links):
             return False
-        failing = any(link.trouble_since is not None for link in links)
-        return not failing or self._clock.seconds() - self._troubled_at > FORGET_TROUBLE_S
+        return not any(link.in_trouble for link in links) or not self.troubled_lately
+
+    @property
+    def troubled_lately(self) -> bool:
+        """Whether a node failed within the last seconds: records may be missing."""
+        lasted: float = self._clock.seconds() - self.troubled_at
+        return lasted <= FORGET_TROUBLE_S
 
     async def start(self) -> None:
         """Connect; returns when all is connected, or after a second when it is not."""
@@ -130,6 +146,8 @@ class Nodes:
         while not self._ready() and self._clock.seconds() < give_up:
             await self._pause(START_PAUSE_S)
             self._refresh()
+        if self._ready():  # no call of ours was ever without Redis
+            self.connected_at = -math.inf
 
     async def stop(self) -> None:
         """Close every connection; returns when nothing is open."""
@@ -162,10 +180,12 @@ class Nodes:
                         self._slots.moved(slot, node)
                     continue
                 self._note(link, error)
+                if not self._repeats.spend():
+                    raise RendezvousDown("too many commands fail at once") from error
                 await self._pause()
                 node, asking = self._node_of(slot), False
             else:
-                link.trouble_since = None
+                link.works()
                 return reply
 
     async def publish(self, channel: str, message: str) -> None:
@@ -176,7 +196,7 @@ class Nodes:
         """
         links = [link for link in self._links.values() if link.connected]
         random.shuffle(links)
-        links.sort(key=lambda link: link.trouble_since is not None)
+        links.sort(key=lambda link: link.in_trouble)
         sent = [
             Deferred.fromCoroutine(link.execute("PUBLISH", channel, message)) for link in links[:2]
         ]
@@ -188,18 +208,23 @@ class Nodes:
 
     def _note(self, link: Link, error: Exception) -> None:
         """Record trouble; gives up when it will not pass or has lasted too long."""
-        now = self._clock.seconds()
+        first = not link.in_trouble
+        hopeful = link.fails()
         self._disturbed()
-        if link.trouble_since is None:
-            link.trouble_since = now
+        if first:
             self.log.warn("redis fails: {error}", error=quoted(str(error), 80))
         passing = isinstance(error, txredisapi.ConnectionError) or str(error).startswith(PASSING)
-        if not passing or now - link.trouble_since >= PATIENCE_S:
+        if not (passing and hopeful):
             raise RendezvousDown("redis does not answer") from error
+
+    def _connected(self, also: Callable[[], None] = lambda: None) -> None:
+        self.connected_at = self._clock.seconds()
+        also()
 
     def _disturbed(self) -> None:
         """Something is wrong: masters may have changed."""
-        self._troubled_at = self._clock.seconds()
+        self.troubled_at = self._clock.seconds()
+        self._on_disturbed()
         self._refresh()
 
     def _node_of(self, slot: int) -> Node:
@@ -212,7 +237,12 @@ class Nodes:
             if self._stopped:
                 raise RendezvousDown("stopped")
             name = f"{node[0]}:{node[1]}"
-            link = self._new_link(name, lambda: self._endpoint(node), went_down=self._disturbed)
+            link = self._new_link(
+                name,
+                lambda: self._endpoint(node),
+                came_up=self._connected,
+                went_down=self._disturbed,
+            )
             self._links[node] = link
             link.start()
         return link

@@ -1,7 +1,8 @@
 """
 What daemons ask each other over PUBLISH when the records in Redis do not tell.
 
-The one invariant: a question has an answer within the wait it was given; silence is a no.
+A question has an answer within the wait it was given, as far as this process was running
+meanwhile; silence is a no. Few questions are open at once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from twisted.internet.defer import Deferred
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.errors import RendezvousDown
+from middlewared.waiting import FairCall
 
 ASK_WAIT_S = 0.3
+MOST_OPEN = 200
 
 
 class Questions:
@@ -45,11 +48,19 @@ class Questions:
         self._numbers = itertools.count()
         self._asked: dict[int, Deferred[bool]] = {}
 
-    async def ask(self, channel: str, *question: str, wait_s: float = ASK_WAIT_S) -> bool:
-        """Whether a daemon that listens to ``channel`` says yes within ``wait_s``."""
+    async def ask(
+        self, channel: str, *question: str, wait_s: float = ASK_WAIT_S, most: int = MOST_OPEN
+    ) -> bool:
+        """
+        Whether a daemon that listens to ``channel`` says yes within ``wait_s``.
+
+        :raises RendezvousDown: ``most`` questions are open already.
+        """
+        if len(self._asked) >= most:
+            raise RendezvousDown("too many questions to other daemons are open")
         number = next(self._numbers)
         reply = self._asked[number] = Deferred()
-        silence = self._clock.callLater(wait_s, reply.callback, False)
+        silence = FairCall(self._clock, wait_s, reply.callback, False)
         try:
             await self._publish(channel, json.dumps(["asked", self._channel, number, *question]))
             return await reply
@@ -57,8 +68,7 @@ class Questions:
             return False
         finally:
             del self._asked[number]
-            if silence.active():
-                silence.cancel()
+            silence.cancel()
 
     def asked(self, channel: str, number: int, *question: str) -> None:
         """Another daemon asks; only a yes is worth a message."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import secrets
 import uuid
 
 import attrs
@@ -19,6 +18,7 @@ from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
 
 PREFIX = "middlewared:"
 EVERYBODY = f"{PREFIX}daemons"
+SECRET = f"{PREFIX}secret"
 
 
 def channel_of(daemon: str) -> str:
@@ -33,55 +33,42 @@ def record_key(unique_key: str) -> str:
 
 def record_prefix(unique_key: str) -> str:
     """What the names of all records with the tag of ``unique_key`` begin with."""
-    return f"{PREFIX}{{{_tag(unique_key):04x}}}:call:"
+    return f"{PREFIX}{{{tag_of(unique_key):04x}}}:call:"
 
 
 def identity_key(incoming: IncomingCall) -> str:
     """What makes two requests of a PBX the same call; "" when nothing does."""
     if not incoming.call_id:
         return ""
-    tag = f"{_tag(incoming.call_id):04x}"
+    tag = f"{tag_of(incoming.call_id):04x}"
     return f"{PREFIX}{{{tag}}}:same:{incoming.sip_user_id}:{incoming.call_id}"
 
 
 def is_key(text: str) -> bool:
     """Whether ``text`` can be the unique_key of a shared call at all: a UUID in some form."""
-    return _folded(text) is not None
+    return _number(text) is not None
 
 
-def aimed(call: Call) -> Call:
-    """
-    The call, with a fresh key unless its key already has the tag of its call_id.
-
-    Of the 128 bits of a fresh key 112 are random, the last 16 aim at the tag.
-    """
-    tagged = call.incoming.call_id or call.unique_key
-    if is_key(call.unique_key) and _tag(call.unique_key) == _tag(tagged):
-        return call
-    return with_fresh_key(call)
-
-
-def with_fresh_key(call: Call) -> Call:
-    """The call under another, unguessable key of the same tag."""
-    start = secrets.token_hex(14)
-    last = _tag(call.incoming.call_id or call.unique_key) ^ _tag(f"{start}0000")
-    return attrs.evolve(call, unique_key=f"{start}{last:04x}")
-
-
-def _tag(text: str) -> int:
+def tag_of(text: str) -> int:
     """16 bits of a key or a call_id; those of a UUID are the XOR of its eight words."""
-    folded = _folded(text)
-    return binascii.crc_hqx(text.encode("utf-8", "replace"), 0) if folded is None else folded
+    number = _number(text)
+    if number is None:
+        return binascii.crc_hqx(text.encode("utf-8", "replace"), 0)
+    return folded(number)
 
 
-def _folded(text: str) -> int | None:
-    try:
-        number = uuid.UUID(text).int
-    except ValueError:
-        return None
+def folded(number: int) -> int:
+    """The XOR of the eight words of 16 bits of a UUID's number."""
     number ^= number >> 64
     number ^= number >> 32
     return (number ^ number >> 16) & 0xFFFF
+
+
+def _number(text: str) -> int | None:
+    try:
+        return uuid.UUID(text).int
+    except ValueError:
+        return None
 
 
 def call_text(call: Call) -> str:

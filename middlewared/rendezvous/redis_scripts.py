@@ -151,3 +151,14 @@ call('DEL', record)
 return 1
 """
 )
+
+# Gives the secret that all daemons share: the first one that was offered.
+# KEYS: secret
+# ARGV: the secret to be used if there is none
+# -> the secret
+SHARE = Script(
+    """
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
+"""
+)

@@ -14,8 +14,10 @@ import attrs
 
 from middlewared.clock import Clock
 from middlewared.model import Call, Settlement
+from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_nodes import Nodes
 from middlewared.rendezvous.redis_records import (
+    SECRET,
     call_from,
     call_text,
     identity_key,
@@ -23,9 +25,8 @@ from middlewared.rendezvous.redis_records import (
     record_prefix,
     settlement_from,
     settlement_text,
-    with_fresh_key,
 )
-from middlewared.rendezvous.redis_scripts import JOIN, LEAVE, RENEW, SETTLE
+from middlewared.rendezvous.redis_scripts import JOIN, LEAVE, RENEW, SETTLE, SHARE
 
 NOBODY = "-"  # no member's name
 
@@ -46,6 +47,7 @@ class SharedCalls:
 
     clock: Clock
     nodes: Nodes
+    keys: Keys
 
     async def join(self, call: Call, member: str, *, dead: str = NOBODY) -> Joined:
         """
@@ -62,7 +64,7 @@ class SharedCalls:
                 now, left_s = self.clock.seconds(), left_ms / 1000
                 joined = call_from(text, deadline=now + left_s)
                 return Joined(joined, self._settlement(answered), left_s, waker)
-            call = with_fresh_key(call)
+            call = self.keys.with_fresh_key(call)
 
     async def renew(
         self, call: Call, members: Sequence[str], waker: str
@@ -88,6 +90,10 @@ class SharedCalls:
         """Take a member away; True when nobody waits at the call any more."""
         args = (member, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
+
+    async def learn_secret(self) -> None:
+        """Share the secret of fresh keys; a Redis that came back empty gets it again."""
+        self.keys.learn(await self.nodes.run(SHARE, [SECRET], [self.keys.offer()]))
 
     def _settlement(self, text: str) -> Settlement | None:
         return settlement_from(text, received_at=self.clock.seconds()) if text else None

@@ -14,7 +14,7 @@ from middlewared.accounts.none import NoAccounts
 from middlewared.accounts.open import OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.config import AccountSettings, Config
-from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.interface import DaemonTable, DeviceRegistry
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.errors import ConfigError
@@ -29,8 +29,8 @@ AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
 Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
 
 
-class Registry(DeviceRegistry, Protocol):
-    """A registry that is opened and closed."""
+class Registry(DeviceRegistry, DaemonTable, Protocol):
+    """A registry that is opened and closed, with the table of the daemons that share it."""
 
     async def start(self) -> None: ...
 
@@ -46,8 +46,12 @@ def make_registry(config: Config, *, reactor: Any) -> Registry:
     return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
 
 
-def make_rendezvous(config: Config, *, reactor: Any) -> AnyRendezvous:
-    """The rendezvous of ``[redis]``; its connections never go through the proxy."""
+def make_rendezvous(config: Config, *, reactor: Any, table: DaemonTable) -> AnyRendezvous:
+    """
+    The rendezvous of ``[redis]``; its connections never go through the proxy.
+
+    :param table: where daemons report to each other whether they have Redis.
+    """
     redis = config.redis
     if not redis.nodes:
         return MemoryRendezvous(clock=reactor)
@@ -59,6 +63,7 @@ def make_rendezvous(config: Config, *, reactor: Any) -> AnyRendezvous:
         username=redis.username,
         password=redis.password,
         tls=ClientTLS(trust=load_trust(None)) if redis.tls else None,
+        table=table,
     )
 
 
