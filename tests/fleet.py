@@ -68,15 +68,24 @@ class FleetTestCase(DaemonTestCase):
 
     async def start_fleet(self, shared: Shared, daemons: int = 3) -> None:
         """Start the daemons, all at once."""
+        await self.start_each([shared] * daemons)
+
+    async def start_each(self, shares: Sequence[Shared], wait_ms: int = 20000) -> None:
+        """Start a daemon for each of ``shares``, all at once."""
         await self.google.start()
-        config = (
+        starting = [
+            self.start_daemon(self._config(shared, wait_ms), f"daemon{number}.ini")
+            for number, shared in enumerate(shares)
+        ]
+        self.daemons = await gatherResults(map(Deferred.fromCoroutine, starting))
+
+    def _config(self, shared: Shared, wait_ms: int) -> str:
+        return (
             f"{PORTS}[accounts]\nbackend = open\n"
-            "[calls]\nroundtrip_wait_ms = 20000\ndrain_ms = 500\n"
+            f"[calls]\nroundtrip_wait_ms = {wait_ms}\ndrain_ms = 500\n"
             f"[app:com.example:gcm]\napi_key = key\nurl = {self.google.url}/gcm/send\n"
             f"resend = never\n[database]\n{shared.database}\n[redis]\n{shared.redis}\n"
         )
-        starting = [self.start_daemon(config, f"daemon{number}.ini") for number in range(daemons)]
-        self.daemons = await gatherResults(map(Deferred.fromCoroutine, starting))
 
     async def register(self, at: int, number: int = 0) -> Answered:
         """The phone of account ``number`` registers at daemon ``at``."""
