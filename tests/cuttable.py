@@ -85,7 +85,7 @@ class _Accepted(_End):
         self.transport.resumeProducing()
 
 
-def _quiet(make: Any) -> Factory:
-    factory = Factory.forProtocol(make)
+def _quiet(make: Any) -> Any:
+    factory: Any = Factory.forProtocol(make)
     factory.noisy = False
     return factory

@@ -16,7 +16,7 @@ from middlewared.devices import queries
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
-from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
+from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
 from tests.servers.postgres import PostgresServer, shared_server
 
 
@@ -80,8 +80,38 @@ class PostgresContractTests(DeviceRegistryContract, PostgresCase):
         return await self.started()
 
 
+class PostgresDaemonTableTests(DaemonTableContract, PostgresCase):
+    """The table of daemons, with two daemons on one database."""
+
+    async def _members(self) -> None:
+        self.here = await self.started()
+        self.there = await self.started()
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        super().setUp()
+        return Deferred.fromCoroutine(self._members())
+
+    async def make_older(self, daemon: str, seconds: int) -> None:
+        older = f"seen_at = seen_at - interval '{seconds} seconds'"
+        self.server.sql(self.database, f"update daemons set {older} where daemon = '{daemon}'")
+
+    async def daemons(self) -> set[str]:
+        return {name for (name,) in self.server.sql(self.database, "select daemon from daemons")}
+
+
 class PostgresStartTests(PostgresCase):
     """The first connection."""
+
+    async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
+        """Its devices stay."""
+        registry = await self.started()
+        await registry.register(a_device())
+        await registry.stop()
+        older = "delete from schema_version where version > 1"
+        self.server.sql(self.database, "drop table daemons", older)
+        registry = await self.started()
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
 
     async def test_several_daemons_start_at_once(self) -> None:
         """Each of several daemons on a new database finds the whole schema."""

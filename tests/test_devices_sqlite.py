@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 import middlewared
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
-from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
+from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
 
 STARTED_AT_ONCE = """
 import sys
@@ -91,8 +91,37 @@ class SqliteContractTests(DeviceRegistryContract, SqliteCase):
         return await self.started()
 
 
+class SqliteDaemonTableTests(DaemonTableContract, SqliteCase):
+    """The table of daemons, with two daemons on one file."""
+
+    async def _members(self) -> None:
+        self.here = await self.started()
+        self.there = await self.started()
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        super().setUp()
+        return Deferred.fromCoroutine(self._members())
+
+    async def make_older(self, daemon: str, seconds: int) -> None:
+        older = f"seen_at = seen_at - {seconds}"
+        self.sql(f"update daemons set {older} where daemon = '{daemon}'")
+
+    async def daemons(self) -> set[str]:
+        return {str(name) for (name,) in self.sql("select daemon from daemons")}
+
+
 class SqliteStartTests(SqliteCase):
     """Opening the file."""
+
+    async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
+        """Its devices stay."""
+        registry = await self.started()
+        await registry.register(a_device())
+        await registry.stop()
+        self.sql("drop table daemons", "pragma user_version = 1")
+        registry = await self.started()
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
 
     async def test_file_is_for_its_owner_alone(self) -> None:
         """Push tokens are secrets."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from typing import Any
 
 import attrs
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.client import ResponseFailed
 
 from middlewared.background import Background
+from middlewared.simulator.google_rules import GooglePush
 from tests.cuttable import CuttableProxy
-from tests.fleet import FleetTestCase, Shared, clock
+from tests.fleet import FleetTestCase, Shared
 from tests.servers.redis import Redis
 
+clock: Any = reactor
 CALLS_PER_S = 20
 
 
@@ -45,10 +49,10 @@ class PartitionTests(FleetTestCase):
             push = await self.pushes.get()
             self.background.run(self.phone_answers(push))
 
-    async def phone_answers(self, push: object) -> None:
+    async def phone_answers(self, push: GooglePush) -> None:
         """The balancer repeats a 503 at the next daemon."""
         for at in self.next_daemons():
-            status = await self.answer(at, push)  # type: ignore[arg-type]
+            status = await self.answer(at, push)
             self.outcomes[f"phone {status}"] += 1
             if status != 503:
                 return

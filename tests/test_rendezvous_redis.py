@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from middlewared.model import Outcome
+from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis_records import record_key
 from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer, shared_facts
 from tests.redis_members import Cable, SharedRendezvousCase
@@ -116,6 +117,41 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         """What a stranger sends to the open answer route is refused without asking Redis."""
         for key in ("", "abc", "{}", "é" * 200, "\udcff", "0" * 31):
             self.assertFalse(await self.here.answer(key, an_answer()))
+
+    async def test_an_unknown_key_costs_one_look_up(self) -> None:
+        """Nobody else is asked while Redis is well, made up or late though the key may be."""
+        late = await self.here.join(a_call())
+        late.leave()
+        await self.until(lambda: not self.records())
+        before = self.calls_of("publish"), self.calls_of("evalsha")
+        for key in (fresh_key(), late.call.unique_key):
+            self.assertFalse(await self.there.answer(key, an_answer()))
+        after = self.calls_of("publish"), self.calls_of("evalsha")
+        self.assertEqual(after, (before[0], before[1] + 2))
+
+    async def test_keys_are_recognised_by_every_member(self) -> None:
+        """The one that holds the call, the others by the key's check; no made-up one."""
+        place = await self.here.join(a_call())
+        for member in (self.here, self.there):
+            self.assertTrue(member.recognises(place.call.unique_key))
+            self.assertFalse(member.recognises(fresh_key()))
+        place.leave()
+
+    async def test_a_redis_that_lost_the_secret_gets_it_again(self) -> None:
+        """Keys from before are recognised by a daemon that starts afterwards."""
+        place = await self.here.join(a_call())
+        self.server.run("FLUSHALL")
+        self.server.run("CLIENT", "KILL", "TYPE", "PUBSUB")
+        await self.until(lambda: self.server.run("EXISTS", "middlewared:secret") == 1)
+        third = await self.member([self.server.node])
+        self.assertTrue(third.recognises(place.call.unique_key))
+        place.leave()
+
+    def calls_of(self, command: str) -> int:
+        """How often the server was given a command."""
+        lines = self.server.run("INFO", "commandstats").splitlines()
+        found = [line for line in lines if line.startswith(f"cmdstat_{command}:")]
+        return int(found[0].split("calls=")[1].split(",")[0]) if found else 0
 
     async def test_strange_messages_are_ignored(self) -> None:
         """A message of another version of the program does no harm."""

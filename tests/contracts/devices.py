@@ -13,7 +13,8 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from middlewared.devices.interface import DeviceRegistry
+from middlewared import __version__
+from middlewared.devices.interface import DaemonTable, DeviceRegistry
 from middlewared.model import Device, Platform, ResponseRecord
 
 ACCOUNT = 123456789
@@ -212,4 +213,53 @@ class DeviceRegistryContract(_Case):
 
     async def start_another(self) -> DeviceRegistry:
         """One more member on the same database, started; the test case stops it."""
+        raise NotImplementedError
+
+
+class DaemonTableContract(_Case):
+    """The behaviour of the table of daemons, seen by the members ``here`` and ``there``."""
+
+    here: DaemonTable
+    there: DaemonTable
+
+    async def test_a_daemon_hears_of_the_others(self) -> None:
+        """Not of itself; of each its last report, and how old that is."""
+        self.assertEqual(await self.here.report("a", redis_up=True, waiting=1), [])
+        (peer,) = await self.there.report("b", redis_up=False, waiting=2)
+        self.assertEqual((peer.daemon, peer.redis_up, peer.waiting), ("a", True, 1))
+        self.assertEqual(peer.version, __version__)
+        self.assertTrue(0 <= peer.age_s < 3, peer.age_s)
+        (peer,) = await self.here.report("a", redis_up=False, waiting=0)
+        self.assertEqual((peer.daemon, peer.redis_up, peer.waiting), ("b", False, 2))
+        (peer,) = await self.there.report("b", redis_up=True, waiting=0)
+        self.assertEqual((peer.redis_up, peer.waiting), (False, 0))
+
+    async def test_daemons_may_report_at_once(self) -> None:
+        """Each time, from everywhere."""
+        names = [str(number) for number in range(10)]
+        reports = [
+            Deferred.fromCoroutine(member.report(name, redis_up=True, waiting=0))
+            for member in (self.here, self.there)
+            for name in names
+        ]
+        await gatherResults(reports)
+        heard = await self.here.report("0", redis_up=True, waiting=0)
+        self.assertEqual({peer.daemon for peer in heard}, set(names[1:]))
+
+    async def test_a_silent_daemon_is_not_heard_of(self) -> None:
+        """After three seconds; after a minute it is forgotten."""
+        for name in ("recent", "silent", "gone"):
+            await self.here.report(name, redis_up=True, waiting=0)
+        await self.make_older("silent", 4)
+        await self.make_older("gone", 61)
+        heard = await self.there.report("this", redis_up=True, waiting=0)
+        self.assertEqual([peer.daemon for peer in heard], ["recent"])
+        self.assertEqual(await self.daemons(), {"recent", "silent", "this"})
+
+    async def make_older(self, daemon: str, seconds: int) -> None:
+        """Let a daemon's last report be ``seconds`` older; the concrete case knows its SQL."""
+        raise NotImplementedError
+
+    async def daemons(self) -> set[str]:
+        """Who is in the table."""
         raise NotImplementedError
