@@ -144,7 +144,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.server.run("CLIENT", "KILL", "TYPE", "PUBSUB")
         await self.until(lambda: self.server.run("EXISTS", "middlewared:secret") == 1)
         third = await self.member([self.server.node])
-        self.assertTrue(third.recognises(place.call.unique_key))
+        await self.until(lambda: third.recognises(place.call.unique_key))
         place.leave()
 
     def calls_of(self, command: str) -> int:

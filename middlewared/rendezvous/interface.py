@@ -78,10 +78,11 @@ class Rendezvous(Protocol):
 
     def recognises(self, unique_key: str) -> bool:
         """
-        Whether this process is sure, with nobody asked, that the key belongs to a call.
+        Whether the key is known, at once and without asking anybody, to be of a call of ours.
 
-        True for every call that has a place at this daemon, and for one that was answered
-        here while its wait lasts. False means nothing: :meth:`answer` finds out.
+        True when the call is held here, or the key proves that a daemon of this rendezvous
+        has made it (the call may be over). False does not prove the contrary: a call_id that
+        serves as the key of a call held elsewhere is not recognised.
         """
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
@@ -92,15 +93,6 @@ class Rendezvous(Protocol):
             unknown, too late, or every PBX connection gone. True otherwise; a repeat is
             True and changes nothing.
         :raises RendezvousDown: it cannot be known.
-        """
-
-    def recognises(self, unique_key: str) -> bool:
-        """
-        Whether the key is known, at once and without asking anybody, to be of a call of ours.
-
-        True when the call is held here, or the key proves that a daemon of this rendezvous
-        has made it (the call may be over). False does not prove the contrary: a call_id that
-        serves as the key of a call held elsewhere is not recognised.
         """
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:

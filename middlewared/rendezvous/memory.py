@@ -108,10 +108,6 @@ class MemoryRendezvous:
             self._tell(waiting, Settlement(outcome, answer))
         return True
 
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Rendezvous.recognises`."""
-        return unique_key in self._calls
-
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
         waiting = self._calls.get(unique_key)

@@ -145,7 +145,7 @@ class RedisRendezvous:
     async def start(self) -> None:
         """Connect; returns within about a second even when Redis is away."""
         await self._nodes.start()
-        await self._learn_secret()
+        await self._renewals.learn_secret()
         self._renewals.start()
         self._peers.start()
 
@@ -173,10 +173,6 @@ class RedisRendezvous:
         seated: Deferred[SharedPlace] = Deferred()
         self._background.run(self._join_for(seated, self._keys.aimed(call)))
         return await seated
-
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Rendezvous.recognises`."""
-        return self._held.find(unique_key) is not None
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; places here are told before it waits."""
@@ -335,14 +331,10 @@ class RedisRendezvous:
 
     def _subscribed(self) -> None:
         self._renewals.renew_all()
-        self._background.run(self._learn_secret())
+        self._background.run(self._renewals.learn_secret())
 
     def _disturbed(self) -> None:
         self._peers.hurry()
-
-    async def _learn_secret(self) -> None:
-        with contextlib.suppress(RendezvousDown):
-            await self._shared.learn_secret()
 
     # Messages
 

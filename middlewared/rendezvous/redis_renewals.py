@@ -82,6 +82,11 @@ class Renewals:
         if not self._all_running:
             self._background.run(self._renew_all())
 
+    async def learn_secret(self) -> None:
+        """Share the secret of fresh keys; without Redis it is tried again in the next round."""
+        with contextlib.suppress(RendezvousDown):
+            await self._shared.learn_secret()
+
     def check(self, held: Held) -> None:
         """Look at one call."""
         self._background.run(self._renew_each([held]))
@@ -105,6 +110,8 @@ class Renewals:
         """Back up a lost message; after trouble, everything."""
         if self.behind and self._nodes.up:
             self.renew_all()
+        if not self._shared.keys.known:
+            self._background.run(self.learn_secret())
         before = self._clock.seconds() - INTERVAL_S
         stale = [held for held in self._held.all() if held.waits and held.checked_at < before]
         stale.sort(key=lambda held: held.checked_at)
