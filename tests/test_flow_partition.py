@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections import Counter
 from typing import Any
@@ -123,3 +124,22 @@ class PartitionTests(FleetTestCase):
         await gatherResults([Deferred.fromCoroutine(self.place_call()) for _ in range(30)])
         await self.background.finish()
         self.assertEqual(self.outcomes["answered"], 30, self.outcomes)
+
+
+class PausedDaemonTests(FleetTestCase):
+    """A daemon that is stopped for a while, as a virtual machine that is moved."""
+
+    async def test_answers_that_came_during_the_pause_count(self) -> None:
+        """The phones were told 202 elsewhere, so the PBX is told ACK, though it is late."""
+        redis, wait_s = Redis(), 2.0
+        self.addCleanup(redis.remove)
+        await self.start_each([Shared.of(redis)] * 2, wait_ms=int(wait_s * 1000))
+        self.assertEqual((await self.register(at=0)).status, 201)
+        held = [self.call(0) for _ in range(16)]
+        pushes = await self.pushed(len(held))
+        self.daemons[0].signal(signal.SIGSTOP)
+        answers = [Deferred.fromCoroutine(self.answer(1, push)) for push in pushes]
+        self.assertEqual(await gatherResults(answers), [202] * len(held))
+        await deferLater(clock, wait_s * 1.5)
+        self.daemons[0].signal(signal.SIGCONT)
+        self.assert_acknowledged(*await gatherResults(held))
