@@ -13,6 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.trial.unittest import TestCase
 
+from middlewared.clock import WallClock
 from middlewared.model import Call, Device, IncomingCall, Platform
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.credentials import (
@@ -124,9 +125,17 @@ class AppleTestCase(TestCase):
             connections=connections or self.connections,
         )
 
-    def provide(self, settings: ApnsSettings, *, clock: Any = reactor) -> ApnsProvider:
+    def provide(
+        self,
+        settings: ApnsSettings,
+        *,
+        clock: Any = reactor,
+        wall: WallClock = reactor.seconds,
+    ) -> ApnsProvider:
         """A started provider."""
-        provider = ApnsProvider(clock=clock, endpoint=tcp, tokens=self.tokens, settings=settings)
+        provider = ApnsProvider(
+            clock=clock, endpoint=tcp, tokens=self.tokens, settings=settings, wall=wall
+        )
         provider.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
         return provider

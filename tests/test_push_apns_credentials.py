@@ -133,8 +133,8 @@ class ProviderTokenTests(KeyTests):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
-        self.clock.advance(1_700_000_000)
-        self.tokens = ProviderTokens(clock=self.clock)
+        self.wall_s = 1_700_000_000.0
+        self.tokens = ProviderTokens(clock=self.clock, wall=lambda: self.wall_s)
 
     def test_what_apple_reads(self) -> None:
         """ES256, the key's id, the team and the time."""
@@ -154,12 +154,20 @@ class ProviderTokenTests(KeyTests):
         self.clock.advance(1)
         self.assertIsNot(self.tokens.current(self.load(self.key.path)), first)
 
-    def test_a_clock_set_back(self) -> None:
-        """A token from the future would be refused."""
+    def test_a_wall_clock_that_steps(self) -> None:
+        """A token that was good stays in use; Apple would refuse too many new ones."""
         credentials = self.load(self.key.path)
         first = self.tokens.current(credentials)
-        self.clock.rightNow -= 10
-        self.assertIsNot(self.tokens.current(credentials), first)
+        for step_s in (-3600, 7200, -5):
+            self.wall_s += step_s
+            self.assertIs(self.tokens.current(credentials), first)
+
+    def test_the_time_in_a_token_is_the_wall_clocks(self) -> None:
+        """Apple compares it with its own."""
+        self.clock.advance(12345)
+        token = self.tokens.current(self.load(self.key.path))
+        claims = jwt.decode(token.text, options={"verify_signature": False})
+        self.assertEqual(claims["iat"], int(self.wall_s))
 
     def test_tokens_called_expired_are_not_renewed_for_ever(self) -> None:
         """Apple would answer TooManyProviderTokenUpdates; after a while there is hope again."""

@@ -65,8 +65,18 @@ class SendingTests(AppleTestCase):
         self.assertEqual(received.token, TOKEN)
         self.assertEqual(received.headers["apns-push-type"], "voip")
         self.assertEqual(received.headers["apns-topic"], "com.voipgrid.vialer.voip")
-        self.assertEqual(received.headers["apns-expiration"], str(int(push.deadline)))
         self.assertEqual(received.payload["unique_key"], push.call.unique_key)
+
+    async def test_the_expiration_is_the_deadline_by_the_wall_clock(self) -> None:
+        """Apple knows nothing of the clock that deadlines are measured by."""
+        apple = await self.serve()
+        ahead_s = 5000
+        provider = self.provide(self.settings(apple.url), wall=lambda: reactor.seconds() + ahead_s)
+        push = call_push()
+        await provider.send(push)
+        (received,) = apple.record.delivered
+        expiration = int(received.headers["apns-expiration"])
+        self.assertLess(abs(expiration - push.deadline - ahead_s), 2)
 
     async def test_a_call_is_pushed_with_a_provider_token(self) -> None:
         """A team's key serves as well as a certificate."""

@@ -86,10 +86,12 @@ class AccessTokensTests(SynchronousTestCase):
     def setUp(self) -> None:
         """No token yet."""
         self.clock = Clock()
-        self.clock.advance(NOW)
+        self.wall_s = float(NOW)
         self.http = ScriptedClient()
         self.made, self.account = service_account()
-        self.tokens = AccessTokens(account=self.account, http=self.http, clock=self.clock)
+        self.tokens = AccessTokens(
+            account=self.account, http=self.http, clock=self.clock, wall=lambda: self.wall_s
+        )
 
     def get(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self.tokens.get())
@@ -244,6 +246,14 @@ class AccessTokensTests(SynchronousTestCase):
             self.answer(refusal(400, INVALID_GRANT, Date=datetimeToString(NOW - 7200)))
         self.assertEqual(self.successResultOf(waiting), ConfigFault("invalid_grant"))
         self.assertEqual(round(events[0]["skew_s"]), 7200)
+
+    def test_wall_clock_that_steps_ends_no_token(self) -> None:
+        """How long a token holds was told as a duration."""
+        token = self.with_token()
+        for step_s in (-3600, 7200):
+            self.wall_s += step_s
+            self.assertIs(self.successResultOf(self.get()), token)
+        self.assertEqual(len(self.http.answers), 1)
 
     def test_discarded_token_is_renewed(self) -> None:
         """Pushes refused with the same token share one renewal."""

@@ -16,6 +16,7 @@ import psycopg2.errors
 from twisted.logger import Logger
 
 from middlewared import __version__
+from middlewared.clock import WallClock, wall_clock
 from middlewared.devices import queries
 from middlewared.devices.hosts import read_url
 from middlewared.devices.interface import PeerState
@@ -91,9 +92,15 @@ class PostgresRegistry:
     _log = Logger()
 
     def __init__(
-        self, *, url: str, reactor: Any, pool_size: int = 5, timeout_s: float = 2.0
+        self,
+        *,
+        url: str,
+        reactor: Any,
+        pool_size: int = 5,
+        timeout_s: float = 2.0,
+        wall: WallClock = wall_clock,
     ) -> None:
-        self._reactor = reactor
+        self._wall = wall
         # A server that is alive ends a statement before we take it for silent, and one
         # silent server leaves time for a try with the next.
         query_timeout_s = timeout_s / 2
@@ -173,7 +180,7 @@ class PostgresRegistry:
         return [PeerState(*row) for row in result.rows]
 
     async def ping(self) -> None:
-        await self._execute(queries.PING, lambda: [self._reactor.seconds()], urgent=True)
+        await self._execute(queries.PING, lambda: [self._wall()], urgent=True)
 
     async def _changes(self, statement: str, *values: object) -> bool:
         return (await self._run(statement, *values)).count > 0

@@ -20,6 +20,7 @@ from typing import TypeVar
 from twisted.logger import Logger
 
 from middlewared import __version__
+from middlewared.clock import WallClock, wall_clock
 from middlewared.devices import queries
 from middlewared.devices.interface import PeerState
 from middlewared.devices.lane import Lane, Reactor
@@ -55,8 +56,15 @@ class SqliteRegistry:
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
     """
 
-    def __init__(self, *, path: Path, reactor: Reactor, timeout_s: float = 2.0) -> None:
-        self._reactor = reactor
+    def __init__(
+        self,
+        *,
+        path: Path,
+        reactor: Reactor,
+        timeout_s: float = 2.0,
+        wall: WallClock = wall_clock,
+    ) -> None:
+        self._wall = wall
         # SQLite waits for another process's lock at most half of a request's time, so
         # that a request which queued up behind such a wait still has the other half.
         writing = _File(path, lock_wait_s=timeout_s / 2, reading=False)
@@ -144,7 +152,7 @@ class SqliteRegistry:
 
     async def ping(self) -> None:
         await _running(self._reader, lambda c: _row(c, queries.FIND, 0))
-        await self._changes(queries.PING, self._reactor.seconds())
+        await self._changes(queries.PING, self._wall())
 
     async def _changes(self, statement: str, *values: object) -> bool:
         """Run one statement that writes; whether it changed a row."""

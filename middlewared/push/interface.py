@@ -37,7 +37,7 @@ class CallPush:
 
     @property
     def deadline(self) -> float:
-        """Epoch seconds after which the push is of no use and must not be sent."""
+        """When the push must not be sent any more, by the clock of its call."""
         return self.call.deadline
 
 
@@ -45,6 +45,8 @@ class CallPush:
 class NoticePush:
     """
     Tell ``device`` that its account moved to another device (a text, not a call).
+
+    ``deadline`` is one by the process's own clock, as a call's is.
 
     iOS: an alert to ``remote_notification_token``, never a VoIP push (iOS kills the app).
     Android and GCM: data type "message".

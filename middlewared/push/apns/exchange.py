@@ -79,7 +79,7 @@ class Exchange:
     ) -> None:
         """
         :param block: the HPACK header block.
-        :param deadline: epoch seconds after which it must not be sent.
+        :param deadline: when it must not be sent any more, by the pool's clock.
         :param wanted: asked right before it is sent.
         """
         self.block = block

@@ -16,7 +16,7 @@ from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from middlewared.background import Background
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.alarm import MassRefusal
 from middlewared.push.apns.credentials import Credentials, KeyCredentials
 from middlewared.push.apns.exchange import Answer, Exchange, always_wanted
@@ -74,7 +74,11 @@ class ApnsSettings:
 
 @attrs.frozen
 class Message:
-    """What a push comes to for Apple: ``call`` tells VoIP from alert."""
+    """
+    What a push comes to for Apple: ``call`` tells VoIP from alert.
+
+    ``expiration`` is in epoch seconds, since Apple reads it; ``deadline`` is ours.
+    """
 
     call: bool
     token: str = attrs.field(repr=False)
@@ -103,9 +107,11 @@ class ApnsProvider:
         endpoint: Endpoints,
         tokens: ProviderTokens,
         settings: ApnsSettings,
+        wall: WallClock = wall_clock,
     ) -> None:
         """:param tokens: shared by all apps of the process."""
         self._clock = clock
+        self._wall = wall
         self._endpoint = endpoint
         self._tokens = tokens
         self._settings = settings
@@ -143,7 +149,7 @@ class ApnsProvider:
 
     async def send(self, push: Push) -> PushResult:
         """Send ``push``; see the interface."""
-        message = _message(push)
+        message = _message(push, self._wall() - self._clock.seconds())
         if message is None:
             return Rejected("no notification token")
         home = self._environments["sandbox" if push.device.sandbox else "production"]
@@ -201,7 +207,7 @@ class ApnsProvider:
         end = await exchange.ended
         if not isinstance(end, Answer):
             return end
-        result = judge(end, self._clock.seconds())
+        result = judge(end, self._wall())
         if exchange.carrier is not None:
             if isinstance(result, Temporary):
                 exchange.carrier.distrust()
@@ -246,15 +252,20 @@ class ApnsProvider:
         )
 
 
-def _message(push: Push) -> Message | None:
-    """None when there is no token to send a notice to."""
+def _message(push: Push, to_epoch_s: float) -> Message | None:
+    """
+    None when there is no token to send a notice to.
+
+    :param to_epoch_s: what makes a deadline epoch seconds.
+    """
     device = push.device
+    expiration = push.deadline + to_epoch_s
     if isinstance(push, CallPush):
         body = apple_call_payload(push)
-        return Message(True, device.token, body, push.deadline, push.deadline, push.wanted)
+        return Message(True, device.token, body, expiration, push.deadline, push.wanted)
     if not device.remote_notification_token:
         return None
-    expiration = push.deadline + NOTICE_LIFE_S
+    expiration += NOTICE_LIFE_S
     body = apple_notice_payload(push)
     token = device.remote_notification_token
     return Message(False, token, body, expiration, push.deadline, always_wanted)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 import jwt
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.credentials import KeyCredentials
 
 RENEW_AFTER_S = 50 * 60.0
@@ -26,24 +26,29 @@ see one in 20 minutes; if even the third is called expired, our clock is wrong.
 
 @attrs.frozen
 class ProviderToken:
-    """A token and when it was made, in epoch seconds."""
+    """A token and when it was made, by the clock of its :class:`ProviderTokens`."""
 
     text: str = attrs.field(repr=False)
     made_at: float
 
 
 class ProviderTokens:
-    """All provider tokens of this process; bounded by the keys that were configured."""
+    """
+    All provider tokens of this process; bounded by the keys that were configured.
 
-    def __init__(self, *, clock: Clock) -> None:
+    A token's age is measured by ``clock``; what Apple reads in it comes from ``wall``.
+    """
+
+    def __init__(self, *, clock: Clock, wall: WallClock = wall_clock) -> None:
         self._clock = clock
+        self._wall = wall
         self._tokens: dict[KeyCredentials, ProviderToken] = {}
         self._forced: dict[KeyCredentials, list[float]] = {}
 
     def current(self, credentials: KeyCredentials) -> ProviderToken:
         """The token of a key; a new one when it is 50 minutes old."""
         token = self._tokens.get(credentials)
-        if token is None or not 0 <= self._clock.seconds() - token.made_at < RENEW_AFTER_S:
+        if token is None or self._clock.seconds() - token.made_at >= RENEW_AFTER_S:
             token = self._make(credentials)
         return token
 
@@ -64,12 +69,11 @@ class ProviderTokens:
         return self._make(credentials)
 
     def _make(self, credentials: KeyCredentials) -> ProviderToken:
-        now = self._clock.seconds()
         text = jwt.encode(
-            {"iss": credentials.team_id, "iat": int(now)},
+            {"iss": credentials.team_id, "iat": int(self._wall())},
             credentials.key,
             algorithm="ES256",
             headers={"kid": credentials.key_id},
         )
-        token = self._tokens[credentials] = ProviderToken(text, now)
+        token = self._tokens[credentials] = ProviderToken(text, self._clock.seconds())
         return token

@@ -9,6 +9,7 @@ up and try again would keep the daemon busy just when there is too much to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -77,7 +78,7 @@ class Attempts:
     def _tell(self, trouble: str, *, fault: bool = False) -> None:
         """One line for each trouble, not one for each push that met it."""
         now = self._clock.seconds()
-        if now < self._told.get(trouble, 0.0) + _SAME_LINE_EVERY_S:
+        if now < self._told.get(trouble, -inf) + _SAME_LINE_EVERY_S:
             return
         if len(self._told) >= _MOST_LINES_KEPT:
             self._told.clear()

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
 from middlewared.push.google.credentials import ServiceAccount
@@ -76,6 +76,7 @@ class FcmProvider:
         http: HttpClient,
         clock: Clock,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+        wall: WallClock = wall_clock,
     ) -> None:
         """
         :param url: the base URL, ``https://fcm.googleapis.com``.
@@ -84,7 +85,8 @@ class FcmProvider:
         self._url = f"{url.rstrip('/')}/v1/projects/{project}/messages:send"
         self._http = http
         self._clock = clock
-        self._tokens = AccessTokens(account=account, http=http, clock=clock)
+        self._wall = wall
+        self._tokens = AccessTokens(account=account, http=http, clock=clock, wall=wall)
         self._attempts = Attempts(app=app, clock=clock, timeout_s=attempt_timeout_s)
 
     def start(self) -> None:
@@ -110,7 +112,7 @@ class FcmProvider:
             if not isinstance(token, AccessToken):
                 return token
             reply = await self._post(push, token, limit_s)
-        return verdict(reply, self._clock.seconds())
+        return verdict(reply, self._wall())
 
     async def _post(self, push: Push, token: AccessToken, limit_s: float) -> Reply:
         return await self._http.request(
@@ -128,7 +130,7 @@ class FcmProvider:
 
 
 def verdict(reply: Reply, now: float) -> PushResult:
-    """What an answer of FCM means for the push, the token and the app."""
+    """What an answer of FCM means for the push, the token and the app; ``now`` in epoch seconds."""
     document = json_object(reply)
     if reply.status == 200:
         return Accepted() if document.get("name") else Temporary("no-message-name")

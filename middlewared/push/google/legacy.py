@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
 from middlewared.push.google.payload import google_data
@@ -78,6 +78,7 @@ class LegacyProvider:
         http: HttpClient,
         clock: Clock,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
+        wall: WallClock = wall_clock,
     ) -> None:
         """
         :param url: where to POST; for an FCM base URL see :func:`fcm_send_url`.
@@ -89,6 +90,7 @@ class LegacyProvider:
         }
         self._http = http
         self._clock = clock
+        self._wall = wall
         self._attempts = Attempts(app=app, clock=clock, timeout_s=attempt_timeout_s)
 
     def start(self) -> None:
@@ -112,7 +114,7 @@ class LegacyProvider:
             turn_s=push.deadline - self._clock.seconds(),
             wanted=wanted(push),
         )
-        return verdict(reply, push.device.token, self._clock.seconds())
+        return verdict(reply, push.device.token, self._wall())
 
 
 def fcm_send_url(base_url: str) -> str:
@@ -121,7 +123,11 @@ def fcm_send_url(base_url: str) -> str:
 
 
 def verdict(reply: Reply, token: str, now: float) -> PushResult:
-    """What an answer means for the push to ``token``, the token and the app."""
+    """
+    What an answer means for the push to ``token``, the token and the app.
+
+    :param now: epoch seconds.
+    """
     results = objects(json_object(reply).get("results"))
     result = results[0] if results else {}
     if reply.status == 200 and result.get("message_id"):

@@ -8,6 +8,7 @@ waits for it; so an outage of the token server is not noticed while a token is k
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import TypeAlias
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ import jwt
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply
 from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.replies import json_object, retry_after_s, server_time, word
@@ -36,7 +37,7 @@ NOTABLE_SKEW_S = 60.0
 
 @attrs.frozen
 class AccessToken:
-    """What a push shows to Google. Times are epoch seconds."""
+    """What a push shows to Google. Times are those of the clock of its :class:`AccessTokens`."""
 
     text: str = attrs.field(repr=False)
     renew_at: float
@@ -47,20 +48,32 @@ Fault: TypeAlias = ConfigFault | Temporary
 
 
 class AccessTokens:
-    """The access token of one service account, shared by all its pushes."""
+    """
+    The access token of one service account, shared by all its pushes.
+
+    How long a token holds is measured by ``clock``; what Google reads comes from ``wall``.
+    """
 
     _log = Logger()
 
-    def __init__(self, *, account: ServiceAccount, http: HttpClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        account: ServiceAccount,
+        http: HttpClient,
+        clock: Clock,
+        wall: WallClock = wall_clock,
+    ) -> None:
         self._account = account
         self._http = http
         self._clock = clock
+        self._wall = wall
         self._token: AccessToken | None = None
         self._renewing: Deferred[AccessToken | Fault] | None = None
         self._fault: Fault = Temporary("no-token")
         self._failures = 0
-        self._failed_at = 0.0
-        self._discarded_at = 0.0
+        self._failed_at = -inf
+        self._discarded_at = -inf
 
     async def get(self) -> AccessToken | Fault:
         """
@@ -145,7 +158,7 @@ class AccessTokens:
         asked_at = self._clock.seconds()
         grant = {
             "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            "assertion": self._assertion(asked_at),
+            "assertion": self._assertion(self._wall()),
         }
         reply = await self._http.request(
             "POST",
@@ -169,11 +182,12 @@ class AccessTokens:
 
     def _judge(self, reply: Reply) -> Fault:
         """Why this answer holds no token."""
+        now = self._wall()
         reason = word(json_object(reply).get("error")) or f"token-{reply.status}"
         if reply.status < 400 or reply.status == 429 or reply.status >= 500:
             self._log.warn("no access token from {uri}: {why}", uri=self._uri, why=reason)
-            return Temporary(reason, retry_after_s(reply, self._clock.seconds()))
-        skew_s = self._clock.seconds() - (server_time(reply) or self._clock.seconds())
+            return Temporary(reason, retry_after_s(reply, now))
+        skew_s = now - (server_time(reply) or now)
         if abs(skew_s) > NOTABLE_SKEW_S:
             self._log.error(
                 "{uri} refuses the service account {account} ({why}): our clock is"

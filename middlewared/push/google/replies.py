@@ -43,7 +43,7 @@ def word(value: object) -> str:
 
 
 def retry_after_s(reply: Reply, now: float) -> float | None:
-    """Retry-After in seconds from now; None when absent or unreadable."""
+    """Retry-After in seconds from ``now`` (epoch seconds); None when absent or unreadable."""
     said = reply.header("Retry-After") or ""
     return retry_after.retry_after_s(said, server_time(reply) or now)
 
