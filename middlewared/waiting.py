@@ -33,11 +33,20 @@ class FairCall:
     """
 
     def __init__(
-        self, clock: Clock, delay_s: float, function: Callable[..., object], *args: object
+        self,
+        clock: Clock,
+        delay_s: float,
+        function: Callable[..., object],
+        *args: object,
+        slices: int = SLICES,
     ) -> None:
+        """
+        :param slices: 1 for a deadline that holds whatever happens to this process: no
+            pause is deducted then, but sockets are read before the call.
+        """
         self._clock = clock
-        self._slice_s = delay_s / SLICES
-        self._left = SLICES
+        self._slice_s = delay_s / slices
+        self._left = slices
         self._function = function
         self._args = args
         self._timer: DelayedCall | None = clock.callLater(self._slice_s, self._passed)
@@ -65,12 +74,21 @@ class FairCall:
         self._function(*self._args)
 
 
-def with_fair_timeout(waited: Deferred[T], timeout_s: float, clock: Clock) -> Deferred[T]:
+def with_fair_timeout(
+    waited: Deferred[T],
+    timeout_s: float,
+    clock: Clock,
+    late: Callable[[], T] | None = None,
+    *,
+    slices: int = SLICES,
+) -> Deferred[T]:
     """
     Cancel ``waited`` after ``timeout_s`` seconds, counted as :class:`FairCall` counts them.
 
     Like ``Deferred.addTimeout``: the result is then a
     :class:`twisted.internet.defer.TimeoutError`, unless the cancelled Deferred gave another.
+
+    :param late: gives the result, or raises the error, that stands for the TimeoutError.
     """
     expired = False
 
@@ -79,11 +97,13 @@ def with_fair_timeout(waited: Deferred[T], timeout_s: float, clock: Clock) -> De
         expired = True
         waited.cancel()
 
-    timer = FairCall(clock, timeout_s, expire)
+    timer = FairCall(clock, timeout_s, expire, slices=slices)
 
     def ended(result: Any) -> Any:
         timer.cancel()
         if expired and isinstance(result, Failure) and result.check(CancelledError):
+            if late is not None:
+                return late()
             raise TimeoutError(timeout_s, "Deferred")
         return result
 

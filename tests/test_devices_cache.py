@@ -169,7 +169,7 @@ class OutageTests(SynchronousTestCase):
         self.devices.held = Deferred()
         found = self.begin(self.cache.find(ACCOUNT))
         self.assertNoResult(found)
-        self.clock.advance(0.2)
+        self.clock.pump([0.05] * 4 + [0.0])
         self.assertEqual(self.successResultOf(found), a_device())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

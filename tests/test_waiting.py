@@ -39,6 +39,12 @@ class FairCallTests(SynchronousTestCase):
         self.assertTrue(call.active())
         self.assertEqual(self.calls, [])
 
+    def test_a_deadline_holds_through_a_pause(self) -> None:
+        """With one slice nothing is deducted."""
+        FairCall(self.clock, 1.0, self.calls.append, "late", slices=1)
+        self.clock.advance(10.0)
+        self.assertEqual(self.calls, ["late"])
+
     def test_cancel_is_harmless_afterwards(self) -> None:
         """A call that was made is not active, and cancelling it changes nothing."""
         call = FairCall(self.clock, 1.0, self.calls.append, "late")
@@ -93,6 +99,13 @@ class WithFairTimeoutTests(SynchronousTestCase):
         waited = with_fair_timeout(Deferred[None](), 1.0, clock)
         clock.pump([0.25] * SLICES + [0.0])
         self.failureResultOf(waited, TimeoutError)
+
+    def test_another_result_may_stand_for_the_timeout(self) -> None:
+        """As ``late`` gives it."""
+        clock = Clock()
+        waited = with_fair_timeout(Deferred[str](), 1.0, clock, lambda: "late")
+        clock.pump([0.25] * SLICES + [0.0])
+        self.assertEqual(self.successResultOf(waited), "late")
 
     def test_a_result_ends_the_timer(self) -> None:
         """A result in time is passed on, and no timer stays behind."""

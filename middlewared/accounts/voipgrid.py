@@ -12,14 +12,17 @@ import hashlib
 import json
 import secrets
 from collections import OrderedDict
+from typing import NoReturn
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.accounts.interface import Account
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
 from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply, TimedOut
+from middlewared.waiting import with_fair_timeout
 
 MAX_LOOKUPS = 200
 MAX_REMEMBERED = 20_000
@@ -102,18 +105,24 @@ class VoipgridAccounts:
         return account
 
     async def _look_up(self, authorization: bytes, settings: VoipgridSettings) -> Account:
-        deadline = self._clock.seconds() + settings.timeout_ms / 1000
+        timeout_s = settings.timeout_ms / 1000
+        both = Deferred.fromCoroutine(self._ask(authorization, settings, timeout_s))
+        return await with_fair_timeout(both, timeout_s, self._clock, _too_slow)
+
+    async def _ask(
+        self, authorization: bytes, settings: VoipgridSettings, timeout_s: float
+    ) -> Account:
         base = settings.base_url.rstrip("/")
-        profile = await self._get(base + settings.profile_path, authorization, deadline)
+        profile = await self._get(base + settings.profile_path, authorization, timeout_s)
         path = _app_account(profile)
-        account = await self._get(base + path, authorization, deadline)
+        account = await self._get(base + path, authorization, timeout_s)
         return Account(_sip_user_id(account))
 
-    async def _get(self, url: str, authorization: bytes, deadline: float) -> dict[str, object]:
+    async def _get(self, url: str, authorization: bytes, timeout_s: float) -> dict[str, object]:
         try:
-            reply = await self._request(url, authorization, deadline)
+            reply = await self._request(url, authorization, timeout_s)
         except TimedOut:
-            raise AccountsDown("the account API did not answer in time") from None
+            _too_slow()
         except OutgoingFailed as error:
             raise AccountsDown(f"the account API cannot be reached: {error}") from error
         if reply.status == 401:
@@ -122,20 +131,15 @@ class VoipgridAccounts:
             raise AccessForbidden("the account API forbade the account")
         return _object(reply)
 
-    async def _request(self, url: str, authorization: bytes, deadline: float) -> Reply:
+    async def _request(self, url: str, authorization: bytes, timeout_s: float) -> Reply:
         """One GET; repeated once, since the API may have closed the kept connection just now."""
         headers: dict[str, str | bytes] = {
             "Authorization": authorization,
             "Accept": "application/json",
         }
         for last in (False, True):
-            remaining_s = deadline - self._clock.seconds()
-            if remaining_s <= 0:
-                raise TimedOut("no time left")
             try:
-                return await self._client.request(
-                    "GET", url, headers=headers, timeout_s=remaining_s
-                )
+                return await self._client.request("GET", url, headers=headers, timeout_s=timeout_s)
             except TimedOut:
                 raise
             except OutgoingFailed:
@@ -152,6 +156,10 @@ class VoipgridAccounts:
             self._log.warn("account API down: {why}", why=why)
             self._told_down = True
         self.up = up
+
+
+def _too_slow() -> NoReturn:
+    raise AccountsDown("the account API did not answer in time") from None
 
 
 def _object(reply: Reply) -> dict[str, object]:

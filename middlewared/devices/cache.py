@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import cast
 
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime
 
 from middlewared.clock import Clock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.waiting import with_fair_timeout
 
 # About 1 KB each; the ones that were looked up last are kept.
 MAX_DEVICES = 50_000
@@ -56,7 +55,7 @@ class CachedDevices:
         else:
             asking = Deferred.fromCoroutine(self._registry.find(sip_user_id))
             try:
-                device = await asking.addTimeout(PATIENCE_S, cast(IReactorTime, self._clock))
+                device = await with_fair_timeout(asking, PATIENCE_S, self._clock)
             except (DatabaseDown, TimeoutError):
                 return known
         # What was registered or removed since we asked is newer than the answer.

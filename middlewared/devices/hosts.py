@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionRe
 from zope.interface import implementer
 
 from middlewared.errors import ConfigError
+from middlewared.waiting import with_fair_timeout
 
 _LOOK_UP_TIMEOUT_S = 1.0
 _DEFAULTS = {
@@ -79,7 +80,7 @@ async def with_addresses(reactor: Any, host: Mapping[str, str]) -> Sequence[Mapp
     receiver = _Addresses()
     reactor.nameResolver.resolveHostName(receiver, name)
     try:
-        addresses = await receiver.complete.addTimeout(_LOOK_UP_TIMEOUT_S, reactor)
+        addresses = await with_fair_timeout(receiver.complete, _LOOK_UP_TIMEOUT_S, reactor)
     except TimeoutError:
         return []
     return [{**host, "hostaddr": address} for address in addresses]

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from middlewared.clock import Clock
 from middlewared.errors import ConfigError, DatabaseDown
+from middlewared.waiting import with_fair_timeout
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
@@ -69,7 +69,6 @@ class Lane:
         capacity: int,
     ) -> None:
         self._reactor = reactor
-        self._clock = cast(IReactorTime, reactor)
         self._source = source
         self._begin = begin
         self._timeout_s = timeout_s
@@ -95,7 +94,7 @@ class Lane:
             return
         self._next()
         try:
-            await self._stopped.addTimeout(self._timeout_s, self._clock)
+            await with_fair_timeout(self._stopped, self._timeout_s, self._reactor)
         except TimeoutError:
             self._log.warn("the database did not finish in time; left as it is")
 
@@ -114,13 +113,13 @@ class Lane:
         done: Deferred[T] = Deferred(self._forget)
         self._waiting[done] = work
         self._next_soon()
-        return await done.addTimeout(self._timeout_s, self._clock, self._too_late)
+        return await with_fair_timeout(done, self._timeout_s, self._reactor, self._too_late)
 
     def _forget(self, cancelled: Deferred[Any]) -> None:
         self._waiting.pop(cancelled, None)
 
-    def _too_late(self, _result: object, timeout_s: float) -> Failure:
-        return Failure(DatabaseDown(f"the database did not answer in {timeout_s:g} s"))
+    def _too_late(self) -> NoReturn:
+        raise DatabaseDown(f"the database did not answer in {self._timeout_s:g} s")
 
     def _next_soon(self) -> None:
         """

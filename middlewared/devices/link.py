@@ -20,6 +20,7 @@ from txpostgres.txpostgres import Connection
 
 from middlewared.devices.queries import Row
 from middlewared.errors import DatabaseDown, MiddlewaredError
+from middlewared.waiting import FairCall
 
 # InternalError is what a disk's unusual errors come as.
 _SERVER_FAULTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
@@ -102,7 +103,7 @@ class Link(Connection):  # type: ignore[misc]  # txpostgres has no types
         """Wait for ``work``; when time is up, or nobody waits any more, close the link."""
         done: Deferred[Any] = Deferred(lambda _: self.close())
         work.addBoth(lambda result: None if done.called else done.callback(result))
-        timer = self.reactor.callLater(timeout_s, self.close)
+        timer = FairCall(self.reactor, timeout_s, self.close)
         try:
             await done
         except ConnectionDone as error:
@@ -111,8 +112,7 @@ class Link(Connection):  # type: ignore[misc]  # txpostgres has no types
             # What txpostgres makes of QueryCanceled, the server's statement_timeout.
             raise DatabaseDown("the database was too slow") from error
         finally:
-            if timer.active():
-                timer.cancel()
+            timer.cancel()
 
     def close(self) -> None:
         """Close the link now; what runs on it fails."""

@@ -22,6 +22,7 @@ from middlewared.background import Background
 from middlewared.devices.hosts import with_addresses
 from middlewared.devices.link import Link, LinkLost, Result
 from middlewared.errors import ConfigError, DatabaseDown
+from middlewared.waiting import with_fair_timeout
 
 # Who waits for a link, in order of arrival.
 Queue: TypeAlias = OrderedDict[Deferred[Link], None]
@@ -34,6 +35,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 # A failover may be that quick; who asks later is told at once that there is no database.
 _HOPE_S = 1.0
+_LEAST_S = 0.1
 
 
 class Pool:
@@ -133,7 +135,8 @@ class Pool:
         deadline = self._reactor.seconds() + self._request_timeout_s
         while True:
             link = await self._take(deadline, self._urgent if urgent else self._others)
-            remaining_s = max(0.0, deadline - self._reactor.seconds())
+            # Less is left only when this process was paused: its link came in time.
+            remaining_s = max(_LEAST_S, deadline - self._reactor.seconds())
             try:
                 return await link.run(statement, values(), min(self._query_timeout_s, remaining_s))
             except LinkLost as error:
@@ -158,7 +161,7 @@ class Pool:
         turn: Deferred[Link] = Deferred(queue.__delitem__)
         queue[turn] = None
         try:
-            return await turn.addTimeout(remaining_s, self._reactor)
+            return await with_fair_timeout(turn, remaining_s, self._reactor)
         except (TimeoutError, CancelledError):
             raise self._away() from self._fault
 

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.spreading import Spreading
 from middlewared.outgoing.tls import ClientTLS
+from middlewared.waiting import with_fair_timeout
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -40,13 +41,14 @@ class DirectEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect; the name look-up counts into the time-out."""
         try:
+            # No time-out of its own: it would count the time in which we were paused.
             endpoint = HostnameEndpoint(
-                Spreading(self.reactor), self.host, self.port, self.timeout_s
+                Spreading(self.reactor), self.host, self.port, timeout=cast(float, None)
             )
         except ValueError:  # a name that cannot be one (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
-        return connecting.addTimeout(self.timeout_s, self.reactor)
+        return with_fair_timeout(connecting, self.timeout_s, self.reactor)
 
 
 @attrs.frozen

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.failure import Failure
 
 from middlewared.outgoing.exchange import Exchanges
 from middlewared.outgoing.interface import (
@@ -24,6 +23,7 @@ from middlewared.outgoing.interface import (
 )
 from middlewared.outgoing.slots import Slots
 from middlewared.outgoing.tls import ClientTLS
+from middlewared.waiting import with_fair_timeout
 
 MAX_CONNECTIONS = 256
 MAX_BODY_BYTES = 65_536
@@ -103,7 +103,7 @@ class PooledHttpClient:
             # A request sent with little time left would only blame the peer, and break
             # a good connection when its time is up.
             longest_s = timeout_s / 2 if turn_s is None else turn_s
-            turn.addTimeout(longest_s, self._reactor, onTimeoutCancel=_none_free)
+            with_fair_timeout(turn, longest_s, self._reactor, partial(_none_free, longest_s))
         await turn
         if turn_s is None:
             timeout_s -= self._reactor.seconds() - asked_at
@@ -113,17 +113,17 @@ class PooledHttpClient:
                 answered = True  # the peer is not to blame
                 raise Unwanted("not wanted any more")
             running = Deferred.fromCoroutine(exchange())
-            running.addTimeout(timeout_s, self._reactor, onTimeoutCancel=_timed_out)
-            reply = await running
+            late = partial(_timed_out, timeout_s)
+            reply = await with_fair_timeout(running, timeout_s, self._reactor, late)
             answered = True
             return reply
         finally:
             self._slots.release(answered=answered)
 
 
-def _none_free(_result: object, timeout_s: float) -> Failure:
-    return Failure(TimedOut(f"no connection was free within {timeout_s:.3g} s"))
+def _none_free(timeout_s: float) -> NoReturn:
+    raise TimedOut(f"no connection was free within {timeout_s:.3g} s")
 
 
-def _timed_out(_result: object, timeout_s: float) -> Failure:
-    return Failure(TimedOut(f"no answer within {timeout_s:.3g} s"))
+def _timed_out(timeout_s: float) -> NoReturn:
+    raise TimedOut(f"no answer within {timeout_s:.3g} s")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any, NoReturn, cast
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -25,6 +26,7 @@ from zope.interface import implementer
 
 from middlewared.errors import ConfigError
 from middlewared.outgoing.endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
+from middlewared.waiting import with_fair_timeout
 
 _MAX_HEAD_BYTES = 16_384
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?:[ \r]|$)")
@@ -113,9 +115,9 @@ class TunnelEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect to the proxy and ask for the tunnel; all within the proxy's time-out."""
         tunnelling = Deferred.fromCoroutine(self._connect(protocolFactory))
-        tunnelling.addTimeout(
-            self.proxy.timeout_s, self.proxy.reactor, onTimeoutCancel=_gave_up_waiting
-        )
+        timeout_s = self.proxy.timeout_s
+        late = partial(_gave_up_waiting, timeout_s)
+        with_fair_timeout(tunnelling, timeout_s, self.proxy.reactor, late)
         return tunnelling.addCallbacks(self._succeeded, self._failed)
 
     async def _connect(self, above: IProtocolFactory) -> IProtocol:
@@ -221,5 +223,5 @@ def _connect_request(host: str, port: int, authorization: bytes | None) -> bytes
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _gave_up_waiting(_result: object, timeout_s: float) -> Failure:
-    return Failure(ProxyFailed(f"no answer within {timeout_s:.3g} s"))
+def _gave_up_waiting(timeout_s: float) -> NoReturn:
+    raise ProxyFailed(f"no answer within {timeout_s:.3g} s")

@@ -7,14 +7,14 @@ The one invariant: a change is noticed within three seconds, and asking never wa
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.errors import ServiceDown
+from middlewared.waiting import with_fair_timeout
 
 INTERVAL_S = 1.0
 DEADLINE_S = 1.5
@@ -71,7 +71,7 @@ class DependencyWatch:
     async def _check(self, name: str) -> None:
         try:
             ping = Deferred.fromCoroutine(self._pings[name]())
-            await ping.addTimeout(DEADLINE_S, cast(IReactorTime, self._clock))
+            await with_fair_timeout(ping, DEADLINE_S, self._clock)
         except ServiceDown as error:
             self._note(name, False, str(error))
         except TimeoutError:

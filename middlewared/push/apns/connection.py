@@ -27,7 +27,10 @@ from middlewared.push.interface import Temporary
 TICK_S = 0.25
 PING_AFTER_TICKS = 2
 SILENT_AFTER_TICKS = 4
-"""Time is counted in ticks of our own, so that a pause of this process blames nobody."""
+"""
+Time is counted in ticks of our own, so that a pause of this process blames nobody; and
+what has arrived by the last tick is read before the connection is given up.
+"""
 
 KEEP_ALIVE_S = 300.0
 """Shorter than the memory of common address translators, longer than Apple frowns upon."""
@@ -262,9 +265,12 @@ class Connection(Protocol):
             self._asked = False
         elif self._asked or self.session.streams:
             self._quiet += 1
-        if self._quiet >= SILENT_AFTER_TICKS:
+        if self._quiet > SILENT_AFTER_TICKS:
             self.log.warn("a connection to Apple fell silent and is replaced")
             self.abort("connection silent")
+            return
+        if self._quiet == SILENT_AFTER_TICKS:
+            self._watch_in(0)
             return
         if self._quiet == PING_AFTER_TICKS or (self._resting and not heard):
             self._asked = True

@@ -19,6 +19,7 @@ from middlewared.clock import DelayedCall
 from middlewared.push.apns.connection import Connection
 from middlewared.push.apns.faults import connect_fault, describe, farewell_fault
 from middlewared.push.interface import ConfigFault
+from middlewared.waiting import with_fair_timeout
 
 READY_TIMEOUT_S = 5.0
 """For TLS and the first SETTINGS; the endpoint bounds the TCP connect itself."""
@@ -108,7 +109,7 @@ class Keeper:
         self.connecting = True
         try:
             connection: Connection = await self._endpoint().connect(self._factory)
-            await connection.ready.addTimeout(READY_TIMEOUT_S, self._clock)
+            await with_fair_timeout(connection.ready, READY_TIMEOUT_S, self._clock)
         finally:
             self.connecting = False
         self.log.info("{name}: connected", name=self._name)

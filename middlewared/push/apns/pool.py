@@ -197,9 +197,13 @@ class Pool:
         self._sweep_at = deadline
         delay = max(deadline - self._clock.seconds(), SWEEP_S)
         if self._sweeping is None:
-            self._sweeping = self._clock.callLater(delay, self._sweep)
+            self._sweeping = self._clock.callLater(delay, self._sweep_soon)
         else:
             self._sweeping.reset(delay)
+
+    def _sweep_soon(self) -> None:
+        """In the next turn: answers that have arrived by now are read first."""
+        self._sweeping = self._clock.callLater(0, self._sweep)
 
     def _sweep(self) -> None:
         """End what is due, and look again when the next one will be."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from middlewared.clock import Clock
@@ -26,6 +25,7 @@ from middlewared.push.interface import (
     Rejected,
     Temporary,
 )
+from middlewared.waiting import with_fair_timeout
 
 ATTEMPT_TIMEOUT_S = 2.0
 _SAME_LINE_EVERY_S = 60.0
@@ -53,9 +53,8 @@ class Attempts:
         limit_s = min(left_s, self._timeout_s)
         late = Temporary("deadline" if limit_s == left_s else "timeout")
         running = Deferred.fromCoroutine(self._judged(attempt(limit_s), late))
-        reactor = cast(IReactorTime, self._clock)
-        running.addTimeout(left_s, reactor, onTimeoutCancel=lambda *_: Temporary("deadline"))
-        result = await running
+        # The call's end, which waits for no one; but a verdict that has arrived is read.
+        result = await with_fair_timeout(running, left_s, self._clock, _at_deadline, slices=1)
         if result is late and late.reason == "timeout":
             self._tell(f"no answer within {limit_s:.3g} s")
         elif isinstance(result, ConfigFault | Rejected):
@@ -87,6 +86,10 @@ class Attempts:
             self._log.error("Google refuses pushes of {app}: {why}", app=self._app, why=trouble)
         else:
             self._log.warn("cannot push for {app}: {why}", app=self._app, why=trouble)
+
+
+def _at_deadline() -> PushResult:
+    return Temporary("deadline")
 
 
 def wanted(push: Push) -> Callable[[], bool] | None:
