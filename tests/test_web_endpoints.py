@@ -158,6 +158,13 @@ class UnknownKeyTests(WebCase):
         self.assertEqual((await self.answer("held")).status, 202)
         self.assertEqual((await self.answer("k", "192.0.2.1")).status, 404)
 
+    async def test_made_up_keys_do_not_shut_out_phones(self) -> None:
+        """A key that proves to be ours has a bucket of its own, which a replay can empty."""
+        self.allow(2)
+        statuses = [(await self.answer("k")).status for _ in range(3)]
+        statuses += [(await self.answer("ours")).status for _ in range(3)]
+        self.assertEqual(statuses, [404, 404, 429] * 2)
+
     async def test_keys_that_turn_out_known_do_not_count(self) -> None:
         """Those of calls that other daemons hold."""
         self.allow(1)

@@ -34,8 +34,11 @@ class Calls(Protocol):
     def refused(self, outcome: Outcome) -> None:
         """A request of a PBX was refused before it was a call: it counts as ``outcome``."""
 
+    def holds_key(self, unique_key: str) -> bool:
+        """Whether the key is of a call that this daemon holds; asks no one."""
+
     def recognises(self, unique_key: str) -> bool:
-        """Whether it is sure, with nobody asked, that the key belongs to a call."""
+        """Whether the key is surely one that a daemon of ours has made; asks no one."""
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """

@@ -145,6 +145,10 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    def holds_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.holds_key`."""
+        return self._rendezvous.holds_key(unique_key)
+
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Calls.recognises`."""
         return self._rendezvous.recognises(unique_key)

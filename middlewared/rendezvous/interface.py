@@ -76,6 +76,9 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the call can neither be opened nor joined.
         """
 
+    def holds_key(self, unique_key: str) -> bool:
+        """Whether a call of this key waits here, or was answered here within its wait."""
+
     def recognises(self, unique_key: str) -> bool:
         """
         Whether the key is known, at once and without asking anybody, to be of a call of ours.

@@ -94,6 +94,10 @@ class MemoryRendezvous:
             call = attrs.evolve(call, unique_key=fresh_key())
         return self._seat(self._open(call), first=True)
 
+    def holds_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.holds_key`."""
+        return unique_key in self._calls
+
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.recognises`; here False is sure as well."""
         return unique_key in self._calls

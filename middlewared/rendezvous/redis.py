@@ -200,6 +200,10 @@ class RedisRendezvous:
             raise RendezvousDown("a daemon that may hold the call cannot be asked")
         return False
 
+    def holds_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.holds_key`."""
+        return self._held.find(unique_key) is not None
+
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.recognises`."""
         return self._held.find(unique_key) is not None or self._keys.recognises(unique_key)

@@ -49,6 +49,8 @@ class CallEndpoints:
         self._calls = calls
         self._settings = settings
         self._unknown = Buckets("unknown keys")
+        # Apart, so that made-up keys do not shut out the phones behind the same address.
+        self._elsewhere = Buckets("keys of calls that are over")
 
     def incoming_call(self) -> Endpoint:
         """Where the PBX posts its calls."""
@@ -82,7 +84,7 @@ class CallEndpoints:
 
     async def _answer(self, request: Request) -> Reply:
         said = fields.phone_answer(fields_of(request), request.received_at)
-        if self._calls.recognises(said.unique_key):
+        if self._calls.holds_key(said.unique_key):
             known = await self._calls.answer(said.unique_key, said.answer)
         else:
             known = await self._look_up(request, said)
@@ -94,10 +96,12 @@ class CallEndpoints:
         """Answer a call that may be unknown: one address may ask for so many alone."""
         settings = self._settings()
         client = counted_as(address_of(request, settings))
-        self._unknown.take(client, settings.unknown_keys, self._clock.seconds())
+        ours = self._calls.recognises(said.unique_key)
+        buckets = self._elsewhere if ours else self._unknown
+        buckets.take(client, settings.unknown_keys, self._clock.seconds())
         known = await self._calls.answer(said.unique_key, said.answer)
         if known:
-            self._unknown.give_back(client, settings.unknown_keys)
+            buckets.give_back(client, settings.unknown_keys)
         return known
 
 
