@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.calls.overload import ADMIT_S, GRACE_S, SHORT_TURN_S, Overload
+from middlewared.calls.overload import ADMIT_S, BURST_CALLS, GRACE_S, SHORT_TURN_S, Overload
 from middlewared.metrics import Metrics
 
 
@@ -17,10 +17,11 @@ class OverloadTests(SynchronousTestCase):
         self.metrics = Metrics()
         self.overload = Overload(clock=self.clock, metrics=self.metrics)
 
-    def turn(self, length_s: float, *, waited_s: float = 0.0) -> None:
+    def turn(self, length_s: float, *, idle: bool = False, calls: int = BURST_CALLS) -> None:
         self.overload.turn_ended()
-        self.clock.advance(waited_s)
-        self.overload.turn_began()
+        self.overload.turn_began(idle)
+        for _ in range(calls):
+            self.overload.taken()
         self.clock.advance(length_s)
 
     def test_short_turns_take_every_call(self) -> None:
@@ -31,7 +32,7 @@ class OverloadTests(SynchronousTestCase):
 
     def test_long_turns_take_calls_in_their_first_part(self) -> None:
         """Work that queues for longer than a burst: new calls get what time is left."""
-        for _ in range(5):
+        for _ in range(8):
             self.turn(0.05)
         self.assertTrue(self.overload.late)
         self.assertFalse(self.overload.admits())
@@ -41,10 +42,16 @@ class OverloadTests(SynchronousTestCase):
         self.assertFalse(self.overload.admits())
 
     def test_a_burst_is_no_overload(self) -> None:
-        """One long turn, for instance after a pause of the process, refuses nothing."""
+        """A turn that is long once refuses nothing."""
         self.turn(0.001)
         self.turn(GRACE_S * 0.9)
         self.assertTrue(self.overload.admits())
+
+    def test_a_pause_is_no_overload(self) -> None:
+        """The process was stopped for seconds: what few calls it then finds, it takes."""
+        for _ in range(3):
+            self.turn(4.5, calls=BURST_CALLS // 4)
+            self.assertTrue(self.overload.admits())
 
     def test_a_turn_that_lasts_refuses_the_rest_of_its_calls(self) -> None:
         """However suddenly the load came, a refusal does not wait for the turn to end."""
@@ -54,17 +61,17 @@ class OverloadTests(SynchronousTestCase):
 
     def test_a_short_turn_ends_the_overload(self) -> None:
         """Nothing is remembered of it."""
-        for _ in range(5):
+        for _ in range(8):
             self.turn(0.05)
         self.turn(SHORT_TURN_S / 2)
         self.turn(0.0)
         self.assertFalse(self.overload.late)
 
-    def test_a_wait_ends_the_overload(self) -> None:
-        """A loop that waits for sockets has nothing left to do."""
-        for _ in range(5):
+    def test_an_idle_loop_ends_the_overload(self) -> None:
+        """No socket was ready: no work is left."""
+        for _ in range(8):
             self.turn(0.05)
-        self.turn(0.05, waited_s=0.01)
+        self.turn(0.05, idle=True)
         self.assertFalse(self.overload.late)
         self.assertTrue(self.overload.admits())
 

@@ -82,6 +82,9 @@ class StandInAdmission:
     def admits(self) -> bool:
         return not self.late
 
+    def taken(self) -> None:
+        pass
+
     def refuse(self) -> None:
         self.refused += 1
 

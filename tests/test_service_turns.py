@@ -15,16 +15,17 @@ class TurnTests(SynchronousTestCase):
         seen: list[str] = []
         watch_turns(
             reactor,
-            turn_began=lambda: seen.append("began"),
+            turn_began=lambda idle: seen.append(f"began {idle}"),
             turn_ended=lambda: seen.append("ended"),
         )
         reactor.callLater(0, seen.append, "timer")
         reactor.doIteration(0)
         reactor.runUntilCurrent()
+        reactor.wakeUp()
         reactor.doIteration(0)
-        self.assertEqual(seen, ["ended", "began", "timer", "ended", "began"])
+        self.assertEqual(seen, ["ended", "began True", "timer", "ended", "began False"])
         reactor._poller.close()
 
     def test_other_reactors_are_left_alone(self) -> None:
         """There overload is not noticed, and the log says so."""
-        watch_turns(object(), turn_began=self.fail, turn_ended=self.fail)
+        watch_turns(object(), turn_began=lambda _: self.fail(), turn_ended=self.fail)

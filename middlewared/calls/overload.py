@@ -19,12 +19,12 @@ from middlewared.clock import Clock, DelayedCall
 
 SHORT_TURN_S = 0.02
 """A turn of this length shows that nothing queues."""
-GRACE_S = 0.1
+GRACE_S = 0.2
 """So long a burst of work may last before it counts as overload (CoDel's interval)."""
+BURST_CALLS = 10
+"""So many calls are taken since the loop was last calm, however long a turn lasts."""
 ADMIT_S = 0.02
 """Under overload, new calls are taken in the first part of each turn only."""
-WAITED_S = 0.001
-"""A wait for sockets of this length shows that no work was left."""
 LAG_PERIOD_S = 0.1
 """The lag metric has the longest turn of each such period in which there was work."""
 RECENT_S = 1.0
@@ -72,12 +72,12 @@ class Overload:
     """
     Watches the turns of the event loop and admits new calls.
 
-    The loop is late once no turn was short, and no wait for sockets found nothing to do, for
-    longer than :data:`GRACE_S`. A single long turn is no overload: a pause of the whole
-    process, a burst. While the loop is late, new calls are taken in the first
-    :data:`ADMIT_S` of each turn and refused in the rest of it: phones' answers, hang-ups,
-    provider replies and timers are never refused, so they take what they need of each turn
-    and new calls get what is left.
+    The loop is late once no turn was short, and none found the loop idle, for longer than
+    :data:`GRACE_S`, and :data:`BURST_CALLS` were taken meanwhile. A single long turn is no
+    overload: a pause of the whole process, a burst. While the loop is late, new calls are
+    taken in the first :data:`ADMIT_S` of each turn and refused in the rest of it: phones'
+    answers, hang-ups, provider replies and timers are never refused, so they take what they
+    need of each turn, and new calls get what is left.
     """
 
     log = Logger()
@@ -86,7 +86,8 @@ class Overload:
         self._clock = clock
         self._metrics = metrics
         now = clock.seconds()
-        self._turn_began_at = self._turn_ended_at = self._calm_at = now
+        self._turn_began_at = self._calm_at = now
+        self._taken = 0
         self._sampled_at = now
         self._sample_s = 0.0
         self._recent = LongestTurn(RECENT_S)
@@ -96,7 +97,7 @@ class Overload:
     @property
     def late(self) -> bool:
         """Whether work has been queueing for longer than a burst may last."""
-        return self._clock.seconds() - self._calm_at > GRACE_S
+        return self._is_late(self._clock.seconds())
 
     @property
     def lag_s(self) -> float:
@@ -106,7 +107,11 @@ class Overload:
     def admits(self) -> bool:
         """Whether a new call is taken now."""
         now = self._clock.seconds()
-        return now - self._calm_at <= GRACE_S or now - self._turn_began_at <= ADMIT_S
+        return not self._is_late(now) or now - self._turn_began_at <= ADMIT_S
+
+    def taken(self) -> None:
+        """Count a call that was taken."""
+        self._taken += 1
 
     def refuse(self) -> None:
         """Count a call that was refused; they are reported together once a second."""
@@ -128,20 +133,30 @@ class Overload:
                 lag_ms=round(self.lag_s * 1000),
             )
 
-    def turn_began(self) -> None:
-        """The event loop has waited for sockets and begins to serve them."""
+    def turn_began(self, idle: bool) -> None:
+        """
+        The event loop begins to serve the sockets that are ready.
+
+        :param idle: none was ready when the turn before it ended.
+        """
         now = self._turn_began_at = self._clock.seconds()
-        if now - self._turn_ended_at > WAITED_S:
-            self._calm_at = now
+        if idle:
+            self._calm(now)
 
     def turn_ended(self) -> None:
         """The event loop has served everything and is about to wait for sockets."""
-        now = self._turn_ended_at = self._clock.seconds()
+        now = self._clock.seconds()
         length_s = now - self._turn_began_at
         if length_s < SHORT_TURN_S:
-            self._calm_at = now
+            self._calm(now)
         self._sample_s = max(self._sample_s, length_s)
         if now - self._sampled_at >= LAG_PERIOD_S:
             self._metrics.loop_lag(self._sample_s)
             self._recent.add(self._sample_s, now)
             self._sample_s, self._sampled_at = 0.0, now
+
+    def _calm(self, now: float) -> None:
+        self._calm_at, self._taken = now, 0
+
+    def _is_late(self, now: float) -> bool:
+        return now - self._calm_at > GRACE_S and self._taken >= BURST_CALLS

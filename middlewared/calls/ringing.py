@@ -82,6 +82,9 @@ class Admission(Protocol):
     def admits(self) -> bool:
         """Whether a new call is taken now."""
 
+    def taken(self) -> None:
+        """A new call was taken: count it."""
+
     def refuse(self) -> None:
         """A call was refused: count it."""
 
@@ -134,6 +137,7 @@ class Ringing:
             return refusal
         if refusal is not None:
             return self._turned_away(call, trace, refusal)
+        self._admission.taken()
         self.waiting += 1
         try:
             return await self._hold(call, trace)

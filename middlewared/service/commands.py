@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from middlewared.clock import measure_monotonically
 from middlewared.config import Config
 from middlewared.service.backends import Registry, make_registry
 
@@ -22,6 +23,7 @@ def run_in_reactor(work: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) ->
     from twisted.internet import reactor as global_reactor
 
     reactor: Any = global_reactor
+    measure_monotonically(reactor)
     results: list[int | Failure] = []
 
     def end(result: int | Failure) -> None:

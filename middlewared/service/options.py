@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from twisted.python import usage
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, measure_monotonically
 from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
@@ -42,6 +42,7 @@ def makeService(options: Options) -> Daemon:
     """Make the daemon for twistd (:class:`twisted.application.service.ServiceMaker`)."""
     from twisted.internet import reactor
 
+    measure_monotonically(reactor)
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
         parts = Parts(reactor=reactor, config=read_all(path))

@@ -21,7 +21,7 @@ class _Poller:
     """An epoll object that notifies of each wait; all but ``poll`` is the object's own."""
 
     def __init__(
-        self, poller: Any, turn_began: Callable[[], None], turn_ended: Callable[[], None]
+        self, poller: Any, turn_began: Callable[[bool], None], turn_ended: Callable[[], None]
     ) -> None:
         self._poll = poller.poll
         self._turn_began = turn_began
@@ -31,16 +31,23 @@ class _Poller:
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         self._turn_ended()
-        ready: list[tuple[int, int]] = self._poll(timeout, maxevents)
-        self._turn_began()
+        # Asked apart from waiting: how long a wait took does not tell whether there was
+        # nothing to do, since a process may be stopped in the middle of it.
+        ready: list[tuple[int, int]] = self._poll(0, maxevents)
+        idle = not ready
+        if idle and timeout:
+            ready = self._poll(timeout, maxevents)
+        self._turn_began(idle)
         return ready
 
 
 def watch_turns(
-    reactor: Any, *, turn_began: Callable[[], None], turn_ended: Callable[[], None]
+    reactor: Any, *, turn_began: Callable[[bool], None], turn_ended: Callable[[], None]
 ) -> None:
     """
     Call ``turn_ended`` before each wait for sockets and ``turn_began`` after it.
+
+    ``turn_began`` is given whether the reactor was idle: no socket was ready at first.
 
     A reactor that is not Linux's epoll reactor is left alone, with a warning.
     """
