@@ -32,7 +32,7 @@ _MEANING = {
     "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
     " phone number is none",
     "forbidden": "this host is not in [http] pbx_networks",
-    "overloaded": "as many calls as [calls] max_waiting are waiting",
+    "overloaded": "the daemon has more calls than it can do, or [calls] max_waiting are waiting",
     "draining": "the daemon is about to end",
     "service-down": "the database or Redis is down",
 }
