@@ -13,7 +13,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ class Setup:
     :ivar share: of one core, which each daemon may use at most; needs root.
     :ivar answer_ms: the simulated phones answer after so long; None: they do not.
     :ivar accounts: open, or voipgrid, which the simulator plays.
+    :ivar sections: what is added to the configuration of the daemon of a number.
+    :ivar environment: of the daemons.
+    :ivar piped: the daemons write to a pipe, whose reader can pause.
     :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
     """
 
@@ -54,22 +59,44 @@ class Setup:
     profile: Path | None = None
     wait_ms: int = 120_000
     resend_ms: int = 5000
+    sections: Callable[[int], str] | None = None
+    environment: dict[str, str] = attrs.Factory(dict)
+    piped: bool = False
 
 
 class Process:
     """A program of ours in a process of its own, with its output in a file."""
 
-    def __init__(self, folder: Path, name: str, *command: str, **env: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, *command: str, piped: bool = False, **env: str
+    ) -> None:
         self._cpu_s = 0.0
         self._output = folder / f"{name}.log"
+        self.reading = threading.Event()
+        self.reading.set()
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), **env},
-                stdout=output,
+                stdout=subprocess.PIPE if piped else output,
                 stderr=subprocess.STDOUT,
             )
+        if piped:
+            threading.Thread(target=self._copy, daemon=True).start()
+
+    def _copy(self) -> None:
+        """Read the pipe into the file, unless ``reading`` is cleared."""
+        assert self._process.stdout is not None
+        with self._output.open("ab", buffering=0) as output:
+            while some := os.read(self._process.stdout.fileno(), 65536):
+                output.write(some)
+                self.reading.wait()
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._output.read_text()
 
     def wait_for(self, pattern: str | re.Pattern[str], longest_s: float = 30.0) -> str:
         """The output, once it has ``pattern`` in it."""
@@ -112,6 +139,7 @@ class World:
     """
     All processes of one measurement; a context that stops them.
 
+    :ivar addresses: of the daemons; ``metrics`` those of their metrics.
     :ivar start_s: from the start of the first daemon to its being ready, wall and CPU.
     :ivar seen: what the simulator has seen, after the end.
     """
@@ -121,6 +149,7 @@ class World:
         self._folder = folder
         self.daemons: list[Process] = []
         self.addresses: list[tuple[str, int]] = []
+        self.metrics: list[tuple[str, int]] = []
         self._shares: list[CoreShare] = []
         self.start_s = self.start_cpu_s = 0.0
         self.seen: dict[str, Any] = {}
@@ -128,6 +157,7 @@ class World:
     def __enter__(self) -> World:
         setup = self.setup
         self.addresses = [(HOST, free_port()) for _ in range(setup.daemons)]
+        self.metrics = [(HOST, free_port()) for _ in range(setup.daemons)]
         options = ["--google-https"] if setup.https else []
         if setup.answer_ms is not None:
             options += ["--answer-ms", str(setup.answer_ms), "--answer-at"]
@@ -154,7 +184,8 @@ class World:
 
     def _start_daemon(self, number: int, shared: str) -> None:
         config = self._folder / f"daemon{number}.ini"
-        config.write_text(self._config(number) + shared)
+        own = self.setup.sections
+        config.write_text(self._config(number) + shared + (own(number) if own else ""))
         began = time.perf_counter()
         profile = self.setup.profile
         profiling = (f"--profile={profile}", "--profiler=cprofile", "--savestats")
@@ -162,7 +193,9 @@ class World:
             *(self._folder, f"daemon{number}", "-c", TWISTD, "-n", "--pidfile="),
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
+            piped=self.setup.piped,
             SSL_CERT_FILE=self._known["ca_file"],
+            **self.setup.environment,
         )
         self.daemons.append(daemon)
         if self.setup.share is not None:
@@ -186,7 +219,7 @@ class World:
         )
         return (
             f"[http]\nlisten = tcp:{port}:interface={HOST}:backlog=1000\n"
-            f"[metrics]\nlisten = tcp:0:interface={HOST}\n"
+            f"[metrics]\nlisten = tcp:{self.metrics[number][1]}:interface={HOST}\n"
             f"[accounts]\nbackend = {setup.accounts}\nbase_url = {known['accounts_url']}\n"
             f"[calls]\nroundtrip_wait_ms = {setup.wait_ms}\n"
             f"resend_interval_ms = {setup.resend_ms}\n"
