@@ -244,6 +244,13 @@ class RuleTests(ConfigCase):
         self.assert_rule("[redis]\nnodes=a:1,b:1\n", "[redis] nodes: ")
         self.assert_rule("[redis]\nusername=u\n", "[redis] password: ")
 
+    def test_redis_files_need_tls(self) -> None:
+        """Else they would protect nothing; relative ones hang on the configuration's folder."""
+        for key in ("ca_file", "certificate"):
+            self.assert_rule(f"[redis]\n{key}=r.pem\n", f"[redis] {key}: must not be set without")
+            redis = self.read(f"[redis]\ntls=yes\n{key}=r.pem\n").redis
+            self.assertEqual(self.folder / "r.pem", getattr(redis, key))
+
     def test_a_wrong_value_brings_no_second_problem_of_its_section(self) -> None:
         """Rules do not judge a default that stands in for a wrong value."""
         self.assert_rule(

@@ -51,6 +51,7 @@ class StartTests(DaemonTestCase):
             "[app:com.example:apns]\ncertificate = missing.pem\nconnections = 0\n"
             "[log]\nfile = .\nmetrics_file = nowhere/reports.json\n"
             "[database]\nurl = sqlite:nowhere/devices.sqlite3\n"
+            "[redis]\ntls = yes\nca_file = missing.pem\ncertificate = middlewared.ini\n"
         )
         self.assertEqual(code, 1)
         for line in (
@@ -61,6 +62,8 @@ class StartTests(DaemonTestCase):
             "[log] file: is a directory",
             "[log] metrics_file: no such directory",
             "[database] url: no such directory",
+            "[redis] ca_file: cannot read",
+            "[redis] certificate:",
         ):
             self.assertIn(f"middlewared.ini: {line}", output)
         self.assertNotIn("Traceback", output)

@@ -100,6 +100,9 @@ def _redis(redis: RedisSettings) -> Found:
         yield "redis", "nodes", "must be one node unless cluster = yes"
     if redis.username and not redis.password:
         yield "redis", "password", "must be set beside username"
+    for key, file in (("ca_file", redis.ca_file), ("certificate", redis.certificate)):
+        if file is not None and not redis.tls:
+            yield "redis", key, "must not be set without tls = yes"
 
 
 def _credentials(app: App) -> Found:

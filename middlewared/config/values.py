@@ -118,6 +118,8 @@ class RedisSettings:
     username: str = setting(text, "")
     password: str = setting(text, "", secret=True)
     tls: bool = setting(yes_no, "no")
+    ca_file: Path | None = setting(path, "")
+    certificate: Path | None = setting(path, "")
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from typing import TypeVar
 import attrs
 
 from middlewared.accounts.htpasswd import read_passwords
-from middlewared.config import AndroidApp, App, AppleApp, Config
+from middlewared.config import AndroidApp, App, AppleApp, Config, RedisSettings
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from middlewared.outgoing.tls import TrustRoots, load_trust
@@ -75,13 +75,25 @@ def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str
     htpasswd = config.accounts.htpasswd
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
         yield from _problems("accounts", partial(read_passwords, htpasswd))
+    yield from _redis_problems(config.redis, now)
 
 
-def _problems(section: str, load: Callable[[], object]) -> list[tuple[str, str, str]]:
+def _redis_problems(redis: RedisSettings, now: float) -> Iterator[tuple[str, str, str]]:
+    yield from _problems("redis", partial(load_trust, redis.ca_file), "ca_file")
+    if redis.certificate is not None:
+        load = partial(load_certificate, redis.certificate, now=now)
+        yield from _problems("redis", load, "certificate")
+
+
+def _problems(
+    section: str, load: Callable[[], object], key: str | None = None
+) -> list[tuple[str, str, str]]:
+    """What ``load`` complains about; its lines begin with the key unless that is given."""
     try:
         load()
     except ConfigError as error:
-        return [(section, *_split(section, problem)) for problem in error.problems]
+        lines = error.problems if key is None else [_keyed(key, line) for line in error.problems]
+        return [(section, *_split(section, line)) for line in lines]
     return []
 
 

@@ -13,7 +13,8 @@ from middlewared.accounts.htpasswd import HtpasswdAccounts, Passwords, read_pass
 from middlewared.accounts.none import NoAccounts
 from middlewared.accounts.open import OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
-from middlewared.config import AccountSettings, Config
+from middlewared.clock import wall_clock
+from middlewared.config import AccountSettings, Config, RedisSettings
 from middlewared.devices.interface import DaemonTable, DeviceRegistry
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.devices.sqlite import SqliteRegistry
@@ -22,6 +23,7 @@ from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.push.apns.credentials import load_certificate
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis import RedisRendezvous
 
@@ -51,6 +53,7 @@ def make_rendezvous(config: Config, *, reactor: Any, table: DaemonTable) -> AnyR
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
     :param table: where daemons report to each other whether they have Redis.
+    :raises ConfigError: a file for TLS cannot be used.
     """
     redis = config.redis
     if not redis.nodes:
@@ -62,9 +65,16 @@ def make_rendezvous(config: Config, *, reactor: Any, table: DaemonTable) -> AnyR
         cluster=redis.cluster,
         username=redis.username,
         password=redis.password,
-        tls=ClientTLS(trust=load_trust(None)) if redis.tls else None,
+        tls=_redis_tls(redis) if redis.tls else None,
         table=table,
     )
+
+
+def _redis_tls(redis: RedisSettings) -> ClientTLS:
+    certificate = None
+    if redis.certificate is not None:
+        certificate = load_certificate(redis.certificate, now=wall_clock()).certificate
+    return ClientTLS(trust=load_trust(redis.ca_file), certificate=certificate)
 
 
 async def start_rendezvous(rendezvous: AnyRendezvous) -> None:
