@@ -304,6 +304,42 @@ class WarningTests(ConfigCase):
         self.assertEqual([], self.warnings(f"{api}[app:a:android]\nservice_account=s\n"))
         self.assertEqual([], self.warnings(f"{api}[app:a:gcm]\napi_key=k\nurl=https://relay/\n"))
 
+    def test_database_password_without_tls_is_warned_about(self) -> None:
+        """libpq goes on without TLS unless sslmode demands it."""
+        hosts = ("10.0.0.21", "db1,127.0.0.1", "%2Frun%2Fpostgresql,db2:5433", "[2001:db8::1]")
+        urls = [f"//u:geheim@{host}/m" for host in hosts]
+        urls += [f"//u:geheim@db/m?sslmode={mode}" for mode in ("prefer", "allow", "disable")]
+        urls += ["//u@db/m?password=geheim", "//u@db/m?passfile=/p"]
+        urls += [
+            "//u:geheim@localhost/m?hostaddr=10.0.0.21",
+            "//u:geheim@/m?hostaddr=::1,10.0.0.21",
+        ]
+        for url in urls:
+            text = f"[database]\nurl = postgresql:{url}\n"
+            self.assert_warned(text, "[database] url: the password may go over the network")
+            self.assertNotIn("geheim", str(self.warnings(text)))
+
+    def test_database_password_that_is_safe_is_not_warned_about(self) -> None:
+        """With certain TLS, on this host alone, or where there is none."""
+        hosts = ("127.0.0.1", "localhost,[::1]:5433", "%2Frun%2Fpostgresql", "")
+        urls = [f"//u:geheim@{host}/m" for host in hosts]
+        modes = ("require", "verify-ca", "verify-full")
+        urls += [f"//u:geheim@db1,db2/m?sslmode={mode}" for mode in modes]
+        urls += ["//u@db/m", "//u:geheim@db/m?hostaddr=127.0.0.1"]
+        urls += ["//u:geheim@a,b/m?hostaddr=127.0.0.1,127.0.0.2"]
+        for url in urls:
+            self.assertEqual([], self.warnings(f"[database]\nurl = postgresql:{url}\n"), url)
+
+    def test_redis_password_without_tls_is_warned_about(self) -> None:
+        """Unless every node is on this host."""
+        nodes = "[redis]\npassword = geheim\ncluster = yes\nnodes = 127.0.0.1:1, {}\n"
+        for node in ("10.0.0.31:6379", "redis:6379", "[2001:db8::1]:6379"):
+            self.assert_warned(nodes.format(node), "[redis] tls: the password goes over")
+            self.assertNotIn("geheim", str(self.warnings(nodes.format(node))))
+        self.assertEqual([], self.warnings(nodes.format("localhost:1, [::1]:2, 127.0.0.2:1")))
+        self.assertEqual([], self.warnings(f"{nodes.format('redis:6379')}tls = yes\n"))
+        self.assertEqual([], self.warnings("[redis]\nnodes = redis:6379\n"))
+
     def callers(self, http: str, *, apps: bool = True) -> list[str]:
         """The warnings about who may place calls, of a service that phones reach."""
         app = f"[calls]\nresponse_api=https://h/\n{APPLE}" if apps else ""

@@ -81,7 +81,7 @@ class ClientCertificateTests(SharedRendezvousCase):
         self.addCleanup(port.stopListening)
         self.node = ("127.0.0.1", port.getHost().port)
 
-    async def configured(self, **files: Path) -> RedisRendezvous:
+    async def configured(self, **files: Any) -> RedisRendezvous:
         """The rendezvous of a daemon whose ``[redis]`` names ``files``; it is stopped later."""
         redis = RedisSettings(nodes=(self.node,), tls=True, **files)
         made = make_rendezvous(Config(redis=redis), reactor=reactor, table=Alone())

@@ -18,7 +18,7 @@ from middlewared.demo.stage import free_port
 from middlewared.simulator.certificates import Authority
 from middlewared.simulator.google import GoogleServer
 from middlewared.simulator.google_rules import GooglePush
-from tests.daemons import DaemonTestCase
+from tests.daemons import PORTS, DaemonTestCase
 
 MAIN = ["-c", "import sys; from middlewared.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,23 @@ class CommandTestCase(DaemonTestCase):
         )
         self.assertNotIn("Traceback", err.decode())
         return Ran(code, out.decode(), err.decode())
+
+
+CLEAR = "[redis]\nnodes = 0.0.0.0:1\npassword = geheim\n"  # refused at once, and no loopback
+
+
+class CheckTests(CommandTestCase):
+    """``middlewared check``."""
+
+    async def test_warnings_leave_the_exit_code_0(self) -> None:
+        """A password without TLS, which a start logs too."""
+        path = self.write_config(CLEAR)
+        ran = await self.command("check", "--config", path)
+        warned = f"{path}: [redis] tls: the password goes over the network in clear; set tls = yes"
+        self.assertEqual(ran, Ran(0, f"warning: {warned}\n", ""))
+        daemon = await self.start_daemon(PORTS + CLEAR)
+        self.assertIn(warned, daemon.log)
+        self.assertNotIn("geheim", daemon.log)
 
 
 class PushTests(CommandTestCase):

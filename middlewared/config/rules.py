@@ -6,13 +6,13 @@ The one invariant: pure functions of a Config; each yields (section, key, what).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from middlewared.config.callers import stranger_warnings
 from middlewared.config.endpoints import fixed_port
+from middlewared.config.passwords import clear_passwords, loopback
 from middlewared.config.values import (
     AccountSettings,
     AndroidApp,
@@ -50,6 +50,7 @@ def warnings(config: Config) -> Found:
         yield "accounts", "backend", "open asks nobody: whoever reaches the port is any account"
     yield from _plain_http("accounts", "base_url", config.accounts.base_url)
     yield from _response_api(config)
+    yield from clear_passwords(config)
     for app in config.apps.values():
         if not isinstance(app, AppleApp):
             yield from _plain_http(_title(app), "url", app.url)
@@ -136,17 +137,10 @@ def _response_api(config: Config) -> Found:
     url = urlsplit(config.calls.response_api)
     if not config.apps:
         return
-    if _loopback(url.hostname or ""):
+    if loopback(url.hostname or ""):
         yield "calls", "response_api", "is a loopback address, which no phone can reach"
     elif url.scheme == "http":
         yield from _plain_http("calls", "response_api", config.calls.response_api)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _dead_legacy(app: AndroidApp | GcmApp) -> Found:
