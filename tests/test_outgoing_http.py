@@ -11,14 +11,16 @@ from twisted.internet import reactor as twisted_reactor
 from twisted.internet import ssl
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 from middlewared.errors import ConfigError
 from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http import MAX_BODY_BYTES, PooledHttpClient
 from middlewared.outgoing.interface import OutgoingFailed, Reply, TimedOut
 from middlewared.outgoing.tls import ClientTLS, TrustRoots, load_trust
 from middlewared.simulator.certificates import EXPIRED, Authority
@@ -97,6 +99,35 @@ class Garbage(Protocol):
         transport.loseConnection()
 
 
+@implementer(IPullProducer)
+class Endless(Protocol):
+    """A server that answers ``begin`` and then ``piece`` for ever, as fast as it is read."""
+
+    def __init__(self, begin: bytes, piece: bytes) -> None:
+        self._begin = begin
+        self._piece = piece * (20_000 // len(piece))
+        self._answers = False
+        self.gone: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Begin to answer."""
+        if not self._answers:
+            self._answers = True
+            cast(Any, self.transport).write(self._begin)
+            cast(Any, self.transport).registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        cast(Any, self.transport).write(self._piece)
+
+    def stopProducing(self) -> None:
+        """The client is gone."""
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Report that the client is gone."""
+        self.gone.callback(None)
+
+
 class HttpClientTests(TestCase):
     """PooledHttpClient over plain TCP and TLS."""
 
@@ -130,11 +161,11 @@ class HttpClientTests(TestCase):
         self.addCleanup(port.stopListening)
         return f"http://127.0.0.1:{port.getHost().port}"
 
-    async def serve_tls(self, pem: bytes) -> str:
+    async def serve_tls(self, pem: bytes, factory: Factory | None = None) -> str:
         """Serve with this certificate; gives the URL without a path."""
         certificate = ssl.PrivateCertificate.loadPEM(pem)
         endpoint: Any = SSL4ServerEndpoint(reactor, 0, certificate.options(), interface="127.0.0.1")
-        port = await endpoint.listen(self.site)
+        port = await endpoint.listen(factory or self.site)
         self.addCleanup(port.stopListening)
         return f"https://localhost:{port.getHost().port}"
 
@@ -200,6 +231,64 @@ class HttpClientTests(TestCase):
         await self.peer.gone
         text = await self.failure(await self.serve(Factory.forProtocol(Garbage)))
         self.assertNotIn("ESMTP", text)
+
+    async def answered_endlessly(self, begin: bytes, piece: bytes) -> str:
+        """The failure that such an answer is, once the connection is closed."""
+        server = Endless(begin, piece)
+        text = await self.failure(await self.serve(Factory.forProtocol(lambda: server)))
+        await server.gone
+        return text
+
+    async def test_head_without_an_end_is_a_failure(self) -> None:
+        """Headers, folded lines of one, tiny headers, or a line that goes on and on."""
+        ok = b"HTTP/1.1 200 OK\r\n"
+        for piece in (b"X: " + b"x" * 900 + b"\r\n", b"X:\n", b" \n"):
+            text = await self.answered_endlessly(ok + b"A: b\r\n", piece)
+            self.assertEqual(text, "the answer's head is too long")
+        for begin in (b"", b"HTTP/1.1 200 ", ok + b"X: "):
+            text = await self.answered_endlessly(begin, b"x")
+            self.assertEqual(text, "a line of the answer's head is too long")
+
+    async def test_head_without_an_end_is_a_failure_over_tls(self) -> None:
+        """The connection is closed though the server goes on."""
+        authority = self.new_authority()
+        self.client = self.new_client(load_trust(authority.certificate))
+        server = Endless(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n")
+        factory: Any = Factory.forProtocol(lambda: server)
+        text = await self.failure(await self.serve_tls(authority.server().read_bytes(), factory))
+        self.assertEqual(text, "the answer's head is too long")
+        await server.gone
+
+    async def test_interim_answers_without_an_end_are_a_failure(self) -> None:
+        """Some may come before an answer, such as 103 Early Hints."""
+        text = await self.answered_endlessly(b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+        self.assertEqual(text, "too many interim answers")
+
+    async def test_interim_answers_are_passed_over(self) -> None:
+        """A few of them, and a long head, are no fault."""
+        head = b"HTTP/1.1 102 Processing\r\n\r\n" * 10 + b"HTTP/1.1 200 OK\r\n"
+        head += (b"X: " + b"x" * 900 + b"\r\n") * 60 + b"Content-Length: 1000000\r\n\r\n"
+        server = Endless(head, b"x")
+        reply = await self.get(await self.serve(Factory.forProtocol(lambda: server)))
+        self.assertEqual((reply.status, reply.complete), (200, False))
+        await server.gone
+
+    async def test_chunks_without_an_end_are_a_failure(self) -> None:
+        """Trailers, chunk extensions, and a chunk's size that goes on and on."""
+        begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        text = await self.answered_endlessly(begin + b"0\r\n", b"X: x\r\n")
+        self.assertNotIn("no answer within", text)
+        await self.answered_endlessly(begin + b"1;", b"x")
+        text = await self.answered_endlessly(begin, b"1;" + b"x" * 900 + b"\r\nx\r\n")
+        self.assertIn("too much around them", text)
+
+    async def test_smallest_chunks_are_a_body(self) -> None:
+        """A body of single bytes is cut only where any other is."""
+        begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        server = Endless(begin, b"1\r\nx\r\n")
+        reply = await self.get(await self.serve(Factory.forProtocol(lambda: server)))
+        self.assertEqual((len(reply.body), reply.complete), (MAX_BODY_BYTES, False))
+        await server.gone
 
     async def test_unreachable_peer_is_a_failure(self) -> None:
         """Nobody listens; a name that is none; a name nobody has."""

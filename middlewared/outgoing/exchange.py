@@ -32,6 +32,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from middlewared.outgoing.bounded import AnswerTooLong, BoundedPool
 from middlewared.outgoing.endpoints import UriEndpoints
 from middlewared.outgoing.interface import Dropped, OutgoingFailed, Reply, TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
@@ -41,7 +42,7 @@ IDLE_TIMEOUT_S = 120
 
 class Exchanges:
     """
-    Asks, over connections it keeps, and cuts answers at ``max_body_bytes``.
+    Asks, over connections it keeps, and cuts bodies of answers at ``max_body_bytes``.
 
     :param max_connections: how many it keeps for each host; who asks bounds those in use.
     """
@@ -58,7 +59,7 @@ class Exchanges:
         self._reactor = reactor
         self._endpoints = UriEndpoints(endpoints, tls)
         self._max_body_bytes = max_body_bytes
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool: HTTPConnectionPool = BoundedPool(reactor, max_body_bytes=max_body_bytes)
         self._pool.maxPersistentPerHost = max_connections
         self._pool.cachedConnectionTimeout = IDLE_TIMEOUT_S
         # A repeat is the business of whoever knows what is repeated.
@@ -236,6 +237,6 @@ def _translated(error: Exception) -> Exception:
 def _words(error: BaseException) -> str:
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         return f"TLS: {error.args[0][0][2]}"
-    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError):
+    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError | AnswerTooLong):
         return str(error)
     return type(error).__name__
