@@ -50,8 +50,3 @@ class ProxiedFactory(HAProxyWrappingFactory):
     def __init__(self, *, served: Any, trusted: Callable[[], Sequence[Network]]) -> None:
         super().__init__(served)
         self.trusted = trusted
-
-    def buildProtocol(self, addr: Any) -> Any:
-        """None, which closes the connection, where the served factory has no room for it."""
-        served = self.wrappedFactory.buildProtocol(addr)
-        return None if served is None else self.protocol(self, served)

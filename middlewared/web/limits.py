@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from twisted.internet import protocol
 from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.python.failure import Failure
 from twisted.web import http, server
@@ -320,6 +321,15 @@ class Channel(http.HTTPChannel):
         self.setTimeout(self.site.settings.request_timeout_s)
 
 
+class _OneTooMany(protocol.Protocol):
+    """Closes the connection before anything is read."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.transport.loseConnection()
+
+
 class Site(server.Site):
     """
     A listening face: its connections, and the settings they are judged by.
@@ -374,9 +384,9 @@ class Site(server.Site):
         return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """None, which closes the connection, when there are too many."""
+        """When there are too many, one that closes the connection: TLS breaks on None."""
         if self.connections >= self.settings.max_connections:
-            return None
+            return _OneTooMany()
         self.connections += 1
         return super().buildProtocol(addr)
 
