@@ -126,6 +126,13 @@ class KindTests(ConfigCase):
         database = self.read(f"[database]\nurl = {url}\n").database
         self.assertEqual((url, None), (database.url, database.sqlite_file))
 
+    def test_database_urls_with_tls(self) -> None:
+        """What the operating guide says to add is known to libpq."""
+        given = "sslmode=verify-full&sslrootcert=/r&sslcert=/c&sslkey=/k&require_auth=scram-sha-256"
+        url = f"postgresql://m:%(ENV:P)s@db1,db2/m?target_session_attrs=read-write&{given}"
+        read = self.read(f"[database]\nurl = {url}\n", P="x").database.url
+        self.assertEqual(url.replace("%(ENV:P)s", "x"), read)
+
     def test_redis_nodes(self) -> None:
         """host:port, IPv6 in brackets, separated by commas."""
         redis = self.read("[redis]\ncluster=yes\nnodes = a:1, [::1]:2,b.c:65535\n").redis
