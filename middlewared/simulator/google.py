@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from middlewared.clock import wall_clock
 from middlewared.simulator.certificates import ServiceAccount
 from middlewared.simulator.google_errors import bare_error, legacy_success, legacy_text
 from middlewared.simulator.google_oauth import Refused, TokenEndpoint
@@ -59,7 +60,7 @@ class GoogleServer(HttpServer):
         super().__init__(reactor=reactor, certificate=certificate, interface=interface, port=port)
         self.scripts: Scripts[HttpStep] = Scripts()
         self.oauth_scripts: Scripts[HttpStep] = Scripts()
-        self.oauth = TokenEndpoint(reactor.seconds)
+        self.oauth = TokenEndpoint(wall_clock)
         self.record: Record[GooglePush] = Record(listener=listener, keep=keep)
         self._api_keys = api_keys
 

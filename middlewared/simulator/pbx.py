@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 @attrs.frozen
 class CallResult:
     """
-    What the daemon said to an incoming call; times in epoch seconds.
+    What the daemon said to an incoming call; times by the reactor's clock.
 
     ``server_timing_ms`` has the steps of the Server-Timing header.
     """

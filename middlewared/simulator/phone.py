@@ -50,7 +50,7 @@ class Reaction:
 
 @attrs.frozen
 class SentAnswer:
-    """One call-response, and the daemon's status for it (0: not reached); epoch seconds."""
+    """One call-response and the daemon's status for it (0: not reached), by the reactor's clock."""
 
     unique_key: str
     available: bool

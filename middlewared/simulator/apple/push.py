@@ -12,7 +12,7 @@ from middlewared.simulator.record import Record
 
 @attrs.frozen
 class ReceivedPush:
-    """A push that broke no rule; ``received_at`` in epoch seconds, headers in lower case."""
+    """A push that broke no rule; ``received_at`` by the reactor's clock, headers in lower case."""
 
     token: str
     headers: Mapping[str, str]

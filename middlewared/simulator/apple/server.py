@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from middlewared.clock import wall_clock
 from middlewared.simulator.apple.connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
 from middlewared.simulator.apple.push import AppleRecord, ReceivedPush
@@ -76,8 +77,8 @@ class AppleServer:
         self._judge = Judge(
             topics=topics,
             tokens=tokens,
-            provider_tokens=ProviderTokens(keys, reactor.seconds, update_interval_s),
-            seconds=reactor.seconds,
+            provider_tokens=ProviderTokens(keys, wall_clock, update_interval_s),
+            seconds=wall_clock,
         )
         self._office = Office(
             environment=environment,
