@@ -10,8 +10,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import IncomingCall
+from middlewared.web.plain import Early, Refused
 from middlewared.web.settings import WebSettings
-from middlewared.web.shedding import Early, Refused, Shedding
+from middlewared.web.shedding import Shedding
 from tests.web_stand_ins import StandInCalls
 
 PBX = "192.0.2.7"

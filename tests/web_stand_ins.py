@@ -93,6 +93,9 @@ class StandInCalls:
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        return unique_key not in self.known_keys
+
     def recognises(self, unique_key: str) -> bool:
         return unique_key in self.held_keys or unique_key.startswith("ours")
 

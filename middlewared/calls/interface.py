@@ -40,6 +40,9 @@ class Calls(Protocol):
     def recognises(self, unique_key: str) -> bool:
         """Whether the key is surely one that a daemon of ours has made; asks no one."""
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        """Whether no call has the key, as far as anyone could say; asks no one."""
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
         A phone answered.

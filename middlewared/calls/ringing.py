@@ -153,6 +153,10 @@ class Ringing:
         """See :meth:`.interface.Calls.holds_key`."""
         return self._rendezvous.holds_key(unique_key)
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.surely_unknown`."""
+        return self._rendezvous.surely_unknown(unique_key)
+
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Calls.recognises`."""
         return self._rendezvous.recognises(unique_key)

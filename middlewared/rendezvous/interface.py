@@ -88,6 +88,9 @@ class Rendezvous(Protocol):
         serves as the key of a call held elsewhere is not recognised.
         """
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        """Whether :meth:`answer` would find no call of this key, without asking anyone."""
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
         A phone answered. Settles the call (ANSWERED or UNAVAILABLE) when it waits.

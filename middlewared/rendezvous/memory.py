@@ -102,6 +102,10 @@ class MemoryRendezvous:
         """See :meth:`.interface.Rendezvous.recognises`; here False is sure as well."""
         return unique_key in self._calls
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.surely_unknown`."""
+        return unique_key not in self._calls
+
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""
         waiting = self._calls.get(unique_key)

@@ -208,6 +208,10 @@ class RedisRendezvous:
         """See :meth:`.interface.Rendezvous.recognises`."""
         return self._held.find(unique_key) is not None or self._keys.recognises(unique_key)
 
+    def surely_unknown(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.surely_unknown`: another daemon may hold any UUID."""
+        return not records.is_key(unique_key)
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
         settlement = Settlement(outcome)

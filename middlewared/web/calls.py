@@ -7,7 +7,7 @@ why; between an answer and its ACK nothing waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
@@ -16,7 +16,7 @@ from middlewared.model import Outcome
 from middlewared.web import fields
 from middlewared.web.endpoint import Endpoint, fields_of
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.networks import Address, client_address, counted_as, doubt, within
+from middlewared.web.networks import Address, client_address, doubt, within
 from middlewared.web.replies import (
     Headers,
     NetworkForbidden,
@@ -27,7 +27,6 @@ from middlewared.web.replies import (
 )
 from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
-from middlewared.web.throttle import Buckets
 
 _STATUS = {
     Outcome.MALFORMED: 400,
@@ -42,15 +41,21 @@ _RETRY_AFTER_S = 2
 class CallEndpoints:
     """
     :param settings: gives the present settings.
+    :param look_up: answers a call that is not held here, from the client's address.
     """
 
-    def __init__(self, *, clock: Clock, calls: Calls, settings: Callable[[], WebSettings]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        calls: Calls,
+        settings: Callable[[], WebSettings],
+        look_up: Callable[[PhoneAnswer, Address | None], Awaitable[bool]],
+    ) -> None:
         self._clock = clock
         self._calls = calls
         self._settings = settings
-        self._unknown = Buckets("unknown keys")
-        # Apart, so that made-up keys do not shut out the phones behind the same address.
-        self._elsewhere = Buckets("keys of calls that are over")
+        self._look_up = look_up
 
     def incoming_call(self) -> Endpoint:
         """Where the PBX posts its calls."""
@@ -87,22 +92,10 @@ class CallEndpoints:
         if self._calls.holds_key(said.unique_key):
             known = await self._calls.answer(said.unique_key, said.answer)
         else:
-            known = await self._look_up(request, said)
+            known = await self._look_up(said, address_of(request, self._settings()))
         if not known:
             raise NotFound("no such call")
         return Reply(202)
-
-    async def _look_up(self, request: Request, said: PhoneAnswer) -> bool:
-        """Answer a call that may be unknown: one address may ask for so many alone."""
-        settings = self._settings()
-        client = counted_as(address_of(request, settings))
-        ours = self._calls.recognises(said.unique_key)
-        buckets = self._elsewhere if ours else self._unknown
-        buckets.take(client, settings.unknown_keys, self._clock.seconds())
-        known = await self._calls.answer(said.unique_key, said.answer)
-        if known:
-            buckets.give_back(client, settings.unknown_keys)
-        return known
 
 
 def address_of(request: Request, settings: WebSettings) -> Address | None:

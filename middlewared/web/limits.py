@@ -11,7 +11,7 @@ whatever it sends and however little it reads; a request that is served has no t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from twisted.internet import protocol
@@ -21,11 +21,11 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from middlewared.clock import Clock, DelayedCall
+from middlewared.web.plain import PLAIN_START, Early, Judge, Refused
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
 from middlewared.web.sending import send_now
 from middlewared.web.settings import WebSettings
-from middlewared.web.shedding import REQUEST_LINE, Early, Refused, Shedding
 
 MOST_PIECES = 8
 """A call that comes in more pieces is parsed, so that no one makes us look at it for ever."""
@@ -63,7 +63,7 @@ class Channel(http.HTTPChannel):
     _deadline = math.inf
     _timer: DelayedCall | None = None
     _host: IAddress | None = None
-    _held_back = b""  # the beginning of a call that may be refused
+    _held_back = b""  # the beginning of a request that may be refused
     _pieces = 0
 
     def connectionMade(self) -> None:
@@ -144,8 +144,8 @@ class Channel(http.HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self._discarding:
             return
-        if self._held_back or data.startswith(REQUEST_LINE):
-            data = self._without_shed(data)
+        if self._held_back or data.startswith(PLAIN_START):
+            data = self._without_refused(data)
             if not data:
                 return
         if not (self._receiving or self._handlingRequest):
@@ -153,14 +153,15 @@ class Channel(http.HTTPChannel):
             self.setTimeout(self.site.settings.request_timeout_s)
         super().dataReceived(data)
 
-    def _without_shed(self, data: bytes) -> bytes:
-        """What is left to serve of ``data``: nothing when it was a call that was refused."""
-        shedding, pieces = self.site.shedding, self._pieces
-        idle = bool(self._held_back) or self.is_idle
+    def _without_refused(self, data: bytes) -> bytes:
+        """What is left to serve of ``data``: nothing when a judge has refused it."""
+        idle, pieces = bool(self._held_back) or self.is_idle, self._pieces
         data, self._held_back, self._pieces = self._held_back + data, b"", 0
-        if shedding is None or not (idle and shedding.active):
+        judges = (each for each in self.site.judges if data.startswith(each.request_line))
+        judge = next(judges, None)
+        if judge is None or not (idle and judge.active):
             return data
-        found = shedding.early(data, self._peer_host)
+        found = judge.early(data, host_of(self.getPeer()))
         if isinstance(found, Refused):
             self._receiving = False
             self.setTimeout(self.site.settings.idle_timeout_s)
@@ -175,10 +176,6 @@ class Channel(http.HTTPChannel):
             self.setTimeout(self.site.settings.request_timeout_s)
         self._held_back, self._pieces = data, pieces + 1
         return b""
-
-    @property
-    def _peer_host(self) -> str | None:
-        return host_of(self.getPeer())
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._discarding:
@@ -337,7 +334,7 @@ class Site(server.Site):
     :param settings: gives the present settings; asked again for each connection and request.
     :param closing: whether each connection is to be closed with its next answer.
     :param observe: told of each request that was answered.
-    :param shedding: refuses new calls under overload; None: no calls are placed here.
+    :param judges: refuse requests by their bytes.
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -352,7 +349,7 @@ class Site(server.Site):
         closing: Callable[[], bool],
         refuse_broken: RefuseBroken,
         observe: Callable[[Request], None],
-        shedding: Shedding | None = None,
+        judges: Sequence[Judge] = (),
     ) -> None:
         super().__init__(resource, reactor=clock)
         self.clock = clock
@@ -360,7 +357,7 @@ class Site(server.Site):
         self._closing = closing
         self.refuse_broken = refuse_broken
         self._observe = observe
-        self.shedding = shedding
+        self.judges = judges
         self.connections = 0
 
     @property

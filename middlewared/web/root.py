@@ -38,6 +38,7 @@ from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
 from middlewared.web.limits import Site
+from middlewared.web.plain import Judge
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
@@ -51,6 +52,7 @@ from middlewared.web.reports import ReportEndpoints
 from middlewared.web.request import Request, origin_path
 from middlewared.web.settings import Face, WebSettings
 from middlewared.web.shedding import Shedding
+from middlewared.web.unknown_keys import UnknownKeys
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 
@@ -89,7 +91,6 @@ class Web:
         self.settings = settings
         self.closing = False
         self._clock = clock
-        self._calls = calls
         self._http_request = http_request
         self._repeats = repeats
         self._background = background
@@ -98,7 +99,22 @@ class Web:
             return self.settings
 
         credentials = Credentials(clock=clock, accounts=accounts, settings=present)
-        call_endpoints = CallEndpoints(clock=clock, calls=calls, settings=present)
+        early: dict[str, Any] = {
+            "clock": clock,
+            "calls": calls,
+            "settings": present,
+            "closing": lambda: self.closing,
+            "http_request": http_request,
+        }
+        shedding, unknown_keys = Shedding(**early), UnknownKeys(**early)
+        self._judges: dict[Face, tuple[Judge, ...]] = {
+            Face.WHOLE: (shedding, unknown_keys),
+            Face.PUBLIC: (unknown_keys,),
+            Face.PBX: (shedding,),
+        }
+        call_endpoints = CallEndpoints(
+            clock=clock, calls=calls, settings=present, look_up=unknown_keys.answer
+        )
         self._incoming_call = call_endpoints.incoming_call()
         self._health = health_endpoint(health)
         self._others = [
@@ -123,13 +139,6 @@ class Web:
 
     def site(self, face: Face = Face.WHOLE) -> Site:
         """The factory to listen with."""
-        shedding = Shedding(
-            clock=self._clock,
-            calls=self._calls,
-            settings=lambda: self.settings,
-            closing=lambda: self.closing,
-            http_request=self._http_request,
-        )
         return Site(
             resource=_Tree(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
@@ -137,7 +146,7 @@ class Web:
             closing=lambda: self.closing,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
-            shedding=None if face is Face.PUBLIC else shedding,
+            judges=self._judges[face],
         )
 
     def endpoints(self, face: Face = Face.WHOLE) -> list[Endpoint]:
