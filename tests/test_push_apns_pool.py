@@ -20,7 +20,7 @@ from middlewared.push.apns.connection import Connection
 from middlewared.push.apns.exchange import OK, End, Exchange, always_wanted
 from middlewared.push.apns.keeper import HURRIED_BACKOFF_S, MAX_BACKOFF_S
 from middlewared.push.apns.pool import MAX_QUEUE, Pool
-from middlewared.push.interface import Temporary
+from middlewared.push.interface import Rejected, Temporary
 
 
 class Network:
@@ -29,6 +29,7 @@ class Network:
     def __init__(self) -> None:
         self.up = False
         self.connects = 0
+        self.settings = {3: 1}
         self.connections: list[Connection] = []
 
     def connect(self, factory: Any) -> Deferred[Connection]:
@@ -42,7 +43,7 @@ class Network:
             lambda: self.lose(connection)
         )
         connection.makeConnection(transport)
-        connection.dataReceived(frames.settings({3: 1}))
+        connection.dataReceived(frames.settings(self.settings))
         self.connections.append(connection)
         return succeed(connection)
 
@@ -114,6 +115,31 @@ class PoolTests(SynchronousTestCase):
                 self.network.lose(connection)
             self.clock.advance(0.1)
         self.assertLess(self.network.connects, 25)
+
+    def test_a_push_that_two_connections_died_of_is_not_replayed(self) -> None:
+        """It was not wholly sent, so nothing else would stop it."""
+        self.network.up = True
+        self.network.settings = {3: 1, 4: 0}  # no byte of a body may be sent
+        self.pool.start()
+        ends = self.submit()
+        for _ in range(2):
+            self.assertEqual(ends, [])
+            self.network.lose(self.network.connections[0])
+            self.clock.pump([0.1] * 5)
+        self.assertEqual(ends, [Temporary("lost with its connection twice")])
+
+    def test_a_header_list_beyond_the_peers_limit_is_not_sent(self) -> None:
+        """That push fails, the connection stays (RFC 9113 section 6.5.2)."""
+        self.network.up = True
+        self.network.settings = {3: 1, 6: 500}
+        self.pool.start()
+        exchange = Exchange(block=b"\x83", body=b"{}", deadline=1e9, list_size=501)
+        ends: list[End] = []
+        exchange.ended.addCallback(ends.append)
+        self.pool.submit(exchange)
+        self.assertEqual(ends, [Rejected("header list larger than the peer takes")])
+        self.assertEqual(self.submit(), [])
+        self.assertEqual(len(self.network.connections[0].session.streams), 1)
 
     def test_the_queue_is_bounded(self) -> None:
         """More than it holds is refused at once."""

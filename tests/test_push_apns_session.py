@@ -16,7 +16,7 @@ from middlewared.push.apns import frames
 from middlewared.push.apns.exchange import OK, Answer, End, Exchange
 from middlewared.push.apns.frames import ProtocolFault, pack
 from middlewared.push.apns.request import RequestKind, authorization_header
-from middlewared.push.apns.session import MAX_STREAMS, Session
+from middlewared.push.apns.session import MAX_STREAMS, MOST_IDLE_FRAMES, Session
 from middlewared.push.interface import Temporary
 
 KIND = RequestKind.of(authority="apple.example", topic="app.voip", push_type="voip")
@@ -107,6 +107,19 @@ class RequestTests(SynchronousTestCase):
             headers[b"apns-id"].decode(), r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
         )
         self.assertEqual(peers.bodies[1], b'{"aps":{}}')
+
+    def test_the_size_of_the_header_list_is_known(self) -> None:
+        """As RFC 9113 section 6.5.2 counts it, or some octets more; never less."""
+        peers = Peers(MAX_HEADER_LIST_SIZE=8000)
+        self.assertEqual(peers.session.max_list_size, 8000)
+        for authorization in (b"", authorization_header("jwt" * 80)):
+            block = KIND.block(token="ab" * 32, authorization=authorization, expiration=1575988800)
+            peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+            peers.exchange_bytes()
+            headers = peers.requests[max(peers.requests)]
+            exact = sum(len(name) + len(value) + 32 for name, value in headers.items())
+            size = KIND.list_size_of(token="ab" * 32, authorization=authorization)
+            self.assertIn(size - exact, range(8))
 
     def test_a_token_cannot_leave_its_place_in_the_path(self) -> None:
         """What a device registered is quoted, however strange it is."""
@@ -470,6 +483,18 @@ class FaultTests(SynchronousTestCase):
             session.open(exchange())
         fault: ProtocolFault = self.assertRaises(ProtocolFault, session.receive, received)
         return fault.code
+
+    def test_frames_for_nothing_are_bounded(self) -> None:
+        """A peer that only keeps us busy is left, one that also answers is not."""
+        ping, settings = frames.ping(b"12345678"), frames.settings({})
+        for flood in (ping, settings):
+            code = self.fault(flood * (MOST_IDLE_FRAMES + 100), ready=True)
+            self.assertEqual(code, ErrorCodes.ENHANCE_YOUR_CALM)
+        peers = Peers()
+        for _ in range(3):
+            peers.session.receive(ping * (MOST_IDLE_FRAMES - 100))
+            peers.session.sender.take()
+            peers.session.receive(frames.ping(b"sleeping", ack=True))
 
     def test_at_the_start(self) -> None:
         """The peer's preface is a SETTINGS frame."""

@@ -24,7 +24,7 @@ class HeaderBlocks:
         self._decoder.max_header_list_size = MAX_HEADER_BLOCK
         self._independent = False
         self._first: Frame | None = None
-        self._block = b""
+        self._block = bytearray()
 
     @property
     def unfinished(self) -> bool:
@@ -48,22 +48,23 @@ class HeaderBlocks:
             stream ends with it; None when the block is not whole yet.
         """
         if frame.kind == frames.HEADERS:
-            first, block = frame, _fragment(frame)
+            first, block = frame, bytearray(_fragment(frame))
         else:
             first, block = self._continued(frame)
         if not frame.flags & frames.END_HEADERS:
             self._first, self._block, self._independent = first, block, False
             return None
-        self._first, self._block = None, b""
-        status, retry_after = self._decode(block)
+        self._first, self._block = None, bytearray()
+        status, retry_after = self._decode(bytes(block))
         self._independent = self._decoder.header_table_size == 0
         return status, retry_after, bool(first.flags & frames.END_STREAM)
 
-    def _continued(self, frame: Frame) -> tuple[Frame, bytes]:
+    def _continued(self, frame: Frame) -> tuple[Frame, bytearray]:
         first = self._first
         if first is None or first.stream_id != frame.stream_id:
             raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        block = self._block + frame.payload
+        block = self._block
+        block += frame.payload
         # Empty frames would cost the peer next to nothing and us an endless block.
         endless = not frame.payload and not frame.flags & frames.END_HEADERS
         if endless or len(block) > MAX_HEADER_BLOCK:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import attrs
 from twisted.internet.defer import Deferred
 
-from middlewared.push.interface import ConfigFault, Temporary
+from middlewared.push.interface import ConfigFault, Rejected, Temporary
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class Answer:
 OK = Answer(200)
 """The answer of almost every push, made once."""
 
-End: TypeAlias = Answer | Temporary | ConfigFault
+End: TypeAlias = Answer | Temporary | ConfigFault | Rejected
 
 
 class Carrier(Protocol):
@@ -57,7 +57,9 @@ class Exchange:
         "body",
         "carrier",
         "deadline",
+        "deaths",
         "ended",
+        "list_size",
         "over",
         "refusals",
         "reply",
@@ -76,9 +78,12 @@ class Exchange:
         body: bytes,
         deadline: float,
         wanted: Callable[[], bool] = always_wanted,
+        list_size: int = 0,
     ) -> None:
         """
         :param block: the HPACK header block.
+        :param list_size: of its headers, as RFC 9113 section 6.5.2 counts: the octets of each
+            name and value, and 32.
         :param deadline: when it must not be sent any more, by the pool's clock.
         :param wanted: asked right before it is sent.
         """
@@ -86,6 +91,7 @@ class Exchange:
         self.body = body
         self.deadline = deadline
         self.wanted = wanted
+        self.list_size = list_size
         self.ended: Deferred[End] = Deferred(self._withdraw)
         """Fires with the end. Cancelling it withdraws a push that was not sent yet."""
 
@@ -94,6 +100,9 @@ class Exchange:
 
         self.carrier: Carrier | None = None
         self.refusals = 0
+        self.deaths = 0
+        """How many connections broke, or ended with an error, while they had it."""
+
         self.unopened()
 
     def unopened(self) -> None:

@@ -17,11 +17,14 @@ from middlewared.clock import Clock, DelayedCall
 from middlewared.push.apns.connection import Connection
 from middlewared.push.apns.exchange import Carrier, End, Exchange
 from middlewared.push.apns.keeper import Keeper
-from middlewared.push.interface import ConfigFault, Temporary
+from middlewared.push.interface import ConfigFault, Rejected, Temporary
 
 MAX_QUEUE = 20_000
 MAX_REFUSALS = 8
 """How often one push may be refused with REFUSED_STREAM before the peer is believed to mean it."""
+
+MOST_DEATHS = 2
+"""So many connections may end with a push on them before it is sent on no other."""
 
 REFUSER_LOAD = 1_000_000
 
@@ -147,6 +150,9 @@ class Pool:
         return best
 
     def _send(self, exchange: Exchange, connection: Connection) -> None:
+        if exchange.list_size > connection.session.max_list_size:
+            exchange.end(Rejected("header list larger than the peer takes"))
+            return
         exchange.carrier = connection
         connection.send(exchange)
         self._sweep_by(exchange.deadline)
@@ -172,6 +178,9 @@ class Pool:
             exchange.end(self._stopped)
         elif exchange.refusals > MAX_REFUSALS:
             exchange.end(Temporary("refused unprocessed"))
+        elif exchange.deaths >= MOST_DEATHS:
+            # It may be what they die of.
+            exchange.end(Temporary("lost with its connection twice"))
         else:
             self._queue.appendleft(exchange)
             self._drain_soon()

@@ -24,6 +24,7 @@ from middlewared.push.apns.frames import (
 NOTICE_LIFE_S = 24 * 3600
 """How long Apple keeps a notice for a phone that is off."""
 
+_ENTRY = 32
 _PATH = bytes([0x10 | StaticName.PATH])
 _EXPIRATION = literal(b"apns-expiration", b"")[:-1]
 _ID = literal(b"apns-id", b"")[:-1]
@@ -35,6 +36,8 @@ class RequestKind:
 
     start: bytes
     shared: bytes
+    list_size: int
+    """Of all headers, less the device's token and the authorization; see :meth:`list_size_of`."""
 
     @classmethod
     def of(cls, *, authority: str, topic: str, push_type: str) -> RequestKind:
@@ -45,10 +48,21 @@ class RequestKind:
             (b"apns-priority", b"10"),
         )
         host = literal(StaticName.AUTHORITY, authority.encode())
+        counted = (
+            *((b":method", b"POST"), (b":scheme", b"https"), (b":authority", authority.encode())),
+            *((b":path", b"/3/device/"), *shared),
+            *((b"apns-expiration", b"1575988800"), (b"apns-id", _new_id())),
+        )
         return cls(
             METHOD_POST + SCHEME_HTTPS + host,
             b"".join(literal(name, value) for name, value in shared),
+            sum(len(name) + len(value) + _ENTRY for name, value in counted),
         )
+
+    def list_size_of(self, *, token: str, authorization: bytes) -> int:
+        """The size of a push's header list (RFC 9113 section 6.5.2), or some octets more."""
+        size = self.list_size + len(token)
+        return size + len(b"authorization") + len(authorization) + _ENTRY if authorization else size
 
     def block(self, *, token: str, authorization: bytes, expiration: float) -> bytes:
         """

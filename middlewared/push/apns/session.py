@@ -14,6 +14,7 @@ general state machine for each of them costs more than all the rest of a push. T
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from h2.errors import ErrorCodes
 from h2.exceptions import InvalidSettingsValueError
@@ -25,6 +26,9 @@ from middlewared.push.apns.exchange import OK, Answer, End, Exchange
 from middlewared.push.apns.frames import ProtocolFault
 from middlewared.push.apns.sending import Sender
 from middlewared.push.interface import Temporary
+
+MOST_IDLE_FRAMES = 10_000
+"""Frames that bring nothing (SETTINGS, PING, empty DATA ...) between two signs of life."""
 
 MAX_STREAMS = 2_000
 """We open no more at once, whatever the peer allows."""
@@ -58,11 +62,16 @@ class Session:
         self.answers = 0
         self.pongs = 0
         self.limit = MAX_STREAMS
+        self.max_list_size = inf
+        """The largest header list that the peer takes."""
+
         self.sender = Sender(self.streams)
         self._next_id = 1
         self._buffer = b""
         self._blocks = HeaderBlocks()
         self._consumed = 0
+        self._idle_frames = 0
+        self._signs_then = 0
         self._validator = Settings(client=False)
 
     def start(self) -> None:
@@ -124,6 +133,7 @@ class Session:
             if exchange.whole:
                 exchange.end(end)
             else:
+                exchange.deaths += 1
                 self._unprocessed(exchange)
 
     def receive(self, data: bytes) -> None:
@@ -169,8 +179,22 @@ class Session:
             raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._blocks.unfinished and frame.kind != frames.CONTINUATION:
             raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a header block was interrupted")
+        self._count_idle()
         if (read := _READERS.get(frame.kind)) is not None:
             read(self, frame)
+
+    def _count_idle(self) -> None:
+        """
+        Bound what a peer makes us do for nothing (RFC 9113 section 10.5).
+
+        Answers come by other frames than the short way's, too, and count as signs of life;
+        so do the ACKs of the PINGs that an idle connection gets.
+        """
+        if self.signs != self._signs_then:
+            self._signs_then, self._idle_frames = self.signs, 0
+        self._idle_frames += 1
+        if self._idle_frames > MOST_IDLE_FRAMES + 2 * len(self.streams):
+            raise ProtocolFault(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames for nothing")
 
     # Answers.
 
@@ -266,6 +290,8 @@ class Session:
             self.limit = min(value, MAX_STREAMS)
         elif code == SettingCodes.INITIAL_WINDOW_SIZE:
             self.sender.stream_window = value
+        elif code == SettingCodes.MAX_HEADER_LIST_SIZE:
+            self.max_list_size = value
         elif code == SettingCodes.HEADER_TABLE_SIZE:
             self.sender.limit_table(value)
 
@@ -287,6 +313,7 @@ class Session:
         self.farewell = f"GOAWAY {frames.code_name(code)} {debug[:200].decode('utf-8', 'replace')}"
         for exchange in [e for e in reversed(self.streams.values()) if e.stream_id > last]:
             del self.streams[exchange.stream_id]
+            exchange.deaths += code != ErrorCodes.NO_ERROR
             self._unprocessed(exchange)
 
     def _window_update(self, frame: frames.Frame) -> None:
