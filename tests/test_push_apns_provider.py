@@ -12,6 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from middlewared.push.apns.alarm import MASS
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
     ConfigFault,
     NoticePush,
@@ -39,6 +40,20 @@ from middlewared.simulator.apple import (
 )
 from middlewared.simulator.certificates import Authority
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
+
+ODD_TOKENS = (
+    "a",
+    "a" * 201,
+    "../../ab",
+    "%2e%2e",
+    "ab cd",
+    " ",
+    "ab\r\n",
+    "abc\n",
+    "not-hex",
+    "٣٣",
+    "é",
+)
 
 
 def tokens(count: int) -> list[str]:
@@ -122,6 +137,19 @@ class SendingTests(AppleTestCase):
         push = NoticePush(device(), "An other device", reactor.seconds() + 4)
         self.assertEqual(await provider.send(push), Rejected("no notification token"))
         self.assertEqual(apple.record.received_count, 0)
+
+    async def test_a_token_that_is_none_is_not_sent(self) -> None:
+        """Neither of a call nor of a notice: it would become a part of the path."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, apple.url))
+        deadline = reactor.seconds() + 4
+        for odd in ODD_TOKENS:
+            self.assertEqual(await provider.send(call_push(odd)), MALFORMED_TOKEN)
+            notice = NoticePush(device(notices=odd), "x", deadline)
+            self.assertEqual(await provider.send(notice), MALFORMED_TOKEN)
+        for good in ("aB" * 32, "0" * 200):
+            self.assertEqual(await provider.send(call_push(good)), Accepted())
+        self.assertEqual(apple.record.received_count, 2)
 
     async def test_too_large_is_sent_again_without_the_name(self) -> None:
         """Only the caller's name can be spared; refused again it is our bug."""

@@ -24,6 +24,7 @@ from middlewared.push.google.credentials import load_service_account
 from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
     CallPush,
     ConfigFault,
@@ -148,6 +149,14 @@ class Common:
         self.assertEqual(pushed.data["vg_cid"], "call-1")
         assert pushed.ttl_s is not None
         self.assertTrue(0 < pushed.ttl_s <= 4, pushed.ttl_s)
+
+    async def test_token_that_is_none_is_not_sent(self: Any) -> None:
+        """The device is kept; no push is made."""
+        for odd in ("", " ", "a b", "../../", "%2e", "a\r\n", "a\n", "é", "a/b"):
+            self.assertEqual(await self.send(call_push(token=odd)), MALFORMED_TOKEN)
+            notice = NoticePush(device(odd), "x", reactor.seconds() + 60)
+            self.assertEqual(await self.send(notice), MALFORMED_TOKEN)
+        self.assertEqual(self.google.record.received_count, 0)
 
     async def test_notice_reaches_the_phone(self: Any) -> None:
         """A text of type "message"."""

@@ -222,6 +222,8 @@ class LegacyVerdictTests(SynchronousTestCase):
             ("token", None),
             ("", None),
             ("white space", None),
+            ("../../", None),
+            ("%2e", None),
             ("x" * 4097, None),
             (7, None),
         ):

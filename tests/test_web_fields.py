@@ -160,6 +160,16 @@ class DeviceTests(RulesCase):
         for changed in wrong:
             self.assertRefused(self._read, DEVICE, **changed)
 
+    def test_odd_tokens_of_google_are_refused(self) -> None:
+        """Those of Apple are stored: their pushes fail, and the app can be found."""
+        for odd in ("../../", "%2e", "é", "a/b", "a+b"):
+            raw = DEVICE | {"token": odd}
+            for platform in (Platform.ANDROID, Platform.GCM):
+                self.assertRaises(BadRequest, fields.device, raw, platform, SETTINGS, NOW)
+            self.assertEqual(fields.device(raw, Platform.APNS, SETTINGS, NOW).token, odd)
+        raw = DEVICE | {"token": "aZ_09:-"}
+        self.assertEqual(fields.device(raw, Platform.GCM, SETTINGS, NOW).token, "aZ_09:-")
+
     def test_refusals_do_not_tell_the_token(self) -> None:
         """They go to the log."""
         with self.assertRaises(BadRequest) as refused:

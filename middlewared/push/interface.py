@@ -117,6 +117,9 @@ class Temporary:
     """What the provider asked for (Retry-After); None: our own back-off; 0: at once."""
 
 
+MALFORMED_TOKEN = TokenSuspect("malformed-token")
+"""The device's token is no token of its provider, which was not asked: a reason of our own."""
+
 # Each result has ``label`` (the word of the metric ``result``) and ``reason`` (the
 # provider's own word, never a secret).
 PushResult: TypeAlias = Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary

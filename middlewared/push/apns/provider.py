@@ -7,6 +7,7 @@ asks for a second: a provider token that expired, or a device of the other envir
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from middlewared.push.apns.reasons import (
 from middlewared.push.apns.request import NOTICE_LIFE_S, RequestKind, authorization_header
 from middlewared.push.apns.token import ProviderToken, ProviderTokens
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
     CallPush,
     ConfigFault,
@@ -46,6 +48,7 @@ from middlewared.push.interface import (
 OTHER_ENVIRONMENT_S = 1.5
 """How long the other environment may take: the caller should soon hear that nobody rings."""
 HTTPS = 443
+_TOKEN = re.compile(r"[0-9A-Fa-f]{2,200}")
 
 
 class Endpoints(Protocol):
@@ -152,6 +155,9 @@ class ApnsProvider:
         message = _message(push, self._wall() - self._clock.seconds())
         if message is None:
             return Rejected("no notification token")
+        # It becomes part of a path, where "../" or "%2e" would mean something.
+        if _TOKEN.fullmatch(message.token) is None:
+            return MALFORMED_TOKEN
         home = self._environments["sandbox" if push.device.sandbox else "production"]
         result = await self._attempt(home, message)
         if result.reason == PAYLOAD_TOO_LARGE and isinstance(push, CallPush):
@@ -202,6 +208,7 @@ class ApnsProvider:
             body=message.body,
             deadline=message.deadline,
             wanted=message.wanted,
+            list_size=kind.list_size_of(token=message.token, authorization=authorization),
         )
         environment.pool.submit(exchange)
         end = await exchange.ended

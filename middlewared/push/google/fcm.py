@@ -20,9 +20,10 @@ from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
 from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.oauth import AccessToken, AccessTokens
-from middlewared.push.google.payload import google_data
+from middlewared.push.google.payload import GOOGLE_TOKEN, google_data
 from middlewared.push.google.replies import as_object, json_object, objects, retry_after_s, word
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
     ConfigFault,
     Push,
@@ -100,6 +101,8 @@ class FcmProvider:
 
     async def send(self, push: Push) -> PushResult:
         """See :meth:`middlewared.push.interface.PushProvider.send`."""
+        if GOOGLE_TOKEN.fullmatch(push.device.token) is None:
+            return MALFORMED_TOKEN
         return await self._attempts.run(push, lambda limit_s: self._attempt(push, limit_s))
 
     async def _attempt(self, push: Push, limit_s: float) -> PushResult:

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
-from middlewared.push.google.payload import google_data
+from middlewared.push.google.payload import GOOGLE_TOKEN, google_data
 from middlewared.push.google.replies import json_object, objects, retry_after_s, word
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
     ConfigFault,
     Push,
@@ -59,7 +59,7 @@ _VERDICTS: Mapping[str | int, _Refusal] = {
     408: Temporary,
     429: Temporary,
 }
-_TOKEN = re.compile(r"\S{1,4096}")
+LONGEST_TOKEN = 4_096
 
 
 class LegacyProvider:
@@ -102,6 +102,8 @@ class LegacyProvider:
 
     async def send(self, push: Push) -> PushResult:
         """See :meth:`middlewared.push.interface.PushProvider.send`."""
+        if GOOGLE_TOKEN.fullmatch(push.device.token) is None:
+            return MALFORMED_TOKEN
         return await self._attempts.run(push, lambda limit_s: self._attempt(push, limit_s))
 
     async def _attempt(self, push: Push, limit_s: float) -> PushResult:
@@ -146,8 +148,9 @@ def verdict(reply: Reply, token: str, now: float) -> PushResult:
 
 def _canonical(value: object, token: str) -> str | None:
     """The token to store from now on, None when it is the one we have."""
-    usable = isinstance(value, str) and value != token and _TOKEN.fullmatch(value)
-    return str(value) if usable else None
+    if not isinstance(value, str) or value == token or len(value) > LONGEST_TOKEN:
+        return None
+    return value if GOOGLE_TOKEN.fullmatch(value) else None
 
 
 def _message(push: Push, now: float) -> bytes:
