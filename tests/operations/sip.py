@@ -29,6 +29,8 @@ from rolling import (  # type: ignore[import-not-found]  # noqa: E402
 
 ACCOUNT = "123456789"
 NOBODY = "123456780"
+NAME = "Smith & Sons, Zoë + Co; 100%"
+NUMBER = "+31501234567"
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289501"
 ANSWER_MS = 1000  # the phone registers meanwhile
 
@@ -67,7 +69,11 @@ def register(port: int, contact: int) -> None:
 
 async def run(work: Path) -> None:
     """Both calls; raises when one does not end as it should."""
-    api, sip, phone, caller = free_ports(4)
+    api, sip, phone, caller, tap = free_ports(5)
+    asked: list[dict[str, str]] = []
+    tapping = await asyncio.start_server(
+        lambda reader, writer: _tap(reader, writer, api, asked), HOST, tap
+    )
     url = f"http://{HOST}:{api}"
     processes: list[Process] = []
 
@@ -106,7 +112,7 @@ async def run(work: Path) -> None:
         text = (CHECKOUT / "etc/kamailio/kamailio.cfg").read_text()
         for old, new in (
             ("10.0.0.6:5060", f"{HOST}:{sip}"),
-            ("10.0.0.5:8081", f"{HOST}:{api}"),
+            ("10.0.0.5:8081", f"{HOST}:{tap}"),
             ("log_stderror=no", "log_stderror=yes"),
         ):
             assert old in text, old
@@ -119,6 +125,8 @@ async def run(work: Path) -> None:
         start("phone", "sipp", "-sf", scenario, *("-i", HOST, "-p", str(phone), "-nostdin"))
         post(f"{url}/api/android-device/", sip_user_id=ACCOUNT, token="phone", app="app")
         await _rings(url, sip, phone, sipp("caller", ACCOUNT, CALL_ID))
+        assert asked[0]["caller_id"] == NAME, asked
+        assert asked[0]["phonenumber"] == NUMBER, asked
         # A Call-ID that is a UUID must not be the key of the call.
         line = f'call answered .*call_id="?kamailio-{CALL_ID}"? .*sip_user_id={ACCOUNT}'
         answered = await daemon.wait_for(line)
@@ -128,10 +136,35 @@ async def run(work: Path) -> None:
         cancelled = sipp("cancelled", ACCOUNT, "cancelled")
         assert await cancelled.ended() == 0, "the caller could not hang up"
     finally:
+        tapping.close()
         if kamailio is not None:
             await kamailio.end()  # it ends its children, which outlive a SIGKILL
         for process in reversed(processes):
             process.kill()
+
+
+async def _tap(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    port: int,
+    asked: list[dict[str, str]],
+) -> None:
+    """Pass what Kamailio asks on to the daemon, and keep its fields."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+    body = await reader.readexactly(length)
+    asked.append(dict(urllib.parse.parse_qsl(body.decode(), strict_parsing=False)))
+    answers, requests = await asyncio.open_connection(HOST, port)
+    requests.write(head + body)
+    gone = asyncio.ensure_future(reader.read())
+    answer = asyncio.ensure_future(answers.readuntil(b"status="))
+    await asyncio.wait([gone, answer], return_when=asyncio.FIRST_COMPLETED)
+    if answer.done() and answer.exception() is None:
+        writer.write(answer.result() + await answers.readexactly(3))
+        await writer.drain()
+    for task, transport in ((gone, writer), (answer, requests)):
+        task.cancel()
+        transport.close()
 
 
 async def _rings(url: str, sip: int, phone: int, caller: Process) -> None:
