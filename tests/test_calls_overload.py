@@ -71,8 +71,20 @@ class OverloadTests(SynchronousTestCase):
         """No socket was ready: no work is left."""
         for _ in range(8):
             self.turn(0.05)
-        self.turn(0.05, idle=True)
+        self.turn(0.02, idle=True)
         self.assertFalse(self.overload.late)
+        self.assertTrue(self.overload.admits())
+
+    def test_after_an_overload_a_burst_is_shorter(self) -> None:
+        """An overload that pauses for a turn is none the less one; a second later it is over."""
+        for _ in range(8):
+            self.turn(0.05)
+        self.assertFalse(self.overload.admits())
+        self.turn(0.05, idle=True)
+        self.assertFalse(self.overload.admits())
+        self.turn(0.0, idle=True)
+        self.clock.advance(1.0)
+        self.turn(0.05, idle=True)
         self.assertTrue(self.overload.admits())
 
     def test_lag_is_measured(self) -> None:

@@ -19,11 +19,14 @@ from middlewared.clock import Clock, DelayedCall
 
 SHORT_TURN_S = 0.02
 """A turn of this length shows that nothing queues."""
-GRACE_S = 0.2
+GRACE_S = 0.15
 """So long a burst of work may last before it counts as overload (CoDel's interval)."""
+WARY_GRACE_S = 0.03
+"""The same while an overload was seen less than :data:`WARY_S` ago: it comes and goes."""
+WARY_S = 1.0
 BURST_CALLS = 10
 """So many calls are taken since the loop was last calm, however long a turn lasts."""
-ADMIT_S = 0.02
+ADMIT_S = 0.01
 """Under overload, new calls are taken in the first part of each turn only."""
 LAG_PERIOD_S = 0.1
 """The lag metric has the longest turn of each such period in which there was work."""
@@ -88,6 +91,7 @@ class Overload:
         now = clock.seconds()
         self._turn_began_at = self._calm_at = now
         self._taken = 0
+        self._wary_until = now
         self._sampled_at = now
         self._sample_s = 0.0
         self._recent = LongestTurn(RECENT_S)
@@ -159,4 +163,8 @@ class Overload:
         self._calm_at, self._taken = now, 0
 
     def _is_late(self, now: float) -> bool:
-        return now - self._calm_at > GRACE_S and self._taken >= BURST_CALLS
+        grace_s = WARY_GRACE_S if now < self._wary_until else GRACE_S
+        late = now - self._calm_at > grace_s and self._taken >= BURST_CALLS
+        if late:
+            self._wary_until = now + WARY_S
+        return late
