@@ -7,16 +7,22 @@ import socket
 import ssl
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactor
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.service.ports import BACKLOG, with_backlog
+from middlewared.service.ports import BACKLOG, MOST_ACCEPTS, bound_accepts, with_backlog
 from middlewared.simulator.certificates import Authority
 from tests.daemons import PORTS, DaemonTestCase
+
+reactor: Any = _reactor
 
 
 class BacklogTests(SynchronousTestCase):
@@ -48,6 +54,37 @@ class BacklogTests(SynchronousTestCase):
         for description in ("tcp:0:backlog=7", "tcp:0:127.0.0.1:7", "tcp6:0:7", "unix:/a:660:7"):
             self.assertEqual(self.backlog(description), 7, description)
         self.assertEqual(with_backlog("systemd:domain=INET:index=0"), "systemd:domain=INET:index=0")
+
+
+class AcceptTests(TestCase):
+    async def test_accepts_are_bounded_a_turn(self) -> None:
+        """However many connections wait; those left over are accepted in later turns."""
+        accepted: list[int] = []
+        whole: Deferred[None] = Deferred()
+        count = 3 * MOST_ACCEPTS
+
+        def connected(_: object) -> Protocol:
+            if not accepted:
+                reactor.callLater(0, turns.append, None)
+            accepted.append(len(turns))
+            if len(accepted) == count:
+                whole.callback(None)
+            return Protocol()
+
+        turns: list[None] = []
+        factory = Factory()
+        factory.noisy = False
+        factory.buildProtocol = connected  # type: ignore[method-assign, assignment]
+        port = reactor.listenTCP(0, factory, backlog=count, interface="127.0.0.1")
+        port.numberAccepts = 10 * count  # as after a flood
+        bound_accepts(port)
+        address = ("127.0.0.1", port.getHost().port)
+        clients = [socket.create_connection(address, timeout=20) for _ in range(count)]
+        await whole
+        self.assertEqual(accepted.count(0), MOST_ACCEPTS)
+        for client in clients:
+            client.close()
+        await port.stopListening()
 
 
 OK = b"HTTP/1.1 200 OK"

@@ -25,6 +25,9 @@ _UNIX_MODE = "660"
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn caps it."""
 
+MOST_ACCEPTS = 100
+"""Connections that a port accepts in one turn of the reactor; the others wait in the backlog."""
+
 # The place of the backlog in a description that names no arguments; the type is 0.
 _BACKLOG_PLACE = {"tcp": 3, "tcp6": 2, "ssl": 6, "unix": 3}
 
@@ -84,7 +87,24 @@ async def _listen(reactor: Any, description: str, face: Face) -> IListeningPort:
         factory = ProxiedFactory(served=factory, trusted=face.trusted)
     endpoint = serverFromString(reactor, with_backlog(_with_mode(description)))
     port: IListeningPort = await endpoint.listen(factory)
+    bound_accepts(port)
     return port
+
+
+def bound_accepts(port: Any) -> None:
+    """
+    Accept at most :data:`MOST_ACCEPTS` connections a turn at ``port``.
+
+    Twisted raises its own number (``numberAccepts``) with each turn in which it was reached,
+    so that under a flood of connections turns would take ever longer.
+    """
+    accept = port.doRead
+
+    def do_read() -> Any:
+        port.numberAccepts = min(port.numberAccepts, MOST_ACCEPTS)
+        return accept()
+
+    port.doRead = do_read
 
 
 def _with_mode(description: str) -> str:
