@@ -24,6 +24,13 @@ class OverloadTests(SynchronousTestCase):
             self.overload.taken()
         self.clock.advance(length_s)
 
+    def test_without_turns_no_call_is_refused(self) -> None:
+        """On a reactor that does not show them nothing is known of its lateness."""
+        for _ in range(100):
+            self.clock.advance(1.0)
+            self.overload.taken()
+            self.assertTrue(self.overload.admits())
+
     def test_short_turns_take_every_call(self) -> None:
         """A loop that is always busy, but never for long, is not late."""
         for _ in range(100):

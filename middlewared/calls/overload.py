@@ -11,6 +11,7 @@ docs/overload.md explains the design and the figures behind the constants.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -89,7 +90,8 @@ class Overload:
         self._clock = clock
         self._metrics = metrics
         now = clock.seconds()
-        self._turn_began_at = self._calm_at = now
+        self._turn_began_at = now
+        self._calm_at = inf  # never late on a reactor that does not show its turns
         self._taken = 0
         self._wary_until = now
         self._sampled_at = now
