@@ -55,6 +55,7 @@ class Renewals:
         self._all_running = False
         self._all_again = False
         self._all_renewed_at = -math.inf
+        self._secret_due = True
         self._alone_at = -math.inf
 
     @property
@@ -84,8 +85,10 @@ class Renewals:
 
     async def learn_secret(self) -> None:
         """Share the secret of fresh keys; without Redis it is tried again in the next round."""
+        self._secret_due = True
         with contextlib.suppress(RendezvousDown):
             await self._shared.learn_secret()
+            self._secret_due = False
 
     def check(self, held: Held) -> None:
         """Look at one call."""
@@ -110,7 +113,7 @@ class Renewals:
         """Back up a lost message; after trouble, everything."""
         if self.behind and self._nodes.up:
             self.renew_all()
-        if not self._shared.keys.known:
+        if self._secret_due:
             self._background.run(self.learn_secret())
         before = self._clock.seconds() - INTERVAL_S
         stale = [held for held in self._held.all() if held.waits and held.checked_at < before]
