@@ -285,7 +285,10 @@ class RedisRendezvous:
         if call.unique_key == call.incoming.call_id:
             call = self._keys.with_fresh_key(call)
         self._renewals.opened_alone()
-        return self._open(call, call.deadline - self._clock.seconds(), member)
+        place = self._open(call, call.deadline - self._clock.seconds(), member)
+        if self._nodes.up:  # again, meanwhile: the others already rely on it
+            self._renewals.renew_all()
+        return place
 
     def _open(self, call: Call, left_s: float, member: str) -> SharedPlace:
         """The first place of a call, unless it was opened here meanwhile."""
