@@ -10,8 +10,12 @@ seconds. A duration carries its unit in its name.
 from __future__ import annotations
 
 import enum
+import re
 
 import attrs
+
+GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
+"""What push tokens of Google's consist of."""
 
 
 class Platform(enum.Enum):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import attrs
 
 from middlewared.errors import BadRequest
-from middlewared.model import Answer, Device, IncomingCall, Platform
+from middlewared.model import GOOGLE_TOKEN, Answer, Device, IncomingCall, Platform
 from middlewared.quoting import quoted
 from middlewared.web.bodies import RawFields
 from middlewared.web.settings import WebSettings
@@ -56,7 +56,6 @@ _WITHHELD = frozenset(
     ("anonymous", "unknown", "withheld", "restricted", "private", "suppressed", "supressed")
 )
 _PHONENUMBER_MARKS = str.maketrans("", "", " +()-–./xX")
-_GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
 _INTEGER = re.compile(r"([0-9]{1,18})(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _BOOLEANS = {
@@ -209,7 +208,7 @@ def _token(raw: RawFields, name: str, *, required: bool = False) -> str:
 def _push_token(raw: RawFields, platform: Platform) -> str:
     """An odd token of Apple's is stored: the push then fails, and the app can be found."""
     text = _token(raw, "token", required=True)
-    if platform is not Platform.APNS and _GOOGLE_TOKEN.fullmatch(text) is None:
+    if platform is not Platform.APNS and GOOGLE_TOKEN.fullmatch(text) is None:
         raise BadRequest("token: not a token of Google's")
     return text
 

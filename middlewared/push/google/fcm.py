@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from middlewared.clock import Clock, WallClock, wall_clock
+from middlewared.model import GOOGLE_TOKEN
 from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
 from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.oauth import AccessToken, AccessTokens
-from middlewared.push.google.payload import GOOGLE_TOKEN, google_data
+from middlewared.push.google.payload import google_data
 from middlewared.push.google.replies import as_object, json_object, objects, retry_after_s, word
 from middlewared.push.interface import (
     MALFORMED_TOKEN,

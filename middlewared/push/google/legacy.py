@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from middlewared.clock import Clock, WallClock, wall_clock
+from middlewared.model import GOOGLE_TOKEN
 from middlewared.outgoing.interface import HttpClient, Reply
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
-from middlewared.push.google.payload import GOOGLE_TOKEN, google_data
+from middlewared.push.google.payload import google_data
 from middlewared.push.google.replies import json_object, objects, retry_after_s, word
 from middlewared.push.interface import (
     MALFORMED_TOKEN,

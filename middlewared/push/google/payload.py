@@ -7,12 +7,9 @@ bytes, unless the operator's own URL leaves no room; only ``caller_id`` is ever 
 
 from __future__ import annotations
 
-import re
-
 from middlewared.push.interface import CallPush, NoticePush, Push
 
 MAX_DATA_BYTES = 4_096
-GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
 
 
 def google_data(push: Push) -> dict[str, str]:
