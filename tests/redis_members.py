@@ -97,3 +97,17 @@ class SharedRendezvousCase(TestCase):
     async def in_time(self, work: Coroutine[Any, Any, T], seconds: float = 2.0) -> T:
         """The result, which must not be longer in coming than a caller can bear."""
         return await Deferred.fromCoroutine(work).addTimeout(seconds, reactor)
+
+
+class OwnServerCase(SharedRendezvousCase):
+    """One member, ``here``, at a server of its own."""
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        self.server = Redis()
+        self.addCleanup(self.server.remove)
+        self.here = await self.member([self.server.node])
+
+    def connections(self) -> Sequence[str]:
+        """The member's connections, as the server names them."""
+        lines = self.server.run("CLIENT", "LIST").splitlines()
+        return sorted(line.split()[0] for line in lines if "cmd=client|list" not in line)

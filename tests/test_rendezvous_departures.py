@@ -13,8 +13,7 @@ from middlewared.errors import RendezvousDown
 from middlewared.model import Call
 from middlewared.rendezvous.redis_departures import AT_ONCE, RETRY_PAUSE_S, Departure, Departures
 from tests.contracts.rendezvous import a_call
-from tests.redis_members import SharedRendezvousCase
-from tests.servers.redis import Redis
+from tests.redis_members import OwnServerCase
 
 
 class DeparturesTests(SynchronousTestCase):
@@ -89,18 +88,8 @@ class DeparturesTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class HangUpTests(SharedRendezvousCase):
+class HangUpTests(OwnServerCase):
     """PBX connections that close while their calls wait, at a real server."""
-
-    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
-        self.server = Redis()
-        self.addCleanup(self.server.remove)
-        self.here = await self.member([self.server.node])
-
-    def connections(self) -> Sequence[str]:
-        """The member's connections, as the server names them."""
-        lines = self.server.run("CLIENT", "LIST").splitlines()
-        return sorted(line.split()[0] for line in lines if "cmd=client|list" not in line)
 
     async def test_thousands_at_once(self) -> None:
         """Redis keeps its connections, and no record of a dead call."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import cast
 
 from twisted.internet import reactor
@@ -16,24 +15,13 @@ from middlewared.rendezvous.redis_protocol import SILENCE_S
 from middlewared.rendezvous.redis_records import record_key, settlement_text
 from middlewared.rendezvous.redis_scripts import SETTLE
 from tests.contracts.rendezvous import a_call, an_answer
-from tests.redis_members import SharedRendezvousCase
-from tests.servers.redis import Redis
+from tests.redis_members import OwnServerCase
 
 clock = cast(IReactorTime, reactor)
 
 
-class PausedProcessTests(SharedRendezvousCase):
-    """One member at a server of its own; the reactor is blocked as SIGSTOP would block it."""
-
-    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
-        self.server = Redis()
-        self.addCleanup(self.server.remove)
-        self.here = await self.member([self.server.node])
-
-    def connections(self) -> Sequence[str]:
-        """The member's connections, as the server names them."""
-        lines = self.server.run("CLIENT", "LIST").splitlines()
-        return sorted(line.split()[0] for line in lines if "cmd=client|list" not in line)
+class PausedProcessTests(OwnServerCase):
+    """The reactor is blocked as SIGSTOP would block it."""
 
     async def test_links_survive_a_pause_with_commands_under_way(self) -> None:
         """Replies that lie unread in our own socket's buffer are no silence of Redis."""
