@@ -38,7 +38,7 @@ class Calls(Protocol):
         """Whether the key is of a call that this daemon holds; asks no one."""
 
     def recognises(self, unique_key: str) -> bool:
-        """Whether the key is surely one that a daemon of ours has made; asks no one."""
+        """Whether the key is held here or surely one that a daemon of ours made; asks no one."""
 
     def surely_unknown(self, unique_key: str) -> bool:
         """Whether no call has the key, as far as anyone could say; asks no one."""

@@ -100,11 +100,11 @@ class MemoryRendezvous:
 
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.recognises`; here False is sure as well."""
-        return unique_key in self._calls
+        return self.holds_key(unique_key)
 
     def surely_unknown(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.surely_unknown`."""
-        return unique_key not in self._calls
+        return not self.holds_key(unique_key)
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""

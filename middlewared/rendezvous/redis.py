@@ -206,7 +206,7 @@ class RedisRendezvous:
 
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.recognises`."""
-        return self._held.find(unique_key) is not None or self._keys.recognises(unique_key)
+        return self.holds_key(unique_key) or self._keys.recognises(unique_key)
 
     def surely_unknown(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.surely_unknown`: another daemon may hold any UUID."""

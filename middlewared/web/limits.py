@@ -21,7 +21,7 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.web.plain import PLAIN_START, Early, Judge, Refused
+from middlewared.web.plain import PLAIN_START, Early, PlainFilter, Refused
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
 from middlewared.web.sending import send_now
@@ -154,14 +154,14 @@ class Channel(http.HTTPChannel):
         super().dataReceived(data)
 
     def _without_refused(self, data: bytes) -> bytes:
-        """What is left to serve of ``data``: nothing when a judge has refused it."""
+        """What is left to serve of ``data``: nothing when a filter has refused it."""
         idle, pieces = bool(self._held_back) or self.is_idle, self._pieces
         data, self._held_back, self._pieces = self._held_back + data, b"", 0
-        judges = (each for each in self.site.judges if data.startswith(each.request_line))
-        judge = next(judges, None)
-        if judge is None or not (idle and judge.active):
+        filters = (each for each in self.site.filters if data.startswith(each.request_line))
+        chosen = next(filters, None)
+        if chosen is None or not (idle and chosen.active):
             return data
-        found = judge.early(data, host_of(self.getPeer()))
+        found = chosen.early(data, host_of(self.getPeer()))
         if isinstance(found, Refused):
             self._receiving = False
             self.setTimeout(self.site.settings.idle_timeout_s)
@@ -334,7 +334,7 @@ class Site(server.Site):
     :param settings: gives the present settings; asked again for each connection and request.
     :param closing: whether each connection is to be closed with its next answer.
     :param observe: told of each request that was answered.
-    :param judges: refuse requests by their bytes.
+    :param filters: refuse requests by their bytes.
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -349,7 +349,7 @@ class Site(server.Site):
         closing: Callable[[], bool],
         refuse_broken: RefuseBroken,
         observe: Callable[[Request], None],
-        judges: Sequence[Judge] = (),
+        filters: Sequence[PlainFilter] = (),
     ) -> None:
         super().__init__(resource, reactor=clock)
         self.clock = clock
@@ -357,7 +357,7 @@ class Site(server.Site):
         self._closing = closing
         self.refuse_broken = refuse_broken
         self._observe = observe
-        self.judges = judges
+        self.filters = filters
         self.connections = 0
 
     @property

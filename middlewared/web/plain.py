@@ -1,8 +1,8 @@
 """
-Requests that can be judged by their bytes, before anything is parsed.
+Requests that can be refused by their bytes, before anything is parsed.
 
 To parse a request and to route it costs about 150 microseconds, which a flood makes the
-daemon pay as often as it likes. A judge looks at the bytes first, for a tenth of that, and
+daemon pay as often as it likes. A filter looks at the bytes first, for a tenth of that, and
 may refuse what is plain: one whole request, of a known length, in the usual form.
 """
 
@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias, TypedDict, Unpack
 
 import attrs
 
+from middlewared.clock import Clock
+from middlewared.web.networks import Address, client_address
 from middlewared.web.replies import Reply, head_of
+from middlewared.web.settings import WebSettings
 
 PLAIN_START = b"POST /api/"
 MOST_HEAD_BYTES = 8192
@@ -44,28 +49,6 @@ class Refused:
     close: bool
 
 
-class Judge(Protocol):
-    """
-    Refuses requests of one route by their bytes.
-
-    :ivar request_line: what they begin with.
-    """
-
-    request_line: bytes
-
-    @property
-    def active(self) -> bool:
-        """Whether it has a reason to look at requests now; cheap."""
-
-    def early(self, data: bytes, peer: str | None) -> Refused | Early:
-        """
-        Refuse what ``data`` asks for, if it is to be refused.
-
-        :param data: what a connection received while no request was under way on it.
-        :param peer: the connection's own address; None on a unix socket.
-        """
-
-
 @attrs.frozen
 class Plain:
     """One whole request in the usual form; ``head`` has its last line end."""
@@ -79,14 +62,80 @@ class Plain:
         return self.body.startswith(b"{")
 
     @property
-    def forwarded_for(self) -> list[bytes]:
+    def forwarded_for(self) -> tuple[str, ...]:
         """The X-Forwarded-For headers."""
-        return _FORWARDED_FOR.findall(self.head)
+        return tuple(value.decode("latin-1") for value in _FORWARDED_FOR.findall(self.head))
 
-    def refused(self, reply: Reply, *, closing: bool) -> Refused:
-        """``reply``, after which the connection is closed if the client or we want it."""
-        close = closing or _CLOSE.search(self.head) is not None
+    @property
+    def wants_close(self) -> bool:
+        """Whether the client wants its connection closed after the reply."""
+        return _CLOSE.search(self.head) is not None
+
+
+Refusal: TypeAlias = Callable[[float], Reply]
+"""Gives the reply that refuses a request, from the milliseconds that it took."""
+
+
+class FilterParts(TypedDict):
+    """
+    What every filter needs.
+
+    ``settings`` gives those of the moment; ``closing``: whether each connection is to be
+    closed with its next answer; ``http_request`` is notified of route, method, status and
+    seconds of each refusal.
+    """
+
+    clock: Clock
+    settings: Callable[[], WebSettings]
+    closing: Callable[[], bool]
+    http_request: Callable[[str, str, int, float], None]
+
+
+class PlainFilter(ABC):
+    """Refuses plain requests of one route."""
+
+    route: str
+
+    def __init__(self, **parts: Unpack[FilterParts]) -> None:
+        self._clock = parts["clock"]
+        self._settings = parts["settings"]
+        self._closing = parts["closing"]
+        self._http_request = parts["http_request"]
+        self.request_line = b"POST /api/" + self.route.encode()
+        self._target = re.compile(re.escape(self.request_line) + rb"(?:/[^ ]*)? HTTP/1\.1\r\n")
+
+    @property
+    @abstractmethod
+    def active(self) -> bool:
+        """Whether there is a reason to look at requests now; cheap."""
+
+    @abstractmethod
+    def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
+        """How a request is refused; None: it is to be served."""
+
+    def early(self, data: bytes, peer: str | None) -> Refused | Early:
+        """
+        Refuse what ``data`` asks for, if it is to be refused.
+
+        :param data: what a connection received while no request was under way on it.
+        :param peer: the connection's own address; None on a unix socket.
+        """
+        began_at = self._clock.seconds()
+        plain = read_plain(data, self._target, self._settings().max_body_bytes)
+        if not isinstance(plain, Plain):
+            return plain
+        refusal = self._refusal(plain, peer)
+        if refusal is None:
+            return Early.SERVE
+        took_s = self._clock.seconds() - began_at
+        reply = refusal(took_s * 1000)
+        self._http_request(self.route, "POST", reply.status, took_s)
+        close = self._closing() or plain.wants_close
         return Refused(head_of(reply, close=close) + reply.body, close)
+
+    def _address(self, plain: Plain, peer: str | None) -> Address | None:
+        """The client's own address, seen through trusted proxies."""
+        return client_address(peer, plain.forwarded_for, self._settings().trusted_proxies)
 
 
 def read_plain(data: bytes, target: re.Pattern[bytes], max_body_bytes: int) -> Plain | Early:

@@ -38,7 +38,7 @@ from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
 from middlewared.web.limits import Site
-from middlewared.web.plain import Judge
+from middlewared.web.plain import FilterParts, PlainFilter
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
@@ -99,15 +99,15 @@ class Web:
             return self.settings
 
         credentials = Credentials(clock=clock, accounts=accounts, settings=present)
-        early: dict[str, Any] = {
+        parts: FilterParts = {
             "clock": clock,
-            "calls": calls,
             "settings": present,
             "closing": lambda: self.closing,
             "http_request": http_request,
         }
-        shedding, unknown_keys = Shedding(**early), UnknownKeys(**early)
-        self._judges: dict[Face, tuple[Judge, ...]] = {
+        shedding = Shedding(calls=calls, **parts)
+        unknown_keys = UnknownKeys(calls=calls, **parts)
+        self._filters: dict[Face, tuple[PlainFilter, ...]] = {
             Face.WHOLE: (shedding, unknown_keys),
             Face.PUBLIC: (unknown_keys,),
             Face.PBX: (shedding,),
@@ -146,7 +146,7 @@ class Web:
             closing=lambda: self.closing,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
-            judges=self._judges[face],
+            filters=self._filters[face],
         )
 
     def endpoints(self, face: Face = Face.WHOLE) -> list[Endpoint]:

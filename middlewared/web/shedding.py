@@ -9,52 +9,34 @@ the usual way, where it is refused as well, at a higher price.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from typing import Unpack
 from urllib.parse import unquote_plus
 
 from middlewared.calls.interface import Calls
-from middlewared.clock import Clock
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
-from middlewared.web.networks import client_address, doubt, within
-from middlewared.web.plain import Early, Plain, Refused, read_plain
+from middlewared.web.networks import doubt, within
+from middlewared.web.plain import FilterParts, Plain, PlainFilter, Refusal
+from middlewared.web.replies import Reply
 from middlewared.web.settings import WebSettings
 
 MOST_SENDERS = 1000
 
-_TARGET = re.compile(rb"POST /api/incoming-call(?:/[^ ]*)? HTTP/1\.1\r\n")
 _FORM_ACCOUNT = re.compile(rb"(?:^|&)sip_user_id=([0-9]{1,18})(?=&|$)")
 _FORM_CALL_ID = re.compile(rb"(?:^|&)call_id=([^&]*)")
 _JSON_ACCOUNT = re.compile(rb'"sip_user_id"\s*:\s*"?([0-9]{1,18})"?\s*[,}]')
 _JSON_CALL_ID = re.compile(rb'"call_id"\s*:\s*"?([^",}]*)')
 
 
-class Shedding:
-    """
-    Recognises requests that are new calls, and refuses them; a :class:`~.plain.Judge`.
+class Shedding(PlainFilter):
+    """Recognises requests that are new calls, and refuses them under overload."""
 
-    :param settings: gives the present settings.
-    :param closing: whether each connection is to be closed with its next answer.
-    :param http_request: notified of route, method, status and seconds of each refusal.
-    """
+    route = "incoming-call"
 
-    request_line = b"POST /api/incoming-call"
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        calls: Calls,
-        settings: Callable[[], WebSettings],
-        closing: Callable[[], bool],
-        http_request: Callable[[str, str, int, float], None],
-    ) -> None:
-        self._clock = clock
+    def __init__(self, *, calls: Calls, **parts: Unpack[FilterParts]) -> None:
+        super().__init__(**parts)
         self._calls = calls
-        self._settings = settings
-        self._closing = closing
-        self._http_request = http_request
-        self._senders: dict[tuple[str | None, bytes], bool] = {}
+        self._senders: dict[tuple[str | None, tuple[str, ...]], bool] = {}
         self._senders_by: WebSettings | None = None
 
     @property
@@ -62,35 +44,29 @@ class Shedding:
         """Whether new calls are refused now."""
         return self._calls.overloaded
 
-    def early(self, data: bytes, peer: str | None) -> Refused | Early:
-        """See :meth:`.plain.Judge.early`."""
-        began_at = self._clock.seconds()
-        plain = read_plain(data, _TARGET, self._settings().max_body_bytes)
-        if not isinstance(plain, Plain):
-            return plain
+    def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
         incoming = _incoming(plain)
-        if incoming is None or not self._is_pbx(peer, plain) or not self._calls.shed(incoming):
-            return Early.SERVE
-        took_s = self._clock.seconds() - began_at
-        self._http_request("incoming-call", "POST", 503, took_s)
-        reply = pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_s * 1000:.2f}")
-        return plain.refused(reply, closing=self._closing())
+        if incoming is None or not self._is_pbx(plain, peer) or not self._calls.shed(incoming):
+            return None
+        return _overloaded
 
-    def _is_pbx(self, peer: str | None, plain: Plain) -> bool:
+    def _is_pbx(self, plain: Plain, peer: str | None) -> bool:
         """Whether the sender is in pbx_networks; known ones cost one look-up."""
         settings = self._settings()
         if self._senders_by is not settings or len(self._senders) >= MOST_SENDERS:
             self._senders, self._senders_by = {}, settings
-        forwarded_for = plain.forwarded_for
-        sender = (peer, b",".join(forwarded_for))
+        sender = (peer, plain.forwarded_for)
         known = self._senders.get(sender)
         if known is None:
-            texts = [value.decode("latin-1") for value in forwarded_for]
-            trusted = settings.trusted_proxies
-            address = client_address(peer, texts, trusted)
-            known = within(address, settings.pbx_networks) and not doubt(peer, texts, (), trusted)
+            address = self._address(plain, peer)
+            doubtful = doubt(peer, plain.forwarded_for, (), settings.trusted_proxies)
+            known = within(address, settings.pbx_networks) and not doubtful
             self._senders[sender] = known
         return known
+
+
+def _overloaded(took_ms: float) -> Reply:
+    return pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_ms:.2f}")
 
 
 def _incoming(plain: Plain) -> IncomingCall | None:

@@ -9,21 +9,20 @@ during a flood by the bytes of its requests, before they are parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Hashable
+from functools import partial
+from typing import Unpack
 
 from middlewared.calls.interface import Calls
-from middlewared.clock import Clock
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.networks import Address, client_address, counted_as
-from middlewared.web.plain import Early, Plain, Refused, read_plain
+from middlewared.web.networks import Address, counted_as
+from middlewared.web.plain import FilterParts, Plain, PlainFilter, Refusal
 from middlewared.web.replies import NotFound, TooManyRequests, json_refusal, refusal_of
-from middlewared.web.settings import WebSettings
 from middlewared.web.throttle import Buckets
 
 FLOOD_PER_S = 20
 """So many unknown keys a second, from all addresses, are a flood."""
 
-_TARGET = re.compile(rb"POST /api/call-response(?:/[^ ]*)? HTTP/1\.1\r\n")
 _TYPE = re.compile(
     rb"(?i)\r\ncontent-type:[ \t]*application/(?:json|x-www-form-urlencoded)[ \t]*[;\r]"
 )
@@ -38,35 +37,18 @@ _JSON = re.compile(
 )
 
 
-class UnknownKeys:
-    """
-    Passes answers on to calls that may be unknown; a :class:`~.plain.Judge` during a flood.
+class UnknownKeys(PlainFilter):
+    """Passes answers on to calls that may be unknown, and refuses a flood of them."""
 
-    :param settings: gives the present settings.
-    :param http_request: notified of route, method, status and seconds of each refusal.
-    :ivar closing: whether each connection is to be closed with its next answer.
-    """
+    route = "call-response"
 
-    request_line = b"POST /api/call-response"
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        calls: Calls,
-        settings: Callable[[], WebSettings],
-        closing: Callable[[], bool],
-        http_request: Callable[[str, str, int, float], None],
-    ) -> None:
-        self._clock = clock
+    def __init__(self, *, calls: Calls, **parts: Unpack[FilterParts]) -> None:
+        super().__init__(**parts)
         self._calls = calls
-        self._settings = settings
-        self._closing = closing
-        self._http_request = http_request
         self._unknown = Buckets("unknown keys")
         # Apart, so that made-up keys do not shut out the phones behind the same address.
         self._elsewhere = Buckets("keys of calls that are over")
-        self._second_began_at = clock.seconds()
+        self._second_began_at = self._clock.seconds()
         self._this_second = self._last_second = 0
 
     async def answer(self, said: PhoneAnswer, address: Address | None) -> bool:
@@ -91,39 +73,29 @@ class UnknownKeys:
         self._turn_second()
         return max(self._this_second, self._last_second) >= FLOOD_PER_S
 
-    def early(self, data: bytes, peer: str | None) -> Refused | Early:
-        """See :meth:`.plain.Judge.early`."""
-        began_at = self._clock.seconds()
-        plain = read_plain(data, _TARGET, self._settings().max_body_bytes)
-        if not isinstance(plain, Plain):
-            return plain
+    def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
         found = (_JSON if plain.is_json else _FORM).fullmatch(plain.body)
         if found is None or _TYPE.search(plain.head) is None:
-            return Early.SERVE
+            return None
         key = found[1].decode("ascii")
-        if self._calls.holds_key(key) or self._calls.recognises(key):
-            return Early.SERVE
-        error = self._refusal(key, peer, plain)
+        if self._calls.recognises(key):
+            return None
+        error = self._error(key, counted_as(self._address(plain, peer)))
         if error is None:
-            return Early.SERVE
+            return None
         self._count()
-        refusal = refusal_of(error)
-        took_s = self._clock.seconds() - began_at
-        self._http_request("call-response", "POST", refusal.status, took_s)
-        return plain.refused(json_refusal(refusal, took_s * 1000), closing=self._closing())
+        return partial(json_refusal, refusal_of(error))
 
-    def _refusal(self, key: str, peer: str | None, plain: Plain) -> Exception | None:
+    def _error(self, key: str, client: Hashable) -> Exception | None:
         """Why the key is refused without a look-up; None: it has to be looked up."""
-        settings = self._settings()
-        texts = [value.decode("latin-1") for value in plain.forwarded_for]
-        client = counted_as(client_address(peer, texts, settings.trusted_proxies))
+        rate = self._settings().unknown_keys
         try:
-            self._unknown.take(client, settings.unknown_keys, self._clock.seconds())
+            self._unknown.take(client, rate, self._clock.seconds())
         except TooManyRequests as error:
             return error
         if self._calls.surely_unknown(key):
             return NotFound("no such call")
-        self._unknown.give_back(client, settings.unknown_keys)  # to be taken by the look-up
+        self._unknown.give_back(client, rate)  # to be taken by the look-up
         return None
 
     def _count(self) -> None:
