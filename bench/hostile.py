@@ -34,7 +34,7 @@ from load import ANSWER, Calls
 from offered import Pbx, Placed
 from overload import surroundings
 from partition import Partition
-from stepping import Clock, Scene
+from stepping import PHONE_S, SILENT, Clock, Scene
 from world import Setup, World
 
 Figures: TypeAlias = dict[str, Any]
@@ -224,7 +224,8 @@ def clock(options: argparse.Namespace) -> Figures:
         async def work(world: World, calls: Calls) -> Figures:
             return await Scene(world, calls, faked, wait_s=WAIT_S).play()
 
-        return run(setup(options, environment=faked.environment), work, ACCOUNTS)
+        phones = {"answer_ms": PHONE_S * 1000, "silent": SILENT}
+        return run(setup(options, environment=faked.environment, **phones), work, ACCOUNTS)
 
 
 def partition(options: argparse.Namespace) -> Figures:

@@ -42,6 +42,7 @@ class Setup:
     :ivar https: Google and the account API speak it, as they do in life.
     :ivar share: of one core, which each daemon may use at most; needs root.
     :ivar answer_ms: the simulated phones answer after so long; None: they do not.
+    :ivar silent: phones whose token ends in one of these digits do not answer.
     :ivar accounts: open, or voipgrid, which the simulator plays.
     :ivar sections: what is added to the configuration of the daemon of a number.
     :ivar environment: of the daemons.
@@ -55,6 +56,7 @@ class Setup:
     https: bool = False
     share: float | None = None
     answer_ms: float | None = None
+    silent: str = ""
     accounts: str = "open"
     profile: Path | None = None
     wait_ms: int = 120_000
@@ -162,6 +164,7 @@ class World:
         if setup.answer_ms is not None:
             options += ["--answer-ms", str(setup.answer_ms), "--answer-at"]
             options += [f"{host}:{port}" for host, port in self.addresses]
+            options += ["--silent", setup.silent]
         self.simulator = Process(self._folder, "simulator", "-m", "middlewared.simulator", *options)
         self._known = json.loads(self.simulator.wait_for("\n").splitlines()[0])
         shared = self._servers() if setup.cluster else ""

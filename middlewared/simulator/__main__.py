@@ -41,6 +41,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--folder", type=Path, help="where credentials are written; default: a temporary one")
     add("--answer-ms", type=float, help="phones answer every call after this delay")
     add("--answer-at", nargs="*", default=[], help="host:port of daemons that take turns")
+    add("--silent", default="", help="phones whose token ends in one of these do not answer")
     add("--unavailable", action="store_true", help="phones answer that they are not available")
     add("--apns-delay-ms", type=float, default=0, help="Apple answers after this delay")
     add("--google-delay-ms", type=float, default=0, help="Google answers after this delay")
@@ -65,6 +66,7 @@ class World:
                 delay_s=options.answer_ms / 1000,
                 available=not options.unavailable,
                 at=options.answer_at,
+                silent=options.silent,
             )
         self._apples = {
             environment: AppleServer(

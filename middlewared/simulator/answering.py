@@ -40,16 +40,24 @@ class Answering:
     :param at: addresses (host:port) that take turns in place of the response_api's own, as
         daemons behind a load balancer do: the next one is asked when one is gone or
         answers 503.
+    :param silent: phones whose token ends in one of these characters do not answer.
     """
 
     def __init__(
-        self, *, reactor: Any, delay_s: float, available: bool = True, at: Sequence[str] = ()
+        self,
+        *,
+        reactor: Any,
+        delay_s: float,
+        available: bool = True,
+        at: Sequence[str] = (),
+        silent: str = "",
     ) -> None:
         self.statuses: dict[int, int] = {}
         self._reactor = reactor
         self._delay_s = delay_s
         self._available = "true" if available else "false"
         self._at = list(at)
+        self._silent = silent
         self._turn = 0
         self._lines: dict[str, _Line] = {}
         self._calls: set[DelayedCall] = set()
@@ -57,7 +65,7 @@ class Answering:
     def __call__(self, push: ReceivedPush | GooglePush) -> None:
         """Answer a push after the delay."""
         data = push.payload if isinstance(push, ReceivedPush) else push.data
-        if "response_api" not in data:
+        if "response_api" not in data or push.token[-1] in self._silent:
             return
 
         def answer() -> None:
