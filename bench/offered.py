@@ -105,6 +105,8 @@ class Pbx:
     :param keep: whether connections are; otherwise each call has a new one.
     :param accounts: registered ones, which are called in turn.
     :param repeats: how often a call refused with 503 is placed at the next daemon.
+    :param redispatch: a call whose connection ended without a reply is placed at the next
+        daemon, once, as etc/haproxy/haproxy.cfg does (``retry-on empty-response``).
     :ivar latest_s: how far the loop lagged behind its own rate at worst.
     """
 
@@ -116,6 +118,7 @@ class Pbx:
         wait_s: float,
         keep: bool = True,
         repeats: int = 0,
+        redispatch: bool = False,
     ) -> None:
         self.calls: list[Placed] = []
         self.latest_s = 0.0
@@ -124,6 +127,7 @@ class Pbx:
         self._wait_s = wait_s
         self._keep = keep
         self._repeats = repeats
+        self._redispatch = redispatch
         self._idle: dict[tuple[str, int], list[Connection]] = {each: [] for each in addresses}
         self._all: set[Connection] = set()
         self._open: deque[Placed] = deque()
@@ -203,7 +207,10 @@ class Pbx:
 
     def lost(self, call: Placed) -> None:
         """A connection with a call on it has ended."""
-        self._end(call, "lost", 0)
+        if self._redispatch and call.tried == 1 and not call.outcome:
+            self._again(call)
+        else:
+            self._end(call, "lost", 0)
 
     def _send(self, call: Placed) -> None:
         idle = self._idle[self._addresses[call.turn % len(self._addresses)]]

@@ -71,7 +71,7 @@ class Overload:
         self.capacity = 0.0
         self.steps: list[tuple[float, float]] = []
 
-    def pbx(self, *, keep: bool = True) -> Pbx:
+    def pbx(self, *, keep: bool = True, redispatch: bool = False) -> Pbx:
         """A PBX without connections yet."""
         return Pbx(
             self._world.addresses,
@@ -79,6 +79,7 @@ class Overload:
             wait_s=WAIT_S,
             keep=keep,
             repeats=1 if self._options.repeat else 0,
+            redispatch=redispatch,
         )
 
     async def run(self) -> Figures:
@@ -161,7 +162,8 @@ class Overload:
 
     async def _killed(self) -> Figures:
         """One of the daemons is killed when all are nearly full; later it is there again."""
-        rate, pbx, some_s = 0.9 * self.capacity, self.pbx(), self._plan.overload_s / 4
+        rate, some_s = 0.9 * self.capacity, self._plan.overload_s / 4
+        pbx = self.pbx(redispatch=True)
         await pbx.connect(int(rate * 0.6))
         with Meter(self._world) as meter:
             before = await pbx.offer(rate, some_s)
@@ -174,9 +176,11 @@ class Overload:
         pbx.close()
         left = self.capacity * (len(self._world.daemons) - 1) / len(self._world.daemons)
         figures = self._judged(calls, began, ended, left)
-        held = [call for call in before if call.outcome == "lost"]
         figures |= {**self._seconds(after), **meter.shares(), **surroundings()}
-        figures["held_by_the_killed"] = len(held)
+        figures["redispatched"] = sum(call.tried > 1 for call in before + calls)
+        figures["held_by_the_killed"] = dict(
+            Counter(call.outcome for call in before if call.tried > 1)
+        )
         note(f"one killed: {json.dumps(figures)}")
         return figures
 
