@@ -56,9 +56,11 @@ def holds(figures: Figures) -> bool:
 def table(figures: Figures) -> str:
     """The figures as a table of Markdown."""
     title = f"{figures['setup']}, {figures['platform']}"
+    times = max(len(each.get("runs", [0])) for _, each in loads(figures))
     lines = [
         f"**{title}**: {figures['daemons']} x {figures['share']:.0%} of a core"
-        f" ({figures['held_by']}), capacity {figures['capacity']} calls/s",
+        f" ({figures['held_by']}), capacity {figures['capacity']} calls/s"
+        + (f"; medians of {times} runs, goodput of each in brackets" if times > 1 else ""),
         "",
         "| offered | goodput | of capacity (goal) | refused, p50 / p99 (goal) | without answer"
         " | failed in each second after | daemons / simulator / generator, of a core |",
@@ -68,10 +70,12 @@ def table(figures: Figures) -> str:
         goodput, refused_ms = GOALS[name]
         took = f"{each['refused_p50_ms']} / {each['refused_p99_ms']} ms ({refused_ms})"
         refused = f"{each['refused']}: {took}" if each["refused"] else "none"
+        runs = ", ".join(f"{run['goodput_of_capacity']:.0%}" for run in each.get("runs", ()))
         seconds = " ".join(map(str, each["after_failed_by_second"]))
         lines.append(
             f"| {name}: {each['offered']}/s | {each['goodput']}/s"
-            f" | {each['goodput_of_capacity']:.0%} ({goodput:.0%}) | {refused}"
+            f" | {each['goodput_of_capacity']:.0%} ({goodput:.0%})"
+            f"{f' [{runs}]' if runs else ''} | {refused}"
             f" | {each['without_answer']} | {seconds}"
             f" | {each['daemon_cpu']} / {each['simulator_cpu']} / {each['generator_cpu']} |"
         )
