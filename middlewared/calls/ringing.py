@@ -172,7 +172,7 @@ class Ringing:
 
     def shed(self, incoming: IncomingCall) -> bool:
         """See :meth:`.interface.Calls.shed`."""
-        if self._rendezvous.holds(Call("", incoming, 0.0, 0.0, 0.0)):
+        if self._rendezvous.holds(incoming):
             return False
         self._admission.refuse()
         return True
@@ -211,7 +211,7 @@ class Ringing:
 
     def _refusal(self, call: Call) -> Outcome | None:
         """Why ``call`` is not taken now; a repeat of a held one is no new call."""
-        if not (self.draining or self.overloaded) or self._rendezvous.holds(call):
+        if not (self.draining or self.overloaded) or self._rendezvous.holds(call.incoming):
             return None
         return Outcome.DRAINING if self.draining else Outcome.OVERLOADED
 

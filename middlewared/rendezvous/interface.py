@@ -11,7 +11,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from middlewared.model import Answer, Call, Outcome, Platform, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
 
 
 class Place(Protocol):
@@ -61,8 +61,8 @@ class Rendezvous(Protocol):
     def waiting(self) -> int:
         """How many places at this daemon wait now."""
 
-    def holds(self, call: Call) -> bool:
-        """Whether ``call`` repeats one that has a place at this daemon, or was answered here."""
+    def holds(self, incoming: IncomingCall) -> bool:
+        """Whether it repeats a call that has a place at this daemon, or was answered here."""
 
     async def join(self, call: Call) -> Place:
         """

@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, Outcome, Platform, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
 
 
 def fresh_key() -> str:
@@ -81,9 +81,9 @@ class MemoryRendezvous:
         """How many places wait."""
         return self._places
 
-    def holds(self, call: Call) -> bool:
+    def holds(self, incoming: IncomingCall) -> bool:
         """See :meth:`.interface.Rendezvous.holds`."""
-        return _identity(call) in self._keys
+        return (incoming.sip_user_id, incoming.call_id) in self._keys
 
     async def join(self, call: Call) -> MemoryPlace:
         """See :meth:`.interface.Rendezvous.join`; never down."""

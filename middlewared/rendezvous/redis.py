@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from middlewared.background import Background
 from middlewared.devices.interface import DaemonTable
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous import redis_records as records
 from middlewared.rendezvous.cluster import Node
 from middlewared.rendezvous.peers import AnyPeers, NoPeers, Peers
@@ -160,9 +160,9 @@ class RedisRendezvous:
         await self._peers.stop()
         await self._nodes.stop()
 
-    def holds(self, call: Call) -> bool:
+    def holds(self, incoming: IncomingCall) -> bool:
         """See :meth:`.interface.Rendezvous.holds`."""
-        return self._held.repeated(call) is not None
+        return self._held.repeated(incoming) is not None
 
     async def join(self, call: Call) -> SharedPlace:
         """
@@ -260,7 +260,7 @@ class RedisRendezvous:
             raise
 
     async def _join(self, call: Call, member: str) -> SharedPlace:
-        held = self._held.repeated(call)
+        held = self._held.repeated(call.incoming)
         if held is None:
             self._departures.hurry(call)
             joined = await self._shared.join(call, member)
@@ -292,7 +292,7 @@ class RedisRendezvous:
 
     def _open(self, call: Call, left_s: float, member: str) -> SharedPlace:
         """The first place of a call, unless it was opened here meanwhile."""
-        held = self._held.repeated(call)
+        held = self._held.repeated(call.incoming)
         if held is not None:
             return self._seat(held, member)
         earlier = self._held.find(call.unique_key)

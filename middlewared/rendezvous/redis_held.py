@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Call, Outcome, Platform, Settlement
+from middlewared.model import Call, IncomingCall, Outcome, Platform, Settlement
 from middlewared.rendezvous.redis_records import identity_key
 
 
@@ -105,9 +105,9 @@ class HeldCalls:
         """The call of this key, None when nobody here has to do with it."""
         return self._calls.get(unique_key)
 
-    def repeated(self, call: Call) -> Held | None:
-        """The call that ``call`` repeats, when it waits here or was answered."""
-        held = self._same.get(identity_key(call.incoming))
+    def repeated(self, incoming: IncomingCall) -> Held | None:
+        """The call that ``incoming`` repeats, when it waits here or was answered."""
+        held = self._same.get(identity_key(incoming)) if self._same else None
         return held if held is not None and (held.waits or held.answered) else None
 
     def hold(self, call: Call, *, left_s: float) -> Held:

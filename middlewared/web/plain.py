@@ -127,11 +127,16 @@ class PlainFilter(ABC):
         refusal = self._refusal(plain, peer)
         if refusal is None:
             return Early.SERVE
-        took_s = self._clock.seconds() - began_at
-        reply = refusal(took_s * 1000)
-        self._http_request(self.route, "POST", reply.status, took_s)
         close = self._closing() or plain.wants_close
-        return Refused(head_of(reply, close=close) + reply.body, close)
+        took_s = self._clock.seconds() - began_at
+        status, reply = self._written(refusal, took_s, close)
+        self._http_request(self.route, "POST", status, took_s)
+        return Refused(reply, close)
+
+    def _written(self, refusal: Refusal, took_s: float, close: bool) -> tuple[int, bytes]:
+        """The status of the reply, and its bytes."""
+        reply = refusal(took_s * 1000)
+        return reply.status, head_of(reply, close=close) + reply.body
 
     def _address(self, plain: Plain, peer: str | None) -> Address | None:
         """The client's own address, seen through trusted proxies."""

@@ -162,13 +162,13 @@ class RendezvousContract(_Case):
     async def test_a_member_knows_the_calls_it_holds(self) -> None:
         """A repeat of a call with a place here; not another's, not one without a call_id."""
         place = await self.here.join(a_call(call_id="abc"))
-        self.assertTrue(self.here.holds(a_call(call_id="abc")))
-        self.assertFalse(self.here.holds(a_call(call_id="abd")))
-        self.assertFalse(self.here.holds(a_call(sip_user_id=987654321, call_id="abc")))
-        self.assertFalse(self.here.holds(a_call()))
+        self.assertTrue(self.here.holds(a_call(call_id="abc").incoming))
+        self.assertFalse(self.here.holds(a_call(call_id="abd").incoming))
+        self.assertFalse(self.here.holds(a_call(sip_user_id=987654321, call_id="abc").incoming))
+        self.assertFalse(self.here.holds(a_call().incoming))
         place.leave()
         await self.until_over(place)
-        self.assertFalse(self.here.holds(a_call(call_id="abc")))
+        self.assertFalse(self.here.holds(a_call(call_id="abc").incoming))
 
     async def test_repeat_of_a_failed_call_is_a_new_call(self) -> None:
         """A call that failed does not answer for the next try."""
