@@ -1,21 +1,10 @@
-"""
-What Prometheus reads: counters and histograms of what happened, gauges of how it stands.
-
-The one invariant: no label value from outside makes the memory or a scrape grow without
-end: each is cut at ``LONGEST_LABEL`` characters, and a metric has at most
-``MOST_LABEL_SETS`` sets, the last of which takes over what the others counted that had to
-give up their place. So the sum of all sets never goes down.
-"""
+"""Counters and histograms of what happened."""
 
 from __future__ import annotations
 
 import platform as python_platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heapreplace
-from itertools import islice
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
-import attrs
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -26,16 +15,11 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
-from twisted.logger import Logger
 
 from middlewared import __version__
+from middlewared.metrics.bounded import OTHER, Bounded, BoundedCounter, BoundedHistogram
+from middlewared.metrics.gauges import Gauges, Sources
 from middlewared.model import Outcome, Platform
-
-LONGEST_LABEL = 64
-MOST_LABEL_SETS = 1000
-OTHER = "other"
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
@@ -57,45 +41,6 @@ _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class BoundedCounter(Counter):
-    """A counter that knows when it was last used; see :class:`Bounded`."""
-
-    last_use = 0
-
-    def fold(self, forgotten: BoundedCounter) -> None:
-        """Take over what ``forgotten`` has counted."""
-        self.inc(forgotten._value.get())
-
-
-class BoundedHistogram(Histogram):
-    """A histogram that knows when it was last used; see :class:`Bounded`."""
-
-    last_use = 0
-
-    def fold(self, forgotten: BoundedHistogram) -> None:
-        """Take over what ``forgotten`` has observed, bucket by bucket."""
-        self._sum.inc(forgotten._sum.get())
-        for mine, theirs in zip(self._buckets, forgotten._buckets, strict=True):
-            mine.inc(theirs.get())
-
-
-M = TypeVar("M", BoundedCounter, BoundedHistogram)
-
-
-@attrs.frozen
-class Sources:
-    """
-    Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
-
-    ``apns_connections`` by app, environment and state; ``credential_expiry`` epoch seconds.
-    """
-
-    waiting: Callable[[], int] = lambda: 0
-    apns_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
-    credential_expiry: Callable[[], Mapping[tuple[str, Platform], float]] = dict
-    dependencies: Callable[[], Mapping[str, bool]] = dict
-
-
 class Metrics:
     """
     Counts what the rooms tell; each room knows only the Protocol of what it tells.
@@ -112,7 +57,7 @@ class Metrics:
         self.sources = Sources()
         self._count_predecessor()
         self._count_new()
-        self.registry.register(_Gauges(self))
+        self.registry.register(Gauges(lambda: self.sources))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -273,123 +218,8 @@ class Metrics:
             self._call_failure.of(*_values(fields, self._failure_labels)).inc()
 
 
-class Bounded(Generic[M]):
-    """
-    A metric with a bound on its label sets, and each set's child at one look-up.
-
-    When all places are taken, a new set gets that of the one that was not used for the
-    longest time; what this one has counted is then part of ``other``.
-    """
-
-    def __init__(self, metric: M, labels: int, *, most_sets: int = MOST_LABEL_SETS) -> None:
-        self._metric: M = metric
-        self._most_sets = most_sets
-        self._other = (OTHER,) * labels
-        self._children: dict[tuple[str, ...], M] = {}
-        self._uses = 0
-        # (a former last use, label values) of every child but ``other``. Only when a place
-        # is needed are the ones in front brought up to date: a use costs no order.
-        self._queue: list[tuple[int, tuple[str, ...]]] = []
-
-    def of(self, *values: str) -> M:
-        """The child of these label values; it is used at once."""
-        child = self._children.get(values)
-        if child is None:
-            child = self._admitted(tuple(map(_label, values)))
-        self._uses = child.last_use = self._uses + 1
-        return child
-
-    def _admitted(self, values: tuple[str, ...]) -> M:
-        child = self._children.get(values)
-        if child is None:
-            child = self._metric.labels(*values)
-            if values != self._other:
-                self._give_place(values)
-            self._children[values] = child
-        return child
-
-    def _give_place(self, values: tuple[str, ...]) -> None:
-        newest = (self._uses + 1, values)
-        if len(self._queue) < self._most_sets - 1:
-            self._queue.append(newest)  # still in order: the smallest is in front
-            return
-        while True:
-            last_use, oldest = self._queue[0]
-            child = self._children[oldest]
-            if child.last_use == last_use:
-                break
-            heapreplace(self._queue, (child.last_use, oldest))
-        heapreplace(self._queue, newest)
-        self._forget(oldest, child)
-
-    def _forget(self, values: tuple[str, ...], child: M) -> None:
-        """Make what a set has counted part of ``other``."""
-        self._admitted(self._other).fold(child)
-        self._metric.remove(*values)
-        del self._children[values]
-
-
-class _Gauges(Collector):
-    """Reads the sources. One that fails is logged and left out of this scrape."""
-
-    log = Logger()
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        sources = self._metrics.sources
-        yield from self._read(
-            "middlewared_calls_waiting",
-            "Calls that wait for their phone at this daemon",
-            (),
-            lambda: {(): sources.waiting()},
-        )
-        yield from self._read(
-            "middlewared_apns_connections",
-            "Connections to Apple",
-            ("app", "environment", "state"),
-            sources.apns_connections,
-        )
-        yield from self._read(
-            "middlewared_credential_expiry_timestamp_seconds",
-            "When a provider's credential expires",
-            ("app", "platform"),
-            lambda: {(a, p.value): at for (a, p), at in sources.credential_expiry().items()},
-        )
-        yield from self._read(
-            "middlewared_dependency_up",
-            "Whether what the daemon depends on answers",
-            ("dependency",),
-            lambda: {(name,): up for name, up in sources.dependencies().items()},
-        )
-
-    def _read(
-        self,
-        name: str,
-        help_text: str,
-        labels: Sequence[str],
-        read: Callable[[], Mapping[Any, float]],
-    ) -> Iterator[GaugeMetricFamily]:
-        try:
-            found = read()
-        except Exception:
-            self.log.failure("cannot read the metric {name}", name=name)
-            return
-        family = GaugeMetricFamily(name, help_text, labels=labels)
-        cut = {tuple(map(_label, values)): value for values, value in found.items()}
-        for values, value in islice(cut.items(), MOST_LABEL_SETS):
-            family.add_metric(values, value)
-        yield family
-
-
 def _name(platform: Platform | None) -> str:
     return "none" if platform is None else platform.value
-
-
-def _label(value: str) -> str:
-    # A lone surrogate, which JSON can bring, would fail every scrape from then on.
-    return value[:LONGEST_LABEL].encode("utf-8", "replace").decode("utf-8")
 
 
 def _values(fields: Mapping[str, str], labels: Sequence[str]) -> list[str]:

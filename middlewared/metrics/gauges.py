@@ -1,0 +1,83 @@
+"""Gauges, which are read from the parts of the daemon at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import attrs
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from twisted.logger import Logger
+
+from middlewared.metrics.bounded import MOST_LABEL_SETS, label
+from middlewared.model import Platform
+
+
+@attrs.frozen
+class Sources:
+    """
+    Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
+
+    ``apns_connections`` by app, environment and state; ``credential_expiry`` epoch seconds.
+    """
+
+    waiting: Callable[[], int] = lambda: 0
+    apns_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
+    credential_expiry: Callable[[], Mapping[tuple[str, Platform], float]] = dict
+    dependencies: Callable[[], Mapping[str, bool]] = dict
+
+
+class Gauges(Collector):
+    """Reads the sources. One that fails is logged and left out of this scrape."""
+
+    log = Logger()
+
+    def __init__(self, sources: Callable[[], Sources]) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        sources = self._sources()
+        yield from self._read(
+            "middlewared_calls_waiting",
+            "Calls that wait for their phone at this daemon",
+            (),
+            lambda: {(): sources.waiting()},
+        )
+        yield from self._read(
+            "middlewared_apns_connections",
+            "Connections to Apple",
+            ("app", "environment", "state"),
+            sources.apns_connections,
+        )
+        yield from self._read(
+            "middlewared_credential_expiry_timestamp_seconds",
+            "When a provider's credential expires",
+            ("app", "platform"),
+            lambda: {(a, p.value): at for (a, p), at in sources.credential_expiry().items()},
+        )
+        yield from self._read(
+            "middlewared_dependency_up",
+            "Whether what the daemon depends on answers",
+            ("dependency",),
+            lambda: {(name,): up for name, up in sources.dependencies().items()},
+        )
+
+    def _read(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[Any, float]],
+    ) -> Iterator[GaugeMetricFamily]:
+        try:
+            found = read()
+        except Exception:
+            self.log.failure("cannot read the metric {name}", name=name)
+            return
+        family = GaugeMetricFamily(name, help_text, labels=labels)
+        cut = {tuple(map(label, values)): value for values, value in found.items()}
+        for values, value in islice(cut.items(), MOST_LABEL_SETS):
+            family.add_metric(values, value)
+        yield family
