@@ -116,6 +116,11 @@ class Metrics:
             "Pushes and what the provider made of them",
             ("app", "platform", "result", "reason"),
         )
+        self._uncertain = counter(
+            "middlewared_uncertain_pushes_total",
+            "Pushes that were sent and got no status: they may have been delivered",
+            ("app", "platform"),
+        )
         self._requests = counter(
             "middlewared_http_requests_total", "Answered requests", ("route", "method", "code")
         )
@@ -196,9 +201,18 @@ class Metrics:
         self._answer_to_ack.observe(seconds)
 
     def push_sent(
-        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+        self,
+        app: str,
+        platform: Platform,
+        *,
+        result: str,
+        reason: str,
+        seconds: float,
+        uncertain: bool = False,
     ) -> None:
         """A provider judged a push: ``result`` and ``reason`` are those of its PushResult."""
+        if uncertain:
+            self._uncertain.of(app, platform.value).inc()
         self._pushes.of(app, platform.value, result, reason).inc()
         self._push_seconds.of(platform.value, result).observe(seconds)
 

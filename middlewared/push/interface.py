@@ -25,8 +25,9 @@ class CallPush:
     """
     Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1.
 
-    ``wanted`` tells whether the call still waits: a push that waits for its turn is
-    asked right before it is sent, and dropped as Temporary("unwanted") when it is not.
+    ``wanted`` is asked right before the push is sent, also before it is sent once more within
+    one attempt: False, the call is over, and it is dropped as Temporary("unwanted"); True
+    counts it as sent.
     """
 
     device: Device
@@ -117,12 +118,30 @@ class Temporary:
     """What the provider asked for (Retry-After); None: our own back-off; 0: at once."""
 
 
+@attrs.frozen
+class Uncertain:
+    """
+    All of the push was sent and no status came: it may have been delivered.
+
+    The connection was lost, the stream was reset (other than as refused), the provider's
+    time was up, or a GOAWAY covers the stream. A push of which the last byte was not sent,
+    and one that the provider says it did not process, is Temporary.
+    """
+
+    label: ClassVar[str] = "temporary"
+    reason: str
+    sent_at: float
+    """When its last byte was handed to the connection, by the process's own clock."""
+
+
 MALFORMED_TOKEN = TokenSuspect("malformed-token")
 """The device's token is no token of its provider, which was not asked: a reason of our own."""
 
 # Each result has ``label`` (the word of the metric ``result``) and ``reason`` (the
 # provider's own word, never a secret).
-PushResult: TypeAlias = Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary
+PushResult: TypeAlias = (
+    Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary | Uncertain
+)
 
 
 class Resend(enum.Enum):
@@ -140,14 +159,15 @@ class PushProvider(Protocol):
         """Begin to connect; a provider that is down does not fail the start."""
 
     async def stop(self) -> None:
-        """Close all connections; pushes in flight end as Temporary."""
+        """Close all connections; pushes in flight end as Temporary or Uncertain."""
 
     async def send(self, push: Push) -> PushResult:
         """
         Send ``push`` once and give the provider's verdict.
 
-        Ends as Temporary("deadline") when ``push.deadline`` passes first. Cancelling the
-        awaiting Deferred withdraws a push that was not sent yet.
+        Ends when ``push.deadline`` passes: as Temporary("deadline") when the push was not
+        wholly sent, else as Uncertain. Cancelling the awaiting Deferred withdraws a push that
+        was not sent yet.
         """
 
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from middlewared.clock import Clock
 from middlewared.model import Platform
-from middlewared.push.interface import Push, PushProvider, PushResult, Rejected
+from middlewared.push.interface import Push, PushProvider, PushResult, Rejected, Uncertain
 
 RETIRE_S = 30.0
 
@@ -23,9 +23,20 @@ class PushMetrics(Protocol):
     """Counts pushes; implemented by :class:`middlewared.metrics.Metrics`."""
 
     def push_sent(
-        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+        self,
+        app: str,
+        platform: Platform,
+        *,
+        result: str,
+        reason: str,
+        seconds: float,
+        uncertain: bool,
     ) -> None:
-        """A provider judged a push after ``seconds``."""
+        """
+        A provider judged a push after ``seconds``.
+
+        :param uncertain: it may have taken the push, although it did not say so.
+        """
 
 
 class MeteredProvider:
@@ -97,6 +108,7 @@ class MeteredProvider:
             result=result.label,
             reason=result.reason,
             seconds=max(0.0, self._clock.seconds() - began_at),
+            uncertain=isinstance(result, Uncertain),
         )
         return result
 
