@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
+import secrets
 
 import attrs
 
@@ -80,12 +81,32 @@ class Answer:
     What a phone said to a call, and when this process received it.
 
     ``message_start_time`` is the start time the phone echoed, in epoch seconds. It is
-    its own word: only the round-trip report may use it.
+    its own word: only the round-trip report may use it. ``id`` is ours: daemons pass an
+    answer on, and one that arrives twice is counted once.
     """
 
     available: bool
     message_start_time: float
     received_at: float
+    id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
+
+
+@attrs.frozen
+class DeviceKind:
+    """The app and platform of a device, as metrics and logs name them."""
+
+    app: str
+    platform: Platform
+
+
+@attrs.frozen
+class LateAnswer:
+    """A phone answered a call whose wait had ended ``late_s`` seconds before."""
+
+    unique_key: str
+    kind: DeviceKind
+    available: bool
+    late_s: float
 
 
 @attrs.frozen
@@ -94,6 +115,11 @@ class Settlement:
 
     outcome: Outcome
     answer: Answer | None = None
+
+    @staticmethod
+    def by(answer: Answer) -> Settlement:
+        """How a call ends that ``answer`` decides."""
+        return Settlement(Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE, answer)
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from middlewared.model import LateAnswer
 from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.rendezvous.redis import RedisRendezvous
 from tests.servers.redis import Redis
@@ -70,6 +71,10 @@ class SharedRendezvousCase(TestCase):
 
     server: Redis
 
+    def __init__(self, methodName: str = "runTest") -> None:
+        super().__init__(methodName)  # type: ignore[no-untyped-call]
+        self.late: list[LateAnswer] = []
+
     def records(self) -> Sequence[str]:
         """The keys of calls in ``server``."""
         keys: Sequence[str] = self.server.run("KEYS", "middlewared:{*")
@@ -79,7 +84,8 @@ class SharedRendezvousCase(TestCase):
         self, nodes: Sequence[tuple[str, int]], *, cable: Cable | None = None, **options: Any
     ) -> RedisRendezvous:
         """A daemon's end; it is stopped after the test."""
-        member = RedisRendezvous(clock=reactor, endpoints=cable or Cable(), nodes=nodes, **options)
+        options = {"endpoints": cable or Cable(), "late": self.late.append, **options}
+        member = RedisRendezvous(clock=reactor, nodes=nodes, **options)
         self.addCleanup(member.stop)
         await member.start()
         return member

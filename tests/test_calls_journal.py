@@ -16,6 +16,7 @@ from middlewared.metrics import Metrics
 from middlewared.model import (
     Answer,
     Call,
+    DeviceKind,
     IncomingCall,
     Outcome,
     Platform,
@@ -27,6 +28,7 @@ from middlewared.quoting import fingerprint
 START = 1_700_000_000.0
 CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4, START)
 KEY = "0123456789abcdef0123456789abcdef"
+KIND = DeviceKind("app", Platform.GCM)
 ANSWERED = Settlement(Outcome.ANSWERED, Answer(True, START + 0.1, START + 1.5))
 
 
@@ -60,7 +62,7 @@ class JournalTests(SynchronousTestCase):
     def request(self, *, joined: bool, replied_at: float, began_at: float = START) -> EndedRequest:
         trace = Trace(lambda: began_at)
         trace.mark("replied", replied_at)
-        return EndedRequest(CALL, trace, joined, None if joined else Platform.GCM, ANSWERED)
+        return EndedRequest(CALL, trace, joined, None if joined else KIND, ANSWERED)
 
     def test_nothing_is_told_at_once(self) -> None:
         """The reply to the PBX goes first."""
@@ -86,9 +88,9 @@ class JournalTests(SynchronousTestCase):
             self.lines(),
             [
                 "call answered unique_key=key fingerprint=2c70e12b call_id=id"
-                " sip_user_id=123456789 platform=gcm replied=1502.0",
+                " sip_user_id=123456789 app=app platform=gcm replied=1502.0",
                 "call answered (joined) unique_key=key fingerprint=2c70e12b call_id=id"
-                " sip_user_id=123456789 platform=unknown replied=1502.0",
+                " sip_user_id=123456789 app=- platform=unknown replied=1502.0",
             ],
         )
         self.assertIn("0612345678", self.lines(LogLevel.debug)[0])
@@ -127,12 +129,14 @@ class JournalTests(SynchronousTestCase):
 
     def test_answered_call(self) -> None:
         """Counted, timed from the accepted push, and one row for the response log."""
-        self.journal.ended(EndedCall(Platform.GCM, START, START + 0.5, ANSWERED))
+        self.journal.ended(EndedCall(KIND, START, START + 0.5, ANSWERED))
         self.journal.flush()
         self.assertEqual(
-            self.value("middlewared_calls_total", platform="gcm", outcome="answered"), 1
+            self.value("middlewared_calls_total", app="app", platform="gcm", outcome="answered"), 1
         )
-        self.assertEqual(self.value("middlewared_wakeup_seconds_sum", platform="gcm"), 1.0)
+        self.assertEqual(
+            self.value("middlewared_wakeup_seconds_sum", app="app", platform="gcm"), 1.0
+        )
         (row,) = self.rows
         self.assertEqual((row.platform, row.available), (Platform.GCM, True))
         self.assertAlmostEqual(row.roundtrip_seconds, 1.4, places=3)
@@ -142,7 +146,7 @@ class JournalTests(SynchronousTestCase):
         for told in (0.0, START + 100, float("nan")):
             answer = Answer(True, told, START + 1.5)
             settlement = Settlement(Outcome.ANSWERED, answer)
-            self.journal.ended(EndedCall(Platform.GCM, START, None, settlement))
+            self.journal.ended(EndedCall(KIND, START, None, settlement))
         self.journal.flush()
         self.assertEqual([row.roundtrip_seconds for row in self.rows], [1.5] * 3)
 
@@ -150,14 +154,14 @@ class JournalTests(SynchronousTestCase):
         """The row is stamped by the stepped clock; the round trip is our own measurement."""
         for step_s in (-3600.0, -5.0, 5.0, 60.0):
             self.wall_step_s = step_s
-            self.journal.ended(EndedCall(Platform.GCM, START, None, ANSWERED))
+            self.journal.ended(EndedCall(KIND, START, None, ANSWERED))
             self.journal.flush()
             row = self.rows[-1]
             self.assertEqual((row.roundtrip_seconds, row.answered_at), (1.5, START + step_s + 1.5))
 
     def test_hung_up_call(self) -> None:
         """No outcome, so not among the ended calls; but its device was found."""
-        self.journal.ended(EndedCall(Platform.GCM, START, START, None))
+        self.journal.ended(EndedCall(KIND, START, START, None))
         self.journal.flush()
         families = {each.name: each for each in self.metrics.registry.collect()}
         self.assertEqual(families["middlewared_calls"].samples, [])

@@ -14,7 +14,16 @@ from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, R
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import WakingSettings
 from middlewared.errors import DatabaseDown
-from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import (
+    Answer,
+    Device,
+    DeviceKind,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Platform,
+    Settlement,
+)
 from middlewared.push.interface import (
     Accepted,
     CallPush,
@@ -27,6 +36,7 @@ from middlewared.push.interface import (
     Temporary,
     TokenDead,
     TokenSuspect,
+    Uncertain,
 )
 from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
@@ -34,6 +44,7 @@ from tests.memory_devices import MemoryDevices
 START = 1_700_000_000.0
 PHONE = Device(123456789, Platform.ANDROID, "com.example.app", "token-1", registered_at=START)
 IPHONE = attrs.evolve(PHONE, platform=Platform.APNS, push_profile="once")
+KIND = DeviceKind(PHONE.app, PHONE.platform)
 CALL = IncomingCall(123456789, "0123456789", "Alice", "call-1")
 
 
@@ -55,6 +66,7 @@ class ScriptedProvider:
 
     async def send(self, push: Push) -> PushResult:
         assert isinstance(push, CallPush)
+        assert push.wanted()
         self.pushes.append(push)
         verdict = self.script.pop(0) if self.script else Accepted()
         if isinstance(verdict, Exception):
@@ -97,8 +109,8 @@ class RingingCase(SynchronousTestCase):
         self.clock.advance(START)
         self.devices = MemoryDevices(PHONE)
         self.background = Background()
-        self.rendezvous = MemoryRendezvous(clock=self.clock)
         self.told: list[Ended] = []
+        self.rendezvous = MemoryRendezvous(clock=self.clock, late=self.told.append)
         self.admission = StandInAdmission()
         self.with_provider()
 
@@ -143,7 +155,7 @@ class RingingCase(SynchronousTestCase):
         return [
             (
                 ended.joined,
-                ended.platform,
+                ended.kind.platform if ended.kind else None,
                 None if ended.settlement is None else ended.settlement.outcome,
             )
             for ended in self.told
@@ -170,6 +182,95 @@ class RingingTests(RingingCase):
         held = self.ring()
         self.answer(available=False)
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
+
+    def test_refusal_of_a_repeat_decides_nothing(self) -> None:
+        """A phone that is dealing with the first push refuses the second and accepts then."""
+        held = self.ring()
+        self.advance(1.05)
+        self.assertEqual(self.attempts(), [1, 2])
+        self.assertTrue(self.answer(available=False))
+        self.assertNoResult(held)
+        self.assertTrue(self.answer())
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_as_many_refusals_as_pushes_decide(self) -> None:
+        """A busy phone refuses each push."""
+        held = self.ring()
+        self.advance(1.05)
+        self.answer(available=False)
+        self.assertNoResult(held)
+        self.answer(available=False)
+        self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
+
+    def test_a_push_that_the_provider_refused_needs_no_refusal(self) -> None:
+        """It reached no phone; while it is under way it may."""
+        verdict: Deferred[PushResult] = Deferred()
+        self.with_provider(Accepted(), verdict)
+        held = self.ring()
+        self.advance(1.05)
+        self.answer(available=False)
+        self.assertNoResult(held)
+        verdict.callback(Temporary("ServiceUnavailable"))
+        self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
+
+    def test_uncertain_push_to_a_once_device_is_repeated_late(self) -> None:
+        """1.5 s after it was sent: a phone that has got it answers by then."""
+        self.devices.put(IPHONE)
+        self.with_provider(Uncertain("connection lost", sent_at=START))
+        held = self.ring()
+        self.advance(1.45)
+        self.assertEqual(self.attempts(), [1])
+        self.advance(0.1)
+        self.assertEqual(self.attempts(), [1, 1])
+        self.answer(available=False)  # of the second, when the first is being dealt with
+        self.assertNoResult(held)
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_loss_that_is_noticed_late_is_repaired_at_once(self) -> None:
+        """The device has had its 1.5 s when the silence of a connection is noticed after 2 s."""
+        self.devices.put(IPHONE)
+        verdict: Deferred[PushResult] = Deferred()
+        self.with_provider(verdict)
+        self.ring()
+        self.advance(2.0)
+        verdict.callback(Uncertain("silent", sent_at=START))
+        self.assertEqual(self.attempts(), [1, 1])
+
+    def test_uncertain_push_to_another_device_is_repeated_soon(self) -> None:
+        """After a back-off, as the same attempt."""
+        self.with_provider(Uncertain("connection lost", sent_at=START))
+        self.ring()
+        self.advance(0.5)
+        self.assertEqual(self.attempts(), [1, 1])
+
+    def test_uncertain_push_outlives_a_final_refusal_of_the_next(self) -> None:
+        """It may have reached the phone, whose answer decides."""
+        self.with_provider(Uncertain("reset", sent_at=START), ConfigFault("BadTopic"))
+        held = self.ring()
+        self.advance(0.5)
+        self.assertNoResult(held)
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+
+    def test_uncertain_push_to_a_dead_token_rings_no_phone(self) -> None:
+        """The token's death is final for the call, whatever became of the first push."""
+        self.with_provider(Uncertain("reset", sent_at=START), TokenDead("Unregistered"))
+        held = self.ring()
+        self.advance(0.5)
+        self.assertIs(self.successResultOf(held), Outcome.TOKEN_DEAD)
+
+    def test_late_answer_is_reported(self) -> None:
+        """With the app and how late it was, for a minute after the wait."""
+        self.ring()
+        self.advance(5.0)
+        self.assertFalse(self.answer())
+        (late,) = [each for each in self.told if isinstance(each, LateAnswer)]
+        self.assertEqual((late.kind, late.available), (KIND, True))
+        self.assertAlmostEqual(late.late_s, 1.0, places=3)
+        self.advance(60.0)
+        self.assertFalse(self.answer())
+        self.assertEqual(sum(isinstance(each, LateAnswer) for each in self.told), 1)
 
     def test_silent_phone(self) -> None:
         """No answer until the wait is over: timeout, and a later answer is unknown."""
@@ -535,7 +636,7 @@ class RingingTests(RingingCase):
         self.successResultOf(second)
         (call,) = self.calls_told()
         self.assertEqual(call.settlement and call.settlement.outcome, Outcome.ANSWERED)
-        self.assertEqual((call.platform, call.accepted_at), (Platform.ANDROID, START))
+        self.assertEqual((call.kind, call.accepted_at), (KIND, START))
         self.assertCountEqual(
             self.requests_told(),
             [(joined, Platform.ANDROID, Outcome.ANSWERED) for joined in (False, True)],
@@ -581,14 +682,14 @@ class RingingTests(RingingCase):
         held.cancel()
         self.failureResultOf(held, CancelledError)
         (call,) = self.calls_told()
-        self.assertEqual((call.platform, call.settlement), (Platform.ANDROID, None))
+        self.assertEqual((call.kind, call.settlement), (KIND, None))
 
     def test_calls_that_are_not_taken_are_told(self) -> None:
         """Draining: the request and the call, without a platform."""
         self.ringing.draining = True
         self.ring()
         self.assertEqual(self.requests_told(), [(False, None, Outcome.DRAINING)])
-        told = [(call.platform, call.settlement) for call in self.calls_told()]
+        told = [(call.kind, call.settlement) for call in self.calls_told()]
         self.assertEqual(told, [(None, Settlement(Outcome.DRAINING))])
 
     def test_wakeup_counts_from_the_push_that_was_accepted(self) -> None:

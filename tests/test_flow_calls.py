@@ -164,10 +164,13 @@ class CallTests(FlowTestCase):
         await self.phone(IOS_6, reaction=Reaction(0.05))
         result = await self.call()
         self.assertLessEqual({"device", "push", "answer", "total"}, result.server_timing_ms.keys())
-        await self.until_metric('middlewared_calls_total{outcome="answered",platform="apns"} 1.0')
+        app = APPS["apns"]
+        labels = f'app="{app}",outcome="answered",platform="apns"'
+        await self.until_metric(f"middlewared_calls_total{{{labels}}} 1.0")
         metrics = (await self.get(self.stage.daemon.url("/metrics", "metrics"))).text
         self.assertIn("middlewared_answer_to_ack_seconds_count 1.0", metrics)
-        self.assertIn('middlewared_wakeup_seconds_count{platform="apns"} 1.0', metrics)
+        woken = f'middlewared_wakeup_seconds_count{{app="{app}",platform="apns"}} 1.0'
+        self.assertIn(woken, metrics)
 
     async def test_busy_and_silent_phones(self) -> None:
         """unavailable at once; timeout after the wait, with as many pushes as configured."""
@@ -201,7 +204,8 @@ class CallTests(FlowTestCase):
         await self.until_metric("middlewared_calls_waiting 1.0")
         self.assertEqual(await phone.answer(push.data, available=True), 202)  # type: ignore[union-attr]
         self.assertEqual((await second).outcome, "answered")
-        counted = 'middlewared_calls_total{outcome="answered",platform="android"} 1.0'
+        labels = f'app="{APPS["android"]}",outcome="answered",platform="android"'
+        counted = f"middlewared_calls_total{{{labels}}} 1.0"
         await self.until_metric(counted)
 
     async def test_pbx_gone(self) -> None:

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared import __version__
 from middlewared.metrics import Bounded, BoundedCounter, BoundedHistogram, Metrics, Sources
-from middlewared.model import Outcome, Platform
+from middlewared.model import DeviceKind, Outcome, Platform
 
 REPORT = {
     "os": "Android",
@@ -44,18 +44,24 @@ class MetricsCase(SynchronousTestCase):
 class CallTests(MetricsCase):
     def test_each_call_counts_with_platform_and_outcome(self) -> None:
         """middlewared_calls_total has the words of model."""
-        self.metrics.call_ended(Platform.GCM, Outcome.TOKEN_DEAD)
+        self.metrics.call_ended(DeviceKind("an-app", Platform.GCM), Outcome.TOKEN_DEAD)
         self.metrics.call_ended(None, Outcome.OVERLOADED)
         self.assertEqual(
-            1, self.value("middlewared_calls_total", platform="gcm", outcome="token-dead")
+            1,
+            self.value(
+                "middlewared_calls_total", app="an-app", platform="gcm", outcome="token-dead"
+            ),
         )
         self.assertEqual(
-            1, self.value("middlewared_calls_total", platform="none", outcome="overloaded")
+            1,
+            self.value(
+                "middlewared_calls_total", app="none", platform="none", outcome="overloaded"
+            ),
         )
 
     def test_a_call_whose_device_was_found_is_an_incoming_success(self) -> None:
         """However it ends; a call that was not taken counts neither way."""
-        self.metrics.call_ended(Platform.APNS, Outcome.TIMEOUT)
+        self.metrics.call_ended(DeviceKind("an-app", Platform.APNS), Outcome.TIMEOUT)
         self.metrics.call_ended(None, Outcome.DRAINING)
         name = "vialer_middleware_incoming_call_success_total"
         self.assertEqual(1, self.value(name, action="Received", os="Middleware"))
@@ -70,7 +76,7 @@ class CallTests(MetricsCase):
 
     def test_an_ack_is_a_push_success(self) -> None:
         """os is the platform."""
-        self.metrics.call_ended(Platform.ANDROID, Outcome.ANSWERED)
+        self.metrics.call_ended(DeviceKind("an-app", Platform.ANDROID), Outcome.ANSWERED)
         name = "vialer_middleware_push_notification_success_total"
         self.assertEqual(1, self.value(name, direction="Incoming", os="android"))
 
@@ -78,7 +84,7 @@ class CallTests(MetricsCase):
         """With the predecessor's reasons; no other outcome is one."""
         for outcome in Outcome:
             if outcome is not Outcome.ANSWERED:
-                self.metrics.call_ended(Platform.APNS, outcome)
+                self.metrics.call_ended(DeviceKind("an-app", Platform.APNS), outcome)
         found = self.label_sets("vialer_middleware_push_notification_failed_total")
         reasons = {"Device not available", "Unable to get response from phone"}
         self.assertEqual(reasons, {labels["failed_reason"] for labels in found})
@@ -86,14 +92,15 @@ class CallTests(MetricsCase):
 
     def test_answers_are_timed(self) -> None:
         """From half a millisecond to the ACK, up to ten seconds to wake."""
-        self.metrics.woken(Platform.APNS, 9.0)
+        self.metrics.woken(DeviceKind("an-app", Platform.APNS), 9.0)
         self.metrics.passed_on(0.0004)
         self.metrics.passed_on(0.002)
         self.assertEqual(1, self.value("middlewared_answer_to_ack_seconds_bucket", le="0.0005"))
         self.assertEqual(2, self.value("middlewared_answer_to_ack_seconds_count"))
         name = "middlewared_wakeup_seconds_bucket"
-        self.assertEqual(0, self.value(name, platform="apns", le="8.0"))
-        self.assertEqual(1, self.value(name, platform="apns", le="10.0"))
+        labels = {"app": "an-app", "platform": "apns"}
+        self.assertEqual(0, self.value(name, **labels, le="8.0"))
+        self.assertEqual(1, self.value(name, **labels, le="10.0"))
 
 
 class PushAndRequestTests(MetricsCase):
@@ -304,7 +311,7 @@ class GaugeTests(MetricsCase):
 class LintTests(MetricsCase):
     def test_names_pass_promtool(self) -> None:
         """Where promtool is installed, its linter has nothing to say."""
-        self.metrics.call_ended(Platform.APNS, Outcome.ANSWERED)
+        self.metrics.call_ended(DeviceKind("an-app", Platform.APNS), Outcome.ANSWERED)
         self.metrics.report({**REPORT, "hangup_reason": "user"})
         promtool = shutil.which("promtool")
         if promtool is not None:

@@ -41,7 +41,14 @@ class CountedPushes:
         self.counted: list[tuple[str, float]] = []
 
     def push_sent(
-        self, app: str, platform: Platform, *, result: str, reason: str, seconds: float
+        self,
+        app: str,
+        platform: Platform,
+        *,
+        result: str,
+        reason: str,
+        seconds: float,
+        uncertain: bool,
     ) -> None:
         self.counted.append((result, seconds))
 

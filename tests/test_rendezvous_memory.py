@@ -16,7 +16,8 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
     """Both members are the same process."""
 
     def setUp(self) -> None:
-        self.here = self.there = MemoryRendezvous(clock=reactor)
+        self.late = []
+        self.here = self.there = MemoryRendezvous(clock=reactor, late=self.late.append)
         self.addCleanup(self.here.stop)
 
     async def moment_after(self, deadline: float) -> None:

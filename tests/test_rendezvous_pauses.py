@@ -12,8 +12,8 @@ from twisted.internet.task import deferLater
 
 from middlewared.model import Outcome, Settlement
 from middlewared.rendezvous.redis_protocol import SILENCE_S
-from middlewared.rendezvous.redis_records import record_key, settlement_text
-from middlewared.rendezvous.redis_scripts import SETTLE
+from middlewared.rendezvous.redis_records import late_key, record_key, settlement_text
+from middlewared.rendezvous.redis_scripts import ANSWER
 from tests.contracts.rendezvous import a_call, an_answer
 from tests.redis_members import OwnServerCase
 
@@ -46,11 +46,10 @@ class PausedProcessTests(OwnServerCase):
     async def test_an_answer_that_came_during_a_pause_counts(self) -> None:
         """A process that wakes after the deadline reads what came before it expires calls."""
         place = await self.here.join(a_call(wait_s=0.3))
-        text = settlement_text(Settlement(Outcome.ANSWERED, an_answer()))
-        key = place.call.unique_key
-        message = f'["settled", "{key}", {_quoted(text)}]'
-        record = record_key(key)
-        self.server.run("EVAL", SETTLE.text, 1, record, "answered", text, message)
+        answer, key = an_answer(), place.call.unique_key
+        text = settlement_text(Settlement.by(answer))
+        keys = (record_key(key), late_key(key))
+        self.server.run("EVAL", ANSWER.text, 2, *keys, "yes", answer.id, text, key, 0)
         be_paused(0.6)
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
 
@@ -58,7 +57,3 @@ class PausedProcessTests(OwnServerCase):
 def be_paused(seconds: float) -> None:
     """Block the reactor."""
     time.sleep(seconds)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'

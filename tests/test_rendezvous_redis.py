@@ -66,7 +66,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertEqual(self.here.waiting, 0)
 
     async def test_another_daemon_wakes_for_one_that_died(self) -> None:
-        """The repeat of a call whose daemon died is first: nobody knows if a push was sent."""
+        """The repeat of a call whose daemon died is first."""
         first = await self.here.join(a_call(call_id="abc"))
         self.cable.cut()
         repeat = await self.there.join(a_call(call_id="abc"))
@@ -74,6 +74,35 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertEqual(shared_facts(repeat.call), shared_facts(first.call))
         await self.there.answer(first.call.unique_key, an_answer())
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
+
+    async def test_who_takes_over_knows_the_pushes(self) -> None:
+        """Those that the daemon which died had sent: they may have reached the phone."""
+        first = await self.here.join(a_call(call_id="abc"))
+        first.pushes = 2
+        await self.until(lambda: self.pushes_of(first.call.unique_key) == "2")
+        self.cable.cut()
+        repeat = await self.there.join(a_call(call_id="abc"))
+        self.assertEqual((repeat.first, repeat.pushes), (True, 2))
+        repeat.leave()
+
+    async def test_refusals_count_without_redis_and_with_it_again(self) -> None:
+        """One that came while it was away, and one after it came back, make two."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        self.cable.cut()
+        self.assertTrue(await self.answered(self.here, place.call, available=False))
+        self.assertFalse(place.settled.called)
+        self.cable.mend()
+        record = record_key(place.call.unique_key)
+        await self.until(lambda: "no:" in str(self.server.run("HKEYS", record)))
+        self.assertTrue(await self.answered(self.there, place.call, available=False))
+        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+
+    def pushes_of(self, unique_key: str) -> str | None:
+        """What Redis has."""
+        pushes: str | None = self.server.run("HGET", record_key(unique_key), "pushes")
+        return pushes
 
     async def test_dead_daemon_is_replaced_once(self) -> None:
         """Of the repeats at several daemons one wakes the device."""

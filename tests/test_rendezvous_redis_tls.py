@@ -15,6 +15,7 @@ from twisted.protocols.portforward import ProxyFactory
 from middlewared.config import Config, RedisSettings
 from middlewared.devices.interface import PeerState
 from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.rendezvous.late import ignored
 from middlewared.rendezvous.redis import RedisRendezvous
 from middlewared.service.backends import make_rendezvous
 from middlewared.simulator.certificates import Authority
@@ -84,7 +85,7 @@ class ClientCertificateTests(SharedRendezvousCase):
     async def configured(self, **files: Any) -> RedisRendezvous:
         """The rendezvous of a daemon whose ``[redis]`` names ``files``; it is stopped later."""
         redis = RedisSettings(nodes=(self.node,), tls=True, **files)
-        made = make_rendezvous(Config(redis=redis), reactor=reactor, table=Alone())
+        made = make_rendezvous(Config(redis=redis), reactor=reactor, table=Alone(), late=ignored)
         assert isinstance(made, RedisRendezvous)
         self.addCleanup(made.stop)
         await made.start()

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
-from middlewared.model import Answer, Outcome, Platform, ResponseRecord
+from middlewared.model import Answer, DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord
 from middlewared.quoting import fingerprint, word
 
 PUT_OFF_S = 0.02
@@ -25,11 +25,17 @@ MOST_DIFFERENCE_S = 1.0
 class CallMetrics(Protocol):
     """Counts calls; implemented by :class:`middlewared.metrics.Metrics`."""
 
-    def call_ended(self, platform: Platform | None, outcome: Outcome | None) -> None:
-        """A call has ended; ``platform`` None: no device; ``outcome`` None: hung up."""
+    def call_ended(self, kind: DeviceKind | None, outcome: Outcome | None) -> None:
+        """A call has ended; ``kind`` None: no device; ``outcome`` None: hung up."""
 
-    def woken(self, platform: Platform, seconds: float) -> None:
+    def woken(self, kind: DeviceKind, seconds: float) -> None:
         """A phone answered ``seconds`` after the provider had taken its push."""
+
+    def answered(self, platform: Platform, attempt: int) -> None:
+        """A phone answered when a provider had taken ``attempt`` pushes."""
+
+    def late_answer(self, kind: DeviceKind, seconds: float) -> None:
+        """A phone answered ``seconds`` after the end of its call's wait."""
 
     def passed_on(self, seconds: float) -> None:
         """A PBX was told an answer ``seconds`` after it had come."""
@@ -74,20 +80,36 @@ class Journal:
         for ended in untold:
             if isinstance(ended, EndedCall):
                 self._tell_call(ended)
+            elif isinstance(ended, LateAnswer):
+                self._tell_late(ended)
             else:
                 self._tell_request(ended)
 
     def _tell_call(self, ended: EndedCall) -> None:
-        platform, settlement = ended.platform, ended.settlement
-        self._metrics.call_ended(platform, None if settlement is None else settlement.outcome)
+        kind, settlement = ended.kind, ended.settlement
+        self._metrics.call_ended(kind, None if settlement is None else settlement.outcome)
         answer = None if settlement is None else settlement.answer
-        if platform is None or answer is None:
+        if kind is None or answer is None:
             return
         if ended.accepted_at is not None:
-            self._metrics.woken(platform, max(0.0, answer.received_at - ended.accepted_at))
+            self._metrics.woken(kind, max(0.0, answer.received_at - ended.accepted_at))
+        self._metrics.answered(kind.platform, ended.accepted)
         received_time = self._wall() - (self._clock.seconds() - answer.received_at)
         roundtrip_s = _roundtrip_s(ended.started_at, answer, received_time)
-        self._log_response(ResponseRecord(platform, roundtrip_s, answer.available, received_time))
+        record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
+        self._log_response(record)
+
+    def _tell_late(self, late: LateAnswer) -> None:
+        self._metrics.late_answer(late.kind, late.late_s)
+        self.log.info(
+            "late answer to call {fingerprint}: available={available} app={app}"
+            " platform={platform} late={late_ms:.1f}",
+            fingerprint=fingerprint(late.unique_key),
+            available=str(late.available).lower(),
+            app=word(late.kind.app),
+            platform=late.kind.platform.value,
+            late_ms=late.late_s * 1000,
+        )
 
     def _tell_request(self, ended: EndedRequest) -> None:
         self._write(ended)
@@ -103,13 +125,14 @@ class Journal:
         waits, mark = ended.waits(), fingerprint(key)
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
-            " call_id={call_id} sip_user_id={sip_user_id} platform={platform} {steps}",
+            " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
             fingerprint=mark,
             call_id=_call_id(incoming.call_id, "" if waits else key),
             sip_user_id=incoming.sip_user_id,
+            app=word(ended.kind.app) if ended.kind is not None else "-",
             platform=_platform(ended),
             steps=ended.trace.text(),
         )
@@ -131,8 +154,8 @@ def _call_id(call_id: str, known: str) -> str:
 
 
 def _platform(ended: EndedRequest) -> str:
-    if ended.platform is not None:
-        return ended.platform.value
+    if ended.kind is not None:
+        return ended.kind.platform.value
     return "unknown" if ended.joined else "none"
 
 

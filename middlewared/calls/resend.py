@@ -12,16 +12,22 @@ from middlewared.push.interface import Resend
 
 FIRST_BACKOFF_S = 0.15
 LONGEST_BACKOFF_S = 2.0
+UNCERTAIN_PAUSE_S = 1.5
+"""How long a device that takes each push for a call is given to answer one that it may have."""
+
+
+def is_pushed_once(device: Device, resend: Resend) -> bool:
+    """
+    Whether the device gets one push for a call.
+
+    A device with push_profile "once" shows every push as a new call (iOS 13 and later),
+    so under AUTO it does.
+    """
+    return resend is Resend.NEVER or (resend is Resend.AUTO and device.push_profile == "once")
 
 
 def push_times(
-    device: Device,
-    resend: Resend,
-    *,
-    started_at: float,
-    now: float,
-    wait_s: float,
-    interval_s: float,
+    *, once: bool, started_at: float, now: float, wait_s: float, interval_s: float, sent: int = 0
 ) -> list[float]:
     """
     When pushes of a call go out, by the clock of ``now``, beginning with ``started_at``.
@@ -29,12 +35,11 @@ def push_times(
     Of the times that have passed at ``now``, because the device was looked up slowly, only
     the last is given: several pushes at once wake no phone better than one.
 
-    A device with push_profile "once" shows every push as a new call (iOS 13 and later),
-    so under AUTO it gets one.
+    :param once: the device gets one push only.
+    :param sent: so many were sent by a daemon that has died since.
     """
-    once = resend is Resend.NEVER or (resend is Resend.AUTO and device.push_profile == "once")
     count = 1 if once else max(1, int(wait_s / interval_s + 1e-9) - 1)
-    times = [started_at + number * interval_s for number in range(count)]
+    times = [started_at + number * interval_s for number in range(sent, count)]
     passed = sum(at <= now for at in times)
     return times[max(0, passed - 1) :]
 

@@ -21,7 +21,15 @@ from middlewared.calls.waking import Waking, WakingSettings
 from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import (
+    Answer,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Settlement,
+)
 from middlewared.push.interface import Routes
 from middlewared.rendezvous.interface import Place, Rendezvous
 
@@ -40,7 +48,7 @@ class EndedRequest:
     """
     A request of a PBX has ended, with the call or before it.
 
-    ``joined``: it repeated a call that was known. ``platform``: of the call's device; None
+    ``joined``: it repeated a call that was known. ``kind``: of the call's device; None
     when it has none, or when another daemon wakes it. ``settlement``: None when the PBX
     closed its connection. ``waits``: whether the call may still wait for its phone.
     """
@@ -48,7 +56,7 @@ class EndedRequest:
     call: Call
     trace: Trace
     joined: bool
-    platform: Platform | None
+    kind: DeviceKind | None
     settlement: Settlement | None
     waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
 
@@ -58,18 +66,18 @@ class EndedCall:
     """
     A call has ended: told once, however many requests were for it.
 
-    ``platform``: None when it has no device. ``accepted_at``: when a provider first
-    took a push. ``settlement``: None when every PBX
-    connection was closed.
+    ``kind``: None when it has no device. ``accepted``: how many pushes a provider took, the
+    first of them at ``accepted_at``. ``settlement``: None when every PBX connection was closed.
     """
 
-    platform: Platform | None
+    kind: DeviceKind | None
     started_at: float
     accepted_at: float | None
     settlement: Settlement | None
+    accepted: int = 0
 
 
-Ended: TypeAlias = EndedRequest | EndedCall
+Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer
 
 
 class Admission(Protocol):
@@ -203,7 +211,7 @@ class Ringing:
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
             joined = not place.first
-            ended = EndedRequest(place.call, trace, joined, place.platform, settlement)
+            ended = EndedRequest(place.call, trace, joined, place.kind, settlement)
             if settlement is None:
                 ended = attrs.evolve(ended, waits=partial(_may_wait, place))
             self._ended(ended)
@@ -247,8 +255,8 @@ class Ringing:
 
         def over(settlement: Settlement | None) -> None:
             waking.stop()
-            started_at = place.call.started_at
-            self._ended(EndedCall(place.platform, started_at, waking.accepted_at, settlement))
+            started_at, accepted_at = place.call.started_at, waking.accepted_at
+            self._ended(EndedCall(place.kind, started_at, accepted_at, settlement, waking.accepted))
 
         place.over.addCallback(over)
         self._background.run(waking.run())

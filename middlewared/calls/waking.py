@@ -1,8 +1,8 @@
 """
 Waking the device of one call: its pushes, from the first to the last.
 
-The one invariant: nothing is sent once the call is over, and a push's verdict is
-acted upon even when it comes later than that.
+Nothing is sent once the call is over, and a push's verdict is acted upon even when it comes
+later than that. ``place.pushes`` counts what may have reached the phone at any time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.calls.corrections import correct, taught
-from middlewared.calls.resend import backoff_s, push_times
+from middlewared.calls.resend import UNCERTAIN_PAUSE_S, backoff_s, is_pushed_once, push_times
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Outcome
+from middlewared.model import Device, DeviceKind, Outcome
 from middlewared.push.interface import (
     Accepted,
     CallPush,
@@ -33,6 +33,7 @@ from middlewared.push.interface import (
     Routes,
     Temporary,
     TokenDead,
+    Uncertain,
 )
 from middlewared.quoting import fingerprint, word
 from middlewared.rendezvous.interface import Place, Rendezvous
@@ -48,6 +49,13 @@ class WakingSettings:
     interval_s: float
 
 
+@attrs.define(eq=False)
+class _Flight:
+    """One push; ``counted``: it is among the pushes that may have reached the phone."""
+
+    counted: bool = False
+
+
 class Waking:
     """
     Finds the device of a call and pushes to it until the call is over.
@@ -57,8 +65,12 @@ class Waking:
     used for another attempt: the retry stands for it. Nor is one at which this process is
     late: its own repeats must not keep an overload alive.
 
+    A device that gets one push for a call is sent another only when the first did not reach
+    it for certain, or may not have and has not been answered for :data:`UNCERTAIN_PAUSE_S`.
+
     :param late: whether the event loop has more to do than it can do.
-    :ivar accepted_at: when a provider first took a push; None: none did.
+    :ivar accepted: how many pushes a provider took, by a daemon that died before included.
+    :ivar accepted_at: when a provider first took a push from here; None: none did.
     """
 
     def __init__(
@@ -86,7 +98,8 @@ class Waking:
         self._key = place.call.unique_key
         self._trace = trace
         self._over = False
-        self._latest = 0
+        self._latest = self.accepted = place.pushes
+        self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
         self._device: Device | None = None
@@ -108,7 +121,7 @@ class Waking:
             await work
         except Exception:
             _log.failure("waking for call {fingerprint} failed", fingerprint=fingerprint(self._key))
-            if self.accepted_at is None:
+            if not self.accepted:
                 self.stop()
                 await self._fail(Outcome.SERVICE_DOWN)
 
@@ -124,7 +137,7 @@ class Waking:
             await self._fail(Outcome.NO_DEVICE)
             return
         self._device = device
-        self._place.platform = device.platform
+        self._place.kind = DeviceKind(device.app, device.platform)
         route = self._routes.find(device.app, device.platform)
         if route is None:
             self._log_no_route(device)
@@ -134,10 +147,11 @@ class Waking:
 
     async def _push_in_time(self, device: Device, route: Route) -> None:
         """Start each attempt at its time."""
-        call = self._call
+        call, sent = self._call, self._latest
+        self._once = is_pushed_once(device, route.resend)
         for at in push_times(
-            device,
-            route.resend,
+            once=self._once,
+            sent=sent,
             started_at=call.started_at,
             now=self._clock.seconds(),
             wait_s=call.deadline - call.started_at,
@@ -147,7 +161,7 @@ class Waking:
             if self._over:
                 return
             # An answer may have come that this process has had no time to read.
-            repeats_late = self._latest > 0 and self._late()
+            repeats_late = self._latest > sent and self._late()
             if not (self._backing_off or repeats_late):
                 self._latest += 1
                 self._background.run(self._guarded(self._attempt(self._latest)))
@@ -157,24 +171,27 @@ class Waking:
         failures = 0
         while self._device is not None and self._is_wanted(attempt):
             result = await self._send(self._device, attempt)
-            if not isinstance(result, Temporary):
+            if not isinstance(result, Temporary | Uncertain):
                 await self._judge(self._device, result)
                 return
             failures += 1
             if self._is_wanted(attempt):
-                await self._back_off(_delay_s(failures, result.retry_after_s))
+                await self._back_off(self._pause_s(result, failures))
 
     async def _send(self, device: Device, attempt: int) -> PushResult:
         """Send one push and record when it went and what came of it."""
         route = self._routes.find(device.app, device.platform)  # a reload may have changed it
         if route is None:
             return ConfigFault("app-removed")
-        wanted = partial(self._is_wanted, attempt)
-        push = CallPush(device, self._call, attempt, self._settings.response_api, wanted)
+        flight = _Flight()
+        departs = partial(self._departs, attempt, flight)
+        push = CallPush(device, self._call, attempt, self._settings.response_api, departs)
         number = "" if attempt == 1 else str(attempt)
         self._trace.mark(f"sent{number}")
         result = await route.provider.send(push)
-        self._trace.mark(f"push{number}", note=result.label)
+        self._count(flight, isinstance(result, Accepted | Uncertain))
+        uncertain = isinstance(result, Uncertain)
+        self._trace.mark(f"push{number}", note="uncertain" if uncertain else result.label)
         if not isinstance(result, Accepted):
             _log.info(
                 "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"
@@ -184,10 +201,30 @@ class Waking:
                 fingerprint=fingerprint(self._key),
                 app=device.app,
                 platform=device.platform.value,
-                result=result.label,
+                result="uncertain" if uncertain else result.label,
                 reason=result.reason,
             )
         return result
+
+    def _departs(self, attempt: int, flight: _Flight) -> bool:
+        """A push is about to be sent, if it is still wanted; then it counts."""
+        wanted = self._is_wanted(attempt)
+        if wanted:
+            self._count(flight, True)
+        return wanted
+
+    def _count(self, flight: _Flight, may_arrive: bool) -> None:
+        if flight.counted is not may_arrive and not self._place.over.called:
+            flight.counted = may_arrive
+            self._place.pushes += 1 if may_arrive else -1
+
+    def _pause_s(self, result: Temporary | Uncertain, failures: int) -> float:
+        """How long the next try of the same attempt has to wait."""
+        if isinstance(result, Temporary):
+            return _delay_s(failures, result.retry_after_s)
+        if self._once:
+            return result.sent_at + UNCERTAIN_PAUSE_S - self._clock.seconds()
+        return _delay_s(failures, None)
 
     def _log_no_route(self, device: Device) -> None:
         _log.error(
@@ -202,15 +239,17 @@ class Waking:
     async def _judge(self, device: Device, result: PushResult) -> None:
         """A final verdict: keep what it teaches about the device, end the call on a bad one."""
         if isinstance(result, Accepted):
+            self.accepted += 1
             if self.accepted_at is None:
                 self.accepted_at = self._clock.seconds()
             self._device = taught(device, result)
         else:
             self.stop()
         correction = correct(self._registry, device, result)
-        if not isinstance(result, Accepted) and self.accepted_at is None:
+        dead = isinstance(result, TokenDead)
+        # An uncertain push may be answered yet, unless there is no such device any more.
+        if not (isinstance(result, Accepted) or self.accepted) and (dead or not self._place.pushes):
             await self._patiently(correction)
-            dead = isinstance(result, TokenDead)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
         await correction
 
@@ -233,8 +272,9 @@ class Waking:
             timer.cancel()
 
     async def _fail(self, outcome: Outcome) -> None:
+        """End the call, unless a push of the daemon that has died may still be answered."""
         # The PBX may have placed the call again since, with the same UUID for its key.
-        if not self._place.over.called:
+        if not (self.accepted or self._place.over.called):
             await self._rendezvous.settle(self._key, outcome)
 
     def _is_wanted(self, attempt: int) -> bool:

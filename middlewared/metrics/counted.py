@@ -19,7 +19,10 @@ from prometheus_client import (
 from middlewared import __version__
 from middlewared.metrics.bounded import OTHER, Bounded, BoundedCounter, BoundedHistogram
 from middlewared.metrics.gauges import Gauges, Sources
-from middlewared.model import Outcome, Platform
+from middlewared.model import DeviceKind, Outcome, Platform
+
+NONE = "none"
+"""App and platform of a call without a device."""
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
@@ -37,6 +40,7 @@ _ACK_BUCKETS_S = (
 )
 _WAKEUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _PUSH_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0)
+_LATE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -110,7 +114,19 @@ class Metrics:
 
     def _count_new(self) -> None:
         counter, histogram = self._counter, self._histogram
-        self._calls = counter("middlewared_calls_total", "Ended calls", ("platform", "outcome"))
+        self._calls = counter(
+            "middlewared_calls_total", "Ended calls", ("app", "platform", "outcome")
+        )
+        self._answers = counter(
+            "middlewared_answers_total",
+            "Answers of phones, by the number of pushes that a provider had taken by then",
+            ("platform", "attempt"),
+        )
+        self._late_answers = counter(
+            "middlewared_late_answers_total",
+            "Answers that came after the end of their call's wait",
+            ("app", "platform"),
+        )
         self._pushes = counter(
             "middlewared_pushes_total",
             "Pushes and what the provider made of them",
@@ -144,8 +160,14 @@ class Metrics:
         self._wakeup = histogram(
             "middlewared_wakeup_seconds",
             "From the accepted push to the phone's answer",
-            ("platform",),
+            ("app", "platform"),
             _WAKEUP_BUCKETS_S,
+        )
+        self._late_seconds = Histogram(
+            "middlewared_late_answer_seconds",
+            "From the end of a call's wait to its phone's answer",
+            registry=self.registry,
+            buckets=_LATE_BUCKETS_S,
         )
         self._push_seconds = histogram(
             "middlewared_push_seconds",
@@ -163,17 +185,17 @@ class Metrics:
             {"version": __version__, "python": python_platform.python_version()}
         )
 
-    def call_ended(self, platform: Platform | None, outcome: Outcome | None) -> None:
+    def call_ended(self, kind: DeviceKind | None, outcome: Outcome | None) -> None:
         """
         A call has ended.
 
-        :param platform: None: it had no device.
+        :param kind: of its device; None: it had none.
         :param outcome: None: the PBX hung up, which is no outcome and not in calls_total.
         """
-        name = _name(platform)
+        app, name = (kind.app, kind.platform.value) if kind is not None else (NONE, NONE)
         if outcome is not None:
-            self._calls.of(name, outcome.value).inc()
-        if platform is None:
+            self._calls.of(app, name, outcome.value).inc()
+        if kind is None:
             if outcome is Outcome.NO_DEVICE:
                 self._incoming_failed.of("Received", "failed no sip_user_id", "Middleware").inc()
             return
@@ -186,15 +208,24 @@ class Metrics:
     def calls_shed(self, count: int) -> None:
         """So many calls were refused because of overload."""
         self._shed.inc(count)
-        self._calls.of("none", Outcome.OVERLOADED.value).inc(count)
+        self._calls.of(NONE, NONE, Outcome.OVERLOADED.value).inc(count)
 
     def loop_lag(self, seconds: float) -> None:
         """The longest turn of the event loop in a tenth of a second with work."""
         self._loop_lag.observe(seconds)
 
-    def woken(self, platform: Platform, seconds: float) -> None:
+    def woken(self, kind: DeviceKind, seconds: float) -> None:
         """A phone answered ``seconds`` after the provider had taken its push."""
-        self._wakeup.of(platform.value).observe(seconds)
+        self._wakeup.of(kind.app, kind.platform.value).observe(seconds)
+
+    def answered(self, platform: Platform, attempt: int) -> None:
+        """A phone answered when a provider had taken ``attempt`` pushes."""
+        self._answers.of(platform.value, str(attempt)).inc()
+
+    def late_answer(self, kind: DeviceKind, seconds: float) -> None:
+        """A phone answered ``seconds`` after the end of its call's wait."""
+        self._late_answers.of(kind.app, kind.platform.value).inc()
+        self._late_seconds.observe(seconds)
 
     def passed_on(self, seconds: float) -> None:
         """A PBX was told an answer ``seconds`` after it had come."""
@@ -230,10 +261,6 @@ class Metrics:
             self._call_success.of(*_values(fields, self._success_labels)).inc()
         elif set_up in _FALSE or fields.get("failed_reason"):
             self._call_failure.of(*_values(fields, self._failure_labels)).inc()
-
-
-def _name(platform: Platform | None) -> str:
-    return "none" if platform is None else platform.value
 
 
 def _values(fields: Mapping[str, str], labels: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
 
 
 class Place(Protocol):
@@ -20,11 +20,16 @@ class Place(Protocol):
 
     Whoever took it calls ``leave`` when the connection ended or was answered.
 
-    :ivar platform: of the device that is woken for the call. Whoever wakes it sets it, and
-        every place of this daemon at the call has it; None: not known here.
+    :ivar kind: of the device that is woken for the call. Its waker sets it, and every place
+        of this daemon at the call has it; None: not known here.
+    :ivar pushes: how many pushes of the call were sent and not refused by the provider: they
+        were accepted, are under way, or are uncertain. Its waker sets it, and so many
+        refusals of the phone decide the call; a place that takes over from a daemon that
+        died begins with what that one had sent.
     """
 
-    platform: Platform | None
+    kind: DeviceKind | None
+    pushes: int
 
     @property
     def call(self) -> Call:
@@ -93,7 +98,11 @@ class Rendezvous(Protocol):
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """
-        A phone answered. Settles the call (ANSWERED or UNAVAILABLE) when it waits.
+        A phone answered.
+
+        An available answer settles the call as ANSWERED. A refusal settles it as UNAVAILABLE
+        when there are as many, at all daemons together, as pushes: deployed apps refuse a
+        repeat of the push that they are just dealing with, and accept a moment later.
 
         :return: False when no call of this key waits or was answered within its wait:
             unknown, too late, or every PBX connection gone. True otherwise; a repeat is

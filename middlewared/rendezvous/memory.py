@@ -9,12 +9,22 @@ finds it.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import (
+    Answer,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Settlement,
+)
+from middlewared.rendezvous.late import LateCalls, ignored
 
 
 def fresh_key() -> str:
@@ -29,7 +39,9 @@ class _Waiting:
     call: Call
     expiry: DelayedCall
     over: Deferred[Settlement | None] = attrs.field(factory=Deferred)
-    platform: Platform | None = None
+    kind: DeviceKind | None = None
+    pushes: int = 0
+    refusals: dict[str, Answer] = attrs.field(factory=dict)
     places: set[MemoryPlace] = attrs.field(factory=set)
     settlement: Settlement | None = None
 
@@ -52,12 +64,21 @@ class MemoryPlace:
         return self._waiting.over
 
     @property
-    def platform(self) -> Platform | None:
-        return self._waiting.platform
+    def kind(self) -> DeviceKind | None:
+        return self._waiting.kind
 
-    @platform.setter
-    def platform(self, platform: Platform | None) -> None:
-        self._waiting.platform = platform
+    @kind.setter
+    def kind(self, kind: DeviceKind | None) -> None:
+        self._waiting.kind = kind
+
+    @property
+    def pushes(self) -> int:
+        return self._waiting.pushes
+
+    @pushes.setter
+    def pushes(self, pushes: int) -> None:
+        self._waiting.pushes = pushes
+        self._rendezvous.counted(self._waiting)
 
     def leave(self) -> None:
         self._rendezvous.left(self, self._waiting)
@@ -67,11 +88,13 @@ class MemoryRendezvous:
     """
     Calls of one daemon, answered by the same daemon.
 
-    :param clock: epoch seconds, and the timers that end calls at their deadline.
+    :param clock: the time, and the timers that end calls at their deadline.
+    :param late: notified of answers that come after the end of their call's wait.
     """
 
-    def __init__(self, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock, late: Callable[[LateAnswer], None] = ignored) -> None:
         self._clock = clock
+        self._late = LateCalls(clock=clock, late=late)
         self._calls: dict[str, _Waiting] = {}
         self._keys: dict[tuple[int, str], str] = {}
         self._places = 0
@@ -110,11 +133,21 @@ class MemoryRendezvous:
         """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""
         waiting = self._calls.get(unique_key)
         if waiting is None:
+            self._late.answered(unique_key, answer)
             return False
         if waiting.settlement is None:
-            outcome = Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE
-            self._tell(waiting, Settlement(outcome, answer))
+            if answer.available:
+                self._tell(waiting, Settlement.by(answer))
+            else:
+                waiting.refusals[answer.id] = answer
+                self.counted(waiting)
         return True
+
+    def counted(self, waiting: _Waiting) -> None:
+        """A refusal has come, or a push turned out not to be one: do they decide the call?"""
+        refusals = waiting.refusals
+        if waiting.settlement is None and refusals and len(refusals) >= waiting.pushes:
+            self._tell(waiting, Settlement.by(next(reversed(refusals.values()))))
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -168,6 +201,7 @@ class MemoryRendezvous:
     def _expired(self, unique_key: str) -> None:
         waiting = self._calls[unique_key]
         if waiting.settlement is None:
+            self._late.ended(waiting.call, waiting.kind)
             self._end(waiting, Settlement(Outcome.TIMEOUT))
         else:
             self._forget(waiting)

@@ -1,16 +1,15 @@
 """
 The rendezvous of several daemons, over Redis or Redis Cluster.
 
-The one invariant: Redis decides how a call ends, with one exception each way:
+Redis decides how a call ends, with two exceptions:
 
-* An available answer that reaches a daemon where the call waits settles the places
-  there at once, before Redis is told. Should another answer have been first elsewhere
-  within that millisecond, the places there keep theirs: each place is told once, and
-  whoever joins later is told what Redis has. A refusal is in no hurry: Redis first.
+* An available answer that reaches a daemon where the call waits settles the places there at
+  once, before Redis is asked. Should another answer have been first elsewhere within that
+  millisecond, these places keep theirs, and those who join later get what Redis has.
 * While Redis is away for all, each daemon goes on with its own calls, and puts them into
   Redis when it is back. One that alone has lost it refuses new calls.
 
-Whatever is sent twice does no harm: a place is a member with a name of its own.
+What is sent twice does no harm: a place is a member with a name of its own, an answer has an id.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ from twisted.logger import Logger
 from middlewared.background import Background
 from middlewared.devices.interface import DaemonTable
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
 from middlewared.rendezvous import redis_records as records
 from middlewared.rendezvous.cluster import Node
+from middlewared.rendezvous.late import LateCalls, ignored
 from middlewared.rendezvous.peers import AnyPeers, NoPeers, Peers
 from middlewared.rendezvous.redis_departures import Departure, Departures
 from middlewared.rendezvous.redis_elsewhere import Elsewhere
@@ -42,7 +42,8 @@ from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_link import Login
 from middlewared.rendezvous.redis_nodes import Nodes
 from middlewared.rendezvous.redis_renewals import Renewals
-from middlewared.rendezvous.redis_store import SharedCalls
+from middlewared.rendezvous.redis_store import Heard, SharedCalls
+from middlewared.rendezvous.redis_waking import Waking
 
 ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
 
@@ -57,6 +58,7 @@ class RedisRendezvous:
     :param daemon: names this process among all; the default is random.
     :param table: where daemons report to each other whether they have Redis; None: there
         are no others to be asked.
+    :param late: notified of answers that come here after the end of their call's wait.
     """
 
     log = Logger()
@@ -73,6 +75,7 @@ class RedisRendezvous:
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
         daemon: str = "",
         table: DaemonTable | None = None,
+        late: Callable[[LateAnswer], None] = ignored,
     ) -> None:
         self._clock = clock
         daemon = daemon or secrets.token_hex(8)
@@ -90,7 +93,8 @@ class RedisRendezvous:
         )
         self._members = itertools.count()
         self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
-        self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S)
+        self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S, timed_out=self._timed_out)
+        self._late = LateCalls(clock=clock, late=late)
         self._background = Background()
         self._nodes = Nodes(
             clock=clock,
@@ -102,7 +106,7 @@ class RedisRendezvous:
             channels=[self._channel, records.EVERYBODY],
             received=self._received,
             subscribed=self._subscribed,
-            disturbed=self._disturbed,
+            disturbed=lambda: self._peers.hurry(),
         )
         self._keys = Keys()
         self._shared = SharedCalls(clock, self._nodes, self._keys)
@@ -112,6 +116,9 @@ class RedisRendezvous:
             held=self._held,
             shared=self._shared,
             nodes=self._nodes,
+        )
+        self._waking = Waking(
+            clock=clock, background=self._background, held=self._held, shared=self._shared
         )
         self._departures = Departures(
             clock=clock, background=self._background, leave=self._shared.leave
@@ -175,25 +182,31 @@ class RedisRendezvous:
         return await seated
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
-        """See :meth:`.interface.Rendezvous.answer`; places here are told before it waits."""
+        """See :meth:`.interface.Rendezvous.answer`; an available one settles places here first."""
         if not records.is_key(unique_key):
             return False
-        outcome = Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE
-        settlement = Settlement(outcome, answer)
-        held = self._held.find(unique_key)
+        settlement, held = Settlement.by(answer), self._held.find(unique_key)
         if held is not None and held.waits and answer.available:
             self._held.settle(held, settlement)
+        pushes = held.pushes if held is not None and held.wakes else 0
         down = None
         try:
-            stands = await self._shared.settle(unique_key, settlement)
+            heard = await self._shared.answer(unique_key, answer, pushes)
         except RendezvousDown as error:
-            down, stands = error, None
-        if stands is not None:
-            if held is not None:
-                self._held.settle(held, stands)
+            down, heard = error, Heard()
+        if heard.known:
+            if held is not None and heard.settlement is not None:
+                self._held.settle(held, heard.settlement)
+            elif held is not None:
+                held.refusals[answer.id] = answer
             return True
+        if heard.kind is not None:
+            self._late.notify(unique_key, answer, heard.kind, heard.late_s)
+            return False
         if await self._elsewhere.answered(held, unique_key, settlement, down=down is not None):
             return True
+        if self._late.answered(unique_key, answer):
+            return False
         if down is not None:
             raise down
         if held is None and not self._elsewhere.all_are_heard():
@@ -216,9 +229,8 @@ class RedisRendezvous:
         """See :meth:`.interface.Rendezvous.settle`."""
         settlement = Settlement(outcome)
         with contextlib.suppress(RendezvousDown):
-            settlement = await self._shared.settle(unique_key, settlement) or settlement
-        held = self._held.find(unique_key)
-        if held is not None:
+            settlement = await self._shared.settle(unique_key, outcome) or settlement
+        if (held := self._held.find(unique_key)) is not None:
             self._held.settle(held, settlement)
 
     def abandon(self, outcome: Outcome) -> None:
@@ -265,7 +277,7 @@ class RedisRendezvous:
             self._departures.hurry(call)
             joined = await self._shared.join(call, member)
             if joined.waker == member:
-                return self._open(joined.call, joined.left_s, member)
+                return self._open(joined.call, joined.left_s, member, joined.pushes)
             held = self._held.find(joined.call.unique_key)
             held = held or self._held.hold(joined.call, left_s=joined.left_s)
             if joined.settlement is not None:
@@ -290,7 +302,7 @@ class RedisRendezvous:
             self._renewals.renew_all()
         return place
 
-    def _open(self, call: Call, left_s: float, member: str) -> SharedPlace:
+    def _open(self, call: Call, left_s: float, member: str, pushes: int = 0) -> SharedPlace:
         """The first place of a call, unless it was opened here meanwhile."""
         held = self._held.repeated(call.incoming)
         if held is not None:
@@ -298,10 +310,14 @@ class RedisRendezvous:
         earlier = self._held.find(call.unique_key)
         if earlier is not None and not earlier.waits:
             self._held.end(earlier)
-        return self._seat(self._held.hold(call, left_s=left_s), member, first=True)
+        held = self._held.hold(call, left_s=left_s)
+        held.pushes = pushes
+        return self._seat(held, member, first=True)
 
     def _seat(self, held: Held, member: str, *, first: bool = False) -> SharedPlace:
-        return self._held.seat(held, member, first=first, left=self._left)
+        return self._held.seat(
+            held, member, first=first, left=self._left, counted=self._waking.counted
+        )
 
     async def _catch_up(self, place: SharedPlace) -> None:
         """
@@ -320,6 +336,11 @@ class RedisRendezvous:
             return
         if joined.waker == place.member and place.held.waits:
             place.first, place.held.waker = True, place.member
+            place.held.pushes = joined.pushes
+
+    def _timed_out(self, held: Held) -> None:
+        self._late.ended(held.call, held.kind)
+        self._waking.expired(held)
 
     # Leaving
 
@@ -343,9 +364,6 @@ class RedisRendezvous:
     def _subscribed(self) -> None:
         self._renewals.renew_all()
         self._background.run(self._renewals.learn_secret())
-
-    def _disturbed(self) -> None:
-        self._peers.hurry()
 
     # Messages
 

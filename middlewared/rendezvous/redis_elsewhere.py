@@ -103,9 +103,12 @@ class Elsewhere:
         held = self._held.find(unique_key)
         if held is None:
             return False
-        if held.waits:
+        answer = settlement.answer
+        if held.waits and answer is not None and not answer.available:
+            self._held.refuse(held, answer)
+        elif held.waits:
             self._held.settle(held, settlement)
-        return held.answered
+        return held.waits or held.answered
 
     def _reply(self, question: str, unique_key: str, text: str = "") -> bool:
         """What another daemon wants to know."""

@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Call, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous.redis_records import identity_key
 
 
@@ -25,6 +25,7 @@ class SharedPlace:
     member: str
     first: bool
     _left: Callable[[SharedPlace], None]
+    _counted: Callable[[Held], None]
     settled: Deferred[Settlement] = attrs.field(factory=Deferred)
 
     @property
@@ -36,12 +37,21 @@ class SharedPlace:
         return self.held.over
 
     @property
-    def platform(self) -> Platform | None:
-        return self.held.platform
+    def kind(self) -> DeviceKind | None:
+        return self.held.kind
 
-    @platform.setter
-    def platform(self, platform: Platform | None) -> None:
-        self.held.platform = platform
+    @kind.setter
+    def kind(self, kind: DeviceKind | None) -> None:
+        self.held.kind = kind
+
+    @property
+    def pushes(self) -> int:
+        return self.held.pushes
+
+    @pushes.setter
+    def pushes(self, pushes: int) -> None:
+        self.held.pushes = pushes
+        self._counted(self.held)
 
     def leave(self) -> None:
         self._left(self)
@@ -52,7 +62,8 @@ class Held:
     """
     A call as this daemon knows it.
 
-    ``waker`` is the member that wakes the device, "" when it is not one of ours.
+    ``waker`` is the member that wakes the device, "" when it is not one of ours; ``pushes``
+    counts those of ours. ``refusals`` are the phone's, by their ids, as far as they came here.
     ``checked_at`` is when Redis last confirmed the record.
     """
 
@@ -61,7 +72,9 @@ class Held:
     waker: str = ""
     checked_at: float = 0.0
     over: Deferred[Settlement | None] = attrs.field(factory=Deferred)
-    platform: Platform | None = None
+    kind: DeviceKind | None = None
+    pushes: int = 0
+    refusals: dict[str, Answer] = attrs.field(factory=dict)
     places: set[SharedPlace] = attrs.field(factory=set)
     settlement: Settlement | None = None
 
@@ -88,10 +101,12 @@ class HeldCalls:
 
     :param grace_s: how long after its deadline a call may still hear of an answer that
         was accepted elsewhere just before it.
+    :param timed_out: notified of a call that was woken here and has no answer.
     """
 
-    def __init__(self, *, clock: Clock, grace_s: float) -> None:
+    def __init__(self, *, clock: Clock, grace_s: float, timed_out: Callable[[Held], None]) -> None:
         self._clock = clock
+        self._timed_out = timed_out
         self._grace_s = grace_s
         self._calls: dict[str, Held] = {}
         self._same: dict[str, Held] = {}
@@ -120,10 +135,21 @@ class HeldCalls:
         return held
 
     def seat(
-        self, held: Held, member: str, *, first: bool, left: Callable[[SharedPlace], None]
+        self,
+        held: Held,
+        member: str,
+        *,
+        first: bool,
+        left: Callable[[SharedPlace], None],
+        counted: Callable[[Held], None],
     ) -> SharedPlace:
-        """A new place at the call; told at once when the call is settled."""
-        place = SharedPlace(held, member, first, left)
+        """
+        A new place at the call; settled at once when the call is.
+
+        :param left: notified when the place is given up.
+        :param counted: notified when the number of pushes has changed.
+        """
+        place = SharedPlace(held, member, first, left, counted)
         if first:
             held.waker = member
         if held.settlement is not None:
@@ -154,10 +180,25 @@ class HeldCalls:
         elif not held.over.called:
             held.over.callback(held.settlement)
 
+    def refuse(self, held: Held, answer: Answer) -> None:
+        """The phone refuses the call, and Redis does not know it."""
+        held.refusals[answer.id] = answer
+        self.count(held)
+
+    def count(self, held: Held) -> None:
+        """Decide a call whose device is woken here by its refusals, where Redis cannot."""
+        refusals = held.refusals
+        if held.waits and held.wakes and refusals and len(refusals) >= held.pushes:
+            self.settle(held, Settlement.by(next(reversed(refusals.values()))))
+
     def _expire(self, held: Held) -> None:
         """The deadline has passed; what arrived before it, and lies unread, is read first."""
-        timeout = Settlement(Outcome.TIMEOUT)
-        held.expiry = self._clock.callLater(0, self.settle, held, timeout)
+        held.expiry = self._clock.callLater(0, self._expired, held)
+
+    def _expired(self, held: Held) -> None:
+        if held.settlement is None and held.wakes:
+            self._timed_out(held)
+        self.settle(held, Settlement(Outcome.TIMEOUT))
 
     def end(self, held: Held) -> None:
         """The call is over here: nothing is to be pushed or remembered."""

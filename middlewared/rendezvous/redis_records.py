@@ -14,7 +14,15 @@ import uuid
 
 import attrs
 
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
+from middlewared.model import (
+    Answer,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    Outcome,
+    Platform,
+    Settlement,
+)
 
 PREFIX = "middlewared:"
 EVERYBODY = f"{PREFIX}daemons"
@@ -34,6 +42,11 @@ def record_key(unique_key: str) -> str:
 def record_prefix(unique_key: str) -> str:
     """What the names of all records with the tag of ``unique_key`` begin with."""
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:call:"
+
+
+def late_key(unique_key: str) -> str:
+    """The name under which a call that timed out is remembered; of the record's node."""
+    return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
 def identity_key(incoming: IncomingCall) -> str:
@@ -86,12 +99,26 @@ def call_from(text: str, *, deadline: float) -> Call:
 def settlement_text(settlement: Settlement) -> str:
     """The settlement as records and messages carry it."""
     answer = settlement.answer
-    said = [answer.available, answer.message_start_time] if answer else None
+    said = [answer.available, answer.message_start_time, answer.id] if answer else None
     return json.dumps([settlement.outcome.value, said])
 
 
 def settlement_from(text: str, *, received_at: float) -> Settlement:
     """The settlement of :func:`settlement_text`, which this process received just now."""
     outcome, said = json.loads(text)
-    answer = Answer(said[0], said[1], received_at) if said else None
+    if not said:
+        return Settlement(Outcome(outcome))
+    available, message_start_time, *rest = said  # a daemon of an older version gives no id
+    answer = Answer(available, message_start_time, received_at, *rest)
     return Settlement(Outcome(outcome), answer)
+
+
+def kind_text(kind: DeviceKind) -> str:
+    """App and platform, as Redis keeps them."""
+    return json.dumps([kind.app, kind.platform.value])
+
+
+def kind_from(text: str) -> DeviceKind:
+    """The kind of :func:`kind_text`."""
+    app, platform = json.loads(text)
+    return DeviceKind(app, Platform(platform))

@@ -103,7 +103,9 @@ class Renewals:
         """
         members = [place.member for place in held.places]
         waker = held.waker if held.wakes else ""
-        settlement, waker = await self._shared.renew(held.call, members, waker)
+        settlement, waker = await self._shared.renew(
+            held.call, members, waker, held.pushes, held.refusals
+        )
         held.checked_at = self._clock.seconds()
         if settlement is not None:
             self._held.settle(held, settlement)

@@ -1,4 +1,4 @@
-"""
+r"""
 What happens to a call in Redis: the scripts, each of which changes one record.
 
 The one invariant: the first decision stands, and a script that is run again by the same
@@ -13,11 +13,16 @@ A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's d
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
                 kept for members that missed the message and is unknown to all others
+``pushes``      how many pushes were sent and not refused by the provider
+``no:``\ *id*   one field for each refusal of the phone, with the settlement it asks for
 *member*        one field for each place that waits; the name is ``<channel>/<number>``
 ==============  =====================================================================
 
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so what it names counts only if the record names it as well.
+
+``middlewared:{tag}:late:<unique_key>`` has the app and platform of a call that timed out, as
+JSON, for a minute.
 """
 
 from __future__ import annotations
@@ -58,6 +63,19 @@ local function tell(record, message)
   end
 end
 
+local function decide(record, field, settlement, unique_key)
+  call('HSET', record, field, settlement)
+  tell(record, cjson.encode({'settled', unique_key, settlement}))
+end
+
+local function refusals(record)
+  local count, last = 0, nil
+  for _, field in ipairs(call('HKEYS', record)) do
+    if string.sub(field, 1, 3) == 'no:' then count, last = count + 1, field end
+  end
+  return count, last and call('HGET', record, last)
+end
+
 local function open(record, text, identity, waker, ttl_ms)
   call('DEL', record)
   call('HSET', record, 'call', text, 'identity', identity, 'waker', waker)
@@ -69,7 +87,7 @@ end
 # here, and has the same tag. Repeated by the same member it changes nothing.
 # KEYS: record, identity (absent without call_id)
 # ARGV: prefix of records, unique_key, call, ms to live, member, waker known to be dead
-# -> nil when the key belongs to another call; else call, answered, ms to live, waker
+# -> nil when the key belongs to another call; else call, answered, ms to live, waker, pushes
 JOIN = Script(
     _COMMON
     + """
@@ -89,19 +107,23 @@ end
 if call('HGET', record, 'waker') == dead then call('HSET', record, 'waker', member) end
 local answered = call('HGET', record, 'answered') or ''
 if answered == '' then call('HSET', record, member, '') end
-return {call('HGET', record, 'call'), answered, call('PTTL', record), call('HGET', record, 'waker')}
+return {
+  call('HGET', record, 'call'), answered, call('PTTL', record), call('HGET', record, 'waker'),
+  call('HGET', record, 'pushes') or '0',
+}
 """
 )
 
 # Makes sure that the record has these members: puts back what Redis lost or never had.
 # KEYS: record, identity (absent without call_id)
-# ARGV: unique_key, call, ms to live, waker or '', members ...
+# ARGV: unique_key, call, ms to live, waker or '', pushes (of the waker) or '', refusals as a
+#   JSON object of settlements by id, or '', members ...
 # -> settlement or '', waker; both '' when the key belongs to another call now
 RENEW = Script(
     _COMMON
     + """
 local record, identity = KEYS[1], KEYS[2] or ''
-local unique_key, text, ttl_ms, waker = unpack(ARGV, 1, 4)
+local unique_key, text, ttl_ms, waker, pushes, refused = unpack(ARGV, 1, 6)
 if call('EXISTS', record) == 0 then
   open(record, text, identity, waker, ttl_ms)
   if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms, 'NX') end
@@ -109,27 +131,88 @@ elseif call('HGET', record, 'identity') ~= identity then
   return {'', ''}
 end
 if call('HGET', record, 'waker') == '' then call('HSET', record, 'waker', waker) end
-for i = 5, #ARGV do call('HSET', record, ARGV[i], '') end
+if pushes ~= '' then call('HSET', record, 'pushes', pushes) end
+if refused ~= '' then
+  for id, settlement in pairs(cjson.decode(refused)) do
+    call('HSET', record, 'no:' .. id, settlement)
+  end
+end
+for i = 7, #ARGV do call('HSET', record, ARGV[i], '') end
 local settlement = call('HGET', record, 'answered') or call('HGET', record, 'failed') or ''
 return {settlement, call('HGET', record, 'waker')}
 """
 )
 
-# Decides a call; the first decision stands, and everybody at the call is told.
+# Ends a call without an answer; an earlier decision stands, and all at the call are notified.
 # KEYS: record
-# ARGV: 'answered' or 'failed', settlement, message
+# ARGV: settlement, unique_key
 # -> the settlement that stands, '' when no such call waits
 SETTLE = Script(
     _COMMON
     + """
 local record = KEYS[1]
-local field, settlement, message = unpack(ARGV)
+local settlement, unique_key = unpack(ARGV)
 if not lives(record) then return '' end
 local answered = call('HGET', record, 'answered')
 if answered then return answered end
-call('HSET', record, field, settlement)
-tell(record, message)
+decide(record, 'failed', settlement, unique_key)
 return settlement
+"""
+)
+
+# A phone's answer. An available one decides; of refusals it takes as many as there are pushes.
+# KEYS: record, late
+# ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes that are known of
+# -> the settlement that stands or '', 1 when there is such a call, app and platform of a call
+#    that timed out or '', ms for which this is remembered
+ANSWER = Script(
+    _COMMON
+    + """
+local record, late = KEYS[1], KEYS[2]
+local available, id, settlement, unique_key, pushes = unpack(ARGV)
+if not lives(record) then
+  local kind = call('GET', late)
+  return {'', 0, kind or '', kind and call('PTTL', late) or 0}
+end
+local answered = call('HGET', record, 'answered')
+if answered then return {answered, 1, '', 0} end
+if available == 'no' then
+  call('HSET', record, 'no:' .. id, settlement)
+  local known = tonumber(call('HGET', record, 'pushes') or '0')
+  if refusals(record) < math.max(known, tonumber(pushes)) then return {'', 1, '', 0} end
+end
+decide(record, 'answered', settlement, unique_key)
+return {settlement, 1, '', 0}
+"""
+)
+
+# Keeps how many pushes were sent and not refused; when there are fewer than before, the
+# refusals that have come may decide.
+# KEYS: record
+# ARGV: pushes, unique_key
+# -> the settlement that stands, '' when the call is undecided or unknown
+COUNT = Script(
+    _COMMON
+    + """
+local record, pushes, unique_key = KEYS[1], ARGV[1], ARGV[2]
+if not lives(record) then return '' end
+local before = call('HGET', record, 'pushes') or '0'
+call('HSET', record, 'pushes', pushes)
+local answered = call('HGET', record, 'answered')
+if answered or tonumber(pushes) > tonumber(before) then return answered or '' end
+local count, last = refusals(record)
+if count == 0 or count < tonumber(pushes) then return '' end
+decide(record, 'answered', last, unique_key)
+return last
+"""
+)
+
+# Remembers a call that timed out.
+# KEYS: late
+# ARGV: app and platform, ms to be remembered
+EXPIRED = Script(
+    """
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 """
 )
 

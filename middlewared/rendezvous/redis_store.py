@@ -8,12 +8,13 @@ The one invariant: what comes back is what Redis had after the change, or
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Call, Settlement
+from middlewared.model import Answer, Call, DeviceKind, Outcome, Settlement
+from middlewared.rendezvous.late import REMEMBERED_S
 from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_nodes import Nodes
 from middlewared.rendezvous.redis_records import (
@@ -21,24 +22,56 @@ from middlewared.rendezvous.redis_records import (
     call_from,
     call_text,
     identity_key,
+    kind_from,
+    kind_text,
+    late_key,
     record_key,
     record_prefix,
     settlement_from,
     settlement_text,
 )
-from middlewared.rendezvous.redis_scripts import JOIN, LEAVE, RENEW, SETTLE, SHARE
+from middlewared.rendezvous.redis_scripts import (
+    ANSWER,
+    COUNT,
+    EXPIRED,
+    JOIN,
+    LEAVE,
+    RENEW,
+    SETTLE,
+    SHARE,
+)
 
 NOBODY = "-"  # no member's name
 
 
 @attrs.frozen
 class Joined:
-    """A call that was opened or joined; it ends in ``left_s``. ``waker`` is a member."""
+    """
+    A call that was opened or joined; it ends in ``left_s``.
+
+    ``waker`` is a member; ``pushes`` were sent by it and not refused by the provider.
+    """
 
     call: Call
     settlement: Settlement | None
     left_s: float
     waker: str
+    pushes: int
+
+
+@attrs.frozen
+class Heard:
+    """
+    What Redis made of an answer.
+
+    ``known``: there is such a call, which waits or was answered. ``settlement``: how it is
+    decided, if it is. ``kind`` and ``late_s``: of a call that timed out lately.
+    """
+
+    known: bool = False
+    settlement: Settlement | None = None
+    kind: DeviceKind | None = None
+    late_s: float = 0.0
 
 
 @attrs.frozen
@@ -60,31 +93,67 @@ class SharedCalls:
             args = (prefix, call.unique_key, text, self._left_ms(call), member, dead)
             reply = await self.nodes.run(JOIN, _keys(call), args)
             if reply is not None:
-                text, answered, left_ms, waker = reply
+                text, answered, left_ms, waker, pushes = reply
                 now, left_s = self.clock.seconds(), left_ms / 1000
                 joined = call_from(text, deadline=now + left_s)
-                return Joined(joined, self._settlement(answered), left_s, waker)
+                return Joined(joined, self._settlement(answered), left_s, waker, int(pushes))
             call = self.keys.with_fresh_key(call)
 
     async def renew(
-        self, call: Call, members: Sequence[str], waker: str
+        self,
+        call: Call,
+        members: Sequence[str],
+        waker: str,
+        pushes: int,
+        refusals: Mapping[str, Answer],
     ) -> tuple[Settlement | None, str]:
         """
         Make sure that the call is there and has these members.
 
         :param waker: the one of them that wakes the device, "" when it is none of them.
+        :param pushes: of the waker.
+        :param refusals: of the phone, by their ids.
         :return: how the call was decided, and who wakes the device.
         """
-        args = (call.unique_key, call_text(call), self._left_ms(call), waker, *members)
+        refused = {id_: settlement_text(Settlement.by(each)) for id_, each in refusals.items()}
+        args = (
+            *(call.unique_key, call_text(call), self._left_ms(call), waker),
+            *(str(pushes) if waker else "", json.dumps(refused) if refused else ""),
+            *members,
+        )
         text, waker = await self.nodes.run(RENEW, _keys(call), args)
         return self._settlement(text), waker
 
-    async def settle(self, unique_key: str, settlement: Settlement) -> Settlement | None:
-        """Decide a call; gives the decision that stands, None when no such call waits."""
-        text = settlement_text(settlement)
-        field = "failed" if settlement.answer is None else "answered"
-        args = (field, text, json.dumps(["settled", unique_key, text]))
+    async def settle(self, unique_key: str, outcome: Outcome) -> Settlement | None:
+        """End a call early; gives the decision that stands, None when no such call waits."""
+        args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
+
+    async def answer(self, unique_key: str, answer: Answer, pushes: int) -> Heard:
+        """
+        Hand in a phone's answer.
+
+        :param pushes: how many this daemon knows of.
+        """
+        text = settlement_text(Settlement.by(answer))
+        said = "yes" if answer.available else "no"
+        keys = [record_key(unique_key), late_key(unique_key)]
+        args = (said, answer.id, text, unique_key, str(pushes))
+        text, known, kind, left_ms = await self.nodes.run(ANSWER, keys, args)
+        if not kind:
+            return Heard(bool(known), self._settlement(text))
+        return Heard(kind=kind_from(kind), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
+
+    async def count(self, unique_key: str, pushes: int) -> Settlement | None:
+        """Keep how many pushes were sent and not refused; gives the decision that stands."""
+        args = (str(pushes), unique_key)
+        return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
+
+    async def expired(self, call: Call, kind: DeviceKind) -> None:
+        """Remember that a call has timed out, for those of its answers that come too late."""
+        left_ms = (REMEMBERED_S - (self.clock.seconds() - call.deadline)) * 1000
+        args = (kind_text(kind), str(max(1, int(left_ms))))
+        await self.nodes.run(EXPIRED, [late_key(call.unique_key)], args)
 
     async def leave(self, unique_key: str, member: str) -> bool:
         """Take a member away; True when nobody waits at the call any more."""

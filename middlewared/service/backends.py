@@ -7,6 +7,7 @@ that there are others of its kind.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 from middlewared.accounts.htpasswd import HtpasswdAccounts, Passwords, read_passwords
@@ -19,6 +20,7 @@ from middlewared.devices.interface import DaemonTable, DeviceRegistry
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.errors import ConfigError
+from middlewared.model import LateAnswer
 from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
@@ -48,16 +50,19 @@ def make_registry(config: Config, *, reactor: Any) -> Registry:
     return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
 
 
-def make_rendezvous(config: Config, *, reactor: Any, table: DaemonTable) -> AnyRendezvous:
+def make_rendezvous(
+    config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
+) -> AnyRendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
     :param table: where daemons report to each other whether they have Redis.
+    :param late: notified of answers that come after the end of their call's wait.
     :raises ConfigError: a file for TLS cannot be used.
     """
     redis = config.redis
     if not redis.nodes:
-        return MemoryRendezvous(clock=reactor)
+        return MemoryRendezvous(clock=reactor, late=late)
     return RedisRendezvous(
         clock=reactor,
         endpoints=DirectEndpoints(reactor),
@@ -67,6 +72,7 @@ def make_rendezvous(config: Config, *, reactor: Any, table: DaemonTable) -> AnyR
         password=redis.password,
         tls=_redis_tls(redis) if redis.tls else None,
         table=table,
+        late=late,
     )
 
 

@@ -97,7 +97,12 @@ class Parts:
         self.registry = CachedDevices(
             registry=self._store, clock=reactor, settings=cache_settings(config)
         )
-        self.rendezvous = make_rendezvous(config, reactor=reactor, table=self._store)
+        self.rendezvous = make_rendezvous(
+            config,
+            reactor=reactor,
+            table=self._store,
+            late=lambda answer: self.journal.ended(answer),
+        )
         self._client = PooledHttpClient(
             reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=load_trust(None))
         )

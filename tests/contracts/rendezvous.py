@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Platform, Settlement
+from middlewared.model import (
+    Answer,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Platform,
+    Settlement,
+)
 from middlewared.rendezvous.interface import Place, Rendezvous
 from middlewared.rendezvous.memory import fresh_key
 
@@ -58,6 +67,7 @@ class RendezvousContract(_Case):
 
     here: Rendezvous
     there: Rendezvous
+    late: list[LateAnswer]
 
     async def answered(self, member: Rendezvous, call: Call, available: bool = True) -> bool:
         return await member.answer(call.unique_key, an_answer(available))
@@ -86,6 +96,55 @@ class RendezvousContract(_Case):
         self.assertTrue(await self.answered(self.here, place.call, available=False))
         self.assertTrue(await self.answered(self.there, place.call, available=False))
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_one_refusal_of_two_pushes_decides_nothing(self) -> None:
+        """Wherever it arrives; the acceptance that follows does."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        self.assertTrue(await self.answered(self.here, place.call, available=False))
+        self.assertFalse(place.settled.called)
+        self.assertTrue(await self.answered(self.there, place.call))
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_refusals_are_counted_over_all_members(self) -> None:
+        """As many as pushes decide the call for all who joined it."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        first.pushes = 2
+        self.assertTrue(await self.answered(self.here, first.call, available=False))
+        self.assertFalse(first.settled.called)
+        self.assertTrue(await self.answered(self.there, first.call, available=False))
+        self.assertIs((await first.settled).outcome, Outcome.UNAVAILABLE)
+        self.assertIs((await second.settled).outcome, Outcome.UNAVAILABLE)
+
+    async def test_one_refusal_that_arrives_twice_counts_once(self) -> None:
+        """It may be passed on and repeated between daemons."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        refusal = an_answer(available=False)
+        for member in (self.here, self.there, self.here):
+            self.assertTrue(await member.answer(place.call.unique_key, refusal))
+        self.assertFalse(place.settled.called)
+        place.leave()
+
+    async def test_refusals_decide_when_a_push_turns_out_to_be_none(self) -> None:
+        """The provider refused it after the phone had refused the others."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        await self.answered(self.here, place.call, available=False)
+        place.pushes = 1
+        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+
+    async def test_answer_after_a_timeout_is_reported_as_late(self) -> None:
+        """Where it arrives, with the kind of the device."""
+        place = await self.here.join(a_call(wait_s=0.2))
+        place.kind = kind = DeviceKind("com.example.app", Platform.GCM)
+        self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
+        await self.moment_after(place.call.deadline)
+        self.assertFalse(await self.answered(self.there, place.call))
+        (late,) = self.late
+        self.assertEqual((late.unique_key, late.kind), (place.call.unique_key, kind))
+        self.assertTrue(0.0 < late.late_s < 20.0)
 
     async def test_key_is_recognised_where_its_call_waits(self) -> None:
         """Before and after its answer; an unknown one never is."""
@@ -256,8 +315,9 @@ class RendezvousContract(_Case):
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.here.join(a_call(call_id="abc"))
         other = await self.here.join(a_call())
-        first.platform = Platform.GCM
-        self.assertEqual((second.platform, other.platform), (Platform.GCM, None))
+        kind = DeviceKind("com.example.app", Platform.GCM)
+        first.kind = kind
+        self.assertEqual((second.kind, other.kind), (kind, None))
         for place in (first, second, other):
             place.leave()
 

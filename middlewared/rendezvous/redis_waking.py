@@ -1,0 +1,59 @@
+"""
+What the daemon that wakes a device shares with the others, off the way of the call: how many
+pushes it has sent, so that refusals are judged alike everywhere and a daemon that takes over
+goes on from there; and that the call has timed out, so that an answer to it is known as late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from twisted.internet.task import deferLater
+
+from middlewared.background import Background
+from middlewared.errors import RendezvousDown
+from middlewared.model import Call, DeviceKind
+from middlewared.rendezvous.redis_held import Held, HeldCalls
+from middlewared.rendezvous.redis_store import SharedCalls
+
+
+class Waking:
+    """Reports of the daemon that wakes a call's device."""
+
+    def __init__(
+        self,
+        *,
+        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        background: Background,
+        held: HeldCalls,
+        shared: SharedCalls,
+    ) -> None:
+        self._clock = clock
+        self._background = background
+        self._held = held
+        self._shared = shared
+
+    def counted(self, held: Held) -> None:
+        """The number of its pushes has changed."""
+        self._background.run(self._count(held))
+
+    def expired(self, held: Held) -> None:
+        """It has timed out; without a device there is no one to answer it."""
+        if held.kind is not None:
+            self._background.run(self._expire(held.call, held.kind))
+
+    async def _count(self, held: Held) -> None:
+        await deferLater(self._clock, 0)  # the push itself goes first
+        try:
+            stands = await self._shared.count(held.call.unique_key, held.pushes)
+        except RendezvousDown:
+            held.checked_at = 0.0  # the next round of renewals shares it
+            self._held.count(held)
+            return
+        if stands is not None:
+            self._held.settle(held, stands)
+
+    async def _expire(self, call: Call, kind: DeviceKind) -> None:
+        with contextlib.suppress(RendezvousDown):
+            await self._shared.expired(call, kind)
