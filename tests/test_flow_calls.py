@@ -16,14 +16,12 @@ from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, AnyPush, Sta
 from middlewared.simulator.accounts import basic
 from middlewared.simulator.apple import Delay, Deliver, ReceivedPush, Reject, rejection
 from middlewared.simulator.generations import (
-    ANDROID_3,
     ANDROID_6,
     FLUTTER_ANDROID,
     FLUTTER_IOS,
     GCM_3,
-    IOS_4,
+    GENERATIONS,
     IOS_6,
-    PIL_IOS,
     Generation,
 )
 from middlewared.simulator.google_errors import fcm_error
@@ -88,7 +86,6 @@ class FlowTestCase(DaemonTestCase):
         token = token or f"{account:064x}"
         phone = self.phones[token] = Phone(
             reactor=reactor,
-            http=self.client,
             base_url=self.stage.url,
             generation=generation,
             sip_user_id=account,
@@ -117,17 +114,7 @@ class GenerationTests(FlowTestCase):
     async def test_every_generation_is_woken_answers_and_leaves(self) -> None:
         """Registration, push, answer and unregistration in the form of each generation."""
         await self.start()
-        generations = [
-            ANDROID_3,
-            ANDROID_6,
-            FLUTTER_ANDROID,
-            GCM_3,
-            IOS_4,
-            IOS_6,
-            FLUTTER_IOS,
-            PIL_IOS,
-        ]
-        for number, generation in enumerate(generations):
+        for number, generation in enumerate(GENERATIONS):
             phone = await self.phone(generation, number=number)
             result = await self.call(number)
             self.assertEqual(
@@ -186,8 +173,7 @@ class CallTests(FlowTestCase):
     async def test_native_android_refuses_repeats(self) -> None:
         """The first answer decides: a "no" to a repeated push does not overwrite it."""
         await self.start()
-        reaction = Reaction(0.6, refuses_repeats=True)
-        await self.phone(ANDROID_6, reaction=reaction)
+        await self.phone(ANDROID_6, reaction=Reaction(0.6))
         self.assertEqual((await self.call()).outcome, "answered")
 
     async def test_pbx_repeats_and_hangs_up(self) -> None:

@@ -1,4 +1,4 @@
-"""The simulated account API, phones, PBX and the process of all servers, on the wire."""
+"""The simulated account API, benchmarks' phones, PBX and process of all servers, on the wire."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 
-from middlewared.simulator import generations
 from middlewared.simulator.accounts import (
     PROFILE_PATH,
     AccountsServer,
@@ -27,13 +26,10 @@ from middlewared.simulator.accounts import (
     redirect,
 )
 from middlewared.simulator.answering import Answering
-from middlewared.simulator.apple import ReceivedPush
 from middlewared.simulator.daemon import CHECKOUT
-from middlewared.simulator.generations import Generation
 from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.http import HangUp, HttpReply, HttpServer, HttpStep, Received, Stall
 from middlewared.simulator.pbx import PBX
-from middlewared.simulator.phone import Phone, Phones, Reaction
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -155,161 +151,22 @@ class AccountsTests(SocketTestCase):
         self.assertEqual((await self.get(PROFILE_PATH, basic("name", "x")))[0], 401)
 
 
-class PhoneTests(SocketTestCase):
-    """Phones speak as their generation does, and read pushes as strictly."""
+class AnsweringTests(SocketTestCase):
+    """The phones of benchmarks."""
 
-    def phone(self, generation: Generation, **options: Any) -> Phone:
-        phone = Phone(
-            reactor=reactor,
-            http=self.http,
-            base_url=self.daemon.url,
-            generation=generation,
-            sip_user_id=123456789,
-            token="t" * 8,
-            app="com.voipgrid.vialer",
-            authorization="Token user:abc",
-            **options,
-        )
-        self.addCleanup(lambda: Deferred.fromCoroutine(phone.stop()))
-        return phone
-
-    def payload(self, **changed: Any) -> dict[str, Any]:
-        return {
-            "type": "call",
-            "unique_key": KEY,
-            "phonenumber": "0501234567",
-            "caller_id": "",
-            "response_api": f"{self.daemon.url}/api/call-response/",
-            "message_start_time": "1575988800.1234567",
-            "attempt": "1",
-            "vg_cid": KEY,
-            **changed,
-        }
-
-    def android(self, **changed: Any) -> GooglePush:
-        return GooglePush("v1", "t" * 8, self.payload(**changed), "HIGH", 4.0, 0.0)
-
-    def ios(self, **changed: Any) -> ReceivedPush:
-        numbers = {"message_start_time": 1575988800.1234567, "attempt": 1}
-        payload = {"aps": {}, **self.payload(**{**numbers, **changed})}
-        headers = {"apns-push-type": "voip"}
-        return ReceivedPush("t" * 8, headers, payload, "production", 1, 1, 0.0)
-
-    def last_fields(self) -> dict[str, Any]:
-        request = self.daemon.requests[-1]
-        if "json" in request.headers["content-type"]:
-            fields: dict[str, Any] = json.loads(request.body)
-            return fields
-        return dict(parse_qsl(request.body.decode(), keep_blank_values=True))
-
-    async def test_registration(self) -> None:
-        """Every generation registers with its fields, body form and credentials."""
-        self.daemon.steps = [HttpReply(201)]
-        for generation in generations.GENERATIONS:
-            self.assertEqual(await self.phone(generation).register(), 201)
-            request = self.daemon.requests[-1]
-            fields = self.last_fields()
-            self.assertIn(f"/api/{generation.platform}-device", request.path)
-            self.assertEqual(request.path.endswith("/"), generation.slash)
-            self.assertEqual(request.headers["authorization"], "Token user:abc")
-            self.assertEqual(fields["sip_user_id"], "123456789")
-            sent = {key for key, value in generation.extra.items() if value is not None}
-            self.assertLessEqual(sent, fields.keys())
-
-    async def test_unregistration(self) -> None:
-        """A DELETE has a body, but one generation writes its fields into the query."""
-        await self.phone(generations.IOS_6).unregister()
-        self.assertEqual(self.last_fields()["token"], "t" * 8)
-        await self.phone(generations.PIL_IOS).unregister()
-        last = self.daemon.requests[-1]
-        self.assertEqual((last.method, last.body), ("DELETE", b""))
-        self.assertIn("/api/apns-device/?sip_user_id=123456789&", last.path)
-
-    async def test_answers(self) -> None:
-        """Each generation answers in its form at its path."""
-        for generation, path, available in (
-            (generations.ANDROID_3, "/api/call-response/api/call-response/", "true"),
-            (generations.ANDROID_6, "/api/call-response/", "true"),
-            (generations.IOS_4, "/api/call-response/", "True"),
-            (generations.FLUTTER_IOS, "/api/call-response/", "true"),
-        ):
-            phone = self.phone(generation)
-            ios = generation.platform == "apns"
-            count = len(self.daemon.requests)
-            phone.receive(self.ios() if ios else self.android())
-            await self.daemon.got(count + 1)
-            fields = self.last_fields()
-            self.assertEqual(self.daemon.requests[-1].path, path)
-            self.assertEqual((fields["unique_key"], fields["available"]), (KEY, available))
-            start = 1575988800.1234567 if ios else "1575988800.1234567"
-            self.assertEqual(fields["message_start_time"], start)
-            self.assertEqual(phone.complaints, [])
-
-    async def test_reactions(self) -> None:
-        """A phone can repeat itself, write 1.5E9, refuse, sleep through, or keep silent."""
-        phone = self.phone(generations.ANDROID_6)
-        phone.reaction = Reaction(delay_s=0.01, repeats=1, scientific=True)
-        phone.receive(self.android())
-        await self.daemon.got(2)
-        self.assertIn("E+09", self.last_fields()["message_start_time"])
-        phone.reaction = Reaction(refuses_repeats=True)
-        phone.receive(self.android(attempt="2"))
-        await self.daemon.got(3)
-        self.assertEqual(self.last_fields()["available"], "false")
-        phone.reaction = Reaction(from_attempt=2)
-        phone.receive(self.android(unique_key="other"))
-        phone.reaction = Reaction(available=None)
-        phone.receive(self.android(unique_key="third"))
-        await phone.stop()
-        self.assertEqual(len(self.daemon.requests), 3)
-
-    async def test_a_lost_daemon_is_status_0(self) -> None:
-        """No app asks twice: a connection that is lost is noted."""
-        self.daemon.steps = [HangUp()]
-        self.assertEqual(await self.phone(generations.ANDROID_6).register(), 0)
-
-    async def test_complaints(self) -> None:
-        """What an app would choke on is told, and such a push is not answered."""
-        android, ios = self.phone(generations.FLUTTER_ANDROID), self.phone(generations.IOS_6)
-        for changed in (
-            {"vg_cid": ""},
-            {"message_start_time": "1575988800.12"},
-            {"message_start_time": 1.5},
-            {"attempt": "1.0"},
-            {"type": "checkin"},
-        ):
-            android.receive(self.android(**changed))
-        for wrong in (
-            {"unique_key": "1234"},
-            {"message_start_time": "1575988800.1234567"},
-            {"attempt": "1"},
-            {"caller_id": None},
-        ):
-            ios.receive(self.ios(**wrong))
-        self.assertEqual((len(android.complaints), len(ios.complaints)), (5, 4))
-        self.assertEqual(self.daemon.requests, [])
-
-    async def test_notices(self) -> None:
-        """A message, or an alert, is shown and not answered; phones are found by token."""
-        android, ios = self.phone(generations.ANDROID_6), self.phone(generations.IOS_6)
-        phones = Phones()
-        phones.add(android)
-        phones(self.android(type="message", message="An other device"))
-        self.assertEqual(android.notices, ["An other device"])
-        phones.remove(android)
-        phones(self.android())
-        self.assertEqual(android.pushes, [])
-        payload = {"aps": {"alert": {"body": "An other device"}}}
-        headers = {"apns-push-type": "alert"}
-        ios.receive(ReceivedPush("t" * 8, headers, payload, "production", 1, 1, 0.0))
-        self.assertEqual(ios.notices, ["An other device"])
+    def push(self, **changed: str) -> GooglePush:
+        """A push by Google."""
+        response_api = f"{self.daemon.url}/api/call-response/"
+        start = "1575988800.1234567"
+        data = {"unique_key": KEY, "response_api": response_api, "message_start_time": start}
+        return GooglePush("v1", "t" * 8, {**data, **changed}, "HIGH", 4.0, 0.0)
 
     async def test_answering_all(self) -> None:
         """The phones of benchmarks answer every push, over kept connections."""
         answering = Answering(reactor=reactor, delay_s=0)
         self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
         for number in range(100):
-            answering(self.android(unique_key=f"key-{number}"))
+            answering(self.push(unique_key=f"key-{number}"))
         await self.daemon.got(100)
         keys = {dict(parse_qsl(each.body.decode()))["unique_key"] for each in self.daemon.requests}
         self.assertEqual(len(keys), 100)
@@ -321,7 +178,7 @@ class PhoneTests(SocketTestCase):
         answering = Answering(reactor=reactor, delay_s=0)
         self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
         for number in range(300):
-            answering(self.android(unique_key=f"key-{number}"))
+            answering(self.push(unique_key=f"key-{number}"))
         await self.daemon.got(300)
         self.assertEqual(answering.statuses, {})
 
@@ -366,7 +223,7 @@ class PhoneTests(SocketTestCase):
     async def ten_answers(self, answering: Answering) -> None:
         """Ten pushes, until all of their phones have a status."""
         for _ in range(10):
-            answering(self.android(response_api="http://127.0.0.1:1/api/call-response/"))
+            answering(self.push(response_api="http://127.0.0.1:1/api/call-response/"))
         while sum(answering.statuses.values()) < 10:
             await deferLater(cast(Any, reactor), 0)
 

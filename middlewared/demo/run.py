@@ -115,7 +115,6 @@ class Demo:
         token = f"{account:064x}"
         phone = self._phones[token] = Phone(
             reactor=self._reactor,
-            http=self._http,
             base_url=self._stage.url,
             generation=scene.generation,
             sip_user_id=account,

@@ -1,20 +1,72 @@
 """
 Simulator: how the generations of deployed apps speak to the daemon and read its pushes.
 
-The one invariant: a generation is a value; what an app would choke on is told by
-``complaint`` and nothing is repaired on its behalf.
+The one invariant: a generation is a value; what an app cannot read has the effect that it
+has on phones, and nothing is repaired on its behalf.
 """
 
 from __future__ import annotations
 
+import enum
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 _SEVEN_DECIMALS = re.compile(r"\d+\.\d{7}")
+_ANDROID_HEADERS = {"User-Agent": "Vialer/6.8.4 (Android; 10, maker product)"}
+_IOS_HEADERS = {"User-Agent": "Vialer/6.5.0 (iOS; 13.6, iPhone)", "Accept": "application/json"}
+
+
+class Body(enum.Enum):
+    """How an app writes the fields of a request."""
+
+    FORM = "a form"
+    JSON = "JSON"
+    TEXTS = "JSON whose values are all text"
+    QUERY = "the query string, without a body"
+
+
+class AnswersTo(enum.Enum):
+    """Where an app posts its call-response."""
+
+    RESPONSE_API = "response_api as it came"
+    APPENDED = "response_api with its path once more"
+    ITS_HOST = "the usual path at the host of response_api"
+    OWN_HOST = "the usual path at the host that was compiled in"
+
+
+class Repeat(enum.Enum):
+    """What an app does with a further push of a call that it is handling."""
+
+    HANDLED = "the same as with the first"
+    REFUSED = "false at once; the first push is answered when the app is ready"
+    IGNORED = "nothing"
+
+
+class Effect(enum.Enum):
+    """What a push, or the daemon's reply, did to an app."""
+
+    MISREAD = "a value was misread"
+    IGNORED = "the push was ignored"
+    CRASHED = "the app crashed"
+    KILLED = "iOS killed the app, which had shown no call for a VoIP push"
+    GHOST_CALL = "a call rang that was none"
+    VOIP_OFF = "the app switched VoIP off"
+    SIP_STOPPED = "the app stopped its SIP service: the call is lost there"
+    CALL_FAILED = "the ringing call ended as failed"
+    LOGGED_OUT = "the user was logged out"
+
+
+@attrs.frozen
+class Need:
+    """What a value of a call push must be, and the effect of anything else."""
+
+    key: str
+    fits: Callable[[Any], bool]
+    otherwise: Effect
 
 
 @attrs.frozen
@@ -22,122 +74,242 @@ class Generation:
     """
     One generation of an app.
 
-    ``form``: bodies are forms, else JSON. ``delete_by_query``: fields of a DELETE stand
-    in the query. ``slash``: device paths end in one. ``response_path``: where answers
-    go; None: response_api verbatim. ``words``: its words for not available, available.
-    ``extra``: fields of a registration besides the required ones.
+    ``extra``: fields of a registration besides the required ones. ``delete_slash``:
+    whether the path of a DELETE ends in one. ``words``: for not available and available.
+    ``answers_signed``, ``answers_for``: whether a call-response has credentials, and the
+    account. ``needs``: in the order in which the app looks. ``on_message``: effect of a
+    push of type "message" whose text begins with ``message_start``. ``rings_first``: it
+    shows the call before it can answer, so a phone without usable data has taken that
+    push. ``first_no``: the first attempt that it may answer with "not available".
+    ``on_refusal``: effect of a call-response that the daemon refused, ``on_401`` of any
+    request refused so; ``on_lost_registration`` of a registration that was not confirmed.
+    ``patience_s``: its time-out for a request.
     """
 
     name: str
     platform: str
-    form: bool
-    complaint: Callable[[Mapping[str, Any]], str | None]
-    extra: Mapping[str, Any] = attrs.field(factory=dict)
-    delete_by_query: bool = False
-    slash: bool = True
-    response_form: bool = True
-    response_path: str | None = None
-    response_has_credentials: bool = False
-    response_has_account: bool = False
+    needs: Sequence[Need]
+    repeat: Repeat
+    headers: Mapping[str, str]
+    extra: Mapping[str, Any]
+    registers: Body = Body.FORM
+    unregisters: Body = Body.FORM
+    delete_slash: bool = True
+    answers: Body = Body.FORM
+    answers_to: AnswersTo = AnswersTo.RESPONSE_API
+    answers_signed: bool = False
+    answers_for: bool = False
     words: tuple[str, str] = ("false", "true")
+    on_message: Effect = Effect.VOIP_OFF
+    message_start: str = ""
+    rings_first: bool = False
+    first_no: int = 1
+    on_refusal: Effect | None = None
+    on_401: Effect | None = Effect.LOGGED_OUT
+    on_lost_registration: Effect | None = None
+    patience_s: float = 10.0
+
+    def unmet(self, data: Mapping[str, Any]) -> list[Need]:
+        """The needs that a call push does not meet, up to the first that stops the app."""
+        unmet = []
+        for need in self.needs:
+            if not need.fits(data.get(need.key)):
+                unmet.append(need)
+                if need.otherwise is not Effect.MISREAD:
+                    break
+        return unmet
 
 
-def complain_as_android(data: Mapping[str, Any]) -> str | None:
-    """What an Android app would choke on in a call push, or None."""
-    for key, value in data.items():
-        if not isinstance(value, str):
-            return f"{key} is no text"
-    for key in ("unique_key", "phonenumber", "response_api", "vg_cid"):
-        if not data.get(key):
-            return f"no {key}"
-    if "caller_id" not in data:
-        return "no caller_id"
-    if not data.get("attempt", "").isdecimal():
-        return "attempt is no integer"
-    # Milliseconds are found by deleting the dot and dividing by 10000.
-    if not _SEVEN_DECIMALS.fullmatch(data.get("message_start_time", "")):
-        return "message_start_time has not exactly 7 decimals"
-    return None
+def _is_call(value: Any) -> bool:
+    return bool(value == "call")
 
 
-def complain_as_ios(data: Mapping[str, Any]) -> str | None:
-    """What an iOS app would choke on in a VoIP push, or None; iOS kills it then."""
-    for key in ("unique_key", "phonenumber", "response_api", "caller_id", "vg_cid"):
-        if not isinstance(data.get(key), str):
-            return f"no {key}"
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_any_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_integer_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isdecimal()
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_uuid(value: Any) -> bool:
     try:
-        uuid.UUID(data["unique_key"])
-    except ValueError:
-        return "unique_key is no UUID"
-    if type(data.get("message_start_time")) not in (int, float):
-        return "message_start_time is no number"
-    if type(data.get("attempt")) is not int:
-        return "attempt is no integer"
-    return None
+        uuid.UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        return False
+    return True
 
 
-_DOUBLED_PATH = "/api/call-response/api/call-response/"
-_PLAIN_PATH = "/api/call-response/"
+def _has_seven_decimals(value: Any) -> bool:
+    # Milliseconds are found by deleting the dot and dividing by 10000.
+    return isinstance(value, str) and _SEVEN_DECIMALS.fullmatch(value) is not None
+
+
+_ANY_ANDROID = (
+    Need("type", _is_call, Effect.IGNORED),
+    Need("unique_key", _is_text, Effect.IGNORED),
+    Need("phonenumber", _is_text, Effect.IGNORED),
+    Need("caller_id", _is_any_text, Effect.MISREAD),
+    Need("attempt", _is_integer_text, Effect.CRASHED),
+)
+_START_TIME = Need("message_start_time", _has_seven_decimals, Effect.MISREAD)
+_OLD_ANDROID = (*_ANY_ANDROID, Need("message_start_time", _is_text, Effect.CRASHED), _START_TIME)
+_RESPONSE_API = Need("response_api", _is_text, Effect.CRASHED)
+_VG_CID = Need("vg_cid", _is_text, Effect.CRASHED)
+_ANY_IOS = (
+    Need("caller_id", _is_any_text, Effect.MISREAD),
+    Need("message_start_time", _is_number, Effect.MISREAD),
+    Need("attempt", _is_integer, Effect.MISREAD),
+)
+_OLD_IOS = (
+    Need("type", _is_call, Effect.IGNORED),
+    Need("unique_key", _is_text, Effect.IGNORED),
+    Need("phonenumber", _is_text, Effect.IGNORED),
+    Need("response_api", _is_text, Effect.IGNORED),
+    *_ANY_IOS,
+)
+_IOS_6 = (
+    Need("unique_key", _is_uuid, Effect.KILLED),
+    Need("phonenumber", _is_text, Effect.KILLED),
+    Need("response_api", _is_text, Effect.KILLED),
+    *_ANY_IOS,
+)
+_FLUTTER_IOS = (
+    _RESPONSE_API,
+    Need("unique_key", _is_text, Effect.IGNORED),
+    Need("phonenumber", _is_text, Effect.IGNORED),
+    *_ANY_IOS,
+)
 
 ANDROID_3 = Generation(
-    name="Android 3.0-5.3",
+    name="Android 3.2-5.3",
     platform="android",
-    form=True,
-    complaint=complain_as_android,
+    needs=(*_OLD_ANDROID, _RESPONSE_API),
+    repeat=Repeat.REFUSED,
+    headers={**_ANDROID_HEADERS, "Cache-Control": "public, max-age=60"},
     extra={"os_version": "REL", "client_version": "9", "name": "maker product"},
-    response_path=_DOUBLED_PATH,
-    response_has_credentials=True,
+    answers_to=AnswersTo.APPENDED,
+    answers_signed=True,
+    on_refusal=Effect.SIP_STOPPED,
 )
+ANDROID_3_0 = attrs.evolve(ANDROID_3, name="Android 3.0-3.1", on_lost_registration=Effect.VOIP_OFF)
+GCM_3 = attrs.evolve(ANDROID_3, name="Android 3.2 over GCM", platform="gcm")
 ANDROID_6 = Generation(
     name="Android 5.4-6.8",
     platform="android",
-    form=True,
-    complaint=complain_as_android,
+    needs=(*_ANY_ANDROID, _START_TIME),
+    repeat=Repeat.REFUSED,
+    headers=_ANDROID_HEADERS,
     extra={"os_version": "REL", "client_version": "10", "remote_logging_id": "a1b2c3"},
-    response_path=_PLAIN_PATH,
-    response_has_account=True,
+    answers_to=AnswersTo.OWN_HOST,
+    answers_for=True,
+    on_refusal=Effect.SIP_STOPPED,
 )
-GCM_3 = attrs.evolve(ANDROID_3, name="Android 3.0 over GCM", platform="gcm")
 IOS_4 = Generation(
     name="iOS 4-5",
     platform="apns",
-    form=False,
-    complaint=complain_as_ios,
+    needs=_OLD_IOS,
+    repeat=Repeat.HANDLED,
+    headers=_IOS_HEADERS,
     extra={"sandbox": False, "os_version": "12.4", "client_version": "5.7"},
-    response_form=False,
-    response_path=_PLAIN_PATH,
-    response_has_credentials=True,
+    registers=Body.JSON,
+    unregisters=Body.JSON,
+    answers=Body.JSON,
+    answers_to=AnswersTo.ITS_HOST,
+    answers_signed=True,
     words=("False", "True"),
+    first_no=8,
+    patience_s=15.0,
 )
 IOS_6 = attrs.evolve(
     IOS_4,
     name="iOS 6",
+    needs=_IOS_6,
     extra={**IOS_4.extra, "push_profile": "once", "remote_logging_id": "a1b2c3"},
-    response_has_account=True,
+    answers_for=True,
+    on_message=Effect.KILLED,
+    rings_first=True,
+    first_no=1,
+    on_refusal=Effect.CALL_FAILED,
 )
 FLUTTER_ANDROID = Generation(
     name="Flutter Android 7.50",
     platform="android",
-    form=False,
-    complaint=complain_as_android,
+    needs=(*_ANY_ANDROID, _START_TIME, _RESPONSE_API, _VG_CID),
+    repeat=Repeat.IGNORED,
+    headers=_ANDROID_HEADERS,
     extra={"app_startup_timestamp": None, "sandbox": None, "dnd": False},
-    slash=False,
+    registers=Body.JSON,
+    unregisters=Body.JSON,
+    delete_slash=False,
+    message_start="An other device has registered for the same account",
+    rings_first=True,
+    on_401=None,
+)
+FLUTTER_DART_ANDROID = attrs.evolve(
+    FLUTTER_ANDROID,
+    name="Flutter Android 7.0",
+    needs=(*_ANY_ANDROID, _START_TIME, _RESPONSE_API),
+    headers={**_ANDROID_HEADERS, "X-Client-Platform": "android"},
+    delete_slash=True,
+    answers=Body.TEXTS,
+    on_401=Effect.LOGGED_OUT,
 )
 FLUTTER_IOS = Generation(
     name="Flutter iOS 7.50",
     platform="apns",
-    form=False,
-    complaint=complain_as_ios,
+    needs=_FLUTTER_IOS,
+    repeat=Repeat.REFUSED,
+    headers=_IOS_HEADERS,
     extra={"push_profile": "once", "sandbox": "false", "remote_notification_token": "cd" * 32},
-    slash=False,
-    response_form=False,
+    registers=Body.JSON,
+    unregisters=Body.JSON,
+    delete_slash=False,
+    answers=Body.JSON,
+    on_message=Effect.GHOST_CALL,
+    rings_first=True,
+    on_401=None,
+    patience_s=15.0,
 )
-PIL_IOS = Generation(
+PIL_ANDROID = attrs.evolve(
+    FLUTTER_ANDROID,
+    name="Phone Integration Lib Android",
+    registers=Body.FORM,
+    unregisters=Body.FORM,
+    delete_slash=True,
+    extra={},
+)
+PIL_IOS = attrs.evolve(
+    FLUTTER_IOS,
     name="Phone Integration Lib iOS",
-    platform="apns",
-    form=True,
-    complaint=complain_as_ios,
     extra={"sandbox": "false", "push_profile": "once"},
-    delete_by_query=True,
+    registers=Body.FORM,
+    unregisters=Body.QUERY,
+    delete_slash=True,
+    answers=Body.FORM,
 )
-GENERATIONS = (ANDROID_3, ANDROID_6, GCM_3, IOS_4, IOS_6, FLUTTER_ANDROID, FLUTTER_IOS, PIL_IOS)
+GENERATIONS = (
+    ANDROID_3_0,
+    ANDROID_3,
+    GCM_3,
+    ANDROID_6,
+    IOS_4,
+    IOS_6,
+    FLUTTER_DART_ANDROID,
+    FLUTTER_ANDROID,
+    FLUTTER_IOS,
+    PIL_ANDROID,
+    PIL_IOS,
+)

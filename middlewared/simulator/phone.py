@@ -1,30 +1,33 @@
 """
 Simulator: a phone with an app of some generation.
 
-The one invariant: a phone reacts only to pushes that its app could read; what it could
-not read stands in ``complaints``. After ``stop`` it has nothing left to do.
+The one invariant: what a push or a reply does to the phone is what it does to its
+generation; nothing is shared with other phones, no connection and no queue. After
+``stop`` it has nothing left to do.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import treq
 from treq.client import HTTPClient
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.task import deferLater
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.client import Agent, ResponseFailed, ResponseNeverReceived
 
 from middlewared.background import Background
 from middlewared.simulator.apple.push import ReceivedPush
-from middlewared.simulator.generations import Generation
+from middlewared.simulator.generations import AnswersTo, Body, Effect, Generation, Repeat
 from middlewared.simulator.google_rules import GooglePush
 
 AnyPush: TypeAlias = ReceivedPush | GooglePush
 
+RESPONSE_PATH = "/api/call-response/"
 # No app tries again; its status is 0.
 _UNREACHED = (ConnectError, ConnectionClosed, ResponseFailed, ResponseNeverReceived)
 
@@ -34,18 +37,19 @@ class Reaction:
     """
     What the phone does with a call push.
 
-    ``available`` None: it never answers. ``from_attempt``: it sleeps through earlier
-    pushes. ``repeats``: how often it posts its answer again. ``scientific``: the start
-    time goes back as legacy FCM turned it, 1.5E9. ``refuses_repeats``: a further push
-    for the same call is answered "not available", as native Android does.
+    ``delay_s``: from the push to the answer: the app starts and registers at the SIP
+    proxy. ``available`` None: it never answers; False: it is busy. ``from_attempt``: it
+    sleeps through earlier pushes. ``data_from_attempt``: before that one it has no usable
+    data. ``repeats``: how often it posts its answer again. ``scientific``: the start time
+    goes back as legacy FCM turned it, 1.5E9.
     """
 
     delay_s: float = 0.0
     available: bool | None = True
     from_attempt: int = 1
+    data_from_attempt: int = 1
     repeats: int = 0
     scientific: bool = False
-    refuses_repeats: bool = False
 
 
 @attrs.frozen
@@ -63,17 +67,16 @@ class Phone:
     """
     Registers, gets pushes, answers them.
 
-    :param http: with the connection pool of the caller.
     :param base_url: the daemon, without a trailing slash.
     :param authorization: the Authorization header of the app's user.
-    :ivar pushes: call pushes it could read; ``notices`` the texts it was shown.
+    :ivar pushes: call pushes it could read; ``notices`` the texts it was shown;
+        ``complaints`` what it could not read as it should; ``effects`` what became of it.
     """
 
     def __init__(
         self,
         *,
         reactor: Any,
-        http: HTTPClient,
         base_url: str,
         generation: Generation,
         sip_user_id: int,
@@ -83,133 +86,186 @@ class Phone:
         reaction: Reaction | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> None:
+        self.sip_user_id = sip_user_id
         self.token = token
         self.reaction = reaction or Reaction()
         self.pushes: list[AnyPush] = []
         self.notices: list[str] = []
         self.complaints: list[str] = []
+        self.effects: list[Effect] = []
         self.answers: list[SentAnswer] = []
         self._reactor = reactor
-        self._http = http
+        # Without a pool each request has a connection of its own.
+        agent: Any = Agent(reactor, connectTimeout=generation.patience_s)
+        self._http = HTTPClient(agent)
         self._base_url = base_url
         self._generation = generation
         self._identity = {"sip_user_id": str(sip_user_id), "token": token, "app": app}
         self._authorization = authorization
         self._fields = {**generation.extra, **(fields or {})}
+        self._handled: set[str] = set()
         self._background = Background()
 
     async def register(self) -> int:
         """Register and give the status; 0: the daemon was not reached."""
-        return await self._device("POST", {**self._identity, **self._fields})
+        body, fields = self._generation.registers, {**self._identity, **self._fields}
+        status = await self._send("POST", self._device_url(), fields, body, signed=True)
+        if status not in (200, 201):
+            self._suffer(self._generation.on_lost_registration)
+        return status
 
     async def unregister(self) -> int:
         """Unregister and give the status."""
-        return await self._device("DELETE", self._identity)
+        url = self._device_url()
+        if not self._generation.delete_slash:
+            url = url.removesuffix("/")
+        body = self._generation.unregisters
+        return await self._send("DELETE", url, self._identity, body, signed=True)
 
     def receive(self, push: AnyPush) -> None:
         """Get a push: read it as the app does, and react in the background."""
-        data = push.payload if isinstance(push, ReceivedPush) else push.data
-        if self._is_notice(push, data):
+        if Effect.LOGGED_OUT in self.effects:
             return
-        complaint = self._generation.complaint(data)
-        if complaint is not None:
-            self.complaints.append(complaint)
-            return
-        again = any(_data(each)["unique_key"] == data["unique_key"] for each in self.pushes)
-        self.pushes.append(push)
-        available = self.reaction.available
-        if again and self.reaction.refuses_repeats:
-            available = False
-        if available is not None and int(data["attempt"]) >= self.reaction.from_attempt:
-            self._background.run(self._answer(data, available))
+        if isinstance(push, ReceivedPush) and push.headers.get("apns-push-type") != "voip":
+            self._show_alert(push.payload)
+        elif _data(push).get("type") == "message":
+            self._get_message(_data(push))
+        else:
+            self._get_call(push)
 
     async def stop(self) -> None:
         """Give up what is still to be answered."""
         self._background.cancel()
         await self._background.finish()
 
-    async def answer(self, data: Mapping[str, Any], *, available: bool) -> int:
-        """Post one call-response for a push and give the status."""
+    async def answer(self, data: Mapping[str, Any], *, available: bool, at: str = "") -> int:
+        """
+        Post one call-response for a push and give the status.
+
+        :param at: another address for it than the app's own.
+        """
+        generation = self._generation
         sent_at = self._reactor.seconds()
         start = data["message_start_time"]
         fields = {
             "unique_key": data["unique_key"],
             "message_start_time": f"{float(start):.15E}" if self.reaction.scientific else start,
-            "available": self._generation.words[available],
+            "available": generation.words[available],
         }
-        if self._generation.response_has_account:
+        if generation.answers_for:
             fields["sip_user_id"] = self._identity["sip_user_id"]
-        url = self._response_url(data["response_api"])
-        signed = self._generation.response_has_credentials
-        form = self._generation.response_form
-        status = await self._send("POST", url, fields, form=form, signed=signed)
+        url = at or self._response_url(data)
+        signed = generation.answers_signed
+        status = await self._send("POST", url, fields, generation.answers, signed=signed)
         done_at = self._reactor.seconds()
         self.answers.append(SentAnswer(data["unique_key"], available, status, sent_at, done_at))
+        if status not in (0, 401) and not 200 <= status < 300:
+            self._suffer(generation.on_refusal)
         return status
 
-    async def _answer(self, data: Mapping[str, Any], available: bool) -> None:
-        if self.reaction.delay_s:
-            await deferLater(self._reactor, self.reaction.delay_s)
+    def _show_alert(self, payload: Mapping[str, Any]) -> None:
+        alert = payload.get("aps", {}).get("alert")
+        text = alert.get("body") if isinstance(alert, dict) else alert
+        self.notices.append(str(text or ""))
+
+    def _get_message(self, data: Mapping[str, Any]) -> None:
+        text, generation = data.get("message") or "", self._generation
+        if generation.platform == "apns":
+            self.complaints.append("a message by VoIP push")
+        elif not text or not text.startswith(generation.message_start):
+            self.complaints.append("a message that the app does not know")
+            self._suffer(Effect.IGNORED)
+            return
+        else:
+            self.notices.append(text)
+        self._suffer(generation.on_message)
+
+    def _get_call(self, push: AnyPush) -> None:
+        data = _data(push)
+        unmet = self._generation.unmet(data)
+        for need in unmet:
+            self.complaints.append(f"{need.key}: {need.otherwise.value}")
+            self._suffer(need.otherwise)
+        if all(need.otherwise is Effect.MISREAD for need in unmet):
+            self.pushes.append(push)
+            reaction = self.reaction
+            if reaction.available is not None and int(data["attempt"]) >= reaction.from_attempt:
+                self._react(data)
+
+    def _react(self, data: Mapping[str, Any]) -> None:
+        """The app runs now: answer, or wait for the next attempt."""
+        generation, key = self._generation, data["unique_key"]
+        if key in self._handled:
+            if generation.rings_first and generation.platform == "apns":
+                self._suffer(Effect.GHOST_CALL)  # iOS shows each VoIP push as a call
+            if generation.repeat is Repeat.REFUSED:
+                self._background.run(self._answer(data, False, 0.0))
+            if generation.repeat is not Repeat.HANDLED:
+                return
+        available = self._decide(int(data["attempt"]))
+        if available or generation.rings_first:
+            self._handled.add(key)
+        if available is not None:
+            self._background.run(self._answer(data, available, self.reaction.delay_s))
+
+    def _decide(self, attempt: int) -> bool | None:
+        """Whether the phone can take a call; None: it does not answer this attempt."""
+        if Effect.VOIP_OFF in self.effects:
+            return False
+        has_data = attempt >= self.reaction.data_from_attempt
+        if has_data and self.reaction.available:
+            return True
+        first_no = self._generation.first_no
+        # Without data no app answers, except old iOS at its last attempt.
+        refuses = attempt >= first_no and (has_data or first_no > 1)
+        return False if refuses else None
+
+    async def _answer(self, data: Mapping[str, Any], available: bool, delay_s: float) -> None:
+        if delay_s:
+            await deferLater(self._reactor, delay_s)
         for _ in range(1 + self.reaction.repeats):
             await self.answer(data, available=available)
 
-    def _is_notice(self, push: AnyPush, data: Mapping[str, Any]) -> bool:
-        """Take an alert (Apple) or a message (Google); True when it was one."""
-        if isinstance(push, ReceivedPush):
-            text = push.payload.get("aps", {}).get("alert")
-            if push.headers.get("apns-push-type") == "voip":
-                return False
-            text = text.get("body") if isinstance(text, dict) else text
-        elif data.get("type") == "message":
-            text = data.get("message")
-        else:
-            if data.get("type") != "call":
-                self.complaints.append("unknown type")
-            return data.get("type") != "call"
-        self.notices.append(str(text or ""))
-        return True
+    def _suffer(self, effect: Effect | None) -> None:
+        if effect is not None:
+            self.effects.append(effect)
 
-    def _response_url(self, response_api: str) -> str:
-        path = self._generation.response_path
-        if path is None:
-            return response_api
-        parts = urlsplit(response_api)
-        return f"{parts.scheme}://{parts.netloc}{path}"
+    def _response_url(self, data: Mapping[str, Any]) -> str:
+        response_api = str(data.get("response_api", ""))
+        match self._generation.answers_to:
+            case AnswersTo.RESPONSE_API:
+                return response_api
+            case AnswersTo.APPENDED:
+                return response_api.removesuffix("/") + RESPONSE_PATH
+            case AnswersTo.ITS_HOST:
+                parts = urlsplit(response_api)
+                return f"{parts.scheme}://{parts.netloc}{RESPONSE_PATH}"
+            case AnswersTo.OWN_HOST:
+                return self._base_url + RESPONSE_PATH
 
-    async def _device(self, method: str, fields: Mapping[str, Any]) -> int:
-        slash = "/" if self._generation.slash else ""
-        url = f"{self._base_url}/api/{self._generation.platform}-device{slash}"
-        if method == "DELETE" and self._generation.delete_by_query:
-            return await self._send(method, url, fields, form=True, signed=True, query=True)
-        return await self._send(method, url, fields, form=self._generation.form, signed=True)
+    def _device_url(self) -> str:
+        return f"{self._base_url}/api/{self._generation.platform}-device/"
 
     async def _send(
-        self,
-        method: str,
-        url: str,
-        fields: Mapping[str, Any],
-        *,
-        form: bool,
-        signed: bool,
-        query: bool = False,
+        self, method: str, url: str, fields: Mapping[str, Any], body: Body, *, signed: bool
     ) -> int:
-        headers: dict[Any, Any] = {
-            "User-Agent": "Vialer/1.0 (simulated)",
-            "Accept": "application/json",
-        }
+        headers: dict[Any, Any] = dict(self._generation.headers)
         if signed and self._authorization is not None:
             headers["Authorization"] = self._authorization
-        if form:
-            # A null form field is left out.
-            texts = {name: str(value) for name, value in fields.items() if value is not None}
-            body: dict[str, Any] = {"params": texts} if query else {"data": texts}
-        else:
-            body = {"json": dict(fields)}
+        url, content = _written(url, fields, body)
+        if content:
+            form = body is Body.FORM
+            headers["Content-Type"] = f"application/{'x-www-form-urlencoded' if form else 'json'}"
+        patience_s = self._generation.patience_s
         try:
-            response = await self._http.request(method, url, headers=headers, **body)
+            response = await self._http.request(
+                method, url, headers=headers, data=content, timeout=patience_s
+            )
             await treq.content(response)
         except _UNREACHED:
             return 0
+        if response.code == 401:
+            self._suffer(self._generation.on_401)
         return int(response.code)
 
 
@@ -236,3 +292,15 @@ class Phones:
 
 def _data(push: AnyPush) -> Mapping[str, Any]:
     return push.payload if isinstance(push, ReceivedPush) else push.data
+
+
+def _written(url: str, fields: Mapping[str, Any], body: Body) -> tuple[str, bytes | None]:
+    """A request's URL and content."""
+    if body is Body.JSON:
+        return url, json.dumps(dict(fields)).encode()
+    # A null form field is left out; OkHttp writes a blank as %20.
+    texts = {name: str(value) for name, value in fields.items() if value is not None}
+    if body is Body.TEXTS:
+        return url, json.dumps(texts).encode()
+    form = urlencode(texts, quote_via=quote, safe="")
+    return (f"{url}?{form}", None) if body is Body.QUERY else (url, form.encode())
