@@ -1,7 +1,9 @@
-"""A TCP proxy that can be cut: it then swallows everything, as a partitioned network does."""
+"""A TCP relay that does to connections what networks do: cut, swallow, delay, lead elsewhere."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet import reactor
@@ -9,19 +11,35 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
+clock = cast(Any, reactor)
+
 
 class CuttableProxy:
-    """Between its clients and ``node``, a host and a port."""
+    """
+    Between its clients and ``node``, a host and a port.
 
-    def __init__(self, node: tuple[str, int]) -> None:
-        self._target = TCP4ClientEndpoint(cast(Any, reactor), *node)
+    :param port: to listen at; 0: any.
+    :ivar delay_s: how long bytes take from one side to the other, in either direction.
+    :ivar opening_s: how long a new connection takes until it passes anything on.
+    :ivar accepted: how many connections clients have made.
+    """
+
+    def __init__(self, node: tuple[str, int], *, port: int = 0) -> None:
+        self._target = node
+        self._port = port
         self._listening: Any = None
         self._ends: set[_End] = set()
+        self._on_the_way: deque[Callable[[], None]] = deque()
+        self._arrivals: deque[Any] = deque()
+        self._openings: list[Any] = []
         self.is_cut = False
+        self.delay_s = 0.0
+        self.opening_s = 0.0
+        self.accepted = 0
 
     async def start(self) -> None:
-        """Listen on a free port of loopback."""
-        endpoint = TCP4ServerEndpoint(cast(Any, reactor), 0, interface="127.0.0.1")
+        """Listen on loopback."""
+        endpoint = TCP4ServerEndpoint(clock, self._port, interface="127.0.0.1")
         self._listening = await endpoint.listen(_quiet(lambda: _Accepted(self)))
 
     @property
@@ -29,30 +47,74 @@ class CuttableProxy:
         """Where clients connect to."""
         return "127.0.0.1", int(self._listening.getHost().port)
 
+    @property
+    def connections(self) -> int:
+        """How many connections of clients there are."""
+        return sum(isinstance(end, _Accepted) for end in self._ends)
+
+    def lead_to(self, node: tuple[str, int]) -> None:
+        """Connect those who come from now on to another node."""
+        self._target = node
+
     def cut(self) -> None:
         """Pass nothing on, in neither direction; connections seem to be there."""
         self.is_cut = True
 
+    def forget(self) -> None:
+        """
+        The same for the connections that there are now, as a firewall that forgot them.
+
+        New ones work.
+        """
+        for end in self._ends:
+            end.is_forgotten = True
+
     def mend(self) -> None:
         """Pass on what comes over new connections."""
         self.is_cut = False
-        self._abort_all()
+        self.abort_all()
 
-    async def stop(self) -> None:
-        """Close everything."""
-        self._abort_all()
-        await maybeDeferred(self._listening.stopListening)
-
-    def _abort_all(self) -> None:
+    def abort_all(self) -> None:
+        """Reset the connections that there are now."""
         for end in list(self._ends):
             end.transport.abortConnection()
 
+    async def stop(self) -> None:
+        """Close everything."""
+        self.is_cut = True
+        self.abort_all()
+        for call in [*self._arrivals, *self._openings]:
+            if call.active():
+                call.cancel()
+        self._arrivals.clear()
+        await maybeDeferred(self._listening.stopListening)
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        """Do it then, or now when there is nothing to wait for."""
+        if seconds:
+            self._openings.append(clock.callLater(seconds, do))
+        else:
+            do()
+
+    def later(self, do: Callable[[], None]) -> None:
+        """Do it when what is sent now arrives, in the order of sending."""
+        if self.delay_s or self._on_the_way:
+            self._on_the_way.append(do)
+            self._arrivals.append(clock.callLater(self.delay_s, self._arrive))
+        else:
+            do()
+
+    def _arrive(self) -> None:
+        self._arrivals.popleft()
+        self._on_the_way.popleft()()
+
 
 class _End(Protocol):
-    """One end of a connection through the proxy."""
+    """One end of a connection through the relay."""
 
     transport: Any
     other: _End | None = None
+    is_forgotten = False
 
     def __init__(self, proxy: CuttableProxy) -> None:
         self.proxy = proxy
@@ -61,13 +123,25 @@ class _End(Protocol):
         self.proxy._ends.add(self)
 
     def dataReceived(self, data: bytes) -> None:
-        if not self.proxy.is_cut and self.other is not None:
-            self.other.transport.write(data)
+        if self._passes:
+            self.proxy.later(lambda: self._pass_on(data))
 
     def connectionLost(self, reason: object = None) -> None:
         self.proxy._ends.discard(self)
-        if self.other is not None and not self.proxy.is_cut:
+        if self._passes:
+            self.proxy.later(self._pass_on_the_end)
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._passes and self.other is not None:
+            self.other.transport.write(data)
+
+    def _pass_on_the_end(self) -> None:
+        if self._passes and self.other is not None:
             self.other.transport.loseConnection()
+
+    @property
+    def _passes(self) -> bool:
+        return not (self.proxy.is_cut or self.is_forgotten)
 
 
 class _Accepted(_End):
@@ -75,14 +149,22 @@ class _Accepted(_End):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self.proxy.accepted += 1
         self.transport.pauseProducing()
         if not self.proxy.is_cut:
-            connecting = self.proxy._target.connect(_quiet(lambda: _End(self.proxy)))
-            connecting.addCallbacks(self._joined, lambda _: self.transport.abortConnection())
+            self.proxy.later(self._connect)
+
+    def _connect(self) -> None:
+        target = TCP4ClientEndpoint(clock, *self.proxy._target)
+        connecting = target.connect(_quiet(lambda: _End(self.proxy)))
+        connecting.addCallbacks(self._joined, lambda _: self.transport.abortConnection())
 
     def _joined(self, other: Any) -> None:
-        self.other, other.other = other, self
-        self.transport.resumeProducing()
+        if self.proxy.is_cut or not self.connected:
+            other.transport.abortConnection()
+        else:
+            self.other, other.other = other, self
+            self.proxy.after(self.proxy.opening_s, self.transport.resumeProducing)
 
 
 def _quiet(make: Any) -> Any:
