@@ -1,0 +1,48 @@
+"""Calls while the way to Apple or Google is dead or long."""
+
+from __future__ import annotations
+
+from middlewared.simulator import http
+from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS
+from middlewared.simulator.phone import Reaction
+from tests.pushing import PushingTestCase
+
+KEPT = 5
+
+
+class DeadPathTests(PushingTestCase):
+    """A firewall has forgotten all connections: what is sent over them vanishes."""
+
+    connections = 4
+
+    async def test_all_idle_connections_are_dead(self) -> None:
+        """The first silence lets all prove themselves, at Apple and at Google: no call is lost."""
+        apple = await self.apple("ios")
+        await self.start()
+        iphones = [await self.phone(FLUTTER_IOS, apple) for _ in range(self.connections)]
+        androids = [await self.phone(ANDROID_6, reaction=Reaction()) for _ in range(KEPT)]
+        self.google.scripts.for_next(KEPT, http.Delay(0.3))
+        self.assertEqual(await self.outcomes(*map(self.call, androids)), ["answered"] * KEPT)
+        self.assertGreaterEqual(self.google_relay.connections, KEPT)
+        for phone in androids:
+            phone.reaction = Reaction(1.2)
+        apple.relay.forget()
+        self.google_relay.forget()
+        called = [*iphones, androids[0]]
+        outcomes = await self.outcomes(*map(self.call, called))
+        self.assertEqual(outcomes, ["answered"] * len(called))
+        self.assertEqual([len(iphone.pushes) for iphone in iphones], [1] * len(iphones))
+
+
+class LongPathTests(PushingTestCase):
+    """A round trip to Apple takes 560 ms, as by way of a satellite."""
+
+    async def test_one_push_of_one_call(self) -> None:
+        """Silence is judged by the round trip: the push is sent once."""
+        apple = await self.apple("far", delay_s=0.28)
+        await self.start()
+        phone = await self.phone(FLUTTER_IOS, apple)
+        connections = apple.relay.accepted
+        self.assertEqual(await self.outcomes(self.call(phone)), ["answered"])
+        self.assertEqual(apple.server.record.received_count, 1)
+        self.assertEqual(apple.relay.accepted, connections)
