@@ -113,6 +113,13 @@ duration_or_0_ms = whole(0, DAY_MS)
 account = whole(0, 10**18 - 1)
 
 
+def analytics_label(written: str, _base: Path) -> str:
+    """A label of FCM's delivery reports (FcmOptions.analytics_label); "" means: none."""
+    if written and not re.fullmatch(r"[a-zA-Z0-9\-_.~%]{1,50}", written):
+        raise Wrong("must be at most 50 characters of a-z, A-Z, 0-9 and -_.~%")
+    return written
+
+
 def yes_no(written: str, _base: Path) -> bool:
     """yes or no, and the other words configparser takes for them."""
     value = _BOOLEANS.get(written.lower())

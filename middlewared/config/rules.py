@@ -55,6 +55,8 @@ def warnings(config: Config) -> Found:
         if not isinstance(app, AppleApp):
             yield from _plain_http(_title(app), "url", app.url)
             yield from _dead_legacy(app)
+        if isinstance(app, AndroidApp) and app.api_key:
+            yield from _only_v1(app)
 
 
 def _title(app: App) -> str:
@@ -150,3 +152,12 @@ def _dead_legacy(app: AndroidApp | GcmApp) -> Found:
             "url",
             "Google has shut the legacy protocol down there; set a relay's URL",
         )
+
+
+def _only_v1(app: AndroidApp) -> Found:
+    for key, is_set in (
+        ("address", app.address != "auto"),
+        ("analytics_label", bool(app.analytics_label)),
+    ):
+        if is_set:
+            yield _title(app), key, "has no effect with api_key: only FCM HTTP v1 knows it"

@@ -20,6 +20,7 @@ from middlewared.config.endpoints import endpoints
 from middlewared.config.fields import (
     Network,
     account,
+    analytics_label,
     choice,
     count,
     database_url,
@@ -43,6 +44,7 @@ Backend: TypeAlias = Literal["none", "voipgrid", "htpasswd", "open"]
 Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]
 Format: TypeAlias = Literal["text", "json"]
 Resend: TypeAlias = Literal["auto", "always", "never"]
+Address: TypeAlias = Literal["auto", "token", "fid"]
 
 
 @attrs.frozen
@@ -175,6 +177,8 @@ class AndroidApp:
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
+    address: Address = setting(choice("auto", "token", "fid"), "auto")
+    analytics_label: str = setting(analytics_label, "")
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(yes_no, "yes")

@@ -10,12 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
-from twisted.web._newclient import STATUS, HTTP11ClientProtocol, HTTPClientParser
-from twisted.web.client import HTTPConnectionPool
-from twisted.web.iweb import IResponse
+from twisted.web._newclient import STATUS, HTTPClientParser
 
 from middlewared.errors import MiddlewaredError
 
@@ -30,63 +25,19 @@ class AnswerTooLong(MiddlewaredError):
     """The peer's answer goes beyond its bounds."""
 
 
-class BoundedPool(HTTPConnectionPool):
+class BoundedParser(HTTPClientParser):
     """
-    A pool whose connections refuse answers without an end.
+    What it raises ends the request and the connection.
 
-    :param max_body_bytes: how long a body its asker takes.
+    :param most_raw: bytes of a body with its framing.
+    :ivar status: the answer's status as soon as it was read; None: not yet.
     """
 
-    def __init__(self, reactor: Any, *, max_body_bytes: int) -> None:
-        super().__init__(reactor)  # type: ignore[no-untyped-call]
-        self._most_raw = MOST_HEAD_BYTES + MOST_FRAMING * max_body_bytes
-
-    # In HTTPConnectionPool this is a class, called for each new connection.
-    def _factory(  # type: ignore[override]
-        self,
-        quiescent: Callable[[Any], None],
-        metadata: str,  # noqa: ARG002
-    ) -> Factory:
-        return _Connections(quiescent, self._most_raw)
-
-
-class _Connections(Factory):
-    noisy = False
-
-    def __init__(self, quiescent: Callable[[Any], None], most_raw: int) -> None:
-        self._quiescent = quiescent
-        self._most_raw = most_raw
-
-    def buildProtocol(self, addr: IAddress | None) -> _Connection:  # noqa: ARG002
-        return _Connection(self._quiescent, self._most_raw)
-
-
-class _Connection(HTTP11ClientProtocol):
-    """One connection; an answer beyond the bounds is a failure of its request."""
-
-    _parser: Any
-    _transportProxy: Any
-
-    def __init__(self, quiescent: Callable[[Any], None], most_raw: int) -> None:
-        super().__init__(quiescent)  # type: ignore[no-untyped-call]
-        self._most_raw = most_raw
-
-    def request(self, request: Any) -> Deferred[IResponse]:
-        answer = super().request(request)
-        if self._parser is not None:
-            # Twisted leaves no choice of the parser: ours takes its place.
-            parser = _Parser(request, self._finishResponse, self._most_raw)
-            parser._responseDeferred = self._parser._responseDeferred
-            parser.makeConnection(self._transportProxy)  # type: ignore[no-untyped-call]
-            self._parser = parser
-        return answer
-
-
-class _Parser(HTTPClientParser):
-    """What it raises ends the request and the connection."""
+    response: Any
 
     def __init__(self, request: Any, finisher: Callable[[bytes], None], most_raw: int) -> None:
         super().__init__(request, finisher)  # type: ignore[no-untyped-call]
+        self.status: int | None = None
         self._most_raw = most_raw
         self._raw = self._head_bytes = self._lines = self._heads = 0
 
@@ -100,6 +51,11 @@ class _Parser(HTTPClientParser):
             if self._heads > MOST_INTERIM + 1:
                 raise AnswerTooLong("too many interim answers")
         super().lineReceived(line)  # type: ignore[no-untyped-call]
+
+    def statusReceived(self, status: bytes) -> None:
+        super().statusReceived(status)  # type: ignore[no-untyped-call]
+        if 200 <= self.response.code <= 599:
+            self.status = self.response.code
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         raise AnswerTooLong("a line of the answer's head is too long")

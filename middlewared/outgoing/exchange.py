@@ -2,42 +2,63 @@
 One HTTP/1.1 exchange: treq over a pool of kept connections.
 
 The one invariant: when an exchange ends (answered, failed or cancelled) its connection
-is idle in the pool or closed.
+is idle in the pool or closed, and its :class:`~.interface.Progress` is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, cast
 
-from hyperlink import EncodedURL
-from OpenSSL import SSL
+import attrs
 from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    HTTPConnectionPool,
-    RequestTransmissionFailed,
-    ResponseDone,
-    ResponseNeverReceived,
-)
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.web.client import URI, Agent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IAgent, IResponse
 
-from middlewared.outgoing.bounded import AnswerTooLong, BoundedPool
+from middlewared.clock import Clock
+from middlewared.outgoing.connection import Connection
 from middlewared.outgoing.endpoints import UriEndpoints
-from middlewared.outgoing.interface import Dropped, OutgoingFailed, Reply, TcpEndpoints
+from middlewared.outgoing.interface import (
+    AnswerTimes,
+    Dropped,
+    OutgoingFailed,
+    Progress,
+    Reply,
+    TcpEndpoints,
+    TimedOut,
+    Unwanted,
+)
+from middlewared.outgoing.messages import (
+    NO_COOKIES,
+    AnswerBody,
+    WholeBody,
+    host_of,
+    parsed,
+    raw_headers,
+    reasons_of,
+    words,
+)
+from middlewared.outgoing.pool import ConnectionPool
 from middlewared.outgoing.tls import ClientTLS
+from middlewared.outgoing.warm import WarmConnection
+from middlewared.waiting import FairCall
 
-IDLE_TIMEOUT_S = 120
+
+@attrs.frozen
+class Asked:
+    """One request and its limits, as :meth:`.interface.HttpClient.request` describes them."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str | bytes] = attrs.field(repr=False)
+    body: bytes | None = attrs.field(repr=False)
+    wanted: Callable[[], bool] | None
+    answer: AnswerTimes | None
+    progress: Progress
 
 
 class Exchanges:
@@ -45,6 +66,7 @@ class Exchanges:
     Asks, over connections it keeps, and cuts bodies of answers at ``max_body_bytes``.
 
     :param max_connections: how many it keeps for each host; who asks bounds those in use.
+    :param rest_s: how long an idle connection is kept.
     """
 
     def __init__(
@@ -55,188 +77,212 @@ class Exchanges:
         tls: ClientTLS,
         max_connections: int,
         max_body_bytes: int,
+        rest_s: float,
     ) -> None:
         self._reactor = reactor
         self._endpoints = UriEndpoints(endpoints, tls)
         self._max_body_bytes = max_body_bytes
-        self._pool: HTTPConnectionPool = BoundedPool(reactor, max_body_bytes=max_body_bytes)
-        self._pool.maxPersistentPerHost = max_connections
-        self._pool.cachedConnectionTimeout = IDLE_TIMEOUT_S
-        # A repeat is the business of whoever knows what is repeated.
-        self._pool.retryAutomatically = False
+        self._rest_s = rest_s
+        self._pool = ConnectionPool(
+            reactor=reactor, most=max_connections, max_body_bytes=max_body_bytes, rest_s=rest_s
+        )
+        self._warm: dict[Hashable, WarmConnection] = {}
 
-    async def run(
-        self, method: str, url: str, headers: Mapping[str, str | bytes], body: bytes | None
-    ) -> Reply:
+    def run(self, asked: Asked, timeout_s: float) -> Deferred[Reply]:
         """
-        One request and its answer; has no deadline of its own.
+        One request and its answer.
 
+        :raises TimedOut: it took longer.
         :raises Dropped: the peer closed the connection instead of answering.
+        :raises Unwanted: ``wanted`` said no.
         :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
         """
-        lease = _Lease(self._pool)
-        agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, lease)
-        client = HTTPClient(cast(IAgent, agent), _NO_COOKIES, cast(Any, _WholeBody))
-        try:
-            response = await client.request(
-                method,
-                _parsed(url),
-                headers=_headers(headers),
-                data=body,
-                cookies=_NO_COOKIES,
-                allow_redirects=False,
-                unbuffered=True,
-                reactor=self._reactor,
-            )
-            content, complete = await _read(response, self._max_body_bytes)
-        except CancelledError:
-            lease.abort()
-            raise
-        except Exception as error:  # what a peer can provoke in the layers below has no list
-            lease.abort()
-            raise _translated(error) from error
-        if not complete:
-            lease.abort()
-        return Reply(response.code, response.headers, content, complete)
+        return _Exchange(asked, timeout_s, self._pool, self._reactor).run(
+            self._endpoints, self._max_body_bytes
+        )
 
-    def close(self) -> Deferred[None]:
-        """Close the connections that nobody uses."""
-        closing: Deferred[None] = self._pool.closeCachedConnections()
-        return closing
+    def keep_warm(self, url: str) -> None:
+        """Hold one connection to the host of ``url`` ready from now on."""
+        uri, host = host_of(url)
+        if host in self._warm:
+            return
+        warm = self._warm[host] = WarmConnection(
+            clock=self._reactor,
+            host=f"{uri.host.decode()}:{uri.port}",
+            open_one=lambda: self._open(uri, host),
+            heard_at=lambda: self._pool.heard_at(host),
+            explain=words,
+            renew_s=self._rest_s * 5 / 6,
+        )
+        self._pool.watch(host, warm.lost)
+        warm.start()
 
+    def connection_states(self, url: str) -> Mapping[str, int]:
+        """Connections to the host of ``url`` by state."""
+        return self._pool.states(host_of(url)[1])
 
-class _Url(EncodedURL):
-    """An URL that was encoded once: treq's doing so again is a fifth of a request's cost."""
+    async def close(self) -> None:
+        """Close the connections that no one uses, and open no more ahead."""
+        for warm in self._warm.values():
+            warm.stop()
+        await self._pool.close()
 
-    _text: str | None = None
-
-    def to_uri(self) -> EncodedURL:
-        return self
-
-    def to_text(self, with_password: bool = False) -> str:  # noqa: ARG002 - hyperlink's
-        if self._text is None:
-            self._text = super().to_text()
-        return self._text
+    def _open(self, uri: URI, host: Hashable) -> Deferred[None]:
+        connecting = self._pool.connect(host, self._endpoints.endpointForURI(uri))
+        return connecting.addCallback(self._pool.keep)
 
 
-@lru_cache(maxsize=256)
-def _parsed(url: str) -> EncodedURL:
-    return _Url.from_text(EncodedURL.from_text(url).to_uri().to_text())
-
-
-class _NoCookies(IndexableCookieJar):
-    """treq keeps cookies for all users of a client: one account's would go with another's."""
-
-    def add_cookie_header(self, request: object) -> None:
-        """There are none."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        """They are ignored."""
-
-
-_NO_COOKIES = _NoCookies()
-
-
-@implementer(IBodyProducer)
-class _WholeBody:
-    """Writes the body right behind the headers; treq's own way sends it a turn later."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """All is written already."""
-
-    def resumeProducing(self) -> None:
-        """All is written already."""
-
-    def stopProducing(self) -> None:
-        """All is written already."""
-
-
-class _Lease:
+class _Exchange:
     """
-    One request's view of the pool: it remembers the connection, to be able to abort it.
+    The course of one request: its connection, its time limits, what came of it.
 
-    Twisted gives the reader of a body only ``loseConnection``, which over TLS waits for
-    a peer that may have stalled.
+    For Twisted's agent it is the pool: it hands out the one connection.
     """
 
     persistent = True
 
-    def __init__(self, pool: HTTPConnectionPool) -> None:
+    def __init__(self, asked: Asked, timeout_s: float, pool: ConnectionPool, reactor: Any) -> None:
+        self._asked = asked
+        self._timeout_s = timeout_s
         self._pool = pool
-        self._connection: Any = None
+        self._reactor = reactor
+        self._clock: Clock = reactor
+        self._host: Hashable = None
+        self._connection: Connection | None = None
+        self._is_kept = False
+        self._sent_at: float | None = None
+        self._heard = False
+        self._content: AnswerBody | None = None
+        self._response: IResponse | None = None
+        self._limit: FairCall | None = None
+        self._expired_s: float | None = None
+        self._running: Deferred[Reply] | None = None
+
+    def run(self, endpoints: UriEndpoints, max_body_bytes: int) -> Deferred[Reply]:
+        """The answer, or what :meth:`Exchanges.run` raises."""
+        if self._asked.answer is None:
+            self._limit_to(self._timeout_s)
+        running = Deferred.fromCoroutine(self._run(endpoints, max_body_bytes))
+        if not running.called:
+            self._running = running
+        return running
+
+    async def _run(self, endpoints: UriEndpoints, max_body_bytes: int) -> Reply:
+        asked = self._asked
+        agent = Agent.usingEndpointFactory(self._reactor, endpoints, cast(Any, self))
+        client = HTTPClient(cast(IAgent, agent), NO_COOKIES, cast(Any, WholeBody))
+        try:
+            self._response = response = await client.request(
+                asked.method,
+                parsed(asked.url),
+                headers=raw_headers(asked.headers),
+                data=asked.body,
+                cookies=NO_COOKIES,
+                allow_redirects=False,
+                unbuffered=True,
+                reactor=self._reactor,
+            )
+            self._content = AnswerBody(max_body_bytes)
+            complete = await self._content.read(response)
+        except Unwanted:
+            raise
+        except Exception as error:  # what a peer can provoke in the layers below has no list
+            self._record()
+            if self._connection is not None:
+                self._connection.abandon()
+            raise self._translated(error) from error
+        finally:
+            self._end_limit()
+        if not complete and self._connection is not None:
+            self._connection.abandon()
+        asked.progress.sent_at = self._sent_at
+        return Reply(response.code, response.headers, self._content.content, complete)
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        return self._pool.getConnection(key, endpoint).addCallback(self._remember)
+        """Give the agent a connection on which the request can be sent at once."""
+        self._host = key
+        kept = self._pool.take(key)
+        if kept is not None:
+            self._is_kept = True
+            return execute(self._begin, kept)
+        if self._asked.answer is not None:
+            self._limit_to(self._timeout_s)
+        return self._pool.connect(key, endpoint).addCallback(self._begin)
 
-    def _remember(self, connection: Any) -> Any:
+    def _begin(self, connection: Connection) -> Connection:
+        wanted = self._asked.wanted
+        if wanted is not None and not wanted():
+            self._pool.keep(connection)
+            raise Unwanted("not wanted any more")
         self._connection = connection
+        connection.watcher = self
         return connection
 
-    def abort(self) -> None:
-        if self._connection is not None:
-            self._connection.transport.abortConnection()
-
-
-class _Body(Protocol):
-    """Collects at most ``limit`` bytes; fires with them and whether they were all."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._content = bytearray()
-        self.done: Deferred[tuple[bytes, bool]] = Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.done.called:
+    def sent(self) -> None:
+        """All of the request was handed to the connection."""
+        sent_at = self._sent_at = self._clock.seconds()
+        answer = self._asked.answer
+        if answer is None:
             return
-        self._content += data
-        if len(self._content) > self._limit:
-            self.done.callback((bytes(self._content[: self._limit]), False))
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback((bytes(self._content), True))
+        self._end_limit()
+        if self._is_kept:
+            patience_s = min(answer.whole_s, self._pool.pace(self._host).patience_s())
+            self._limit = FairCall(
+                self._clock, patience_s, self._silent, patience_s, sent_at, answer
+            )
         else:
-            self.done.errback(reason)
+            self._limit_to(answer.whole_s)
 
+    def heard(self) -> None:
+        """A byte of the answer has come."""
+        if not self._heard and self._sent_at is not None:
+            self._heard = True
+            self._pool.pace(self._host).answered(self._clock.seconds() - self._sent_at)
 
-def _read(response: IResponse, limit: int) -> Deferred[tuple[bytes, bool]]:
-    body = _Body(limit)
-    response.deliverBody(body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
-    return body.done
+    def _silent(self, waited_s: float, sent_at: float, answer: AnswerTimes) -> None:
+        """The patience with a kept connection is over."""
+        if self._heard:
+            longest_s = answer.whole_s
+        else:
+            self._pool.doubt(self._host, sent_at)
+            longest_s = min(answer.whole_s, answer.kept_s)
+        if longest_s > waited_s:
+            self._limit = FairCall(self._clock, longest_s - waited_s, self._expire, longest_s)
+        else:
+            self._expire(waited_s)
 
+    def _limit_to(self, longest_s: float) -> None:
+        self._limit = FairCall(self._clock, longest_s, self._expire, longest_s)
 
-def _headers(headers: Mapping[str, str | bytes]) -> Headers:
-    raw = Headers()
-    for name, value in headers.items():
-        raw.setRawHeaders(name, [value])
-    return raw
+    def _end_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
 
+    def _expire(self, after_s: float) -> None:
+        self._expired_s = after_s
+        if self._running is not None:
+            self._running.cancel()
 
-def _translated(error: Exception) -> Exception:
-    """What our callers know instead of Twisted's errors, which quote what peers sent."""
-    reasons = [each.value for each in getattr(error, "reasons", ())] or [error]
-    if any(isinstance(each, CancelledError) for each in reasons):
-        return CancelledError()
-    words = "; ".join(map(_words, reasons))
-    unanswered = isinstance(error, ResponseNeverReceived | RequestTransmissionFailed)
-    if unanswered and all(isinstance(each, ConnectionClosed) for each in reasons):
-        return Dropped(words)
-    return OutgoingFailed(words)
+    def _record(self) -> None:
+        """How far it came, for the asker."""
+        connection, progress = self._connection, self._asked.progress
+        if connection is None or self._sent_at is None:
+            return
+        if self._response is not None:
+            content = b"" if self._content is None else self._content.content
+            progress.partial = Reply(self._response.code, self._response.headers, content, False)
+        elif connection.status is not None:
+            progress.partial = Reply(connection.status, Headers(), b"", False)
+        if progress.partial is not None or connection.is_flushed:
+            progress.sent_at = self._sent_at
 
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, SSL.Error) and error.args and error.args[0]:
-        return f"TLS: {error.args[0][0][2]}"
-    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError | AnswerTooLong):
-        return str(error)
-    return type(error).__name__
+    def _translated(self, error: Exception) -> Exception:
+        """What our callers know instead of Twisted's errors, which quote what peers sent."""
+        reasons = reasons_of(error)
+        if any(isinstance(each, CancelledError) for each in reasons):
+            if self._expired_s is None:
+                return CancelledError()
+            return TimedOut(f"no answer within {self._expired_s:.3g} s")
+        closed = all(isinstance(each, ConnectionClosed) for each in reasons)
+        return (Dropped if closed and not self._heard else OutgoingFailed)(words(error))

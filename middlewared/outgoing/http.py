@@ -7,20 +7,23 @@ connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from middlewared.outgoing.exchange import Exchanges
+from middlewared.outgoing.exchange import Asked, Exchanges
 from middlewared.outgoing.interface import (
+    AnswerTimes,
     OutgoingFailed,
+    Progress,
     Reply,
     TcpEndpoints,
     TimedOut,
     Unwanted,
 )
+from middlewared.outgoing.pool import REST_S
 from middlewared.outgoing.slots import Slots
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.waiting import with_fair_timeout
@@ -34,6 +37,8 @@ class PooledHttpClient:
     Talks HTTP/1.1 to a few configured hosts over connections it keeps.
 
     Requests above ``max_connections`` wait for a free one inside their own time-out.
+
+    :param rest_s: how long an idle connection is kept.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class PooledHttpClient:
         tls: ClientTLS,
         max_connections: int = MAX_CONNECTIONS,
         max_body_bytes: int = MAX_BODY_BYTES,
+        rest_s: float = REST_S,
     ) -> None:
         self._reactor = reactor
         self._exchanges = Exchanges(
@@ -52,6 +58,7 @@ class PooledHttpClient:
             tls=tls,
             max_connections=max_connections,
             max_body_bytes=max_body_bytes,
+            rest_s=rest_s,
         )
         self._slots = Slots(max_connections)
         self._running: set[Deferred[Reply]] = set()
@@ -67,12 +74,15 @@ class PooledHttpClient:
         timeout_s: float,
         turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
+        answer: AnswerTimes | None = None,
+        progress: Progress | None = None,
     ) -> Reply:
         """See :meth:`middlewared.outgoing.interface.HttpClient.request`."""
         if self._closed:
             raise OutgoingFailed("closed")
-        exchange = partial(self._exchanges.run, method, url, headers, body)
-        running = Deferred.fromCoroutine(self._in_turn(exchange, wanted, timeout_s, turn_s))
+        asked = Asked(method, url, headers, body, wanted, answer, progress or Progress())
+        asked.progress.clear()
+        running = Deferred.fromCoroutine(self._in_turn(asked, timeout_s, turn_s))
         self._running.add(running)
         try:
             return await running
@@ -83,6 +93,15 @@ class PooledHttpClient:
         finally:
             self._running.discard(running)
 
+    def keep_warm(self, url: str) -> None:
+        """See :meth:`middlewared.outgoing.interface.WarmHttpClient.keep_warm`."""
+        if not self._closed:
+            self._exchanges.keep_warm(url)
+
+    def connection_states(self, url: str) -> Mapping[str, int]:
+        """See :meth:`middlewared.outgoing.interface.WarmHttpClient.connection_states`."""
+        return self._exchanges.connection_states(url)
+
     async def close(self) -> None:
         """End all requests, which fail as OutgoingFailed, and close every connection."""
         self._closed = True
@@ -90,13 +109,7 @@ class PooledHttpClient:
             running.cancel()
         await self._exchanges.close()
 
-    async def _in_turn(
-        self,
-        exchange: Callable[[], Coroutine[Deferred[Any], Any, Reply]],
-        wanted: Callable[[], bool] | None,
-        timeout_s: float,
-        turn_s: float | None,
-    ) -> Reply:
+    async def _in_turn(self, asked: Asked, timeout_s: float, turn_s: float | None) -> Reply:
         asked_at = self._reactor.seconds()
         turn = self._slots.acquire()
         if not turn.called:
@@ -109,21 +122,15 @@ class PooledHttpClient:
             timeout_s -= self._reactor.seconds() - asked_at
         answered = False
         try:
-            if wanted is not None and not wanted():
-                answered = True  # the peer is not to blame
-                raise Unwanted("not wanted any more")
-            running = Deferred.fromCoroutine(exchange())
-            late = partial(_timed_out, timeout_s)
-            reply = await with_fair_timeout(running, timeout_s, self._reactor, late)
+            reply = await self._exchanges.run(asked, timeout_s)
             answered = True
             return reply
+        except Unwanted:
+            answered = True  # the peer is not to blame
+            raise
         finally:
             self._slots.release(answered=answered)
 
 
 def _none_free(timeout_s: float) -> NoReturn:
     raise TimedOut(f"no connection was free within {timeout_s:.3g} s")
-
-
-def _timed_out(timeout_s: float) -> NoReturn:
-    raise TimedOut(f"no answer within {timeout_s:.3g} s")

@@ -37,6 +37,22 @@ class Unwanted(OutgoingFailed):
     """While the request waited for a connection its asker lost interest; nothing was sent."""
 
 
+@attrs.frozen
+class AnswerTimes:
+    """
+    How long an answer may take once all of its request was sent, in seconds.
+
+    A kept connection may have died silently, so it is given less time for its first byte:
+    as long as answers of this host lately took (:mod:`.pace`), or ``kept_s`` when that is
+    more. Then the other idle connections to the host are closed as well.
+    """
+
+    whole_s: float
+    """To the end of the body."""
+
+    kept_s: float = 0.0
+
+
 class TcpEndpoints(Protocol):
     """Where each TCP connection to the outside begins; straight or through the proxy."""
 
@@ -64,6 +80,21 @@ class Reply:
         return values[-1] if values else None
 
 
+@attrs.define
+class Progress:
+    """How far a request came that did not end with a whole answer, or was cancelled."""
+
+    sent_at: float | None = None
+    """When its last byte was handed to the connection; None: it was not wholly sent."""
+
+    partial: Reply | None = None
+    """What had come of the answer, its status at least; never ``complete``."""
+
+    def clear(self) -> None:
+        """Begin with another request."""
+        self.sent_at = self.partial = None
+
+
 class HttpClient(Protocol):
     """Implemented by :class:`middlewared.outgoing.http.PooledHttpClient`."""
 
@@ -77,13 +108,17 @@ class HttpClient(Protocol):
         timeout_s: float,
         turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
+        answer: AnswerTimes | None = None,
+        progress: Progress | None = None,
     ) -> Reply:
         """
         One HTTP request; redirects are answers like any other, cookies are ignored.
 
         :param timeout_s: for everything: a free connection, the connect, the whole body.
         :param turn_s: for the free connection alone, ahead of ``timeout_s``.
-        :param wanted: asked once, when a connection may be used.
+        :param wanted: asked once, right before the request is sent.
+        :param answer: for the answer alone; ``timeout_s`` is then for what comes before it.
+        :param progress: written when the request ends, however it does.
         :raises TimedOut: it took longer.
         :raises Dropped: the peer closed the connection instead of answering.
         :raises Unwanted: ``wanted`` said no.
@@ -92,3 +127,13 @@ class HttpClient(Protocol):
 
     async def close(self) -> None:
         """End all requests, which fail as OutgoingFailed, and close every connection."""
+
+
+class WarmHttpClient(HttpClient, Protocol):
+    """A client that can hold a connection ready."""
+
+    def keep_warm(self, url: str) -> None:
+        """Hold one connection to the host of ``url`` ready from now on until the close."""
+
+    def connection_states(self, url: str) -> Mapping[str, int]:
+        """Connections to the host of ``url`` by state: connecting, ready, draining."""

@@ -73,6 +73,9 @@ class Accepted:
     other_environment: bool = False
     """Apple refused the device's environment with BadDeviceToken and took it in the other."""
 
+    provider_id: str = attrs.field(default="", eq=False)
+    """The provider's own name of the push, for the log and its support; "": it gave none."""
+
 
 @attrs.frozen
 class TokenDead:

@@ -103,6 +103,8 @@ class Providers:
                 url=app.url,
                 http=http,
                 clock=self._clock,
+                address=app.address if isinstance(app, AndroidApp) else "auto",
+                analytics_label=app.analytics_label if isinstance(app, AndroidApp) else "",
             )
         url = fcm_send_url(app.url) if isinstance(app, AndroidApp) else app.url
         return LegacyProvider(

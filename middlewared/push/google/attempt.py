@@ -8,15 +8,26 @@ up and try again would keep the daemon busy just when there is too much to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.clock import Clock
-from middlewared.outgoing.interface import Dropped, OutgoingFailed, TimedOut, Unwanted
+from middlewared.outgoing.interface import (
+    AnswerTimes,
+    Dropped,
+    HttpClient,
+    OutgoingFailed,
+    Progress,
+    Reply,
+    TimedOut,
+    Unwanted,
+)
 from middlewared.push.interface import (
     CallPush,
     ConfigFault,
@@ -24,74 +35,137 @@ from middlewared.push.interface import (
     PushResult,
     Rejected,
     Temporary,
+    Uncertain,
 )
 from middlewared.waiting import with_fair_timeout
 
 ATTEMPT_TIMEOUT_S = 2.0
+"""For Google to be connected to, and once more for its answer to a push that it took."""
+
+ONCE_REPEAT_S = 1.5
+"""
+When a device that wants one push a call gets a repeat of one that is uncertain. Until
+then an answer may still come on a kept connection that is silent, and spares the repeat.
+"""
+
 _SAME_LINE_EVERY_S = 60.0
 _MOST_LINES_KEPT = 50
 
+Judge: TypeAlias = Callable[[Reply], PushResult | None]
+"""What an answer means; None: its status alone does not say."""
+
+
+@attrs.frozen
+class Attempt:
+    """One push on its way; ``progress`` is that of its latest request."""
+
+    push: Push
+    judge: Judge
+    http: HttpClient
+    clock: Clock
+    timeout_s: float
+    progress: Progress = attrs.field(factory=Progress)
+
+    async def post(self, url: str, headers: Mapping[str, str | bytes], body: bytes) -> Reply:
+        """
+        Send the push and give the answer, as far as it came: a status that was read stands.
+
+        :raises OutgoingFailed: no status came.
+        """
+        push = self.push
+        is_once = push.device.push_profile == "once"
+        try:
+            return await self.http.request(
+                "POST",
+                url,
+                headers=headers,
+                body=body,
+                timeout_s=self.timeout_s,
+                turn_s=push.deadline - self.clock.seconds(),
+                wanted=push.wanted if isinstance(push, CallPush) else None,
+                answer=AnswerTimes(self.timeout_s, ONCE_REPEAT_S if is_once else 0.0),
+                progress=self.progress,
+            )
+        except OutgoingFailed:
+            if self.progress.partial is None:
+                raise
+            return self.progress.partial
+
+    def verdict(self, reply: Reply) -> PushResult:
+        """What the answer means for the push."""
+        result = self.judge(reply)
+        if result is None:
+            return Uncertain("broken-answer", self.progress.sent_at or self.clock.seconds())
+        return result
+
+    def without_answer(self, reason: str, retry_after_s: float | None = None) -> PushResult:
+        """The verdict on a push to which no status came, unless the status has come."""
+        if self.progress.partial is not None:
+            return self.verdict(self.progress.partial)
+        if self.progress.sent_at is not None:
+            return Uncertain(reason, self.progress.sent_at)
+        return Temporary(reason, retry_after_s)
+
 
 class Attempts:
-    """Runs the attempts of one app's provider and tells the operator of their troubles."""
+    """
+    Runs the attempts of one app's provider and reports their troubles to the operator.
+
+    :param timeout_s: for a connection, and once more for the answer.
+    """
 
     _log = Logger()
 
-    def __init__(self, *, app: str, clock: Clock, timeout_s: float = ATTEMPT_TIMEOUT_S) -> None:
+    def __init__(
+        self, *, app: str, http: HttpClient, clock: Clock, timeout_s: float = ATTEMPT_TIMEOUT_S
+    ) -> None:
         self._app = app
+        self._http = http
         self._clock = clock
         self._timeout_s = timeout_s
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
 
     async def run(
-        self, push: Push, attempt: Callable[[float], Coroutine[Deferred[Any], Any, PushResult]]
+        self,
+        push: Push,
+        send: Callable[[Attempt], Coroutine[Deferred[Any], Any, PushResult]],
+        judge: Judge,
     ) -> PushResult:
-        """Run ``attempt``, which is told the peer's seconds; give its verdict or Temporary."""
+        """Give the verdict of ``send``, or what can be said when its time is up."""
         left_s = push.deadline - self._clock.seconds()
         if left_s <= 0:
             return Temporary("deadline")
-        limit_s = min(left_s, self._timeout_s)
-        late = Temporary("deadline" if limit_s == left_s else "timeout")
-        running = Deferred.fromCoroutine(self._judged(attempt(limit_s), late))
+        attempt = Attempt(push, judge, self._http, self._clock, self._timeout_s)
+        running = Deferred.fromCoroutine(self._judged(attempt, send(attempt)))
         # The call's end, which waits for no one; but a verdict that has arrived is read.
-        result = await with_fair_timeout(running, left_s, self._clock, _at_deadline, slices=1)
-        if result is late and late.reason == "timeout":
-            self._tell(f"no answer within {limit_s:.3g} s")
-        elif isinstance(result, ConfigFault | Rejected):
-            self._tell(result.reason, fault=True)
+        result = await with_fair_timeout(
+            running, left_s, self._clock, partial(attempt.without_answer, "deadline"), slices=1
+        )
+        if isinstance(result, ConfigFault | Rejected):
+            self._report(result.reason, fault=True)
         return result
 
     async def _judged(
-        self, attempt: Coroutine[Deferred[Any], Any, PushResult], late: Temporary
+        self, attempt: Attempt, sending: Coroutine[Deferred[Any], Any, PushResult]
     ) -> PushResult:
         try:
-            return await attempt
-        except TimedOut:
-            return late
+            return await sending
         except Unwanted:
             return Temporary("unwanted")
         except OutgoingFailed as error:
-            self._tell(str(error))
-            return Temporary("transport", 0.0 if isinstance(error, Dropped) else None)
+            self._report(str(error))
+            reason = "timeout" if isinstance(error, TimedOut) else "transport"
+            return attempt.without_answer(reason, 0.0 if isinstance(error, Dropped) else None)
 
-    def _tell(self, trouble: str, *, fault: bool = False) -> None:
+    def _report(self, trouble: str, *, fault: bool = False) -> None:
         """One line for each trouble, not one for each push that met it."""
         now = self._clock.seconds()
-        if now < self._told.get(trouble, -inf) + _SAME_LINE_EVERY_S:
+        if now < self._reported.get(trouble, -inf) + _SAME_LINE_EVERY_S:
             return
-        if len(self._told) >= _MOST_LINES_KEPT:
-            self._told.clear()
-        self._told[trouble] = now
+        if len(self._reported) >= _MOST_LINES_KEPT:
+            self._reported.clear()
+        self._reported[trouble] = now
         if fault:
             self._log.error("Google refuses pushes of {app}: {why}", app=self._app, why=trouble)
         else:
             self._log.warn("cannot push for {app}: {why}", app=self._app, why=trouble)
-
-
-def _at_deadline() -> PushResult:
-    return Temporary("deadline")
-
-
-def wanted(push: Push) -> Callable[[], bool] | None:
-    """How to ask whether ``push`` is still of use; None: it always is."""
-    return push.wanted if isinstance(push, CallPush) else None

@@ -12,17 +12,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.model import GOOGLE_TOKEN
-from middlewared.outgoing.interface import HttpClient, Reply
-from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
+from middlewared.outgoing.interface import Reply, WarmHttpClient
+from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempt, Attempts
 from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.oauth import AccessToken, AccessTokens
 from middlewared.push.google.payload import google_data
-from middlewared.push.google.replies import as_object, json_object, objects, retry_after_s, word
+from middlewared.push.google.replies import (
+    as_object,
+    json_object,
+    message_id,
+    objects,
+    retry_after_s,
+    word,
+)
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
@@ -54,8 +61,14 @@ _VERDICTS: Mapping[str | int, _Refusal] = {
     403: ConfigFault,  # the API is off, or the account lacks the role
     404: ConfigFault,  # without UNREGISTERED: no such project
     408: Temporary,
+    409: Temporary,  # ABORTED
     429: Temporary,
+    499: Temporary,  # CANCELLED
 }
+Address: TypeAlias = Literal["auto", "token", "fid"]
+"""How a device is addressed: by its registration token, or the id of the installation."""
+
+_ADDRESS_FIELDS = {"message.token", "message.fid"}
 _TOKEN_TEXT = re.compile(
     r"registration token is (?:not a valid|invalid)|invalid registration token", re.IGNORECASE
 )
@@ -75,25 +88,31 @@ class FcmProvider:
         app: str,
         account: ServiceAccount,
         url: str,
-        http: HttpClient,
+        http: WarmHttpClient,
         clock: Clock,
+        address: Address = "auto",
+        analytics_label: str = "",
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         wall: WallClock = wall_clock,
     ) -> None:
         """
         :param url: the base URL, ``https://fcm.googleapis.com``.
+        :param analytics_label: what Google's delivery reports are to count pushes under.
         """
         project = quote(account.project_id, safe="")
         self._url = f"{url.rstrip('/')}/v1/projects/{project}/messages:send"
         self._http = http
         self._clock = clock
         self._wall = wall
+        self._address: Address = address
+        self._options = {"analytics_label": analytics_label} if analytics_label else None
         self._tokens = AccessTokens(account=account, http=http, clock=clock, wall=wall)
-        self._attempts = Attempts(app=app, clock=clock, timeout_s=attempt_timeout_s)
+        self._attempts = Attempts(app=app, http=http, clock=clock, timeout_s=attempt_timeout_s)
 
     def start(self) -> None:
-        """Fetch the first access token, so that the first call need not wait for it."""
-        self._tokens.renew()
+        """Connect and fetch the first access token, so that no call need wait for either."""
+        self._tokens.start()
+        self._http.keep_warm(self._url)
 
     async def stop(self) -> None:
         """See :meth:`middlewared.push.interface.PushProvider.stop`."""
@@ -102,42 +121,70 @@ class FcmProvider:
 
     async def send(self, push: Push) -> PushResult:
         """See :meth:`middlewared.push.interface.PushProvider.send`."""
-        if GOOGLE_TOKEN.fullmatch(push.device.token) is None:
+        token = push.device.token
+        if GOOGLE_TOKEN.fullmatch(token) is None or not _addressed(token, self._address)[1]:
             return MALFORMED_TOKEN
-        return await self._attempts.run(push, lambda limit_s: self._attempt(push, limit_s))
+        return await self._attempts.run(
+            push, self._attempt, lambda reply: verdict(reply, self._wall())
+        )
 
-    async def _attempt(self, push: Push, limit_s: float) -> PushResult:
+    def connection_states(self) -> dict[tuple[str, str], int]:
+        """Connections by environment, which is always production, and state."""
+        states = self._http.connection_states(self._url)
+        return {("production", state): count for state, count in states.items()}
+
+    async def _attempt(self, attempt: Attempt) -> PushResult:
         token = await self._tokens.get()
         if not isinstance(token, AccessToken):
             return token
-        reply = await self._post(push, token, limit_s)
+        reply = await self._post(attempt, token)
         if _refuses_access_token(reply) and self._tokens.discard(token):
+            attempt.progress.clear()
             token = await self._tokens.get()
             if not isinstance(token, AccessToken):
                 return token
-            reply = await self._post(push, token, limit_s)
-        return verdict(reply, self._wall())
+            reply = await self._post(attempt, token)
+        return attempt.verdict(reply)
 
-    async def _post(self, push: Push, token: AccessToken, limit_s: float) -> Reply:
-        return await self._http.request(
-            "POST",
-            self._url,
-            headers={
-                "Authorization": f"Bearer {token.text}",
-                "Content-Type": "application/json; charset=UTF-8",
-            },
-            body=_message(push, self._clock.seconds()),
-            timeout_s=limit_s,
-            turn_s=push.deadline - self._clock.seconds(),
-            wanted=wanted(push),
-        )
+    async def _post(self, attempt: Attempt, token: AccessToken) -> Reply:
+        headers = {
+            "Authorization": f"Bearer {token.text}",
+            "Content-Type": "application/json; charset=UTF-8",
+        }
+        return await attempt.post(self._url, headers, self._message(attempt.push))
+
+    def _message(self, push: Push) -> bytes:
+        left_s = min(max(push.deadline - self._clock.seconds(), 0.0), LONGEST_TTL_S)
+        field, value = _addressed(push.device.token, self._address)
+        message: dict[str, object] = {
+            field: value,
+            "data": google_data(push),
+            "android": {"priority": "HIGH", "ttl": f"{left_s:.3f}s"},
+        }
+        if self._options is not None:
+            message["fcm_options"] = self._options
+        return json.dumps({"message": message}, separators=(",", ":")).encode()
+
+
+def _addressed(token: str, address: Address) -> tuple[str, str]:
+    """
+    The field of the message that names the device, and its value.
+
+    Since June 2026 apps may register a Firebase installation id, which has no colon; in a
+    registration token it is the part before the colon.
+    """
+    if address == "fid":
+        return "fid", token.partition(":")[0]
+    return ("fid" if address == "auto" and ":" not in token else "token"), token
 
 
 def verdict(reply: Reply, now: float) -> PushResult:
     """What an answer of FCM means for the push, the token and the app; ``now`` in epoch seconds."""
     document = json_object(reply)
     if reply.status == 200:
-        return Accepted() if document.get("name") else Temporary("no-message-name")
+        if document.get("name") or not reply.complete:
+            return Accepted(provider_id=message_id(document.get("name")))
+        return Temporary("no-message-name")
     error = as_object(document.get("error"))
     code = _error_code(error)
     kind = _VERDICTS.get(code) or _VERDICTS.get(reply.status)
@@ -163,20 +210,12 @@ def _names_token(error: dict[str, Any]) -> bool:
     """Whether a 400 is about the push token and not about the rest of our message."""
     for detail in objects(error.get("details")):
         for violation in objects(detail.get("fieldViolations")):
-            if violation.get("field") == "message.token":
+            # A server that does not know message.fid says so of each device.
+            unknown = "Cannot find field" in str(violation.get("description"))
+            if violation.get("field") in _ADDRESS_FIELDS and not unknown:
                 return True
     return _TOKEN_TEXT.search(str(error.get("message"))) is not None
 
 
 def _refuses_access_token(reply: Reply) -> bool:
     return reply.status == 401 and not _error_code(as_object(json_object(reply).get("error")))
-
-
-def _message(push: Push, now: float) -> bytes:
-    left_s = min(max(push.deadline - now, 0.0), LONGEST_TTL_S)
-    message = {
-        "token": push.device.token,
-        "data": google_data(push),
-        "android": {"priority": "HIGH", "ttl": f"{left_s:.3f}s"},
-    }
-    return json.dumps({"message": message}, separators=(",", ":")).encode()

@@ -18,10 +18,16 @@ from typing import TypeAlias
 
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.model import GOOGLE_TOKEN
-from middlewared.outgoing.interface import HttpClient, Reply
-from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempts, wanted
+from middlewared.outgoing.interface import Reply, WarmHttpClient
+from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempt, Attempts
 from middlewared.push.google.payload import google_data
-from middlewared.push.google.replies import json_object, objects, retry_after_s, word
+from middlewared.push.google.replies import (
+    json_object,
+    message_id,
+    objects,
+    retry_after_s,
+    word,
+)
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
@@ -76,7 +82,7 @@ class LegacyProvider:
         app: str,
         api_key: str,
         url: str,
-        http: HttpClient,
+        http: WarmHttpClient,
         clock: Clock,
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         wall: WallClock = wall_clock,
@@ -92,7 +98,7 @@ class LegacyProvider:
         self._http = http
         self._clock = clock
         self._wall = wall
-        self._attempts = Attempts(app=app, clock=clock, timeout_s=attempt_timeout_s)
+        self._attempts = Attempts(app=app, http=http, clock=clock, timeout_s=attempt_timeout_s)
 
     def start(self) -> None:
         """Nothing to prepare: the first push connects."""
@@ -105,19 +111,20 @@ class LegacyProvider:
         """See :meth:`middlewared.push.interface.PushProvider.send`."""
         if GOOGLE_TOKEN.fullmatch(push.device.token) is None:
             return MALFORMED_TOKEN
-        return await self._attempts.run(push, lambda limit_s: self._attempt(push, limit_s))
-
-    async def _attempt(self, push: Push, limit_s: float) -> PushResult:
-        reply = await self._http.request(
-            "POST",
-            self._url,
-            headers=self._headers,
-            body=_message(push, self._clock.seconds()),
-            timeout_s=limit_s,
-            turn_s=push.deadline - self._clock.seconds(),
-            wanted=wanted(push),
+        return await self._attempts.run(
+            push,
+            self._attempt,
+            lambda reply: verdict(reply, push.device.token, self._wall()),
         )
-        return verdict(reply, push.device.token, self._wall())
+
+    def connection_states(self) -> dict[tuple[str, str], int]:
+        """Connections by environment, which is always production, and state."""
+        states = self._http.connection_states(self._url)
+        return {("production", state): count for state, count in states.items()}
+
+    async def _attempt(self, attempt: Attempt) -> PushResult:
+        body = _message(attempt.push, self._clock.seconds())
+        return attempt.verdict(await attempt.post(self._url, self._headers, body))
 
 
 def fcm_send_url(base_url: str) -> str:
@@ -125,16 +132,22 @@ def fcm_send_url(base_url: str) -> str:
     return f"{base_url.rstrip('/')}/fcm/send"
 
 
-def verdict(reply: Reply, token: str, now: float) -> PushResult:
+def verdict(reply: Reply, token: str, now: float) -> PushResult | None:
     """
     What an answer means for the push to ``token``, the token and the app.
 
     :param now: epoch seconds.
+    :return: None when only the body, which broke off, would say.
     """
+    if reply.status == 200 and not reply.complete:
+        return None
     results = objects(json_object(reply).get("results"))
     result = results[0] if results else {}
     if reply.status == 200 and result.get("message_id"):
-        return Accepted(canonical_token=_canonical(result.get("registration_id"), token))
+        return Accepted(
+            canonical_token=_canonical(result.get("registration_id"), token),
+            provider_id=message_id(result["message_id"]),
+        )
     reason = word(result.get("error"))
     kind = _VERDICTS.get(reason) or _VERDICTS.get(reply.status)
     if kind is None:

@@ -1,12 +1,14 @@
 """
 Access tokens for FCM HTTP v1 (OAuth 2.0 JWT bearer grant, RFC 7523).
 
-The one invariant: at most one renewal is in flight, and while a token is valid nobody
-waits for it; so an outage of the token server is not noticed while a token is kept.
+The one invariant: at most one renewal is in flight, and while a token is valid no push
+waits for it; so an outage of the token server is not noticed while a token is kept. The
+clock renews it, so that a call after hours of rest finds a valid one.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from math import inf
 from typing import TypeAlias
@@ -17,7 +19,7 @@ import jwt
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from middlewared.clock import Clock, WallClock, wall_clock
+from middlewared.clock import Clock, DelayedCall, WallClock, wall_clock
 from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply
 from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.replies import json_object, retry_after_s, server_time, word
@@ -29,8 +31,9 @@ RENEW_EARLY_S = 300.0
 LONGEST_LIFETIME_S = 86_400.0 * 30
 RENEWAL_TIMEOUT_S = 5.0
 LONGEST_RETRY_AFTER_S = 30.0
-# Calls live for seconds: without a token we must ask often, with one there is time.
+# Calls live for seconds: for one that waits we must ask often, else there is time.
 SHORTEST_BACKOFF_S, URGENT_BACKOFF_S, RELAXED_BACKOFF_S = 0.125, 2.0, 30.0
+SAME_LINE_EVERY_S = 60.0
 DISCARD_INTERVAL_S = 1.0
 NOTABLE_SKEW_S = 60.0
 
@@ -74,6 +77,13 @@ class AccessTokens:
         self._failures = 0
         self._failed_at = -inf
         self._discarded_at = -inf
+        self._timer: DelayedCall | None = None
+        self._stopped = False
+        self._reported: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Get the first token now, and from now on another before it expires."""
+        self._begin()
 
     async def get(self) -> AccessToken | Fault:
         """
@@ -84,10 +94,9 @@ class AccessTokens:
         now = self._clock.seconds()
         token = self._token
         if token is not None and now < token.expires_at:
-            if now >= token.renew_at:
-                self.renew()
             return token
-        self.renew()
+        if now >= self._failed_at + self._pause_s():
+            self._begin()
         if self._renewing is None:  # it failed just now
             return self._token or self._fault
         waiter: Deferred[AccessToken | Fault] = Deferred()
@@ -110,25 +119,32 @@ class AccessTokens:
         self._token = None
         return True
 
-    def renew(self) -> None:
-        """Begin a renewal, unless one is in flight or the last one failed just now."""
-        if self._renewing is not None or self._clock.seconds() < self._failed_at + self._pause_s():
-            return
-        renewing = Deferred.fromCoroutine(self._renew())
-        if not renewing.called:
-            self._renewing = renewing
-
     async def stop(self) -> None:
-        """End the renewal in flight; its waiters get Temporary."""
+        """End the renewal in flight, whose waiters get Temporary; begin no other."""
+        self._stopped = True
+        self._cancel_timer()
         if self._renewing is not None:
             self._renewing.cancel()
+
+    def _begin(self) -> None:
+        """Begin a renewal, unless one is in flight."""
+        self._cancel_timer()
+        if self._renewing is None and not self._stopped:
+            renewing = Deferred.fromCoroutine(self._renew())
+            if not renewing.called:
+                self._renewing = renewing
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
 
     async def _renew(self) -> AccessToken | Fault:
         result: AccessToken | Fault = Temporary("token-failed")
         try:
             result = await self._ask()
         except OutgoingFailed as error:
-            self._log.warn("no access token from {uri}: {why}", uri=self._uri, why=str(error))
+            self._report("no access token from {uri}: {why}", why=str(error))
             result = Temporary("token-transport")
         except CancelledError:
             pass
@@ -137,22 +153,45 @@ class AccessTokens:
         self._renewing = None
         if isinstance(result, AccessToken):
             self._token, self._failures = result, 0
+            self._renew_in(result.renew_at - self._clock.seconds())
         else:
             self._fault = result
             self._failures += 1
             self._failed_at = self._clock.seconds()
+            self._renew_in(self._pause_s(RELAXED_BACKOFF_S) * random.uniform(1, 1.25))  # noqa: S311
         return result
 
-    def _pause_s(self) -> float:
-        """How long after a failure the next renewal may begin."""
+    def _renew_in(self, delay_s: float) -> None:
+        self._cancel_timer()
+        if not self._stopped:
+            self._timer = self._clock.callLater(max(0.0, delay_s), self._begin)
+
+    def _pause_s(self, longest_s: float = URGENT_BACKOFF_S) -> float:
+        """How long after a failure the next renewal may begin; a call's renewal by default."""
         if not self._failures:
             return 0.0
-        token = self._token
-        urgent = token is None or self._clock.seconds() >= token.expires_at
-        longest_s = URGENT_BACKOFF_S if urgent else RELAXED_BACKOFF_S
         pause_s: float = min(longest_s, SHORTEST_BACKOFF_S * 2.0 ** min(self._failures, 16))
         wish_s = self._fault.retry_after_s if isinstance(self._fault, Temporary) else None
         return max(pause_s, min(wish_s or 0.0, LONGEST_RETRY_AFTER_S))
+
+    def _report(self, line: str, **fields: object) -> None:
+        """Report why there is no token; the same once a minute."""
+        now = self._clock.seconds()
+        name = f"{line} {fields.get('why')}"
+        if now < self._reported.get(name, -inf) + SAME_LINE_EVERY_S:
+            return
+        self._reported = {
+            each: at for each, at in self._reported.items() if now < at + SAME_LINE_EVERY_S
+        }
+        self._reported[name] = now
+        token = self._token
+        left_s = 0.0 if token is None else max(0.0, token.expires_at - now)
+        self._log.error(
+            line + "; pushes can be sent for {left_s:.0f} s more",
+            uri=self._uri,
+            left_s=left_s,
+            **fields,
+        )
 
     async def _ask(self) -> AccessToken | Fault:
         asked_at = self._clock.seconds()
@@ -185,25 +224,22 @@ class AccessTokens:
         now = self._wall()
         reason = word(json_object(reply).get("error")) or f"token-{reply.status}"
         if reply.status < 400 or reply.status == 429 or reply.status >= 500:
-            self._log.warn("no access token from {uri}: {why}", uri=self._uri, why=reason)
+            self._report("no access token from {uri}: {why}", why=reason)
             return Temporary(reason, retry_after_s(reply, now))
+        refused = "{uri} refuses the service account {account} ({why}): "
+        account = self._account.client_email
         skew_s = now - (server_time(reply) or now)
         if abs(skew_s) > NOTABLE_SKEW_S:
-            self._log.error(
-                "{uri} refuses the service account {account} ({why}): our clock is"
-                " {skew_s:.0f} s off the server's; correct the time of this machine",
-                uri=self._uri,
-                account=self._account.client_email,
+            self._report(
+                refused + "our clock is {skew_s:.0f} s off the server's; correct the time of this"
+                " machine",
+                account=account,
                 why=reason,
                 skew_s=skew_s,
             )
         else:
-            self._log.error(
-                "{uri} refuses the service account {account} ({why}): its key was revoked"
-                " or the account removed",
-                uri=self._uri,
-                account=self._account.client_email,
-                why=reason,
+            self._report(
+                refused + "its key was revoked or the account removed", account=account, why=reason
             )
         return ConfigFault(reason)
 

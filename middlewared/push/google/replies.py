@@ -16,6 +16,7 @@ from middlewared.push import retry_after
 from middlewared.push.retry_after import epoch_of
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
+_MESSAGE_ID = re.compile(r"[!-~]{1,256}")
 
 
 def json_object(reply: Reply) -> dict[str, Any]:
@@ -40,6 +41,11 @@ def objects(value: object) -> list[dict[str, Any]]:
 def word(value: object) -> str:
     """``value`` if it is a plain word, as error codes are, else ""."""
     return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
+
+
+def message_id(value: object) -> str:
+    """``value`` if it may be Google's id of a message, else ""."""
+    return value if isinstance(value, str) and _MESSAGE_ID.fullmatch(value) else ""
 
 
 def retry_after_s(reply: Reply, now: float) -> float | None:

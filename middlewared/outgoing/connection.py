@@ -1,0 +1,215 @@
+"""
+One HTTP/1.1 connection, and what is known of it beyond Twisted's.
+
+The one invariant: whether all of a request was sent is known at any time, also when the
+connection is lost: nothing of it is left in this process.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.outgoing.bounded import MOST_FRAMING, MOST_HEAD_BYTES, BoundedParser
+
+CLOSING_S = 5.0
+"""For the peer to agree that a connection ends; TLS waits for its word."""
+
+# Where the system knows it: the peer has closed, even if what it sent before was not read.
+_CLOSED_BY_PEER = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+class Owner(Protocol):
+    """Who keeps the connection."""
+
+    def opened(self, connection: Connection) -> None:
+        """It was made; a TLS handshake may come next."""
+
+    def keep(self, connection: Connection) -> None:
+        """An answer was read to its end."""
+
+    def lost(self, connection: Connection) -> None:
+        """It has ended."""
+
+
+class Watcher(Protocol):
+    """Who is notified of a request's course."""
+
+    def sent(self) -> None:
+        """All of the request was handed to the connection."""
+
+    def heard(self) -> None:
+        """A byte of the answer has come; called for the first one at least."""
+
+
+@implementer(IHandshakeListener)
+class Connection(HTTP11ClientProtocol):
+    """
+    :param secure: whether a TLS handshake comes first.
+    :ivar host: the peer, as its owner names it.
+    :ivar is_established: whether a request can be sent.
+    :ivar opened_at: when a request could first be sent.
+    :ivar heard_at: the last sign of life from the peer.
+    :ivar watcher: whose request it is; None while it is idle.
+    """
+
+    _parser: Any
+    _transportProxy: Any
+    transport: Any
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        owner: Owner,
+        host: Hashable,
+        secure: bool,
+        max_body_bytes: int,
+    ) -> None:
+        super().__init__(owner.keep)  # type: ignore[no-untyped-call]
+        self.host = host
+        self._clock = clock
+        self._owner = owner
+        self._secure = secure
+        self._most_raw = MOST_HEAD_BYTES + MOST_FRAMING * max_body_bytes
+        self._tcp: Any = None
+        self._closing: DelayedCall | None = None
+        self._answer: BoundedParser | None = None
+        self._is_flushed = True
+        self._gone = False
+        self._waiting: Deferred[Connection] | None = None
+        self.is_established = False
+        self.opened_at = self.heard_at = clock.seconds()
+        self.watcher: Watcher | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._tcp = self.transport.transport if self._secure else self.transport
+        self._owner.opened(self)
+        if not self._secure:
+            self.handshakeCompleted()
+
+    def handshakeCompleted(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
+        self.opened_at = self.heard_at = self._clock.seconds()
+        self.is_established = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(self)
+
+    def when_established(self) -> Deferred[Connection]:
+        """Fires when a request can be sent, or fails; for one asker, which may cancel it."""
+        waiting: Deferred[Connection] = Deferred(self._not_wanted)
+        if self.is_established:
+            waiting.callback(self)
+        else:
+            self._waiting = waiting
+        return waiting
+
+    def request(self, request: Any) -> Deferred[IResponse]:
+        answer = super().request(request)
+        if self._parser is not None:
+            # Twisted leaves no choice of the parser: ours takes its place.
+            parser = BoundedParser(request, self._finishResponse, self._most_raw)
+            parser._responseDeferred = self._parser._responseDeferred
+            parser.makeConnection(self._transportProxy)  # type: ignore[no-untyped-call]
+            self._parser = self._answer = parser
+        self._flush()
+        if self.watcher is not None:
+            self.watcher.sent()
+        return answer
+
+    def dataReceived(self, bytes: bytes) -> None:
+        self.heard_at = self._clock.seconds()
+        if self.watcher is not None:
+            self.watcher.heard()
+        super().dataReceived(bytes)  # type: ignore[no-untyped-call]
+
+    # Twisted makes this an attribute, which chooses a method by the state.
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        self._gone = True
+        self._owner.lost(self)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.errback(reason)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    @property
+    def status(self) -> int | None:
+        """The status of the answer to the last request; None: it has not come."""
+        return None if self._answer is None else self._answer.status
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being closed."""
+        return self._closing is not None
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all of the last request has left this process."""
+        return self._is_flushed or not self._is_holding()
+
+    def is_usable(self) -> bool:
+        """Whether a request may be sent: nothing is under way, the peer has not closed."""
+        if self._gone or self.leaving or self.state != "QUIESCENT":
+            return False
+        poll = select.poll()
+        poll.register(self._tcp.fileno(), _CLOSED_BY_PEER)
+        return not poll.poll(0)
+
+    def leave(self) -> None:
+        """Close it; the peer has ``CLOSING_S`` to agree."""
+        if self._closing is None and not self._gone:
+            self._closing = self._clock.callLater(CLOSING_S, self._abandoned)
+            self.transport.loseConnection()
+
+    def abandon(self) -> None:
+        """Close it at once, whatever the peer does."""
+        if not self._gone:
+            self.transport.abortConnection()
+
+    def _flush(self) -> None:
+        """
+        Send what was written now, not in the next turn of the reactor.
+
+        A close by the peer that arrives until then would otherwise be read first, and TLS
+        then writes words of its own: what had been sent could not be told any more.
+        """
+        gathered = getattr(self.transport, "_aggregator", None)  # TLS collects small writes
+        if gathered is not None:
+            gathered.flush()
+        # A failure is met again by the reactor, which then reports the connection as lost.
+        self._tcp.doWrite()
+        self._is_flushed = not self._is_holding()
+
+    def _is_holding(self) -> bool:
+        tcp = self._tcp
+        return bool(
+            getattr(self.transport, "_appSendBuffer", None)
+            or tcp._tempDataLen
+            or len(tcp.dataBuffer) > tcp.offset
+        )
+
+    def _giveUp(self, reason: Failure) -> None:
+        super()._giveUp(reason)  # type: ignore[no-untyped-call]
+        self.leave()
+
+    def _not_wanted(self, waiting: Deferred[Connection]) -> None:  # noqa: ARG002
+        self._waiting = None
+        self.abandon()
+
+    def _abandoned(self) -> None:
+        self._closing = None
+        self.abandon()

@@ -1,0 +1,175 @@
+"""
+The connections that are kept for the next requests, by host.
+
+The one invariant: a connection that is handed out was idle for less than ``REST_S``, and
+of several it is the one with the latest sign of life.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from middlewared.clock import DelayedCall
+from middlewared.outgoing.connection import Connection
+from middlewared.outgoing.pace import Pace
+
+T = TypeVar("T")
+Host: TypeAlias = Hashable
+"""Twisted's key: scheme, host and port."""
+
+REST_S = 60.0
+"""
+Translators on the way forget idle connections, some without a word: Azure's balancer after
+240 s, AWS's after 350 s.
+"""
+
+
+class ConnectionPool:
+    """
+    :param most: how many idle connections are kept for each host.
+    :param max_body_bytes: how long a body its asker takes.
+    """
+
+    def __init__(
+        self, *, reactor: Any, most: int, max_body_bytes: int, rest_s: float = REST_S
+    ) -> None:
+        self._reactor = reactor
+        self._most = most
+        self._max_body_bytes = max_body_bytes
+        self._rest_s = rest_s
+        self._open: set[Connection] = set()
+        self._idle: dict[Host, dict[Connection, DelayedCall]] = {}
+        self._connecting: Counter[Host] = Counter()
+        self._paces: dict[Host, Pace] = {}
+        self._watching: dict[Host, Callable[[float], None]] = {}
+        self._emptied: Deferred[None] | None = None
+
+    def watch(self, host: Host, lost: Callable[[float], None]) -> None:
+        """Notify ``lost`` when a connection to ``host`` has ended, of how long it was good."""
+        self._watching[host] = lost
+
+    def take(self, host: Host) -> Connection | None:
+        """The idle connection with the latest sign of life, None when there is none."""
+        idle = self._idle.get(host)
+        while idle:
+            connection, timer = idle.popitem()
+            timer.cancel()
+            if connection.is_usable():
+                return connection
+            connection.abandon()
+        return None
+
+    def connect(self, host: Host, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
+        """A new connection, once a request can be sent; cancelling leaves nothing open."""
+
+        def ended(result: T) -> T:
+            self._connecting[host] -= 1
+            return result
+
+        self._connecting[host] += 1
+        connecting: Deferred[Any] = cast(Any, endpoint).connect(
+            _Connections(lambda: self._new(host))
+        )
+        return connecting.addCallback(Connection.when_established).addBoth(ended)
+
+    def keep(self, connection: Connection) -> None:
+        """``connection`` is idle: keep it for the next request."""
+        connection.watcher = None
+        idle = self._idle.setdefault(connection.host, {})
+        if len(idle) >= self._most:
+            self._drop(next(iter(idle)))
+        idle[connection] = self._reactor.callLater(self._rest_s, self._drop, connection)
+
+    def doubt(self, host: Host, since: float) -> None:
+        """The path may be dead: drop the idle connections that gave no sign of life ``since``."""
+        for connection in list(self._idle.get(host, ())):
+            if connection.heard_at < since:
+                self._forget(connection)
+                connection.abandon()
+
+    def pace(self, host: Host) -> Pace:
+        """How fast ``host`` answers."""
+        return self._paces.setdefault(host, Pace())
+
+    def heard_at(self, host: Host) -> float | None:
+        """The latest sign of life over connections that can be used; None: there are none."""
+        return max((each.heard_at for each in self._ready(host)), default=None)
+
+    def states(self, host: Host) -> Mapping[str, int]:
+        """How many connections there are, by state."""
+        leaving = [each for each in self._open if each.host == host and each.leaving]
+        return {
+            "connecting": self._connecting[host],
+            "ready": len(self._ready(host)),
+            "draining": len(leaving),
+        }
+
+    async def close(self) -> None:
+        """Close every connection; ends when they are closed."""
+        self._watching.clear()
+        for idle in self._idle.values():
+            for connection in list(idle):
+                self._forget(connection)
+        if self._open:
+            emptied: Deferred[None] = Deferred()
+            self._emptied = emptied
+            for connection in list(self._open):
+                connection.abandon()
+            await emptied
+
+    def opened(self, connection: Connection) -> None:
+        """See :class:`.connection.Owner`."""
+        self._open.add(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """See :class:`.connection.Owner`."""
+        self._open.discard(connection)
+        if connection in self._idle.get(connection.host, ()):
+            self._forget(connection)
+        watching = self._watching.get(connection.host)
+        if watching is not None and connection.is_established:
+            watching(self._reactor.seconds() - connection.opened_at)
+        if self._emptied is not None and not self._open:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    def _ready(self, host: Host) -> list[Connection]:
+        return [
+            each
+            for each in self._open
+            if each.host == host and each.is_established and not each.leaving
+        ]
+
+    def _new(self, host: Host) -> Connection:
+        return Connection(
+            clock=self._reactor,
+            owner=self,
+            host=host,
+            secure=isinstance(host, tuple) and host[0] == b"https",
+            max_body_bytes=self._max_body_bytes,
+        )
+
+    def _drop(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.leave()
+
+    def _forget(self, connection: Connection) -> None:
+        timer = self._idle[connection.host].pop(connection)
+        if timer.active():
+            timer.cancel()
+
+
+class _Connections(Factory):
+    noisy = False
+
+    def __init__(self, new: Callable[[], Connection]) -> None:
+        self._new = new
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:  # noqa: ARG002
+        return self._new()

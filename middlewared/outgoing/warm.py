@@ -1,0 +1,134 @@
+"""
+Keeping one connection to a host ready.
+
+The one invariant: at most one connection is being opened, and a host that refuses, or
+closes what it has just accepted, is asked with growing pauses.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.waiting import with_fair_timeout
+
+OPENING_TIMEOUT_S = 5.0
+SOON_S = 0.2
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+GOOD_LIFE_S = 10.0
+"""A connection that lived so long and ended is no failure."""
+
+
+class WarmConnection:
+    """
+    Opens a connection at the start, another when there is none any more, and another when
+    the latest sign of life is older than ``renew_s``: a path that died silently, or a
+    translator that forgot the connection, is then not met by a call.
+
+    :param open_one: opens a connection for whoever asks next.
+    :param heard_at: the latest sign of life over the connections there are; None: none.
+    :param explain: a failure in a few words.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        host: str,
+        open_one: Callable[[], Deferred[None]],
+        heard_at: Callable[[], float | None],
+        explain: Callable[[BaseException], str],
+        renew_s: float,
+    ) -> None:
+        self._clock = clock
+        self._host = host
+        self._open_one = open_one
+        self._heard_at = heard_at
+        self._explain = explain
+        self._renew_s = renew_s
+        self._timer: DelayedCall | None = None
+        self._opening: Deferred[None] | None = None
+        self._failures = 0
+        self._problem: str | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Open the first connection now."""
+        self._check()
+
+    def stop(self) -> None:
+        """Open nothing more."""
+        self._stopped = True
+        self._cancel_timer()
+        if self._opening is not None:
+            self._opening.cancel()
+
+    def lost(self, lived_s: float) -> None:
+        """A connection to the host has ended, ``lived_s`` after it was established."""
+        if self._stopped or self._opening is not None or self._heard_at() is not None:
+            return
+        if lived_s >= GOOD_LIFE_S:
+            self._failures = 0
+        else:
+            self._failures += 1
+        self._check_in(self._pause_s())
+
+    def _check(self) -> None:
+        self._timer = None
+        heard_at = self._heard_at()
+        rested_s = None if heard_at is None else self._clock.seconds() - heard_at
+        if rested_s is not None and rested_s < self._renew_s:
+            self._check_in(self._renew_s - rested_s)
+            return
+        opening = self._open_one()
+        self._opening = opening
+        with_fair_timeout(opening, OPENING_TIMEOUT_S, self._clock)
+        opening.addCallbacks(self._opened, self._failed)
+
+    def _opened(self, _: None) -> None:
+        self._opening = None
+        self._report(None)
+        self._check_in(self._renew_s)
+
+    def _failed(self, failure: Failure) -> None:
+        self._opening = None
+        if self._stopped and failure.check(CancelledError):
+            return
+        self._failures += 1
+        self._report(self._explain(cast(BaseException, failure.value)))
+        self._check_in(self._pause_s())
+
+    def _pause_s(self) -> float:
+        if not self._failures:
+            return SOON_S
+        longest_s: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
+        return longest_s * random.uniform(0.5, 1)  # noqa: S311  (jitter, not a secret)
+
+    def _check_in(self, delay_s: float) -> None:
+        self._cancel_timer()
+        if not self._stopped:
+            self._timer = self._clock.callLater(delay_s, self._check)
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _report(self, problem: str | None) -> None:
+        """One line when it begins to fail, when it fails otherwise, and when it works again."""
+        if problem == self._problem:
+            return
+        self._problem = problem
+        fields: dict[str, Any] = {"host": self._host, "why": problem}
+        if problem is None:
+            self._log.info("connected to {host} again", **fields)
+        else:
+            self._log.warn("cannot connect to {host} ahead of calls: {why}", **fields)
