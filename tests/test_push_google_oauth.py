@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
-from middlewared.outgoing.interface import OutgoingFailed, Reply
+from middlewared.outgoing.interface import AnswerTimes, OutgoingFailed, Progress, Reply
 from middlewared.push.google.credentials import ServiceAccount, load_service_account
 from middlewared.push.google.oauth import AccessToken, AccessTokens
 from middlewared.push.interface import ConfigFault, Temporary
@@ -46,6 +46,8 @@ class ScriptedClient:
         timeout_s: float,
         turn_s: float | None = None,
         wanted: Callable[[], bool] | None = None,
+        answer: AnswerTimes | None = None,
+        progress: Progress | None = None,
     ) -> Reply:
         """Wait for the test."""
         assert (method, url) == ("POST", URI)

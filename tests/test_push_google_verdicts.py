@@ -171,7 +171,7 @@ class FcmVerdictTests(SynchronousTestCase):
 class LegacyVerdictTests(SynchronousTestCase):
     """The legacy protocol."""
 
-    def judge(self, status: int, result: object) -> PushResult:
+    def judge(self, status: int, result: object) -> PushResult | None:
         body = {"multicast_id": 2**60, "success": 0, "failure": 1, "results": [result]}
         return legacy.verdict(reply(status, json.dumps(body).encode()), "token", NOW)
 

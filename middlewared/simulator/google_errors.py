@@ -73,6 +73,11 @@ def invalid_token() -> HttpReply:
     )
 
 
+def invalid_fid() -> HttpReply:
+    """Make the v1 error about what is no Firebase installation id."""
+    return invalid_argument("message.fid", "The Firebase installation ID is not valid")
+
+
 def bare_error(http_status: int, status: str, message: str = "Simulated.") -> HttpReply:
     """
     Make a v1 error without an FcmError.

@@ -19,6 +19,7 @@ import attrs
 from middlewared.simulator.google_errors import (
     bare_error,
     invalid_argument,
+    invalid_fid,
     invalid_token,
     legacy_error,
     legacy_text,
@@ -29,7 +30,9 @@ LONGEST_TTL_S = 2_419_200
 LARGEST_DATA_BYTES = 4096
 _TTL = re.compile(r"(\d+)(?:\.\d{1,9})?s")
 _RESERVED = re.compile(r"from|message_type|(?:google|gcm).*")
-_MESSAGE_FIELDS = frozenset({"token", "data", "android"})
+_FID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_LABEL = re.compile(r"[a-zA-Z0-9\-_.~%]{1,50}")
+_MESSAGE_FIELDS = frozenset({"token", "fid", "data", "android", "fcm_options"})
 _ANDROID_FIELDS = frozenset(
     {"priority", "ttl", "collapse_key", "restricted_package_name", "direct_boot_ok"}
 )
@@ -53,7 +56,7 @@ class GooglePush:
     A push that broke no rule.
 
     ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    it came.
+    it came. ``token`` is what addresses the device: with ``is_fid`` its installation id.
     """
 
     protocol: str
@@ -62,6 +65,8 @@ class GooglePush:
     priority: str
     ttl_s: float | None
     received_at: float
+    is_fid: bool = False
+    analytics_label: str = ""
 
 
 def judge_v1(body: bytes, received_at: float) -> GooglePush:
@@ -75,12 +80,37 @@ def judge_v1(body: bytes, received_at: float) -> GooglePush:
     message = document["message"]
     _judge_names(document, frozenset({"message", "validate_only"}), "")
     _judge_names(message, _MESSAGE_FIELDS, "message.")
-    token = message.get("token")
-    if not isinstance(token, str) or not token:
-        raise Refused(invalid_token())
+    is_fid, token = _judge_address(message)
     data = _judge_v1_data(message.get("data", {}))
     priority, ttl_s = _judge_android(message.get("android", {}))
-    return GooglePush("v1", token, data, priority, ttl_s, received_at)
+    label = _judge_options(message.get("fcm_options", {}))
+    return GooglePush("v1", token, data, priority, ttl_s, received_at, is_fid, label)
+
+
+def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
+    """Whether ``fid`` was used, and what it or ``token`` holds; one of them must be set."""
+    if "fid" not in message:
+        token = message.get("token")
+        if not isinstance(token, str) or not token:
+            raise Refused(invalid_token())
+        return False, token
+    if "token" in message:
+        text = "oneof field 'target' is already set. Cannot set 'fid'"
+        raise Refused(invalid_argument("message", text))
+    fid = message["fid"]
+    if not isinstance(fid, str) or _FID.fullmatch(fid) is None:
+        raise Refused(invalid_fid())
+    return True, fid
+
+
+def _judge_options(options: Any) -> str:
+    if not isinstance(options, dict):
+        raise Refused(invalid_argument("message.fcm_options", "Invalid value"))
+    _judge_names(options, frozenset({"analytics_label"}), "message.fcm_options.")
+    label = options.get("analytics_label", "")
+    if label != "" and (not isinstance(label, str) or _LABEL.fullmatch(label) is None):
+        raise Refused(invalid_argument("message.fcm_options.analytics_label", "Invalid value"))
+    return str(label)
 
 
 def _judge_names(document: dict[str, Any], known: frozenset[str], where: str) -> None:

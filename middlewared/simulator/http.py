@@ -25,6 +25,9 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from middlewared.clock import DelayedCall
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
 
+BREAK_S = 0.05
+"""Between the last byte of a :class:`BreakOff` and the reset, which discards unread bytes."""
+
 
 @attrs.frozen
 class HttpReply:
@@ -58,7 +61,19 @@ class HangUp:
     """TCP reset instead of an answer."""
 
 
-HttpStep: TypeAlias = HttpReply | Delay | Deliver | Stall | HangUp
+@attrs.frozen
+class Close:
+    """An orderly end of the connection instead of an answer."""
+
+
+@attrs.frozen
+class BreakOff:
+    """The head of ``reply`` and half of its body, then a TCP reset."""
+
+    reply: HttpReply
+
+
+HttpStep: TypeAlias = HttpReply | Delay | Deliver | Stall | HangUp | Close | BreakOff
 
 
 def json_reply(status: int, document: Any, *, retry_after: str | None = None) -> HttpReply:
@@ -199,16 +214,42 @@ class _Performance:
                     self._waiting = self._reactor.callLater(seconds, self.proceed)
                     return None
                 case HangUp():
-                    channel: Any = self._request.channel
-                    channel.transport.abortConnection()
+                    self._transport.abortConnection()
                     return None
+                case Close():
+                    # Else it waits for the request, for whose answer it has a producer.
+                    self._transport.unregisterProducer()
+                    self._transport.loseConnection()
+                    return None
+                case BreakOff(reply):
+                    return self._break_off(reply)
                 case Stall():
                     return None
                 case Deliver():
                     pass  # the plan's own business
         return self._reply(HttpReply(500))
 
+    @property
+    def _transport(self) -> Any:
+        channel: Any = self._request.channel
+        return channel.transport
+
+    def _break_off(self, reply: HttpReply) -> None:
+        self._begin(reply)
+        self._request.write(reply.body[: len(reply.body) // 2])
+        # TLS sends what was written in its next turn, and a reset may overtake it.
+        self._waiting = self._reactor.callLater(BREAK_S, self._reset)
+
+    def _reset(self) -> None:
+        self._waiting = None
+        self._transport.abortConnection()
+
     def _reply(self, reply: HttpReply) -> None:
+        self._begin(reply)
+        self._request.write(reply.body)
+        self._request.finish()
+
+    def _begin(self, reply: HttpReply) -> None:
         request = self._request
         request.setResponseCode(reply.status)
         if reply.body:
@@ -216,8 +257,6 @@ class _Performance:
         request.setHeader("Content-Length", str(len(reply.body)))
         for name, value in reply.headers:
             request.setHeader(name, value)
-        request.write(reply.body)
-        request.finish()
 
     def _ended(self, failure: Failure) -> None:
         failure.trap(ConnectionClosed, CancelledError)

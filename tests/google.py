@@ -1,0 +1,167 @@
+"""A simulated Google over TLS with one app at it, for tests of the Google providers."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet import reactor as twisted_reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from middlewared.model import Call, Device, IncomingCall, Platform
+from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.push.google.credentials import ServiceAccount as Account
+from middlewared.push.google.credentials import load_service_account
+from middlewared.push.google.fcm import FcmProvider
+from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
+from middlewared.push.interface import CallPush, Push, PushProvider, PushResult, Uncertain
+from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
+from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.http import Deliver, Stall
+from tests.cuttable import CuttableProxy
+
+reactor = cast(Any, twisted_reactor)
+API_KEY = "AIza-secret"
+TOKEN = "device-token:APA91"
+
+
+@functools.cache
+def service_account_file() -> bytes:
+    """The content of a key file; making its key takes long."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_service_account(Path(folder), token_uri="URI").path.read_bytes()
+
+
+def as_google_knows(account: Account, path: Path) -> ServiceAccount:
+    """The account with its public key."""
+    public = account.private_key.public_key()
+    return ServiceAccount(
+        path=path,
+        project_id=account.project_id,
+        client_email=account.client_email,
+        private_key_id=account.private_key_id,
+        token_uri=account.token_uri,
+        public_key_pem=public.public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        ).decode(),
+    )
+
+
+def device(token: str = TOKEN, **options: Any) -> Device:
+    return Device(
+        sip_user_id=123456789, platform=Platform.ANDROID, app="app", token=token, **options
+    )
+
+
+def call_push(
+    wait_s: float = 4.0, token: str = TOKEN, push_profile: str = "", **options: Any
+) -> CallPush:
+    now = reactor.seconds()
+    incoming = IncomingCall(123456789, "+31612345678", "Jan", "call-1")
+    call = Call("0123456789abcdef0123456789abcdef", incoming, now, now + wait_s, now)
+    woken = device(token, push_profile=push_profile)
+    return CallPush(woken, call, 1, "https://mw.example/api/call-response/", **options)
+
+
+class GoogleTestCase(TestCase):
+    """A simulated Google over TLS, with one app at it."""
+
+    timeout = 30
+    attempt_timeout_s = 5.0
+    rest_s = 60.0
+    is_gated = False
+    gate: CuttableProxy | None = None
+    """Through which the provider finds Google's FCM."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        """Start the server, make the provider."""
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.authority = Authority(folder=self.folder)
+        self.google = GoogleServer(
+            reactor=reactor, certificate=self.authority.server(), api_keys=[API_KEY]
+        )
+        port = await self.google.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.google.stop()))
+        if self.is_gated:
+            self.gate = gate = CuttableProxy(("127.0.0.1", port))
+            await gate.start()
+            self.addCleanup(lambda: Deferred.fromCoroutine(gate.stop()))
+        self.provider = self.new_provider()
+
+    def new_client(self) -> PooledHttpClient:
+        return PooledHttpClient(
+            reactor=reactor,
+            endpoints=DirectEndpoints(reactor),
+            tls=ClientTLS(trust=load_trust(self.authority.certificate)),
+            rest_s=self.rest_s,
+        )
+
+    def new_provider(self) -> PushProvider:
+        raise NotImplementedError
+
+    def base_url(self) -> str:
+        """Where the provider finds Google."""
+        return self.google.url if self.gate is None else "https://{}:{}".format(*self.gate.node)
+
+    def new_fcm(self, url: str = "", **options: Any) -> FcmProvider:
+        """A provider for FCM v1 whose account is trusted; its token server is Google itself."""
+        path = self.folder / "account.json"
+        content = service_account_file().replace(b'"URI"', f'"{self.google.token_uri}"'.encode())
+        path.write_bytes(content)
+        self.account = load_service_account(path)
+        self.google.trust(as_google_knows(self.account, path))
+        provider = FcmProvider(
+            app="app",
+            account=self.account,
+            url=url or self.base_url() + "/",
+            http=self.new_client(),
+            clock=reactor,
+            attempt_timeout_s=self.attempt_timeout_s,
+            **options,
+        )
+        self.kept(provider)
+        return provider
+
+    def new_legacy(self, api_key: str = API_KEY, url: str = "") -> LegacyProvider:
+        """A provider for the legacy protocol."""
+        provider = LegacyProvider(
+            app="app",
+            api_key=api_key,
+            url=url or fcm_send_url(self.base_url()),
+            http=self.new_client(),
+            clock=reactor,
+            attempt_timeout_s=self.attempt_timeout_s,
+        )
+        self.kept(provider)
+        return provider
+
+    def kept(self, provider: PushProvider) -> PushProvider:
+        self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
+        return provider
+
+    def sending(self, push: Push | None = None) -> Deferred[PushResult]:
+        return Deferred.fromCoroutine(self.provider.send(push or call_push()))
+
+    async def send(self, push: Push | None = None) -> PushResult:
+        return await self.provider.send(push or call_push())
+
+    def stalled_push(self) -> tuple[Deferred[PushResult], Deferred[object]]:
+        """A push that is never answered, and when it has arrived."""
+        self.google.scripts.for_token(TOKEN, Deliver(), Stall())
+        arrived: Deferred[object] = Deferred()
+        self.google.record.listener = arrived.callback
+        return self.sending(), arrived
+
+    def assert_uncertain(self, result: PushResult, reason: str) -> None:
+        """It was wholly sent, just now, and no status came."""
+        assert isinstance(result, Uncertain), result
+        self.assertEqual(result.reason, reason)
+        self.assertTrue(0 <= reactor.seconds() - result.sent_at < 30)

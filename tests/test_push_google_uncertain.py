@@ -1,0 +1,230 @@
+"""What Google may have been given, what it was not, and paths to it that die silently."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+
+from middlewared.push.interface import (
+    Accepted,
+    CallPush,
+    ConfigFault,
+    PushProvider,
+    PushResult,
+    Temporary,
+    Uncertain,
+)
+from middlewared.simulator.google_errors import FCM_ERRORS, fcm_error, legacy_success
+from middlewared.simulator.http import BreakOff, Close, Delay, Deliver, HangUp, HttpReply, Stall
+from tests.google import GoogleTestCase, call_push, reactor
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Ends when ``condition`` holds; the test's own time-out is the guard."""
+    while not condition():
+        await deferLater(reactor, 0.02)
+
+
+class Uncertainties:
+    """What both protocols promise of a push to which no status came."""
+
+    async def test_connection_that_ends_after_the_push_was_read(self: Any) -> None:
+        """It may have been delivered, on a new connection as on a kept one."""
+        for end in (HangUp(), Close()):
+            self.provider = self.new_provider()
+            for _ in range(2):
+                self.google.scripts.for_next(1, Deliver(), end)
+                self.assert_uncertain(await self.send(), "transport")
+                self.assertEqual((await self.send()).label, "accepted")
+
+    async def test_refused_connection(self: Any) -> None:
+        """Nothing was sent."""
+        await self.send()
+        await self.gate.stop()
+        self.assertEqual(await self.send(), Temporary("transport"))
+
+    async def test_connection_that_ends_in_the_handshake(self: Any) -> None:
+        """Nothing was sent, so another try at once is safe."""
+        self.provider = await self.provider_at(Hasty)
+        self.assertEqual(await self.send(), Temporary("transport", 0.0))
+
+    async def test_handshake_that_is_not_answered(self: Any) -> None:
+        """Nothing was sent, whether the time of the peer ends or the call."""
+        self.attempt_timeout_s = 0.3
+        self.provider = await self.provider_at(Mute)
+        self.assertEqual(await self.send(), Temporary("timeout"))
+        self.assertEqual(await self.send(call_push(wait_s=0.2)), Temporary("deadline"))
+
+    async def test_error_status_stands_without_its_body(self: Any) -> None:
+        """It is judged by the status, whatever becomes of the connection."""
+        self.google.scripts.for_next(1, BreakOff(HttpReply(503, b"<html>" * 10)))
+        self.assertEqual(await self.send(), Temporary("http-503"))
+        self.google.scripts.for_next(1, BreakOff(HttpReply(403, b"<html>" * 10)))
+        self.assertEqual(await self.send(), ConfigFault("http-403"))
+
+    async def test_slow_connection_takes_nothing_from_the_answer(self: Any) -> None:
+        """The provider's time begins when it has the push."""
+        self.attempt_timeout_s = 0.5
+        self.provider = self.new_provider()
+        self.google.scripts.for_next(1, Delay(0.3))
+        assert self.gate is not None
+        self.gate.opening_s = 0.3
+        self.assertEqual(await self.send(), Accepted())
+
+
+class Paths:
+    """Kept connections whose path has died without a word."""
+
+    async def test_dead_path_costs_one_time(self: Any) -> None:
+        """Five kept connections: the first push finds out, the next goes at once on a new one."""
+        await self.keep_connections(5)
+        self.gate.forget()
+        took_s, result = await self.timed(call_push())
+        self.assert_uncertain(result, "timeout")
+        self.assertTrue(0.69 < took_s < 1.4, took_s)
+        await until(lambda: self.gate.connections == 0)
+        took_s, result = await self.timed(call_push())
+        self.assertEqual(result, Accepted())
+        self.assertLess(took_s, 0.6)
+
+    async def test_repeat_to_a_once_device_is_not_wanted_earlier(self: Any) -> None:
+        """Its push waits as long as its repeat has to; meanwhile others use a new connection."""
+        await self.keep_connections(3)
+        self.gate.forget()
+        once = Deferred.fromCoroutine(self.timed(call_push(push_profile="once")))
+        await deferLater(reactor, 0.75)
+        self.assertEqual(await self.send(), Accepted())
+        took_s, result = await once
+        self.assert_uncertain(result, "timeout")
+        self.assertTrue(1.49 < took_s < 1.95, took_s)
+
+    async def test_slow_answer_spares_a_once_device_the_repeat(self: Any) -> None:
+        """Google is alive, and takes 0.9 s."""
+        await self.keep_connections(2)
+        self.google.scripts.for_next(1, Deliver(), Delay(0.9))
+        self.assertEqual(await self.send(call_push(push_profile="once")), Accepted())
+        self.assertEqual(self.google.record.received_count, 3)
+
+    async def test_slow_google_is_learnt(self: Any) -> None:
+        """One push is uncertain; then kept connections are given the time that it takes."""
+        await self.keep_connections(1)
+        self.google.scripts.for_next(3, Deliver(), Delay(0.9))
+        self.assert_uncertain(await self.send(), "timeout")
+        self.assertEqual(await self.send(), Accepted())
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_new_connection_is_given_two_seconds(self: Any) -> None:
+        """It has just proven its path."""
+        await self.keep_connections(1)
+        self.gate.forget()
+        await self.send()
+        self.google.scripts.for_next(1, Deliver(), Delay(1.2))
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_silence_is_not_counted_while_this_process_is_paused(self: Any) -> None:
+        """The answer lies in the socket when it goes on."""
+        await self.keep_connections(1)
+        self.google.scripts.for_next(1, Delay(0.3))
+        sending = self.sending()
+        time.sleep(0.9)  # noqa: ASYNC251 - the pause
+        self.assertEqual(await sending, Accepted())
+
+    async def keep_connections(self: Any, count: int) -> None:
+        """That many connections, idle in the client."""
+        self.google.scripts.for_next(count, Delay(0.1))
+        await gatherResults([self.sending() for _ in range(count)])
+        self.assertEqual(self.provider.connection_states()["production", "ready"], count)
+
+    async def timed(self: Any, push: CallPush) -> tuple[float, PushResult]:
+        began = time.monotonic()
+        result = await self.send(push)
+        return time.monotonic() - began, result
+
+
+class Hasty(Protocol):
+    """Closes as soon as something has come."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Close."""
+        transport: Any = self.transport
+        transport.loseConnection()
+
+
+class Mute(Protocol):
+    """Takes everything and says nothing."""
+
+
+class GatedTestCase(GoogleTestCase):
+    """Google behind a gate that can forget connections."""
+
+    is_gated = True
+    attempt_timeout_s = 2.0
+
+    async def listening(self, protocol: type[Protocol]) -> str:
+        """The base URL of a server that speaks ``protocol``."""
+        endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        port = await endpoint.listen(Factory.forProtocol(protocol))
+        self.addCleanup(port.stopListening)
+        return f"https://127.0.0.1:{port.getHost().port}"
+
+
+class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
+    """FCM HTTP v1. Paths are alike for both protocols, and tested here alone."""
+
+    def new_provider(self) -> PushProvider:
+        """FCM HTTP v1."""
+        return self.new_fcm()
+
+    async def provider_at(self, protocol: type[Protocol]) -> PushProvider:
+        """A provider whose token server is well, but not FCM."""
+        return self.new_fcm(url=await self.listening(protocol))
+
+    async def test_success_stands_without_its_body(self) -> None:
+        """200 says that the message was taken; its name is only for the log."""
+        self.google.scripts.for_next(1, Deliver(), BreakOff(HttpReply(200, b'{"name": "x"}' * 5)))
+        self.assertEqual(await self.send(), Accepted())
+
+    async def test_access_token_refused_without_a_body(self) -> None:
+        """The push was not taken: it is sent once more with another token."""
+        status, _ = FCM_ERRORS["THIRD_PARTY_AUTH_ERROR"]
+        self.google.scripts.for_next(1, BreakOff(HttpReply(status, b"<html>" * 10)))
+        self.assertEqual(await self.send(), Accepted())
+        self.assertEqual(self.google.oauth.issued_count, 2)
+
+    async def test_deadline_after_a_refused_access_token(self) -> None:
+        """What was refused was not delivered."""
+        await self.send()
+        self.google.oauth.revoke_all()
+        self.google.oauth_scripts.for_all(Stall())
+        self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
+
+    async def test_retry_after_stands(self) -> None:
+        """Headers that came are read."""
+        reply = fcm_error("UNAVAILABLE", retry_after="3")
+        self.google.scripts.for_next(1, BreakOff(reply))
+        self.assertEqual(await self.send(), Temporary("http-503", 3.0))
+
+
+class LegacyUncertainTests(Uncertainties, GatedTestCase):
+    """The legacy protocol."""
+
+    def new_provider(self) -> PushProvider:
+        """The legacy protocol at FCM's address."""
+        return self.new_legacy()
+
+    async def provider_at(self, protocol: type[Protocol]) -> PushProvider:
+        """A provider of another server."""
+        return self.new_legacy(url=await self.listening(protocol))
+
+    async def test_success_without_its_results_is_uncertain(self) -> None:
+        """Only the body says whether the message was taken."""
+        self.google.scripts.for_next(1, Deliver(), BreakOff(legacy_success("0:1")))
+        result = await self.send()
+        self.assertIsInstance(result, Uncertain)
+        self.assert_uncertain(result, "broken-answer")
