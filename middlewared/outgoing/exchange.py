@@ -156,16 +156,22 @@ class _Exchange:
         self._response: IResponse | None = None
         self._limit: FairCall | None = None
         self._expired_s: float | None = None
+        self._is_cancelled = False
         self._running: Deferred[Reply] | None = None
 
     def run(self, endpoints: UriEndpoints, max_body_bytes: int) -> Deferred[Reply]:
         """The answer, or what :meth:`Exchanges.run` raises."""
         if self._asked.answer is None:
             self._limit_to(self._timeout_s)
-        running = Deferred.fromCoroutine(self._run(endpoints, max_body_bytes))
-        if not running.called:
-            self._running = running
-        return running
+        ended: Deferred[Reply] = Deferred(self._cancel)
+        self._running = running = Deferred.fromCoroutine(self._run(endpoints, max_body_bytes))
+        running.chainDeferred(ended)
+        return ended
+
+    def _cancel(self, _: Deferred[Reply]) -> None:
+        self._is_cancelled = True
+        if self._running is not None:
+            self._running.cancel()
 
     async def _run(self, endpoints: UriEndpoints, max_body_bytes: int) -> Reply:
         asked = self._asked
@@ -279,10 +285,9 @@ class _Exchange:
 
     def _translated(self, error: Exception) -> Exception:
         """What our callers know instead of Twisted's errors, which quote what peers sent."""
-        reasons = reasons_of(error)
-        if any(isinstance(each, CancelledError) for each in reasons):
-            if self._expired_s is None:
-                return CancelledError()
+        if self._expired_s is not None:
             return TimedOut(f"no answer within {self._expired_s:.3g} s")
-        closed = all(isinstance(each, ConnectionClosed) for each in reasons)
+        if self._is_cancelled:
+            return CancelledError()
+        closed = all(isinstance(each, ConnectionClosed) for each in reasons_of(error))
         return (Dropped if closed and not self._heard else OutgoingFailed)(words(error))

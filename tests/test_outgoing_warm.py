@@ -1,0 +1,156 @@
+"""One connection held ready, and how fast a host answers."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.outgoing.pace import Pace
+from middlewared.outgoing.warm import LONGEST_PAUSE_S, OPENING_TIMEOUT_S, WarmConnection
+
+RENEW_S = 50.0
+
+
+class WarmConnectionTests(SynchronousTestCase):
+    """WarmConnection on a clock, a host and connections that the test moves."""
+
+    def setUp(self) -> None:
+        """Nothing is open."""
+        self.clock = Clock()
+        self.opening: list[Deferred[None]] = []
+        self.heard_at: float | None = None
+        self.warm = WarmConnection(
+            clock=self.clock,
+            host="fcm.example:443",
+            open_one=self.open_one,
+            heard_at=lambda: self.heard_at,
+            explain=str,
+            renew_s=RENEW_S,
+        )
+
+    def open_one(self) -> Deferred[None]:
+        self.opening.append(Deferred())
+        return self.opening[-1]
+
+    def opened(self) -> None:
+        self.heard_at = self.clock.seconds()
+        self.opening[-1].callback(None)
+
+    def lost(self, lived_s: float) -> None:
+        self.heard_at = None
+        self.warm.lost(lived_s)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.pump([1.0] * int(seconds))
+
+    def test_connection_is_opened_at_the_start(self) -> None:
+        """And no second one while it is good."""
+        self.warm.start()
+        self.opened()
+        self.pass_time(RENEW_S - 2)
+        self.assertEqual(len(self.opening), 1)
+
+    def test_rested_connection_is_replaced_before_it_is_needed(self) -> None:
+        """Again and again, as long as no one uses it."""
+        self.warm.start()
+        for count in range(1, 5):
+            self.opened()
+            self.pass_time(RENEW_S + 1)
+            self.assertEqual(len(self.opening), count + 1)
+
+    def test_connection_in_use_is_proof_enough(self) -> None:
+        """With pushes every second no other connection is opened."""
+        self.warm.start()
+        self.opened()
+        for _ in range(300):
+            self.heard_at = self.clock.seconds()
+            self.clock.advance(1)
+        self.assertEqual(len(self.opening), 1)
+
+    def test_closed_connection_is_opened_again_soon(self) -> None:
+        """It had lived long enough to be no failure."""
+        self.warm.start()
+        self.opened()
+        self.pass_time(40)
+        self.lost(40)
+        self.clock.advance(0.3)
+        self.assertEqual(len(self.opening), 2)
+
+    def test_other_connections_stand_in_for_a_lost_one(self) -> None:
+        """Nothing is opened while one is left."""
+        self.warm.start()
+        self.opened()
+        self.warm.lost(40)
+        self.clock.advance(1)
+        self.assertEqual(len(self.opening), 1)
+
+    def test_refusing_host_is_not_asked_busily(self) -> None:
+        """The pauses grow to a minute; it is reported once."""
+        with capturedLogs() as events:
+            self.warm.start()
+            for _ in range(3600):
+                if not self.opening[-1].called:
+                    self.opening[-1].errback(ConnectionRefusedError())
+                self.clock.advance(1)
+        self.assertTrue(60 <= len(self.opening) <= 135, len(self.opening))
+        self.assertEqual(len(events), 1)
+        self.assertIn("fcm.example", str(events))
+
+    def test_host_that_closes_at_once_is_not_asked_busily(self) -> None:
+        """To accept a connection is not yet to be well."""
+        self.warm.start()
+        for _ in range(3600):
+            if not self.opening[-1].called:
+                self.opened()
+                self.lost(0.1)
+            self.clock.advance(1)
+        self.assertTrue(60 <= len(self.opening) <= 135, len(self.opening))
+
+    def test_silent_host_is_given_up(self) -> None:
+        """And asked again after a pause."""
+        self.warm.start()
+        self.pass_time(OPENING_TIMEOUT_S + LONGEST_PAUSE_S)
+        self.assertTrue(self.opening[0].called)
+        self.assertGreater(len(self.opening), 1)
+
+    def test_recovery_is_reported(self) -> None:
+        """One line when it fails, one when it works again."""
+        with capturedLogs() as events:
+            self.warm.start()
+            self.opening[-1].errback(ConnectionRefusedError())
+            self.pass_time(2)
+            self.opened()
+        self.assertEqual([event["log_level"].name for event in events], ["warn", "info"])
+
+    def test_nothing_is_left_after_the_stop(self) -> None:
+        """Whatever was going on: opening, resting, or a pause."""
+        self.warm.start()
+        self.warm.stop()
+        self.assertTrue(self.opening[-1].called)
+        self.lost(40)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class PaceTests(SynchronousTestCase):
+    """Pace."""
+
+    def test_fast_host_has_the_shortest_patience(self) -> None:
+        """Also one of which nothing is known."""
+        pace = Pace()
+        self.assertEqual(pace.patience_s(), 0.7)
+        for _ in range(10):
+            pace.answered(0.4)
+        self.assertEqual(pace.patience_s(), 0.7)
+
+    def test_slow_answer_counts_at_once_and_is_forgotten(self) -> None:
+        """A host that has become slow is not doubted twice."""
+        pace = Pace()
+        pace.answered(0.05)
+        pace.answered(0.9)
+        self.assertGreater(pace.patience_s(), 1.2)
+        for _ in range(8):
+            pace.answered(0.05)
+        self.assertEqual(pace.patience_s(), 0.7)
