@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-from middlewared.config import AppleApp, read_config
+from middlewared.config import AndroidApp, AppleApp, read_config
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from tests.test_config_reader import APPLE, ConfigCase
@@ -229,6 +229,21 @@ class RuleTests(ConfigCase):
         self.assert_rule(both, "[app:a:android]: must have either")
         self.assert_rule("[app:a:gcm]\n", "[app:a:gcm] api_key: must be set")
 
+    def test_addressing_of_fcm(self) -> None:
+        """How a device is addressed has three ways; a label is of the letters Google takes."""
+        section = "[app:a:android]\nservice_account=s\n"
+        (app,) = self.read(f"{section}address=FID\nanalytics_label=calls-1.%~_\n").apps.values()
+        assert isinstance(app, AndroidApp)
+        self.assertEqual((app.address, app.analytics_label), ("fid", "calls-1.%~_"))
+        (app,) = self.read(section).apps.values()
+        assert isinstance(app, AndroidApp)
+        self.assertEqual((app.address, app.analytics_label), ("auto", ""))
+        self.assert_rule(f"{section}address=x\n", "[app:a:android] address: must be one of")
+        for label in ("two words", "x" * 51, "é"):
+            self.assert_rule(
+                f"{section}analytics_label={label}\n", "[app:a:android] analytics_label: must be"
+            )
+
     def test_account_backends_need_what_they_read(self) -> None:
         """voipgrid its URL, htpasswd its file."""
         self.assert_rule("[accounts]\nbackend=voipgrid\n", "[accounts] base_url: must be set")
@@ -310,6 +325,15 @@ class WarningTests(ConfigCase):
         self.assert_warned(f"{api}[app:a:android]\napi_key=k\n", "[app:a:android] url: ")
         self.assertEqual([], self.warnings(f"{api}[app:a:android]\nservice_account=s\n"))
         self.assertEqual([], self.warnings(f"{api}[app:a:gcm]\napi_key=k\nurl=https://relay/\n"))
+
+    def test_settings_of_fcm_v1_are_warned_about_with_a_legacy_key(self) -> None:
+        """The legacy protocol has no such fields."""
+        legacy = "[app:a:android]\nurl=https://relay/\napi_key=k\n"
+        api = f"{PROXIED}[calls]\nresponse_api=https://h/\n"
+        for key, value in (("address", "fid"), ("analytics_label", "calls")):
+            self.assert_warned(f"{api}{legacy}{key}={value}\n", f"[app:a:android] {key}: has no")
+            good = f"{api}[app:a:android]\nservice_account=s\n{key}={value}\n"
+            self.assertEqual([], self.warnings(good))
 
     def test_database_password_without_tls_is_warned_about(self) -> None:
         """libpq goes on without TLS unless sslmode demands it."""

@@ -69,7 +69,8 @@ class Server(Factory):
     async def end(self) -> None:
         """Close all connections."""
         for peer in self.peers:
-            peer.transport.abortConnection()
+            if peer not in self.gone:
+                peer.transport.abortConnection()
         await until(lambda: len(self.gone) == len(self.peers))
 
     def buildProtocol(self, addr: object) -> Peer:

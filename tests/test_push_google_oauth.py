@@ -190,6 +190,63 @@ class AccessTokensTests(SynchronousTestCase):
         self.answer(grant("ya29.two"))
         self.assertEqual(self.text_of(waiting), "ya29.two")
 
+    def test_clock_renews_the_token(self) -> None:
+        """After any rest a call finds a good one and waits for no one."""
+        self.tokens.start()
+        self.answer(grant("ya29.0"))
+        for hour in range(1, 4):
+            self.clock.advance(3300)
+            self.assertEqual(len(self.http.answers), hour + 1)
+            self.answer(grant(f"ya29.{hour}"))
+            self.assertEqual(self.text_of(self.get()), f"ya29.{hour}")
+
+    def test_clock_tries_again_while_the_token_server_is_away(self) -> None:
+        """With pauses, and without a call; calls go on with the token there is."""
+        self.tokens.start()
+        self.answer(grant("ya29.one", 3600))
+        with capturedLogs() as events:
+            for _ in range(3590):
+                if not self.http.answers[-1].called:
+                    self.http.answers[-1].errback(OutgoingFailed("refused"))
+                self.clock.advance(1)
+        self.assertEqual(self.text_of(self.get()), "ya29.one")
+        self.assertTrue(5 < len(self.http.answers) < 25, len(self.http.answers))
+        self.assertTrue(all(event["log_level"] is LogLevel.error for event in events))
+        self.assertTrue(2 < len(events) < 7, len(events))
+        self.assertTrue(all(0 < event["left_s"] <= 300 for event in events))
+        self.clock.advance(40)
+        self.answer(grant("ya29.two"))
+        self.assertEqual(self.text_of(self.get()), "ya29.two")
+
+    def test_clock_gets_the_first_token_after_an_outage(self) -> None:
+        """The token server was away at the start; the first call comes when it is back."""
+        self.tokens.start()
+        self.answer(refusal(503))
+        while self.http.answers[-1].called:
+            self.clock.advance(1)
+        self.answer(grant())
+        self.assertEqual(self.text_of(self.get()), "ya29.one")
+
+    def test_token_server_is_not_asked_busily(self) -> None:
+        """An account that was removed is asked about twice a minute, and reported once."""
+        with capturedLogs() as events:
+            self.tokens.start()
+            for _ in range(600):
+                if not self.http.answers[-1].called:
+                    self.answer(refusal(400, INVALID_GRANT))
+                self.clock.advance(1)
+        self.assertTrue(15 < len(self.http.answers) < 35, len(self.http.answers))
+        self.assertTrue(8 < len(events) < 13, len(events))
+
+    def test_nothing_is_asked_after_the_stop(self) -> None:
+        """Neither by the clock nor by a call."""
+        self.with_token()
+        self.successResultOf(Deferred.fromCoroutine(self.tokens.stop()))
+        self.clock.advance(10_000)
+        self.assertIsInstance(self.successResultOf(self.get()), Temporary)
+        self.assertEqual(len(self.http.answers), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_failure_reaches_all_waiters_and_is_not_repeated_at_once(self) -> None:
         """While the server is down, pushes fail fast and the server is asked seldom."""
         waiting = [self.get(), self.get()]

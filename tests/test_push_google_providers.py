@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
 from middlewared.push.google.legacy import fcm_send_url
@@ -24,6 +25,7 @@ from middlewared.simulator.certificates import Authority
 from middlewared.simulator.google_errors import (
     bare_error,
     fcm_error,
+    invalid_fid,
     invalid_token,
     legacy_error,
     legacy_success,
@@ -175,11 +177,50 @@ class FcmProviderTests(Common, GoogleTestCase):
             self.google.scripts.for_next(1, reply)
             self.assertEqual(await self.send(), expected)
 
-    async def test_start_fetches_the_token_ahead(self) -> None:
-        """The first call of the day need not wait for the token server."""
+    async def test_start_prepares_the_first_push(self: Any) -> None:
+        """It need not wait for the token server, nor for a connection."""
         self.provider.start()
+        while self.provider.connection_states()["production", "ready"] < 2:
+            await deferLater(reactor, 0.02)  # one of them for the access token
+        opened = self.google.connections_opened
         self.assertEqual(await self.send(), Accepted())
         self.assertEqual(self.google.oauth.issued_count, 1)
+        self.assertEqual(self.google.connections_opened, opened)
+
+    async def test_addresses(self) -> None:
+        """What is no registration token goes as the installation's id, or as is wished."""
+        fid = TOKEN.partition(":")[0]
+        for address, token, expected in (
+            ("auto", TOKEN, (TOKEN, False)),
+            ("auto", fid, (fid, True)),
+            ("token", fid, (fid, False)),
+            ("fid", TOKEN, (fid, True)),
+            ("fid", fid, (fid, True)),
+        ):
+            self.provider = self.new_fcm(address=address)
+            self.assertEqual(await self.send(call_push(token=token)), Accepted())
+            pushed = self.google.record.delivered[-1]
+            self.assertEqual((pushed.token, pushed.is_fid), expected)
+        self.assertEqual(await self.send(call_push(token=":no-installation")), MALFORMED_TOKEN)
+
+    async def test_dead_installation(self) -> None:
+        """As dead as a dead token."""
+        self.google.scripts.for_next(1, invalid_fid())
+        self.assertEqual(await self.send(call_push(token="x" * 22)), TokenDead("INVALID_ARGUMENT"))
+
+    async def test_label_for_delivery_reports(self) -> None:
+        """Calls and notices are counted under it."""
+        await self.send()
+        self.assertEqual(self.google.record.delivered[-1].analytics_label, "")
+        self.provider = self.new_fcm(analytics_label="calls")
+        await self.send()
+        self.assertEqual(self.google.record.delivered[-1].analytics_label, "calls")
+
+    async def test_name_of_the_message_is_for_the_log(self) -> None:
+        """Google's support asks for it."""
+        result = await self.send()
+        assert isinstance(result, Accepted)
+        self.assertTrue(result.provider_id.startswith("projects/"), result)
 
     async def test_revoked_access_token_is_renewed_once(self) -> None:
         """All pushes in flight come through with one renewal."""
@@ -242,10 +283,13 @@ class LegacyProviderTests(Common, GoogleTestCase):
             self.google.scripts.for_next(1, reply)
             self.assertEqual(await self.send(), expected)
 
-    async def test_canonical_token_is_told(self) -> None:
-        """The registry is to store it."""
+    async def test_canonical_token_is_passed_on(self) -> None:
+        """The registry is to store it; the log has the id of the message."""
         self.google.scripts.for_next(1, legacy_success("0:1", "canonical"))
-        self.assertEqual(await self.send(), Accepted(canonical_token="canonical"))
+        result = await self.send()
+        self.assertEqual(result, Accepted(canonical_token="canonical"))
+        assert isinstance(result, Accepted)
+        self.assertEqual(result.provider_id, "0:1")
 
     async def test_wrong_server_key_is_a_configuration_fault(self) -> None:
         """No device is to blame."""

@@ -110,6 +110,34 @@ class FcmVerdictTests(SynchronousTestCase):
         ):
             self.assertEqual(fcm_verdict(answer), TokenDead("INVALID_ARGUMENT"))
 
+    def test_invalid_argument_about_the_installation_is_a_dead_token(self) -> None:
+        """The details name message.fid; a server that does not know the field is another case."""
+        for description, expected in (
+            ("The Firebase installation ID is not valid", TokenDead),
+            ("Unknown name \"fid\" at 'message': Cannot find field.", Rejected),
+        ):
+            fields = [{"field": "message.fid", "description": description}]
+            violation = {"@type": BAD_REQUEST, "fieldViolations": fields}
+            answer = fcm_error(400, details=[violation], status="INVALID_ARGUMENT", message="")
+            self.assertEqual(fcm_verdict(answer), expected("INVALID_ARGUMENT"))
+
+    def test_statuses_of_google_rpc_are_temporary(self) -> None:
+        """ABORTED and CANCELLED (google.rpc.Code) may work another time."""
+        for status, name in ((409, "ABORTED"), (499, "CANCELLED")):
+            self.assertEqual(fcm_verdict(fcm_error(status, status=name)), Temporary(name))
+
+    def test_name_of_the_message_is_kept(self) -> None:
+        """It is what Google's support asks for; what could not be one is left out."""
+        for name, kept in (
+            ("projects/p/messages/0:15%31bd", "projects/p/messages/0:15%31bd"),
+            ("two\nlines", ""),
+            ("x" * 300, ""),
+            (7, ""),
+        ):
+            result = fcm_verdict(reply(200, json.dumps({"name": name}).encode()))
+            assert isinstance(result, Accepted)
+            self.assertEqual(result.provider_id, kept)
+
     def test_invalid_argument_about_the_rest_is_our_bug(self) -> None:
         """A wrong payload does not cost a device."""
         violation = {"@type": BAD_REQUEST, "fieldViolations": [{"field": "message.data[0].value"}]}

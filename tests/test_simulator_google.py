@@ -20,6 +20,7 @@ from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
+    ResponseFailed,
     ResponseNeverReceived,
 )
 
@@ -38,7 +39,16 @@ from middlewared.simulator.google_errors import (
 )
 from middlewared.simulator.google_oauth import GRANT_TYPE, SCOPE, oauth_error
 from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http import Delay, Deliver, HangUp, HttpReply, Stall, html_reply
+from middlewared.simulator.http import (
+    BreakOff,
+    Close,
+    Delay,
+    Deliver,
+    HangUp,
+    HttpReply,
+    Stall,
+    html_reply,
+)
 
 TOKEN = "phone-1"
 SERVER_KEY = "legacy-key"
@@ -223,6 +233,36 @@ class MessageTests(GoogleTestCase):
             self.assertEqual(answer.json["error"]["status"], "INVALID_ARGUMENT")
         self.assertEqual(self.told, [])
         self.assertEqual(len(self.server.record.refused), 10)
+
+    async def test_installation_ids(self) -> None:
+        """A device may be addressed by message.fid instead of message.token."""
+        good = {"data": {}, "fid": "fEsV1-installation_id0"}
+        self.assertEqual((await self.send(message=good)).status, 200)
+        (push,) = self.told
+        self.assertEqual((push.token, push.is_fid), ("fEsV1-installation_id0", True))
+        for fid in ("with:colon", "", 7):
+            answer = await self.send(message={"fid": fid})
+            self.assertEqual(answer.status, 400)
+            self.assertIn('"field": "message.fid"', answer.text)
+        both = await self.send(message={"fid": "x", "token": "y"})
+        self.assertIn("already set", both.text)
+
+    async def test_analytics_label(self) -> None:
+        """A label of the letters that the reference names is kept."""
+        self.assertEqual((await self.send(fcm_options={"analytics_label": "calls-1"})).status, 200)
+        self.assertEqual(self.told[0].analytics_label, "calls-1")
+        wrong: tuple[Any, ...] = ({"analytics_label": "two words"}, {"label": "x"}, [])
+        for options in wrong:
+            self.assertEqual((await self.send(fcm_options=options)).status, 400)
+
+    async def test_answers_that_break_off(self) -> None:
+        """An orderly close instead of an answer, and a reset in the middle of one."""
+        self.server.scripts.for_next(1, Close())
+        with self.assertRaises(ResponseNeverReceived):
+            await self.send()
+        self.server.scripts.for_next(1, BreakOff(HttpReply(200, b"x" * 100)))
+        with self.assertRaises(ResponseFailed):
+            await self.send()
 
     async def test_every_documented_error(self) -> None:
         """A scripted error has its statuses and names its code in the details."""

@@ -91,17 +91,20 @@ class AccessTokens:
 
         Whoever is cancelled while it waits leaves the renewal to the others.
         """
-        now = self._clock.seconds()
-        token = self._token
-        if token is not None and now < token.expires_at:
+        token = self._valid()
+        if token is not None:
             return token
-        if now >= self._failed_at + self._pause_s():
+        if self._clock.seconds() >= self._failed_at + self._pause_s():
             self._begin()
         if self._renewing is None:  # it failed just now
-            return self._token or self._fault
+            return self._valid() or self._fault
         waiter: Deferred[AccessToken | Fault] = Deferred()
         self._renewing.addCallback(_share, waiter)
         return await waiter
+
+    def _valid(self) -> AccessToken | None:
+        token = self._token
+        return token if token is not None and self._clock.seconds() < token.expires_at else None
 
     def discard(self, token: AccessToken) -> bool:
         """
