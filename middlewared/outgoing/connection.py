@@ -82,6 +82,7 @@ class Connection(HTTP11ClientProtocol):
         self._secure = secure
         self._most_raw = MOST_HEAD_BYTES + MOST_FRAMING * max_body_bytes
         self._tcp: Any = None
+        self._poll = select.poll()
         self._closing: DelayedCall | None = None
         self._answer: BoundedParser | None = None
         self._is_flushed = True
@@ -94,6 +95,7 @@ class Connection(HTTP11ClientProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._tcp = self.transport.transport if self._secure else self.transport
+        self._poll.register(self._tcp.fileno(), _CLOSED_BY_PEER)
         self._owner.opened(self)
         if not self._secure:
             self.handshakeCompleted()
@@ -165,9 +167,7 @@ class Connection(HTTP11ClientProtocol):
         """Whether a request may be sent: nothing is under way, the peer has not closed."""
         if self._gone or self.leaving or self.state != "QUIESCENT":
             return False
-        poll = select.poll()
-        poll.register(self._tcp.fileno(), _CLOSED_BY_PEER)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     def leave(self) -> None:
         """Close it; the peer has ``CLOSING_S`` to agree."""
