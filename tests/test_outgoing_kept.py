@@ -170,6 +170,45 @@ class KeptTests(KeptTestCase):
         self.server.peers[-1].transport.abortConnection()
         await until(lambda: len(self.server.peers) == 4)
 
+    async def keep_two(self) -> None:
+        """Two idle connections."""
+        self.server.answer = lambda _: None
+        both = gatherResults([self.asking(), self.asking()])
+        await until(lambda: len(self.server.asked) == 2)
+        for peer in self.server.asked:
+            peer.transport.write(OK)
+        await both
+
+    async def test_silent_connection_casts_doubt_on_those_that_rest(self) -> None:
+        """They are closed before the next request finds out by itself."""
+        await self.keep_two()
+        self.server.answer = lambda _: None
+        began = reactor.seconds()
+        await self.assertFailure(self.asking(answer=AnswerTimes(5.0)), TimedOut)
+        self.assertTrue(0.69 < reactor.seconds() - began < 2)
+        await until(lambda: len(self.server.gone) == 2)
+
+    async def test_sign_of_life_removes_the_doubt(self) -> None:
+        """The path is good when another connection was answered meanwhile."""
+        await self.keep_two()
+        silent = self.asking(answer=AnswerTimes(5.0))
+        await until(lambda: len(self.server.asked) == 3)
+        self.server.answer = lambda peer: peer.transport.write(OK)
+        await self.asking()
+        await self.assertFailure(silent, TimedOut)
+        self.assertEqual(self.client.connection_states(self.url)["ready"], 1)
+        await self.asking()
+        self.assertEqual(len(self.server.peers), 2)
+
+    async def test_first_byte_ends_the_doubt(self) -> None:
+        """Then the answer has its whole time."""
+        await self.asking()
+        self.server.answer = lambda peer: peer.transport.write(OK[:5])
+        asking = self.asking(answer=AnswerTimes(5.0))
+        await deferLater(reactor, 0.9)
+        self.server.peers[0].transport.write(OK[5:])
+        self.assertEqual((await asking).status, 200)
+
     async def test_states_of_connections(self) -> None:
         """Being made, ready, and none."""
         self.assertEqual(set(self.client.connection_states(self.url).values()), {0})
@@ -277,6 +316,21 @@ class KeptOverTlsTests(KeptTests):
     """The same, where a handshake comes first."""
 
     is_secure = True
+
+    async def test_wrong_name_is_sent_nothing(self) -> None:
+        """The handshake was completed, and yet no request may follow."""
+        with tempfile.TemporaryDirectory() as folder:
+            authority = Authority(folder=Path(folder))
+            self.tls = ClientTLS(trust=load_trust(authority.certificate))
+            certificate = authority.server(hosts=("other.example",))
+            endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            factory = cast(Factory, ServerTLS(certificate).wrap(self.server))
+            port = await endpoint.listen(factory)
+        self.addCleanup(port.stopListening)
+        self.url = f"https://127.0.0.1:{port.getHost().port}/"
+        self.client = self.new_client()
+        await self.assertFailure(self.asking(), OutgoingFailed)
+        self.assertEqual((self.progress.sent_at, self.server.asked), (None, []))
 
 
 def answer_and_close(answer: bytes) -> Callable[[Peer], None]:

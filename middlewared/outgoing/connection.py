@@ -58,7 +58,9 @@ class Connection(HTTP11ClientProtocol):
     :ivar host: the peer, as its owner names it.
     :ivar is_established: whether a request can be sent.
     :ivar opened_at: when a request could first be sent.
+    :ivar handshake_s: how long the TLS handshake took, one or two round trips; 0: none.
     :ivar heard_at: the last sign of life from the peer.
+    :ivar leaving: whether it is being closed.
     :ivar watcher: whose request it is; None while it is idle.
     """
 
@@ -87,9 +89,11 @@ class Connection(HTTP11ClientProtocol):
         self._answer: BoundedParser | None = None
         self._is_flushed = True
         self._gone = False
+        self.leaving = False
         self._waiting: Deferred[Connection] | None = None
         self.is_established = False
         self.opened_at = self.heard_at = clock.seconds()
+        self.handshake_s = 0.0
         self.watcher: Watcher | None = None
 
     def connectionMade(self) -> None:
@@ -97,12 +101,15 @@ class Connection(HTTP11ClientProtocol):
         self._tcp = self.transport.transport if self._secure else self.transport
         self._poll.register(self._tcp.fileno(), _CLOSED_BY_PEER)
         self._owner.opened(self)
+        self.opened_at = self._clock.seconds()
         if not self._secure:
             self.handshakeCompleted()
 
     def handshakeCompleted(self) -> None:
         """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
-        self.opened_at = self.heard_at = self._clock.seconds()
+        now = self._clock.seconds()
+        self.handshake_s = now - self.opened_at
+        self.opened_at = self.heard_at = now
         self.is_established = True
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
@@ -154,11 +161,6 @@ class Connection(HTTP11ClientProtocol):
         return None if self._answer is None else self._answer.status
 
     @property
-    def leaving(self) -> bool:
-        """Whether it is being closed."""
-        return self._closing is not None
-
-    @property
     def is_flushed(self) -> bool:
         """Whether all of the last request has left this process."""
         return self._is_flushed or not self._is_holding()
@@ -171,13 +173,15 @@ class Connection(HTTP11ClientProtocol):
 
     def leave(self) -> None:
         """Close it; the peer has ``CLOSING_S`` to agree."""
-        if self._closing is None and not self._gone:
+        if not (self.leaving or self._gone):
+            self.leaving = True
             self._closing = self._clock.callLater(CLOSING_S, self._abandoned)
             self.transport.loseConnection()
 
     def abandon(self) -> None:
         """Close it at once, whatever the peer does."""
         if not self._gone:
+            self.leaving = True
             self.transport.abortConnection()
 
     def _flush(self) -> None:

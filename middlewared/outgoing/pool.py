@@ -76,7 +76,8 @@ class ConnectionPool:
         connecting: Deferred[Any] = cast(Any, endpoint).connect(
             _Connections(lambda: self._new(host))
         )
-        return connecting.addCallback(Connection.when_established).addBoth(ended)
+        connecting.addCallback(Connection.when_established).addBoth(ended)
+        return connecting.addCallback(self._measured)
 
     def keep(self, connection: Connection) -> None:
         """``connection`` is idle: keep it for the next request."""
@@ -138,6 +139,12 @@ class ConnectionPool:
         if self._emptied is not None and not self._open:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
+
+    def _measured(self, connection: Connection) -> Connection:
+        """A host that is far away shows it in the handshake."""
+        if connection.handshake_s > 0:
+            self.pace(connection.host).answered(connection.handshake_s)
+        return connection
 
     def _ready(self, host: Host) -> list[Connection]:
         return [
