@@ -54,20 +54,15 @@ def as_google_knows(account: Account, path: Path) -> ServiceAccount:
     )
 
 
-def device(token: str = TOKEN, **options: Any) -> Device:
-    return Device(
-        sip_user_id=123456789, platform=Platform.ANDROID, app="app", token=token, **options
-    )
+def device(token: str = TOKEN) -> Device:
+    return Device(sip_user_id=123456789, platform=Platform.ANDROID, app="app", token=token)
 
 
-def call_push(
-    wait_s: float = 4.0, token: str = TOKEN, push_profile: str = "", **options: Any
-) -> CallPush:
+def call_push(wait_s: float = 4.0, token: str = TOKEN, **options: Any) -> CallPush:
     now = reactor.seconds()
     incoming = IncomingCall(123456789, "+31612345678", "Jan", "call-1")
     call = Call("0123456789abcdef0123456789abcdef", incoming, now, now + wait_s, now)
-    woken = device(token, push_profile=push_profile)
-    return CallPush(woken, call, 1, "https://mw.example/api/call-response/", **options)
+    return CallPush(device(token), call, 1, "https://mw.example/api/call-response/", **options)
 
 
 class GoogleTestCase(TestCase):

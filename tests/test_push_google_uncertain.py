@@ -97,7 +97,7 @@ class Paths:
         """Its push waits as long as its repeat has to; meanwhile others use a new connection."""
         await self.keep_connections(3)
         self.gate.forget()
-        once = Deferred.fromCoroutine(self.timed(call_push(push_profile="once")))
+        once = Deferred.fromCoroutine(self.timed(call_push(repeat_after_s=1.5)))
         await deferLater(reactor, 0.75)
         self.assertEqual(await self.send(), Accepted())
         took_s, result = await once
@@ -108,7 +108,7 @@ class Paths:
         """Google is alive, and takes 0.9 s."""
         await self.keep_connections(2)
         self.google.scripts.for_next(1, Deliver(), Delay(0.9))
-        self.assertEqual(await self.send(call_push(push_profile="once")), Accepted())
+        self.assertEqual(await self.send(call_push(repeat_after_s=1.5)), Accepted())
         self.assertEqual(self.google.record.received_count, 3)
 
     async def test_slow_google_is_learnt(self: Any) -> None:

@@ -185,7 +185,14 @@ class Waking:
             return ConfigFault("app-removed")
         flight = _Flight()
         departs = partial(self._departs, attempt, flight)
-        push = CallPush(device, self._call, attempt, self._settings.response_api, departs)
+        push = CallPush(
+            device,
+            self._call,
+            attempt,
+            self._settings.response_api,
+            departs,
+            repeat_after_s=UNCERTAIN_PAUSE_S if self._once else 0.0,
+        )
         number = "" if attempt == 1 else str(attempt)
         self._trace.mark(f"sent{number}")
         result = await route.provider.send(push)

@@ -35,6 +35,11 @@ class CallPush:
     attempt: int
     response_api: str
     wanted: Callable[[], bool] = attrs.field(default=_always, eq=False, repr=False)
+    repeat_after_s: float = 0.0
+    """
+    When an uncertain push is repeated at the earliest, from its sending: until then its
+    status may still come and spare the repeat.
+    """
 
     @property
     def deadline(self) -> float:

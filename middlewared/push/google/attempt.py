@@ -42,12 +42,6 @@ from middlewared.waiting import with_fair_timeout
 ATTEMPT_TIMEOUT_S = 2.0
 """For Google to be connected to, and once more for its answer to a push that it took."""
 
-ONCE_REPEAT_S = 1.5
-"""
-When a device that wants one push a call gets a repeat of one that is uncertain. Until
-then an answer may still come on a kept connection that is silent, and spares the repeat.
-"""
-
 _SAME_LINE_EVERY_S = 60.0
 _MOST_LINES_KEPT = 50
 
@@ -73,7 +67,9 @@ class Attempt:
         :raises OutgoingFailed: no status came.
         """
         push = self.push
-        is_once = push.device.push_profile == "once"
+        wanted, patience_s = None, 0.0
+        if isinstance(push, CallPush):
+            wanted, patience_s = push.wanted, push.repeat_after_s
         try:
             return await self.http.request(
                 "POST",
@@ -82,8 +78,8 @@ class Attempt:
                 body=body,
                 timeout_s=self.timeout_s,
                 turn_s=push.deadline - self.clock.seconds(),
-                wanted=push.wanted if isinstance(push, CallPush) else None,
-                answer=AnswerTimes(self.timeout_s, ONCE_REPEAT_S if is_once else 0.0),
+                wanted=wanted,
+                answer=AnswerTimes(self.timeout_s, patience_s),
                 progress=self.progress,
             )
         except OutgoingFailed:
