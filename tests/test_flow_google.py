@@ -1,0 +1,47 @@
+"""Faults of Google that cost no call, with phones that refuse repeats of a push."""
+
+from __future__ import annotations
+
+from middlewared.simulator.generations import ANDROID_6
+from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.http import BreakOff, Deliver, HangUp, HttpReply, HttpStep, Stall
+from middlewared.simulator.phone import Phone, Reaction
+from tests.test_flow_calls import FlowTestCase
+
+# As deployed apps do it: 1.2 s from push to answer, "no" to a repeat meanwhile.
+DEPLOYED = Reaction(1.2, refuses_repeats=True)
+
+
+class GoogleFaultTests(FlowTestCase):
+    """Each fault meets the first push of the call, which reaches the phone."""
+
+    calls = "roundtrip_wait_ms = 4000\nresend_interval_ms = 1000\n"
+
+    async def meet(self, *fault: HttpStep, push_profile: str | None = None) -> Phone:
+        """A call is answered in spite of ``fault``; gives the phone."""
+        await self.start()
+        phone = await self.phone(ANDROID_6, reaction=DEPLOYED, push_profile=push_profile)
+        self.stage.google.scripts.for_next(1, Deliver(), *fault)
+        self.assertEqual((await self.call()).outcome, "answered")
+        self.assertTrue(all(isinstance(push, GooglePush) for push in phone.pushes))
+        return phone
+
+    async def test_connection_lost(self) -> None:
+        """Repeats are refused, and the phone answers nevertheless."""
+        phone = await self.meet(HangUp())
+        self.assertGreater(len(phone.pushes), 1)
+
+    async def test_connection_lost_for_a_phone_that_wants_one_push(self) -> None:
+        """It answers before the push would be repeated."""
+        phone = await self.meet(HangUp(), push_profile="once")
+        self.assertEqual(len(phone.pushes), 1)
+
+    async def test_success_whose_body_breaks_off(self) -> None:
+        """The status counts: nothing is repeated to a phone that wants one push."""
+        phone = await self.meet(BreakOff(HttpReply(200, b"{}" * 50)), push_profile="once")
+        self.assertEqual(len(phone.pushes), 1)
+
+    async def test_silence(self) -> None:
+        """Google took the push and says nothing."""
+        phone = await self.meet(Stall(), push_profile="once")
+        self.assertEqual(len(phone.pushes), 1)
