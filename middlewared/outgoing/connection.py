@@ -87,7 +87,7 @@ class Connection(HTTP11ClientProtocol):
         self._poll = select.poll()
         self._closing: DelayedCall | None = None
         self._answer: BoundedParser | None = None
-        self._is_flushed = True
+        self._unsent = 0
         self._gone = False
         self.leaving = False
         self._waiting: Deferred[Connection] | None = None
@@ -99,6 +99,7 @@ class Connection(HTTP11ClientProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._tcp = self.transport.transport if self._secure else self.transport
+        self._count()
         self._poll.register(self._tcp.fileno(), _CLOSED_BY_PEER)
         self._owner.opened(self)
         self.opened_at = self._clock.seconds()
@@ -132,7 +133,7 @@ class Connection(HTTP11ClientProtocol):
             parser._responseDeferred = self._parser._responseDeferred
             parser.makeConnection(self._transportProxy)  # type: ignore[no-untyped-call]
             self._parser = self._answer = parser
-        self._flush()
+        self._written()
         if self.watcher is not None:
             self.watcher.sent()
         return answer
@@ -163,7 +164,7 @@ class Connection(HTTP11ClientProtocol):
     @property
     def is_flushed(self) -> bool:
         """Whether all of the last request has left this process."""
-        return self._is_flushed or not self._is_holding()
+        return self._unsent <= 0
 
     def is_usable(self) -> bool:
         """Whether a request may be sent: nothing is under way, the peer has not closed."""
@@ -184,27 +185,25 @@ class Connection(HTTP11ClientProtocol):
             self.leaving = True
             self.transport.abortConnection()
 
-    def _flush(self) -> None:
-        """
-        Send what was written now, not in the next turn of the reactor.
+    def _count(self) -> None:
+        """Count what leaves: TLS may later write words of its own behind a request."""
+        write_some = self._tcp.writeSomeData
 
-        A close by the peer that arrives until then would otherwise be read first, and TLS
-        then writes words of its own: what had been sent could not be told any more.
-        """
+        def counted(data: Any) -> Any:
+            written = write_some(data)
+            if isinstance(written, int):
+                self._unsent -= written
+            return written
+
+        self._tcp.writeSomeData = counted
+
+    def _written(self) -> None:
+        """A request was written: from now on count until its last byte has left."""
         gathered = getattr(self.transport, "_aggregator", None)  # TLS collects small writes
         if gathered is not None:
             gathered.flush()
-        # A failure is met again by the reactor, which then reports the connection as lost.
-        self._tcp.doWrite()
-        self._is_flushed = not self._is_holding()
-
-    def _is_holding(self) -> bool:
         tcp = self._tcp
-        return bool(
-            getattr(self.transport, "_appSendBuffer", None)
-            or tcp._tempDataLen
-            or len(tcp.dataBuffer) > tcp.offset
-        )
+        self._unsent = len(tcp.dataBuffer) - tcp.offset + tcp._tempDataLen
 
     def _giveUp(self, reason: Failure) -> None:
         super()._giveUp(reason)  # type: ignore[no-untyped-call]
