@@ -152,7 +152,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual((reply.status, len(self.server.peers)), (200, 2))
 
     async def test_connection_does_not_rest_for_long(self) -> None:
-        """Somebody on the way may forget it, without a word."""
+        """A translator on the way may forget it silently."""
         self.client = self.new_client(rest_s=0.1)
         await self.asking()
         await until(lambda: len(self.server.gone) == 1)
@@ -261,7 +261,7 @@ class KeptTests(KeptTestCase):
         self.assertIsNone(self.progress.partial)
 
     async def test_body_that_stalls(self) -> None:
-        """The status, the headers and the part that came are kept, whoever ends it."""
+        """The status, the headers and the part that came are kept: time-out or cancelled."""
         head = b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 10\r\n\r\nhalf"
         self.server.answer = lambda peer: peer.transport.write(head)
         await self.assertFailure(self.asking(answer=AnswerTimes(0.2)), TimedOut)

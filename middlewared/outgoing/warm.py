@@ -31,7 +31,7 @@ class WarmConnection:
     the latest sign of life is older than ``renew_s``: a path that died silently, or a
     translator that forgot the connection, is then not met by a call.
 
-    :param open_one: opens a connection for whoever asks next.
+    :param open_one: opens a connection for the next request.
     :param heard_at: the latest sign of life over the connections there are; None: none.
     :param explain: a failure in a few words.
     """

@@ -210,7 +210,7 @@ def _names_token(error: dict[str, Any]) -> bool:
     """Whether a 400 is about the push token and not about the rest of our message."""
     for detail in objects(error.get("details")):
         for violation in objects(detail.get("fieldViolations")):
-            # A server that does not know message.fid says so of each device.
+            # A relay that does not know message.fid refuses it for each device.
             unknown = "Cannot find field" in str(violation.get("description"))
             if violation.get("field") in _ADDRESS_FIELDS and not unknown:
                 return True
