@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import attrs
@@ -13,7 +14,6 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.trial.unittest import TestCase
 
-from middlewared.clock import WallClock
 from middlewared.model import Call, Device, IncomingCall, Platform
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.credentials import (
@@ -22,11 +22,13 @@ from middlewared.push.apns.credentials import (
     load_certificate,
     load_key,
 )
-from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
+from middlewared.push.apns.paths import Paths
+from middlewared.push.apns.provider import ApnsProvider, ApnsSettings, Endpoints
 from middlewared.push.apns.token import ProviderTokens
-from middlewared.push.interface import CallPush, Push, PushResult
+from middlewared.push.interface import CallPush, Push, PushResult, Uncertain
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
+from tests.cuttable import CuttableProxy
 
 reactor: Any = _reactor
 APP = "com.voipgrid.vialer"
@@ -71,6 +73,11 @@ def tcp(host: str, port: int) -> IStreamClientEndpoint:
     return cast(IStreamClientEndpoint, TCP4ClientEndpoint(reactor, host, port, timeout=5))
 
 
+def by_way_of(relay: CuttableProxy) -> Endpoints:
+    """Connections through ``relay``, whatever they are meant for."""
+    return lambda host, port: tcp(*relay.node)
+
+
 class AppleTestCase(TestCase):
     """Both of Apple's environments, their authority, and providers that are stopped at the end."""
 
@@ -82,6 +89,7 @@ class AppleTestCase(TestCase):
         self.authority = Authority(folder=self.folder)
         self.key = write_provider_key(self.folder)
         self.tokens = ProviderTokens(clock=reactor)
+        self.paths = Paths()
 
     async def serve(self, **options: Any) -> AppleServer:
         """Start an Apple that trusts our certificates and knows our key."""
@@ -109,6 +117,7 @@ class AppleTestCase(TestCase):
         sandbox: str | None = None,
         *,
         credentials: Credentials | None = None,
+        sandbox_credentials: Credentials | None = None,
         connections: int | None = None,
     ) -> ApnsSettings:
         """Settings for servers at these URLs; the certificate unless said otherwise."""
@@ -121,24 +130,37 @@ class AppleTestCase(TestCase):
             credentials=shown,
             tls=ClientTLS(trust=trust, certificate=own, protocols=[b"h2"]),
             production_url=production,
-            sandbox_url=sandbox or production,
+            sandbox_url=production if sandbox is None else sandbox,
             connections=connections or self.connections,
+            sandbox_credentials=sandbox_credentials,
         )
 
-    def provide(
-        self,
-        settings: ApnsSettings,
-        *,
-        clock: Any = reactor,
-        wall: WallClock = reactor.seconds,
-    ) -> ApnsProvider:
-        """A started provider."""
-        provider = ApnsProvider(
-            clock=clock, endpoint=tcp, tokens=self.tokens, settings=settings, wall=wall
-        )
+    async def relay(self, apple: AppleServer, *, delay_s: float = 0.0) -> CuttableProxy:
+        """A way to ``apple`` that can be made bad."""
+        relay = CuttableProxy(("127.0.0.1", urlsplit(apple.url).port or 0))
+        relay.delay_s = delay_s
+        await relay.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(relay.stop()))
+        return relay
+
+    def provide(self, settings: ApnsSettings, **options: Any) -> ApnsProvider:
+        """A started provider; ``options`` are the provider's own."""
+        defaults: dict[str, Any] = {
+            "clock": reactor,
+            "wall": reactor.seconds,
+            "endpoint": tcp,
+            "paths": self.paths,
+        }
+        provider = ApnsProvider(tokens=self.tokens, settings=settings, **{**defaults, **options})
         provider.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
         return provider
+
+    def assert_uncertain(self, result: PushResult, reason: str, *, since: float) -> None:
+        """``result`` is uncertain for ``reason``, and was sent between ``since`` and now."""
+        assert isinstance(result, Uncertain), result
+        self.assertEqual(result.reason, reason)
+        self.assertTrue(since <= result.sent_at <= reactor.seconds(), result)
 
     def sending(self, provider: ApnsProvider, push: Push) -> Deferred[PushResult]:
         """Send without waiting."""

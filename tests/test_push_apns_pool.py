@@ -18,16 +18,45 @@ from middlewared.push.apns import frames
 from middlewared.push.apns.alarm import MASS, PERIOD_S, MassRefusal
 from middlewared.push.apns.connection import Connection
 from middlewared.push.apns.exchange import OK, End, Exchange, always_wanted
-from middlewared.push.apns.keeper import HURRIED_BACKOFF_S, MAX_BACKOFF_S
+from middlewared.push.apns.keeper import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
+from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.pool import MAX_QUEUE, Pool
-from middlewared.push.interface import Rejected, Temporary
+from middlewared.push.interface import Rejected, Temporary, Uncertain
+
+PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
+
+
+class Wire(StringTransport):
+    """A transport over which PINGs are answered, as long as its network is alive."""
+
+    def __init__(self, network: Network, connection: Connection) -> None:
+        super().__init__()
+        self._network = network
+        self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        """Answer in the next turn."""
+        for piece in data.split(PING)[1:]:
+            self._network.clock.callLater(0, self._pong, piece[:8])
+        super().write(data)  # type: ignore[no-untyped-call]
+
+    def _pong(self, question: bytes) -> None:
+        if not self._network.dead and self._connection in self._network.connections:
+            self._connection.dataReceived(frames.ping(question, ack=True))
+
+    def abortConnection(self) -> None:
+        self._network.lose(self._connection)
+
+    loseConnection = abortConnection
 
 
 class Network:
     """Where a pool connects to: counts, refuses, or gives a connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.up = False
+        self.dead = False
         self.connects = 0
         self.settings = {3: 1}
         self.connections: list[Connection] = []
@@ -38,13 +67,9 @@ class Network:
         if not self.up:
             return fail(ConnectionRefusedError())
         connection = factory.buildProtocol(None)
-        transport = StringTransport()
-        transport.abortConnection = transport.loseConnection = (  # type: ignore[method-assign]
-            lambda: self.lose(connection)
-        )
-        connection.makeConnection(transport)
-        connection.dataReceived(frames.settings(self.settings))
         self.connections.append(connection)
+        connection.makeConnection(Wire(self, connection))
+        connection.dataReceived(frames.settings(self.settings))
         return succeed(connection)
 
     def lose(self, connection: Connection) -> None:
@@ -59,33 +84,54 @@ class PoolTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.network = Network()
+        self.network = Network(self.clock)
+        self.paths = Paths()
+        self.pools: list[Pool] = []
         self.pool = self.make_pool()
         self.addCleanup(self.at_the_end)
 
-    def make_pool(self) -> Pool:
+    def make_pool(self, *, host: str = "apple:443", size: int = 1) -> Pool:
         """A pool that was not started."""
-        return Pool(
+        pool = Pool(
             name="app production",
             clock=self.clock,
+            host=host,
             endpoint=lambda: cast(IStreamClientEndpoint, self.network),
-            size=1,
+            size=size,
+            paths=self.paths,
         )
+        self.pools.append(pool)
+        return pool
 
     def at_the_end(self) -> None:
         """Stopping leaves no timer."""
-        self.successResultOf(Deferred.fromCoroutine(self.pool.stop()))
+        for pool in self.pools:
+            self.successResultOf(Deferred.fromCoroutine(pool.stop()))
+        self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def submit(
-        self, *, deadline: float = 1e9, wanted: Callable[[], bool] = always_wanted
+        self,
+        *,
+        deadline: float = 1e9,
+        send_by: float | None = None,
+        wanted: Callable[[], bool] = always_wanted,
+        pool: Pool | None = None,
     ) -> list[End]:
         """Submit a push; its end will be in the list."""
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
+        exchange = Exchange(
+            block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted, send_by=send_by
+        )
         ends: list[End] = []
         exchange.ended.addCallback(ends.append)
-        self.pool.submit(exchange)
+        (pool or self.pool).submit(exchange)
         return ends
+
+    def start(self, pool: Pool | None = None) -> None:
+        """Start a pool; its connections come up and are measured."""
+        self.network.up = True
+        (pool or self.pool).start()
+        self.clock.advance(0)
 
     def test_a_provider_that_is_down_is_asked_ever_more_rarely(self) -> None:
         """But never given up."""
@@ -96,13 +142,23 @@ class PoolTests(SynchronousTestCase):
         self.clock.pump([1.0] * 600)
         self.assertGreaterEqual(self.network.connects - early, 600 / (MAX_BACKOFF_S + 1) - 1)
 
-    def test_a_waiting_push_shortens_the_rest(self) -> None:
-        """It has but a few seconds."""
+    def test_the_first_push_after_a_rest_waits_for_no_back_off(self) -> None:
+        """It has but a few seconds; those that follow hurry the attempts, but not each one."""
         self.pool.start()
         self.clock.pump([1.0] * 600)
+        before = self.network.connects
+        for count in (1, 1):
+            self.submit(deadline=self.clock.seconds() + 4)
+            self.clock.advance(0)
+            self.assertEqual(self.network.connects - before, count)
+        self.clock.advance(1.0)
+        self.assertEqual(self.network.connects - before, 2)
         self.network.up = True
+        self.clock.pump([1.0] * int(REST_S + 5))
+        for connection in list(self.network.connections):
+            self.network.lose(connection)
         ends = self.submit(deadline=self.clock.seconds() + 4)
-        self.clock.advance(HURRIED_BACKOFF_S)
+        self.clock.advance(0)
         self.assertEqual(self.pool.states(), {"connecting": 0, "ready": 1, "draining": 0})
         self.assertEqual((ends, len(self.network.connections[0].session.streams)), ([], 1))
 
@@ -167,14 +223,84 @@ class PoolTests(SynchronousTestCase):
         self.network.connections[0].dataReceived(answer)
         self.assertEqual(other, [OK])
 
-    def test_a_connection_that_idled_is_replaced_at_once(self) -> None:
-        """It answered PINGs; that the peer closes it at last is no failure."""
-        self.network.up = True
-        self.pool.start()
-        (connection,) = self.network.connections
-        connection.dataReceived(frames.ping(b"sleeping", ack=True))
-        self.network.lose(connection)
+    def test_a_connection_that_lived_for_a_while_is_replaced_at_once(self) -> None:
+        """That the peer closes an idle one at last is no failure; one that has just come is."""
+        self.start()
+        self.clock.pump([0.25] * int(4 * USEFUL_AFTER_S))
+        self.network.lose(self.network.connections[0])
         self.assertEqual(self.network.connects, 2)
+        self.network.lose(self.network.connections[0])
+        self.assertEqual(self.network.connects, 2)
+
+    def test_pushes_go_where_the_latest_sign_of_life_came_from(self) -> None:
+        """Of connections that rested: the path of the other may have died meanwhile."""
+        self.network.settings = {3: 1000}
+        pool = self.make_pool(size=3)
+        self.start(pool)
+        self.clock.pump([0.25] * 80)
+        heard = self.network.connections[1]
+        heard.session.ping()
+        heard.flush()
+        self.clock.pump([0.25] * 80)
+        for _ in range(3):
+            self.submit(pool=pool)
+        self.assertEqual(
+            [len(each.session.streams) for each in self.network.connections], [0, 3, 0]
+        )
+
+    def test_connections_that_were_heard_share_the_load(self) -> None:
+        """Then one is as good as the other."""
+        self.network.settings = {3: 1000}
+        pool = self.make_pool(size=2)
+        self.start(pool)
+        for _ in range(6):
+            self.submit(pool=pool)
+        self.assertEqual([len(each.session.streams) for each in self.network.connections], [3, 3])
+
+    def test_a_dead_path_costs_the_time_of_one_connection(self) -> None:
+        """The first doubt makes all to that host prove themselves, those of other apps too."""
+        pools = [self.make_pool(size=2), self.make_pool(size=2)]
+        elsewhere = self.make_pool(host="sandbox:443")
+        for pool in (*pools, elsewhere):
+            self.start(pool)
+        self.clock.pump([0.25] * 40)
+        before = list(self.network.connections)
+        self.network.dead = True
+        ends = self.submit(pool=pools[0])
+        self.clock.pump([0.25] * 4)
+        self.assertIsInstance(ends[0], Uncertain)
+        left = [each for each in before if each in self.network.connections]
+        self.assertEqual(left, before[4:])
+        self.assertEqual(self.network.connects, 9)
+
+    def test_a_push_in_doubt_waits_for_a_sign_of_life(self) -> None:
+        """It is sent when a connection has proved itself: not over one that may be dead."""
+        self.network.settings = {3: 1000}
+        self.start()
+        self.clock.pump([0.25] * 40)
+        self.network.dead = True
+        first = self.submit()
+        self.clock.pump([0.25] * 2)
+        second = self.submit()
+        (connection,) = self.network.connections
+        self.assertEqual(len(connection.session.streams), 1)
+        self.network.dead = False
+        connection.session.ping()
+        connection.flush()
+        self.clock.advance(0)
+        self.assertEqual((first, second, len(connection.session.streams)), ([], [], 2))
+
+    def test_what_may_be_sent_for_a_while_only_is_answered_until_the_deadline(self) -> None:
+        """Too late to be sent, it ends; sent in time, its answer is waited for."""
+        self.start()
+        self.clock.pump([0.25] * 40)
+        now = self.clock.seconds()
+        sent = self.submit(send_by=now + 1.5, deadline=now + 3.0)
+        queued = self.submit(send_by=now + 1.5, deadline=now + 3.0)
+        self.clock.pump([0.25] * 6)
+        self.assertEqual((sent, queued), ([], [Temporary("deadline")]))
+        self.clock.pump([0.25] * 6)
+        self.assertEqual([type(end) for end in sent], [Uncertain])
 
     def test_the_queue_is_served_in_order(self) -> None:
         """Whoever waits longest goes first, one stream at a time."""

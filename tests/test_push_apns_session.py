@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -17,10 +18,15 @@ from middlewared.push.apns.exchange import OK, Answer, End, Exchange
 from middlewared.push.apns.frames import ProtocolFault, pack
 from middlewared.push.apns.request import RequestKind, authorization_header
 from middlewared.push.apns.session import MAX_STREAMS, MOST_IDLE_FRAMES, Session
-from middlewared.push.interface import Temporary
+from middlewared.push.interface import Temporary, Uncertain
 
 KIND = RequestKind.of(authority="apple.example", topic="app.voip", push_type="voip")
-GONE = Temporary("gone")
+SENT_AT = 7.0
+
+
+def goaway(last_stream_id: int, code: int) -> bytes:
+    """A GOAWAY of the peer."""
+    return pack(frames.GOAWAY, 0, 0, struct.pack(">II", last_stream_id, code))
 
 
 def exchange(body: bytes = b"{}") -> Exchange:
@@ -49,7 +55,7 @@ class Peers:
     def exchange_bytes(self) -> None:
         """Carry bytes both ways until there are no more."""
         self.session.receive(self.server.data_to_send())
-        while out := self.session.sender.take():
+        while out := self.session.sender.take(SENT_AT):
             for event in self.server.receive_data(out):
                 self._note(event)
             self.session.receive(self.server.data_to_send())
@@ -63,14 +69,26 @@ class Peers:
             case StreamReset(stream_id=int(stream_id)):
                 self.resets.append(stream_id)
 
-    def open(self, body: bytes = b"{}") -> tuple[Exchange, list[End]]:
-        """Open an exchange; its end will be in the list."""
+    def open(self, body: bytes = b"{}", *, written: bool = True) -> tuple[Exchange, list[End]]:
+        """Open an exchange, and perhaps write it; its end will be in the list."""
         opened = exchange(body)
         ends: list[End] = []
         opened.ended.addCallback(ends.append)
         self.session.open(opened)
-        self.exchange_bytes()
+        if written:
+            self.exchange_bytes()
         return opened, ends
+
+    def reset(self, opened: Exchange, code: int) -> None:
+        """Have the peer reset a stream."""
+        frame = pack(frames.RST_STREAM, 0, opened.stream_id, struct.pack(">I", code))
+        self.session.receive(frame)
+
+    def ping(self) -> bytes:
+        """Have the session ask for a sign of life; the ACK, which is not delivered."""
+        self.session.sender.take(SENT_AT)
+        self.session.ping()
+        return frames.ping(self.session.sender.take(SENT_AT)[frames.HEAD_SIZE :], ack=True)
 
     def limit(self, streams: int) -> None:
         """Change how many streams are allowed."""
@@ -380,30 +398,101 @@ class EndTests(SynchronousTestCase):
         peers.exchange_bytes()
         self.assertEqual((peers.unprocessed, ends), ([opened], []))
 
-    def test_any_other_reset_is_temporary(self) -> None:
-        """Whether it was processed is not known."""
+    def test_any_other_reset_is_uncertain(self) -> None:
+        """All was sent: whether it was processed is not known."""
         peers = Peers()
         for code, name in ((ErrorCodes.INTERNAL_ERROR, "INTERNAL_ERROR"), (0xBAD, "code-0xbad")):
             opened, ends = peers.open()
-            peers.session.receive(
-                pack(frames.RST_STREAM, 0, opened.stream_id, struct.pack(">I", code))
-            )
-            self.assertEqual(ends, [Temporary(f"RST_STREAM {name}")])
+            peers.reset(opened, code)
+            self.assertEqual(ends, [Uncertain(f"RST_STREAM {name}", SENT_AT)])
+
+    def test_a_reset_before_the_last_byte_gives_it_back(self) -> None:
+        """The peer cannot have processed what it never had."""
+        peers = Peers(INITIAL_WINDOW_SIZE=4)
+        opened, ends = peers.open(b"too long")
+        peers.reset(opened, ErrorCodes.INTERNAL_ERROR)
+        self.assertEqual((ends, peers.unprocessed, opened.deaths), ([], [opened], 1))
+
+    def test_a_status_that_was_read_stands(self) -> None:
+        """Whatever becomes of the stream, or of the connection, after it."""
+        losses: dict[str, Callable[[Peers, Exchange], None]] = {
+            "reset": lambda peers, opened: peers.reset(opened, ErrorCodes.INTERNAL_ERROR),
+            "refused": lambda peers, opened: peers.reset(opened, ErrorCodes.REFUSED_STREAM),
+            "GOAWAY": lambda peers, _: peers.session.receive(goaway(0, ErrorCodes.NO_ERROR)),
+            "loss": lambda peers, _: peers.session.close(ErrorCodes.NO_ERROR, "gone"),
+            "bad trailers": lambda peers, opened: peers.session.receive(
+                pack(frames.HEADERS, frames.END_HEADERS, opened.stream_id, b"\x88")
+            ),
+        }
+        for name, lose in losses.items():
+            for status, answer in ((200, OK), (410, Answer(410, b"", "7"))):
+                peers = Peers()
+                opened, ends = peers.open()
+                headers = [(":status", str(status)), ("retry-after", "7")]
+                peers.server.send_headers(opened.stream_id, headers)
+                peers.exchange_bytes()
+                self.assertEqual(ends, [])
+                lose(peers, opened)
+                self.assertEqual((ends, peers.unprocessed), ([answer], []), name)
 
     def test_what_the_peer_never_had_wholly_was_not_processed(self) -> None:
-        """So it may be sent again when the connection ends."""
+        """So it may be sent again when the connection ends; what it had is uncertain."""
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         _, ends = peers.open(b"{}")
         cut, _ = peers.open(b"too long")
-        peers.session.close(ErrorCodes.NO_ERROR, GONE)
-        self.assertEqual((ends, peers.unprocessed), ([GONE], [cut]))
+        unwritten, _ = peers.open(b"{}", written=False)
+        peers.session.close(ErrorCodes.NO_ERROR, "gone")
+        self.assertEqual(ends, [Uncertain("gone", SENT_AT)])
+        self.assertEqual(peers.unprocessed, [unwritten, cut])
+
+    def test_it_was_sent_when_its_last_byte_was_written(self) -> None:
+        """Not before: the rest of a body may wait for a window."""
+        peers = Peers(INITIAL_WINDOW_SIZE=4)
+        opened, ends = peers.open(b"too long")
+        self.assertIsNone(opened.sent_at)
+        peers.server.increment_flow_control_window(4, stream_id=1)
+        peers.session.receive(peers.server.data_to_send())
+        self.assertIsNone(opened.sent_at)
+        peers.session.sender.take(9.0)
+        peers.session.close(ErrorCodes.NO_ERROR, "gone")
+        self.assertEqual(ends, [Uncertain("gone", 9.0)])
+
+    def test_a_covered_stream_whose_connection_is_lost_is_uncertain(self) -> None:
+        """GOAWAY says that it may have been processed (RFC 9113, section 6.8)."""
+        peers = Peers()
+        covered, ends = peers.open()
+        above, _ = peers.open()
+        peers.session.receive(goaway(covered.stream_id, ErrorCodes.NO_ERROR))
+        self.assertEqual((ends, peers.unprocessed), ([], [above]))
+        peers.session.close(ErrorCodes.NO_ERROR, "gone")
+        self.assertEqual(ends, [Uncertain("gone", SENT_AT)])
+
+    def test_a_malformed_answer_to_what_was_sent_is_uncertain(self) -> None:
+        """There was an answer, but not which."""
+        peers = Peers()
+        opened, ends = peers.open()
+        block = Encoder().encode([("apns-id", "x")])
+        peers.session.receive(pack(frames.HEADERS, frames.END_HEADERS, opened.stream_id, block))
+        self.assertEqual(ends, [Uncertain("malformed answer", SENT_AT)])
 
     def test_pings_are_answered_and_counted(self) -> None:
         """An ACK is a sign of life."""
         peers = Peers()
         peers.server.ping(b"12345678")
         peers.session.ping()
+        self.assertTrue(peers.session.asked)
         peers.exchange_bytes()
+        self.assertEqual((peers.session.signs, peers.session.asked), (1, False))
+
+    def test_an_ack_of_no_ping_is_no_sign_of_life(self) -> None:
+        """Only the latest PING's is: an older one says nothing of the path now."""
+        peers = Peers()
+        old = peers.ping()
+        new = peers.ping()
+        for ack in (old, frames.ping(b"12345678", ack=True)):
+            peers.session.receive(ack)
+            self.assertEqual(peers.session.signs, 0)
+        peers.session.receive(new)
         self.assertEqual(peers.session.signs, 1)
 
     def test_stream_numbers_run_out(self) -> None:
@@ -493,8 +582,7 @@ class FaultTests(SynchronousTestCase):
         peers = Peers()
         for _ in range(3):
             peers.session.receive(ping * (MOST_IDLE_FRAMES - 100))
-            peers.session.sender.take()
-            peers.session.receive(frames.ping(b"sleeping", ack=True))
+            peers.session.receive(peers.ping())
 
     def test_at_the_start(self) -> None:
         """The peer's preface is a SETTINGS frame."""
@@ -511,7 +599,7 @@ class FaultTests(SynchronousTestCase):
         peers = Peers()
         _, ends = peers.open()
         peers.session.receive(pack(frames.DATA, 0, 1, b"?"))
-        self.assertEqual(ends, [Temporary("malformed answer")])
+        self.assertEqual(ends, [Uncertain("malformed answer", SENT_AT)])
 
     def test_a_streams_window_of_zero_or_too_much(self) -> None:
         """Stream errors too."""
@@ -519,4 +607,4 @@ class FaultTests(SynchronousTestCase):
             peers = Peers()
             _, ends = peers.open()
             peers.session.receive(pack(frames.WINDOW_UPDATE, 0, 1, WORD.pack(increment)))
-            self.assertEqual(ends, [Temporary("malformed answer")])
+            self.assertEqual(ends, [Uncertain("malformed answer", SENT_AT)])

@@ -2,7 +2,7 @@
 One TCP and TLS connection to Apple: the session's bytes, and its signs of life.
 
 The one invariant: a connection on which pushes wait hears an answer or a PING's ACK
-every second, or it ends; when it ends, so do all its exchanges.
+within the time its round trip allows, or it ends; when it ends, so do all its exchanges.
 """
 
 from __future__ import annotations
@@ -12,43 +12,46 @@ from typing import Any
 
 from h2.errors import ErrorCodes
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.push.apns.exchange import End, Exchange
+from middlewared.push.apns.exchange import Exchange
+from middlewared.push.apns.faults import NoHttp2, describe_loss
 from middlewared.push.apns.frames import ProtocolFault
+from middlewared.push.apns.pulse import Pulse
 from middlewared.push.apns.session import MAX_STREAMS, Session
-from middlewared.push.interface import Temporary
 
-TICK_S = 0.25
-PING_AFTER_TICKS = 2
-SILENT_AFTER_TICKS = 4
-"""
-Time is counted in ticks of our own, so that a pause of this process blames nobody; and
-what has arrived by the last tick is read before the connection is given up.
-"""
-
-KEEP_ALIVE_S = 300.0
-"""Shorter than the memory of common address translators, longer than Apple frowns upon."""
+FRESH_S = 5.0
+"""Connections that gave a sign of life in this time are alike to new pushes."""
 
 DISTRUST_S = 5.0
+DISTRUST_LOAD = 1_000_000.0
 CLOSE_TIMEOUT_S = 2.0
 
 MAX_UNSENT_FRAMES = 8_192
 """How many answers to PING and SETTINGS a peer may provoke without reading them."""
 
+RESETS_AT_ONCE = 100
+RESETS_PER_S = 25.0
+"""
+How many streams we reset: servers take more for an attack (CVE-2023-44487) and close the
+connection. nghttp2, for one, allows 1,000 at once and 33 a second.
+"""
 
-@implementer(IPushProducer)
+
+@implementer(IPushProducer, IHandshakeListener)
 class Connection(Protocol):
     """
     Made by a pool for one connect.
 
     :param room: called when more exchanges may be opened than before.
     :param unprocessed: gets each exchange another connection may carry.
+    :param doubted: called when a sign of life is late: the path may be dead.
+    :param measured: told each round trip, in seconds.
     """
 
     log = Logger()
@@ -60,6 +63,8 @@ class Connection(Protocol):
         clock: Clock,
         room: Callable[[], None],
         unprocessed: Callable[[Exchange], None],
+        doubted: Callable[[], None] = lambda: None,
+        measured: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.session = Session(unprocessed=unprocessed)
         self.ready: Deferred[None] = Deferred(lambda _: self.abort("connect timed out"))
@@ -71,19 +76,31 @@ class Connection(Protocol):
         self.closed: Deferred[None] = Deferred()
         """Fires when the connection is gone; never fails."""
 
+        self.why = ""
+        """Why it was left, in a few words; "" as long as it was not."""
+
+        self.broken = False
+        """Whether it was left because something is wrong with peer or path."""
+
+        self.ready_at = 0.0
+        """When ``ready`` fired."""
+
+        self.doubt = doubted
+        self.measured = measured
+        self.pulse = Pulse(self, clock=clock)
         self._distrusted_until = 0.0
+        self._resets = float(RESETS_AT_ONCE)
+        self._reset_at = 0.0
         self._clock = clock
         self._room = room
         self._paused = False
         self._closing = True
+        self._ending = "connection lost"
+        self._made_at = 0.0
         self._receiving = False
-        self._ending: End | None = None
+        self._refused: Exception | None = None
         self._flushing: DelayedCall | None = None
-        self._watch: DelayedCall | None = None
-        self._signs = 0
-        self._quiet = 0
-        self._asked = False
-        self._resting = False
+        self._cutting: DelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.state}, {len(self.session.streams)} open>"
@@ -98,48 +115,64 @@ class Connection(Protocol):
     @property
     def can_open(self) -> bool:
         """Whether an exchange may be sent here now."""
-        return not self._paused and self.session.can_open
+        return not (self._paused or self.pulse.doubtful) and self.session.can_open
 
-    @property
-    def load(self) -> int:
+    def load(self, now: float) -> float:
         """How little this connection is to be preferred."""
-        load = len(self.session.streams)
-        if self._distrusted_until and self._distrusted_until > self._clock.seconds():
-            load += MAX_STREAMS
+        load = float(len(self.session.streams))
+        age_s = now - self.pulse.heard_at
+        if age_s > FRESH_S:
+            load += MAX_STREAMS + age_s
+        if self._distrusted_until > now:
+            load += DISTRUST_LOAD
         return load
 
     def send(self, exchange: Exchange) -> None:
         """Open a stream; what is sent in one turn of the reactor is written at once."""
-        if not self.session.streams and not self._asked:
-            self._listen()
+        if not self.session.streams:
+            self.pulse.expect()
         self.session.open(exchange)
         self._flush_soon()
 
-    def give_up(self, exchange: Exchange) -> None:
-        """End the stream of ``exchange`` if it is one of ours."""
-        if self.session.streams.get(exchange.stream_id) is exchange:
-            self.session.give_up(exchange)
-            self._flush_soon()
-            self._settle()
+    def give_up(self, exchange: Exchange) -> bool:
+        """End the stream of ``exchange``; False: no further one may be reset now."""
+        if self.session.streams.get(exchange.stream_id) is not exchange:
+            return True
+        # What the peer does not have wholly must not be sent on.
+        if exchange.whole and not self._may_reset():
+            return False
+        self.session.give_up(exchange)
+        self._flush_soon()
+        self._settle()
+        return True
+
+    def relieve(self) -> None:
+        """Leave, if most places are taken by pushes that no one waits for."""
+        streams = self.session.streams.values()
+        if 2 * sum(exchange.over for exchange in streams) > min(self.session.limit, MAX_STREAMS):
+            self.broken = True
+            self.leave("most pushes are not answered")
 
     def distrust(self) -> None:
         """Prefer other connections for a while."""
         self._distrusted_until = self._clock.seconds() + DISTRUST_S
 
-    def leave(self) -> None:
+    def leave(self, why: str) -> None:
         """Open no more; close when the last exchange has ended."""
+        self.why = self.why or why
         self.session.leaving = True
         self._settle()
 
-    def close(self, end: End) -> None:
-        """Close now; exchanges in flight get ``end``."""
-        self._ending = end
-        self.session.close(ErrorCodes.NO_ERROR, end)
+    def close(self, reason: str) -> None:
+        """Close now; exchanges in flight end for ``reason``."""
+        self._ending = self.why = reason
+        self.session.close(ErrorCodes.NO_ERROR, reason)
         self._settle()
 
-    def abort(self, why: str) -> None:
-        """Drop the connection without a word; its exchanges are to be sent again at once."""
-        self._ending = Temporary(why, retry_after_s=0)
+    def abort(self, reason: str) -> None:
+        """Drop the connection without a word; its exchanges end for ``reason``."""
+        self._ending = self.why = reason
+        self.broken = True
         self._closing = True
         self.session.leaving = True
         self._settle()
@@ -149,40 +182,53 @@ class Connection(Protocol):
 
     def connectionMade(self) -> None:
         self._closing = False
+        self._made_at = self._clock.seconds()
         self.transport.registerProducer(self, True)
         self.session.start()
-        self._flush()
+        self.flush()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is done: did the peer choose HTTP/2?"""
+        if self.transport.negotiatedProtocol != b"h2":
+            self._refused = NoHttp2()
+            self.abort(str(self._refused))
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        was_ready = self.session.ready
+        session = self.session
+        was_ready, signs = session.ready, session.signs
         self._receiving = True
         try:
-            self.session.receive(data)
+            session.receive(data)
         except ProtocolFault as fault:
             self._break(fault)
             return
         finally:
             self._receiving = False
-        if self.session.ready and not was_ready:
-            self._watch_in(KEEP_ALIVE_S)
+        if session.signs != signs:
+            self.pulse.heard()
+        if session.ready and not was_ready:
+            self.ready_at = self._clock.seconds()
+            self.pulse.begin(self.ready_at - self._made_at)
             self.ready.callback(None)
         if self.can_open:
             self._room()
-        self._flush()
+        self.flush()
         self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = True
-        for timer in (self._watch, self._flushing):
+        self.pulse.stop()
+        for timer in (self._cutting, self._flushing):
             if timer is not None and timer.active():
                 timer.cancel()
-        end = self._ending or Temporary("connection lost", retry_after_s=0)
-        self.session.close(ErrorCodes.NO_ERROR, end)
+        if not self.why:
+            self.why = describe_loss(reason.value)
+        self.session.close(ErrorCodes.NO_ERROR, self._ending)
         self._settle()
         if not self.ready.called:
-            self.ready.errback(reason)
+            self.ready.errback(self._refused or reason)
         self.closed.callback(None)
 
     def pauseProducing(self) -> None:
@@ -190,7 +236,7 @@ class Connection(Protocol):
 
     def resumeProducing(self) -> None:
         self._paused = False
-        self._flush()
+        self.flush()
         if self.can_open:
             self._room()
 
@@ -201,79 +247,58 @@ class Connection(Protocol):
 
     def _flush_soon(self) -> None:
         if self._flushing is None and not self._receiving:
-            self._flushing = self._clock.callLater(0, self._flush)
+            self._flushing = self._clock.callLater(0, self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what the session has to say, unless the transport takes no more."""
         if self._flushing is not None:
             if self._flushing.active():
                 self._flushing.cancel()
             self._flushing = None
+        if self._closing:
+            return
         if self._paused:
             if self.session.sender.unsent > MAX_UNSENT_FRAMES:
                 self.abort("the peer does not read")
-        elif (data := self.session.sender.take()) and not self._closing:
+        elif data := self.session.sender.take(self._clock.seconds()):
             self.transport.write(data)
 
     # Ending.
 
     def _settle(self) -> None:
-        """Tell that we are leaving; close after the last exchange."""
+        """Tell that we are leaving; close after the last exchange that someone waits for."""
         if not self.session.leaving:
             return
         if not self.left.called:
             self.left.callback(None)
-        if not self.session.streams and not self._closing:
-            self._flush()
+        if not self._closing and all(each.over for each in self.session.streams.values()):
+            self.flush()
             self._lose()
 
     def _lose(self) -> None:
         """Close after the last byte, but do not wait long for the peer to do the same."""
         self._closing = True
-        if self._watch is not None and self._watch.active():
-            self._watch.cancel()
-        self._watch = self._clock.callLater(CLOSE_TIMEOUT_S, self.transport.abortConnection)
+        self.pulse.stop()
+        self._cutting = self._clock.callLater(CLOSE_TIMEOUT_S, self.transport.abortConnection)
         self.transport.unregisterProducer()  # a transport waits for it
         self.transport.loseConnection()
 
     def _break(self, fault: ProtocolFault) -> None:
-        self.log.error("Apple's side broke HTTP/2: {what}", what=str(fault))
-        self._ending = Temporary("protocol error", retry_after_s=0)
+        self._ending = "protocol error"
+        self.why = f"Apple's side broke HTTP/2: {fault}"
+        self.broken = True
         self.session.close(fault.code, self._ending)
         self._settle()
 
-    # Signs of life.
+    def fell_silent(self) -> None:
+        """No sign of life came in time: replaced, since its path may be dead."""
+        self.abort("connection silent")
 
-    def _listen(self) -> None:
-        """The first exchange after a rest: from now on silence counts."""
-        self._signs = self.session.signs
-        self._quiet = 0
-        if self._watch is not None:
-            self._watch_in(TICK_S)
-
-    def _watch_in(self, delay: float) -> None:
-        self._resting = delay == KEEP_ALIVE_S
-        if self._watch is not None and self._watch.active():
-            self._watch.reset(delay)
-        else:
-            self._watch = self._clock.callLater(delay, self._tick)
-
-    def _tick(self) -> None:
-        heard = self.session.signs != self._signs
-        self._signs = self.session.signs
-        if heard:
-            self._quiet = 0
-            self._asked = False
-        elif self._asked or self.session.streams:
-            self._quiet += 1
-        if self._quiet > SILENT_AFTER_TICKS:
-            self.log.warn("a connection to Apple fell silent and is replaced")
-            self.abort("connection silent")
-            return
-        if self._quiet == SILENT_AFTER_TICKS:
-            self._watch_in(0)
-            return
-        if self._quiet == PING_AFTER_TICKS or (self._resting and not heard):
-            self._asked = True
-            self.session.ping()
-            self._flush()
-        self._watch_in(TICK_S if self._asked or self.session.streams else KEEP_ALIVE_S)
+    def _may_reset(self) -> bool:
+        now = self._clock.seconds()
+        earned = (now - self._reset_at) * RESETS_PER_S
+        self._resets, self._reset_at = min(self._resets + earned, RESETS_AT_ONCE), now
+        if self._resets < 1:
+            return False
+        self._resets -= 1
+        return True

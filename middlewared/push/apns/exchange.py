@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import attrs
 from twisted.internet.defer import Deferred
 
-from middlewared.push.interface import ConfigFault, Rejected, Temporary
+from middlewared.push.interface import ConfigFault, Rejected, Temporary, Uncertain
 
 
 @attrs.frozen
@@ -28,24 +28,24 @@ class Answer:
 OK = Answer(200)
 """The answer of almost every push, made once."""
 
-End: TypeAlias = Answer | Temporary | ConfigFault | Rejected
+End: TypeAlias = Answer | Temporary | Uncertain | ConfigFault | Rejected
 
 
 class Carrier(Protocol):
     """The connection an exchange was sent on."""
 
-    def give_up(self, exchange: Exchange) -> None:
-        """End its stream: nobody waits for the answer."""
+    def give_up(self, exchange: Exchange) -> bool:
+        """End its stream, no one waits for the answer; False: not now, but try again later."""
 
     def distrust(self) -> None:
         """Apple answered 5xx here: other connections are preferred for a while."""
 
-    def leave(self) -> None:
+    def leave(self, why: str) -> None:
         """Open no more exchanges here: another connection takes the place."""
 
 
 def always_wanted() -> bool:
-    """For pushes that are of use until their deadline."""
+    """For pushes that are useful until their deadline."""
     return True
 
 
@@ -64,7 +64,9 @@ class Exchange:
         "refusals",
         "reply",
         "retry_after",
+        "send_by",
         "sent",
+        "sent_at",
         "status",
         "stream_id",
         "wanted",
@@ -79,17 +81,22 @@ class Exchange:
         deadline: float,
         wanted: Callable[[], bool] = always_wanted,
         list_size: int = 0,
+        send_by: float | None = None,
+        avoid: Carrier | None = None,
     ) -> None:
         """
         :param block: the HPACK header block.
         :param list_size: of its headers, as RFC 9113 section 6.5.2 counts: the octets of each
             name and value, and 32.
-        :param deadline: when it must not be sent any more, by the pool's clock.
+        :param deadline: when its answer is not waited for any more, by the pool's clock.
+        :param send_by: when it must not be sent any more; None: at the deadline.
         :param wanted: asked right before it is sent.
+        :param avoid: sent over another connection if there is one.
         """
         self.block = block
         self.body = body
         self.deadline = deadline
+        self.send_by = deadline if send_by is None else send_by
         self.wanted = wanted
         self.list_size = list_size
         self.ended: Deferred[End] = Deferred(self._withdraw)
@@ -98,7 +105,9 @@ class Exchange:
         self.over = False
         """Whether nobody waits for the end any more."""
 
-        self.carrier: Carrier | None = None
+        self.carrier = avoid
+        """The connection it was sent on last."""
+
         self.refusals = 0
         self.deaths = 0
         """How many connections broke, or ended with an error, while they had it."""
@@ -109,6 +118,9 @@ class Exchange:
         """Forget the stream: it was never processed, another one may carry the push."""
         self.stream_id = 0
         self.sent = 0
+        self.sent_at: float | None = None
+        """When its last byte was handed to the transport: from then on it may be delivered."""
+
         self.window = 0
         self.status = 0
         self.reply = b""
@@ -116,8 +128,22 @@ class Exchange:
 
     @property
     def whole(self) -> bool:
-        """Whether the last byte was sent; before that the peer cannot have processed it."""
+        """Whether windows have let the last byte through."""
         return self.sent == len(self.body)
+
+    def fate(self, reason: str) -> Answer | Uncertain | None:
+        """
+        What its loss, for ``reason``, comes to: a status that was read stands, what the peer
+        may have is uncertain; None: the peer cannot have processed it.
+        """
+        if self.status:
+            return self.answer
+        return None if self.sent_at is None else Uncertain(reason, self.sent_at)
+
+    @property
+    def answer(self) -> Answer:
+        """What was read of the answer."""
+        return OK if self.status == 200 else Answer(self.status, self.reply, self.retry_after)
 
     def end(self, end: End) -> None:
         """Tell the end; only the first one counts."""

@@ -1,5 +1,5 @@
 """
-Why there is no connection: what failed, in a few words, and whether an operator must act.
+Why there is no connection, or none any more: in a few words, and whether an operator must act.
 
 The one invariant: only what no retry can heal is called a configuration fault.
 """
@@ -10,6 +10,7 @@ import json
 
 from OpenSSL import SSL
 from service_identity import VerificationError
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from middlewared.push.apns.reasons import is_config_fault
 from middlewared.push.interface import ConfigFault
@@ -18,13 +19,27 @@ _CLIENT_ALERTS = ("certificate", "unknown ca", "handshake failure", "access deni
 """Words in the TLS alerts by which a server refuses our certificate (RFC 8446, section 6.2)."""
 
 
-def connect_fault(error: Exception) -> ConfigFault | None:
+_NO_HTTP2 = "peer did not choose HTTP/2 (h2 by ALPN)"
+
+
+class NoHttp2(Exception):
+    """TLS is well, but the peer speaks something else: perhaps a proxy that breaks TLS up."""
+
+    def __init__(self) -> None:
+        super().__init__(_NO_HTTP2)
+
+
+def connect_fault(error: BaseException) -> ConfigFault | None:
     """The fault behind a failed connect, None when the next try may work."""
+    if isinstance(error, NoHttp2):
+        return ConfigFault(_NO_HTTP2)
     if isinstance(error, VerificationError):
         return ConfigFault("wrong host name in the server's certificate")
     for reason in _tls_reasons(error):
         if reason == "certificate verify failed":
             return ConfigFault("server certificate not trusted")
+        if "no application protocol" in reason:
+            return ConfigFault(_NO_HTTP2)
         if "alert" in reason and any(word in reason for word in _CLIENT_ALERTS):
             return ConfigFault("client certificate refused")
     return None
@@ -39,14 +54,24 @@ def farewell_fault(farewell: str) -> ConfigFault | None:
     return ConfigFault(reason) if isinstance(reason, str) and is_config_fault(reason) else None
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """One line for the log."""
     fault = connect_fault(error)
     text = fault.reason if fault is not None else "; ".join(_tls_reasons(error)) or str(error)
     return text.partition("\n")[0] or type(error).__name__
 
 
-def _tls_reasons(error: Exception) -> list[str]:
+def describe_loss(error: BaseException | None) -> str:
+    """Why a connection that was there is lost, for the log."""
+    if isinstance(error, ConnectionDone):
+        return "closed by the peer"
+    if isinstance(error, ConnectionLost):  # Twisted keeps the system's error to itself
+        return "reset by the peer or the network"
+    said = "; ".join(_tls_reasons(error))
+    return f"ended by TLS: {said}" if said else str(error)
+
+
+def _tls_reasons(error: BaseException | None) -> list[str]:
     """OpenSSL's words for it; none when it was something else."""
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return [str(entry[2]) for entry in error.args[0]]

@@ -2,13 +2,15 @@
 Keeps one place of a pool filled: connects, waits until the connection leaves, connects again.
 
 The one invariant: a place never makes two attempts closer together than its back-off
-says, and the back-off is forgotten only after Apple has answered something.
+says, unless a push waits; and the back-off is forgotten only after a connection was useful:
+Apple answered a push there, or it lived for a while.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,6 +31,12 @@ MAX_BACKOFF_S = 10.0
 MAX_FAULT_BACKOFF_S = 60.0
 HURRIED_BACKOFF_S = 1.0
 """How long a place may rest while a push waits."""
+
+REST_S = 10.0
+"""The first push after such a time waits for no back-off at all."""
+
+USEFUL_AFTER_S = 10.0
+"""A connection that was ready for so long was useful, although no push came."""
 
 
 class Host(Protocol):
@@ -69,6 +77,12 @@ class Keeper:
         self._told = ""
         self._nap: DelayedCall | None = None
         self._nap_ends = 0.0
+        self._hurried_at = -inf
+
+    @property
+    def problem(self) -> str:
+        """Why it has no connection, as far as it is known; "" else."""
+        return self._told
 
     def start(self) -> None:
         """Begin to connect."""
@@ -84,11 +98,18 @@ class Keeper:
     def hurry(self) -> None:
         """A push waits: try again soon, unless the configuration must be repaired first."""
         now = self._clock.seconds()
+        rested, self._hurried_at = now - self._hurried_at > REST_S, now
         if self._nap is None or self._fault is not None:
             return
-        if self._nap_ends > now + HURRIED_BACKOFF_S:
-            self._nap_ends = now + random.uniform(0, HURRIED_BACKOFF_S)  # noqa: S311
-            self._nap.reset(self._nap_ends - now)
+        if rested:
+            self._wake_at(now)
+        elif self._nap_ends > now + HURRIED_BACKOFF_S:
+            self._wake_at(now + random.uniform(0, HURRIED_BACKOFF_S))  # noqa: S311
+
+    def _wake_at(self, at: float) -> None:
+        if self._nap is not None:
+            self._nap_ends = at
+            self._nap.reset(at - self._clock.seconds())
 
     async def _keep(self) -> None:
         while not self._stopping:
@@ -116,19 +137,20 @@ class Keeper:
         return connection
 
     def _judge(self, connection: Connection) -> None:
-        """A connection left: was it of use, and what did the peer say?"""
-        session = connection.session
-        if session.signs:
+        """A connection was left: was it useful, and why did it end?"""
+        lived_s = self._clock.seconds() - connection.ready_at
+        if connection.session.answers or lived_s >= USEFUL_AFTER_S:
             self._failures = 0
             self._told = ""
         else:
             self._failures += 1
-        said = session.farewell or "connection lost"
-        self._fault = fault = farewell_fault(said)
+        said = connection.session.farewell or connection.why or "its stream numbers are used up"
+        self._fault = fault = farewell_fault(connection.session.farewell)
         if fault is not None:
             self._tell(fault, said)
         else:
-            self.log.info("{name}: {what}; connecting anew", name=self._name, what=said)
+            tell = self.log.warn if connection.broken else self.log.info
+            tell("{name}: {what}; connecting again", name=self._name, what=said)
 
     def _tell(self, fault: ConfigFault | None, what: str) -> None:
         """There is no connection. It is logged when it is news; a fault is for the operator."""

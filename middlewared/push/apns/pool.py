@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.push.apns.connection import Connection
 from middlewared.push.apns.exchange import Carrier, End, Exchange
 from middlewared.push.apns.keeper import Keeper
+from middlewared.push.apns.paths import Paths
 from middlewared.push.interface import ConfigFault, Rejected, Temporary
 
 MAX_QUEUE = 20_000
@@ -26,10 +28,13 @@ MAX_REFUSALS = 8
 MOST_DEATHS = 2
 """So many connections may end with a push on them before it is sent on no other."""
 
-REFUSER_LOAD = 1_000_000
+REFUSER_LOAD = 10_000_000.0
 
 SWEEP_S = 0.02
 """How late the end of a push at its deadline may be."""
+
+RESET_AGAIN_S = 1.0
+"""When streams that no one waits for are looked at again, after too many to be reset at once."""
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -42,7 +47,10 @@ class Pool:
     Keeps ``size`` connections ready and spreads exchanges over them.
 
     :param name: for the log: app and environment.
+    :param host: where ``endpoint`` leads to.
     :param endpoint: gives a TLS endpoint for each connect.
+    :param paths: knows the other pools of the same host.
+    :param measured: told each round trip of a PING, in seconds.
     """
 
     def __init__(
@@ -50,11 +58,18 @@ class Pool:
         *,
         name: str,
         clock: Clock,
+        host: str,
         endpoint: Callable[[], IStreamClientEndpoint],
         size: int,
+        paths: Paths,
+        measured: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.name = name
         self._clock = clock
+        self._host = host
+        self._paths = paths
+        self._measured = measured
+        self._prepared: Deferred[None] = Deferred()
         self._connections: list[Connection] = []
         self._keepers = [
             Keeper(name=name, clock=clock, endpoint=endpoint, factory=self._make, host=self)
@@ -72,8 +87,27 @@ class Pool:
 
     def start(self) -> None:
         """Begin to connect."""
+        self._paths.add(self._host, self)
         for keeper in self._keepers:
             keeper.start()
+
+    async def prepared(self) -> None:
+        """Wait for the first connection; one waits at a time."""
+        if self._hopeful:
+            return
+        self._prepared = Deferred()
+        await self._prepared
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection, in a few words."""
+        told = next((keeper.problem for keeper in self._keepers if keeper.problem), "")
+        return told or "not connected yet"
+
+    def prove(self) -> None:
+        """Have each connection give a sign of life soon, or fall silent."""
+        for connection in list(self._connections):
+            connection.pulse.prove()
 
     def states(self) -> dict[str, int]:
         """How many connections are connecting, ready and draining."""
@@ -85,8 +119,9 @@ class Pool:
 
     def submit(self, exchange: Exchange) -> None:
         """Send ``exchange`` now, or as soon as a stream is free."""
-        connection = None if self._queue else self._pick(None)
-        if exchange.deadline <= self._clock.seconds():
+        now = self._clock.seconds()
+        connection = None if self._queue else self._pick(exchange.carrier, now)
+        if exchange.send_by <= now:
             exchange.end(Temporary("deadline"))
         elif not exchange.wanted():
             exchange.end(UNWANTED)
@@ -100,17 +135,18 @@ class Pool:
             exchange.end(Temporary("queue full"))
         else:
             self._queue.append(exchange)
-            self._sweep_by(exchange.deadline)
+            self._sweep_by(exchange.send_by)
             for keeper in self._keepers:
                 keeper.hurry()
 
     async def stop(self) -> None:
-        """Close everything; exchanges in the queue and in flight end as Temporary."""
+        """Close everything; exchanges end as Temporary in the queue, Uncertain in flight."""
         self._stopped = Temporary("stopped")
+        self._paths.remove(self._host, self)
         await self._end_keepers()
         self._end_queue(self._stopped)
         for connection in list(self._connections):
-            connection.close(self._stopped)
+            connection.close(self._stopped.reason)
         await self._wait_closed(CLOSE_TIMEOUT_S)
 
     # What the keepers tell.
@@ -120,6 +156,8 @@ class Pool:
         self._fault = None
         self._connections.append(connection)
         connection.closed.addCallback(lambda _: self._connections.remove(connection))
+        if not self._prepared.called:
+            self._prepared.callback(None)
         self._drain_queue()
 
     def refused(self, fault: ConfigFault) -> None:
@@ -136,15 +174,21 @@ class Pool:
     # Exchanges.
 
     def _make(self) -> Connection:
-        return Connection(clock=self._clock, room=self._drain_queue, unprocessed=self._replay)
+        return Connection(
+            clock=self._clock,
+            room=self._drain_queue,
+            unprocessed=self._replay,
+            doubted=lambda: self._paths.doubt(self._host),
+            measured=self._measured,
+        )
 
-    def _pick(self, refused_by: Carrier | None) -> Connection | None:
+    def _pick(self, refused_by: Carrier | None, now: float) -> Connection | None:
         """The least loaded connection that can open an exchange; ``refused_by`` only at need."""
         best = None
         least = inf
         for connection in self._connections:
             if connection.can_open:
-                load = connection.load if connection is not refused_by else REFUSER_LOAD
+                load = connection.load(now) if connection is not refused_by else REFUSER_LOAD
                 if load < least:
                     best, least = connection, load
         return best
@@ -160,9 +204,9 @@ class Pool:
     def _drain_queue(self) -> None:
         """There is room: let those go that wait longest."""
         now = self._clock.seconds()
-        while self._queue and (connection := self._pick(self._queue[0].carrier)) is not None:
+        while self._queue and (connection := self._pick(self._queue[0].carrier, now)) is not None:
             exchange = self._queue.popleft()
-            if exchange.deadline <= now:
+            if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
             elif not exchange.wanted():
                 exchange.end(UNWANTED)
@@ -183,6 +227,7 @@ class Pool:
             exchange.end(Temporary("lost with its connection twice"))
         else:
             self._queue.appendleft(exchange)
+            self._sweep_by(exchange.send_by)
             self._drain_soon()
 
     def _drain_soon(self) -> None:
@@ -218,17 +263,32 @@ class Pool:
         """End what is due, and look again when the next one will be."""
         self._sweeping, self._sweep_at = None, inf
         now = self._clock.seconds()
-        self._queue = deque(each for each in self._queue if not each.over)
-        opened = [each for c in self._connections for each in c.session.streams.values()]
-        waiting = [*self._queue, *opened]
+        self._end_late(now)
+        for connection in list(self._connections):
+            self._give_up_late(connection, now)
+
+    def _end_late(self, now: float) -> None:
+        """Those in the queue that are too late to be sent."""
+        waiting = [each for each in self._queue if not each.over]
+        self._queue = deque(each for each in waiting if each.send_by > now)
+        for exchange in self._queue:
+            self._sweep_by(exchange.send_by)
         for exchange in waiting:
+            if exchange.send_by <= now:
+                exchange.end(Temporary("deadline"))
+
+    def _give_up_late(self, connection: Connection, now: float) -> None:
+        """Those on the way whose answer comes too late; not all streams may be reset at once."""
+        kept = False
+        for exchange in list(connection.session.streams.values()):
             if exchange.deadline > now:
                 self._sweep_by(exchange.deadline)
-        for exchange in waiting:
-            if exchange.deadline <= now:
-                if exchange.carrier is not None:
-                    exchange.carrier.give_up(exchange)
-                exchange.end(Temporary("deadline"))
+                continue
+            exchange.end(exchange.fate("deadline") or Temporary("deadline"))
+            kept |= not connection.give_up(exchange)
+        if kept:
+            self._sweep_by(now + RESET_AGAIN_S)
+            connection.relieve()
 
     # The end.
 

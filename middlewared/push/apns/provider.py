@@ -1,14 +1,16 @@
 """
 Pushes of one app through Apple.
 
-The one invariant: one ``send`` is one request to Apple, except where Apple's own answer
-asks for a second: a provider token that expired, or a device of the other environment.
+The one invariant: one ``send`` is one request to Apple, except where Apple has refused it
+and its answer asks for a second: a provider token that expired, or was refused although it
+was good before; a connection that idled too long; a device of the other environment.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -19,13 +21,16 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.alarm import MassRefusal
-from middlewared.push.apns.credentials import Credentials, KeyCredentials
-from middlewared.push.apns.exchange import Answer, Exchange, always_wanted
+from middlewared.push.apns.credentials import CertificateCredentials, Credentials, KeyCredentials
+from middlewared.push.apns.exchange import Answer, Carrier, Exchange, always_wanted
+from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
 from middlewared.push.apns.pool import Pool
 from middlewared.push.apns.reasons import (
     BAD_DEVICE_TOKEN,
     EXPIRED_PROVIDER_TOKEN,
+    IDLE_TIMEOUT,
+    INVALID_PROVIDER_TOKEN,
     LEAVING,
     PAYLOAD_TOO_LARGE,
     judge,
@@ -43,11 +48,21 @@ from middlewared.push.interface import (
     Temporary,
     TokenDead,
     TokenSuspect,
+    Uncertain,
 )
+from middlewared.push.troubles import Troubles
 
 OTHER_ENVIRONMENT_S = 1.5
-"""How long the other environment may take: the caller should soon hear that nobody rings."""
+"""
+How long a push may wait for the other environment: the caller should soon hear that no one
+rings. One that was sent there in time is waited for.
+"""
+
 HTTPS = 443
+SANDBOX_OFF = TokenSuspect("sandbox-off")
+"""The device says that its token is of the sandbox, which is switched off."""
+
+_AGAIN = frozenset({EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, IDLE_TIMEOUT})
 _TOKEN = re.compile(r"[0-9A-Fa-f]{2,200}")
 
 
@@ -63,7 +78,8 @@ class ApnsSettings:
     What is configured for one app.
 
     ``tls`` gives the TLS set-up for a host: trusted roots, ALPN ``h2`` and, with
-    certificate credentials, that certificate.
+    certificate credentials, that certificate. ``sandbox_url`` "": no sandbox.
+    ``sandbox_credentials`` None: the same as in production.
     """
 
     app: str
@@ -73,6 +89,7 @@ class ApnsSettings:
     production_url: str = "https://api.push.apple.com"
     sandbox_url: str = "https://api.sandbox.push.apple.com"
     connections: int = 2
+    sandbox_credentials: Credentials | None = None
 
 
 @attrs.frozen
@@ -81,6 +98,7 @@ class Message:
     What a push comes to for Apple: ``call`` tells VoIP from alert.
 
     ``expiration`` is in epoch seconds, since Apple reads it; ``deadline`` is ours.
+    ``send_by`` is when it is too late to be sent; None: the deadline.
     """
 
     call: bool
@@ -89,15 +107,23 @@ class Message:
     expiration: float
     deadline: float
     wanted: Callable[[], bool] = attrs.field(repr=False)
+    send_by: float | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Environment:
     """One of Apple's two: its connections, and how requests to it begin."""
 
+    name: str
     pool: Pool
     call: RequestKind
     notice: RequestKind
+    credentials: Credentials
+    proven: bool = False
+    """Whether Apple takes pushes with these credentials, as far as its last word goes."""
+
+    encoded: tuple[ProviderToken, bytes] | None = attrs.field(default=None, repr=False)
+    """The present provider token as a header."""
 
 
 class ApnsProvider:
@@ -111,20 +137,27 @@ class ApnsProvider:
         tokens: ProviderTokens,
         settings: ApnsSettings,
         wall: WallClock = wall_clock,
+        paths: Paths | None = None,
+        measured: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
-        """:param tokens: shared by all apps of the process."""
+        """
+        :param tokens: shared by all apps of the process; :param paths: likewise.
+        :param measured: told the round trip of each PING: environment and seconds.
+        """
         self._clock = clock
         self._wall = wall
         self._endpoint = endpoint
         self._tokens = tokens
         self._settings = settings
+        self._paths = paths or Paths()
+        self._measured = measured
+        self._troubles = Troubles(provider="Apple", app=settings.app, clock=clock)
         self._alarms = {
             call: MassRefusal(app=settings.app, kind=kind, clock=clock)
             for call, kind in ((True, "calls"), (False, "notices"))
         }
         self._environments = self._make_environments()
         self._background = Background()
-        self._encoded: tuple[ProviderToken, bytes] | None = None
 
     @property
     def credential_expiry(self) -> float | None:
@@ -139,13 +172,22 @@ class ApnsProvider:
             for state, count in environment.pool.states().items()
         }
 
+    async def prepared(self) -> None:
+        """Wait until there is a connection to production."""
+        await self._environments["production"].pool.prepared()
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection to production, in a few words."""
+        return self._environments["production"].pool.problem
+
     def start(self) -> None:
         """Begin to connect to both environments."""
         for environment in self._environments.values():
             environment.pool.start()
 
     async def stop(self) -> None:
-        """Close all connections; pushes in flight end as Temporary."""
+        """Close all connections; pushes in flight end as Temporary or Uncertain."""
         for environment in self._environments.values():
             self._background.run(environment.pool.stop())
         await self._background.finish()
@@ -158,80 +200,119 @@ class ApnsProvider:
         # It becomes part of a path, where "../" or "%2e" would mean something.
         if _TOKEN.fullmatch(message.token) is None:
             return MALFORMED_TOKEN
-        home = self._environments["sandbox" if push.device.sandbox else "production"]
+        home = self._environments.get("sandbox" if push.device.sandbox else "production")
+        if home is None:
+            return SANDBOX_OFF
         result = await self._attempt(home, message)
         if result.reason == PAYLOAD_TOO_LARGE and isinstance(push, CallPush):
             # Our own limit is Apple's published one; only the caller's name can be spared.
             message = attrs.evolve(message, body=apple_call_payload(push, with_name=False))
             result = await self._attempt(home, message)
-        if isinstance(result, TokenSuspect):
-            return await self._suspect(message, push.device.sandbox, result)
         if isinstance(result, Accepted):
             self._alarms[message.call].accepted()
+        elif isinstance(result, TokenSuspect):
+            return await self._suspect(message, home, result)
+        elif isinstance(result, ConfigFault | Rejected):
+            self._refused(home, result)
         return result
 
-    async def _suspect(self, message: Message, sandbox: bool, result: TokenSuspect) -> PushResult:
+    async def _suspect(
+        self, message: Message, home: Environment, result: TokenSuspect
+    ) -> PushResult:
         """A suspect token may be good in the other environment; many are a fault of ours."""
-        if result.reason == BAD_DEVICE_TOKEN:
-            other = self._environments["production" if sandbox else "sandbox"]
+        other = self._environments.get("production" if home.name == "sandbox" else "sandbox")
+        if result.reason == BAD_DEVICE_TOKEN and other is not None:
             soon = min(message.deadline, self._clock.seconds() + OTHER_ENVIRONMENT_S)
-            second = await self._attempt(other, attrs.evolve(message, deadline=soon))
+            second = await self._attempt(other, attrs.evolve(message, send_by=soon))
             if isinstance(second, Accepted):
                 return Accepted(other_environment=True)
-            if isinstance(second, TokenDead):
+            if isinstance(second, TokenDead | Uncertain):
                 return second
+            if isinstance(second, ConfigFault):
+                self._refused(other, second)
         if self._alarms[message.call].refused(result.reason, message.token):
             return ConfigFault(result.reason)
         return result
 
+    def _refused(self, environment: Environment, result: ConfigFault | Rejected) -> None:
+        self._troubles.refused(f"{result.reason} ({environment.name})")
+
     async def _attempt(self, environment: Environment, message: Message) -> PushResult:
-        """One request, and a second one when only the provider token was too old."""
-        credentials = self._settings.credentials
-        if not isinstance(credentials, KeyCredentials):
-            return await self._request(environment, message, b"")
-        token = self._tokens.current(credentials)
-        result = await self._request(environment, message, self._authorization(token))
+        """One request, and a second one when the first was refused for no fault of the push."""
+        credentials = environment.credentials
+        token = (
+            self._tokens.current(credentials) if isinstance(credentials, KeyCredentials) else None
+        )
+        first = self._exchange(environment, message, token)
+        result = await self._request(environment, first)
+        if result.reason not in _AGAIN:
+            return result
         if result.reason == EXPIRED_PROVIDER_TOKEN:
+            if token is None or isinstance(credentials, CertificateCredentials):
+                return result
             newer = self._tokens.expired(credentials, token)
-            if newer is not None:
-                return await self._request(environment, message, self._authorization(newer))
+            if newer is None:
+                return result
+            return await self._request(environment, self._exchange(environment, message, newer))
+        if result.reason == INVALID_PROVIDER_TOKEN and not environment.proven:
+            return result
+        if first.carrier is not None:
+            first.carrier.leave(f"Apple said {result.reason}")
+        second = self._exchange(environment, message, token, avoid=first.carrier)
+        result = await self._request(environment, second)
+        if result.reason == INVALID_PROVIDER_TOKEN:
+            environment.proven = False
         return result
 
-    async def _request(
-        self, environment: Environment, message: Message, authorization: bytes
-    ) -> PushResult:
+    def _exchange(
+        self,
+        environment: Environment,
+        message: Message,
+        token: ProviderToken | None,
+        avoid: Carrier | None = None,
+    ) -> Exchange:
+        """A request, with an apns-id of its own."""
         kind = environment.call if message.call else environment.notice
-        exchange = Exchange(
+        authorization = b"" if token is None else self._authorization(environment, token)
+        return Exchange(
             block=kind.block(
                 token=message.token, authorization=authorization, expiration=message.expiration
             ),
             body=message.body,
             deadline=message.deadline,
+            send_by=message.send_by,
             wanted=message.wanted,
             list_size=kind.list_size_of(token=message.token, authorization=authorization),
+            avoid=avoid,
         )
+
+    async def _request(self, environment: Environment, exchange: Exchange) -> PushResult:
         environment.pool.submit(exchange)
         end = await exchange.ended
-        if not isinstance(end, Answer):
-            return end
-        result = judge(end, self._wall())
+        if isinstance(end, Answer):
+            result = judge(end, self._wall())
+            if isinstance(result, Accepted):
+                environment.proven = True
+                return result
+        else:
+            result = end
         if exchange.carrier is not None:
-            if isinstance(result, Temporary):
+            if isinstance(result, Temporary | Uncertain):
                 exchange.carrier.distrust()
             if result.reason in LEAVING:
-                exchange.carrier.leave()
+                exchange.carrier.leave(f"Apple said {result.reason}")
         return result
 
-    def _authorization(self, token: ProviderToken) -> bytes:
+    def _authorization(self, environment: Environment, token: ProviderToken) -> bytes:
         """The encoded header of a provider token; encoded once."""
-        if self._encoded is None or self._encoded[0] is not token:
-            self._encoded = (token, authorization_header(token.text))
-        return self._encoded[1]
+        if environment.encoded is None or environment.encoded[0] is not token:
+            environment.encoded = (token, authorization_header(token.text))
+        return environment.encoded[1]
 
     def _make_environments(self) -> dict[str, Environment]:
         settings = self._settings
         urls = {"production": settings.production_url, "sandbox": settings.sandbox_url}
-        return {name: self._make_environment(name, url) for name, url in urls.items()}
+        return {name: self._make_environment(name, url) for name, url in urls.items() if url}
 
     def _make_environment(self, name: str, url: str) -> Environment:
         settings = self._settings
@@ -246,16 +327,22 @@ class ApnsProvider:
         pool = Pool(
             name=f"{settings.app} {name}",
             clock=self._clock,
+            host=f"{host}:{port}",
             endpoint=endpoint,
             size=settings.connections,
+            paths=self._paths,
+            measured=partial(self._measured, name),
         )
         topic = settings.topic
+        own = settings.sandbox_credentials if name == "sandbox" else None
         return Environment(
+            name,
             pool,
             RequestKind.of(authority=parts.netloc, topic=topic, push_type="voip"),
             RequestKind.of(
                 authority=parts.netloc, topic=topic.removesuffix(".voip"), push_type="alert"
             ),
+            own or settings.credentials,
         )
 
 

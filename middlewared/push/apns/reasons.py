@@ -25,8 +25,10 @@ from middlewared.push.retry_after import retry_after_s
 BAD_DEVICE_TOKEN = "BadDeviceToken"
 EXPIRED_PROVIDER_TOKEN = "ExpiredProviderToken"
 PAYLOAD_TOO_LARGE = "PayloadTooLarge"
+INVALID_PROVIDER_TOKEN = "InvalidProviderToken"
+IDLE_TIMEOUT = "IdleTimeout"
 SHUTDOWN = "Shutdown"
-LEAVING = frozenset({SHUTDOWN, "BadCertificate", "BadCertificateEnvironment"})
+LEAVING = frozenset({IDLE_TIMEOUT, SHUTDOWN, "BadCertificate", "BadCertificateEnvironment"})
 """After these no further push goes over the connection."""
 
 
@@ -41,7 +43,7 @@ _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Tempo
     "BadCertificate": ConfigFault,
     "BadCertificateEnvironment": ConfigFault,
     EXPIRED_PROVIDER_TOKEN: ConfigFault,  # after it was renewed once: our clock is wrong
-    "InvalidProviderToken": ConfigFault,
+    INVALID_PROVIDER_TOKEN: ConfigFault,
     "MissingProviderToken": ConfigFault,
     "UnrelatedKeyIdInToken": ConfigFault,
     "BadEnvironmentKeyInToken": ConfigFault,
@@ -58,7 +60,7 @@ _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Tempo
     "PayloadTooLarge": Rejected,
     "BadPath": Rejected,
     "MethodNotAllowed": Rejected,
-    "IdleTimeout": Temporary,
+    IDLE_TIMEOUT: Temporary,
     "TooManyRequests": Temporary,
     "TooManyProviderTokenUpdates": Temporary,
     "InternalServerError": Temporary,
@@ -66,7 +68,7 @@ _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Tempo
     SHUTDOWN: Temporary,
 }
 
-_AT_ONCE = frozenset({"IdleTimeout", SHUTDOWN})
+_AT_ONCE = frozenset({IDLE_TIMEOUT, SHUTDOWN})
 """Only this connection is meant; another one can take the push now."""
 
 MAX_REASON = 64

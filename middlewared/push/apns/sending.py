@@ -33,15 +33,21 @@ class Sender:
         self._table_size = frames.DEFAULT_TABLE_SIZE
         self._shrink = b""
         self._out: list[bytes] = []
+        self._completed: list[Exchange] = []
 
     @property
     def unsent(self) -> int:
         """How many pieces wait for ``take``."""
         return len(self._out)
 
-    def take(self) -> bytes:
-        """What is to be written now."""
+    def take(self, now: float) -> bytes:
+        """What is written ``now``: the requests whose last byte is in it have been sent."""
         out, self._out = self._out, []
+        if self._completed:
+            for exchange in self._completed:
+                if self._streams.get(exchange.stream_id) is exchange:
+                    exchange.sent_at = now
+            self._completed.clear()
         return b"".join(out)
 
     def write(self, frame: bytes) -> None:
@@ -58,6 +64,7 @@ class Sender:
             pack = frames.FRAME_HEAD.pack
             self.window -= size
             exchange.sent = size
+            self._completed.append(exchange)
             self._out += (
                 pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, stream_id),
                 block,
@@ -90,8 +97,7 @@ class Sender:
         for exchange in waiting:
             if self._streams.get(exchange.stream_id) is exchange:
                 self._send_body(exchange)
-                if not exchange.whole:
-                    self._blocked.append(exchange)
+                (self._completed if exchange.whole else self._blocked).append(exchange)
 
     def _send_body(self, exchange: Exchange) -> None:
         while not exchange.whole:

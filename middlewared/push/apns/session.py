@@ -2,7 +2,7 @@
 The client side of one HTTP/2 connection to Apple, without input or output (RFC 9113).
 
 The one invariant: every exchange that was opened leaves ``streams`` exactly once: with
-an answer, with a result, or as unprocessed (another connection may carry it, because
+an answer, as uncertain, or as unprocessed (another connection may carry it, because
 the peer said so or never had the whole of it).
 
 Requests are small, all alike and need no state of HPACK's encoder; answers are mostly
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from struct import Struct
 
 from h2.errors import ErrorCodes
 from h2.exceptions import InvalidSettingsValueError
@@ -22,7 +23,7 @@ from h2.settings import SettingCodes, Settings
 
 from middlewared.push.apns import frames
 from middlewared.push.apns.blocks import MAX_HEADER_BLOCK, HeaderBlocks, unpadded
-from middlewared.push.apns.exchange import OK, Answer, End, Exchange
+from middlewared.push.apns.exchange import OK, Exchange
 from middlewared.push.apns.frames import ProtocolFault
 from middlewared.push.apns.sending import Sender
 from middlewared.push.interface import Temporary
@@ -37,6 +38,7 @@ CONNECTION_WINDOW = 1 << 20
 """What the peer may send on all streams before we read it: a thousand refusals fit."""
 
 _WINDOW_STEP = CONNECTION_WINDOW // 2
+_QUESTION = Struct(">Q")
 _WHOLE = frames.END_HEADERS | frames.END_STREAM
 
 
@@ -61,11 +63,15 @@ class Session:
 
         self.answers = 0
         self.pongs = 0
+        """ACKs of our PINGs, each of the latest one."""
+
         self.limit = MAX_STREAMS
         self.max_list_size = inf
         """The largest header list that the peer takes."""
 
         self.sender = Sender(self.streams)
+        self._pings = 0
+        self._question = b""
         self._next_id = 1
         self._buffer = b""
         self._blocks = HeaderBlocks()
@@ -118,23 +124,42 @@ class Session:
         if self.streams.pop(exchange.stream_id, None) is not None:
             self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
 
-    def ping(self) -> None:
-        """Ask for a sign of life; ``pongs`` counts them."""
-        self.sender.write(frames.ping(b"sleeping"))
+    @property
+    def asked(self) -> bool:
+        """Whether the latest PING has no ACK yet."""
+        return bool(self._question)
 
-    def close(self, code: ErrorCodes, end: End) -> None:
-        """Say goodbye. What the peer never had wholly is unprocessed, the rest gets ``end``."""
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self._pings += 1
+        self._question = _QUESTION.pack(self._pings)
+        self.sender.write(frames.ping(self._question))
+
+    def close(self, code: ErrorCodes, reason: str) -> None:
+        """Say goodbye: no exchange is left; ``reason`` is told of those that are uncertain."""
         self.leaving = True
         self.sender.write(frames.goaway(code))
         exchanges = list(self.streams.values())
         self.streams.clear()
         # The last first: each goes before the others when it waits for its replay.
         for exchange in reversed(exchanges):
-            if exchange.whole:
-                exchange.end(end)
-            else:
-                exchange.deaths += 1
-                self._unprocessed(exchange)
+            self._lost(exchange, reason)
+
+    def _lost(self, exchange: Exchange, reason: str) -> None:
+        """No more of an answer will come."""
+        if (fate := exchange.fate(reason)) is not None:
+            exchange.end(fate)
+        else:
+            exchange.deaths += 1
+            self._unprocessed(exchange)
+
+    def _refused(self, exchange: Exchange, *, deadly: bool) -> None:
+        """The peer says it did not process it, unless it has answered already."""
+        if exchange.status:
+            exchange.end(exchange.answer)
+        else:
+            exchange.deaths += deadly
+            self._unprocessed(exchange)
 
     def receive(self, data: bytes) -> None:
         """
@@ -244,16 +269,13 @@ class Session:
         self.answers += 1
         if not exchange.whole:  # judged before it was read; our half is still open
             self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
-        if exchange.status == 200:
-            exchange.end(OK)
-        else:
-            exchange.end(Answer(exchange.status, exchange.reply, exchange.retry_after))
+        exchange.end(exchange.answer)
 
     def _malformed(self, exchange: Exchange) -> None:
         """A stream error (RFC 9113, section 8.1.1)."""
         del self.streams[exchange.stream_id]
         self.sender.write(frames.rst_stream(exchange.stream_id, ErrorCodes.PROTOCOL_ERROR))
-        exchange.end(Temporary("malformed answer"))
+        exchange.end(exchange.fate("malformed answer") or Temporary("malformed answer"))
 
     def _rst_stream(self, frame: frames.Frame) -> None:
         self._expect_opened(frame.stream_id)
@@ -263,9 +285,9 @@ class Session:
             return
         if code == ErrorCodes.REFUSED_STREAM:
             exchange.refusals += 1
-            self._unprocessed(exchange)
+            self._refused(exchange, deadly=False)
         else:
-            exchange.end(Temporary(f"RST_STREAM {frames.code_name(code)}"))
+            self._lost(exchange, f"RST_STREAM {frames.code_name(code)}")
 
     # The connection.
 
@@ -300,7 +322,9 @@ class Session:
         if len(frame.payload) != 8:
             raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "PING has a wrong length")
         if frame.flags & frames.ACK:
-            self.pongs += 1
+            if frame.payload == self._question:
+                self._question = b""
+                self.pongs += 1
         else:
             self.sender.write(frames.ping(frame.payload, ack=True))
 
@@ -313,8 +337,7 @@ class Session:
         self.farewell = f"GOAWAY {frames.code_name(code)} {debug[:200].decode('utf-8', 'replace')}"
         for exchange in [e for e in reversed(self.streams.values()) if e.stream_id > last]:
             del self.streams[exchange.stream_id]
-            exchange.deaths += code != ErrorCodes.NO_ERROR
-            self._unprocessed(exchange)
+            self._refused(exchange, deadly=code != ErrorCodes.NO_ERROR)
 
     def _window_update(self, frame: frames.Frame) -> None:
         increment = _word(frame.payload) & frames.MAX_WINDOW

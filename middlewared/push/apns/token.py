@@ -16,6 +16,9 @@ from middlewared.push.apns.credentials import KeyCredentials
 RENEW_AFTER_S = 50 * 60.0
 """Apple takes tokens that are at most an hour old."""
 
+BACKDATED_S = 30
+"""Apple refuses tokens from the future: so much may our clock be ahead of Apple's."""
+
 FORCED_PERIOD_S = 20 * 60.0
 MAX_FORCED = 3
 """
@@ -70,7 +73,7 @@ class ProviderTokens:
 
     def _make(self, credentials: KeyCredentials) -> ProviderToken:
         text = jwt.encode(
-            {"iss": credentials.team_id, "iat": int(self._wall())},
+            {"iss": credentials.team_id, "iat": int(self._wall()) - BACKDATED_S},
             credentials.key,
             algorithm="ES256",
             headers={"kid": credentials.key_id},

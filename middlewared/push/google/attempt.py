@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from math import inf
 from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from middlewared.clock import Clock
 from middlewared.outgoing.interface import (
@@ -37,13 +35,11 @@ from middlewared.push.interface import (
     Temporary,
     Uncertain,
 )
+from middlewared.push.troubles import Troubles
 from middlewared.waiting import with_fair_timeout
 
 ATTEMPT_TIMEOUT_S = 2.0
 """For Google to be connected to, and once more for its answer to a push that it took."""
-
-_SAME_LINE_EVERY_S = 60.0
-_MOST_LINES_KEPT = 50
 
 Judge: TypeAlias = Callable[[Reply], PushResult | None]
 """What an answer means; None: its status alone does not say."""
@@ -110,16 +106,13 @@ class Attempts:
     :param timeout_s: for a connection, and once more for the answer.
     """
 
-    _log = Logger()
-
     def __init__(
         self, *, app: str, http: HttpClient, clock: Clock, timeout_s: float = ATTEMPT_TIMEOUT_S
     ) -> None:
-        self._app = app
         self._http = http
         self._clock = clock
         self._timeout_s = timeout_s
-        self._reported: dict[str, float] = {}
+        self._troubles = Troubles(provider="Google", app=app, clock=clock)
 
     async def run(
         self,
@@ -138,7 +131,7 @@ class Attempts:
             running, left_s, self._clock, partial(attempt.without_answer, "deadline"), slices=1
         )
         if isinstance(result, ConfigFault | Rejected):
-            self._report(result.reason, fault=True)
+            self._troubles.refused(result.reason)
         return result
 
     async def _judged(
@@ -149,19 +142,6 @@ class Attempts:
         except Unwanted:
             return Temporary("unwanted")
         except OutgoingFailed as error:
-            self._report(str(error))
+            self._troubles.failed(str(error))
             reason = "timeout" if isinstance(error, TimedOut) else "transport"
             return attempt.without_answer(reason, 0.0 if isinstance(error, Dropped) else None)
-
-    def _report(self, trouble: str, *, fault: bool = False) -> None:
-        """One line for each trouble, not one for each push that met it."""
-        now = self._clock.seconds()
-        if now < self._reported.get(trouble, -inf) + _SAME_LINE_EVERY_S:
-            return
-        if len(self._reported) >= _MOST_LINES_KEPT:
-            self._reported.clear()
-        self._reported[trouble] = now
-        if fault:
-            self._log.error("Google refuses pushes of {app}: {why}", app=self._app, why=trouble)
-        else:
-            self._log.warn("cannot push for {app}: {why}", app=self._app, why=trouble)

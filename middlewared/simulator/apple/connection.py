@@ -311,6 +311,11 @@ class AppleConnection(Protocol):
         """Close TLS and TCP in order."""
         self.transport.loseConnection()
 
+    def hang_up(self) -> None:
+        """Close in order, after all that was said in this turn."""
+        self._flush()
+        self.close()
+
     def abort(self) -> None:
         """TCP reset."""
         self.transport.abortConnection()

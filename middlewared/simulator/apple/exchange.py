@@ -60,6 +60,9 @@ class Wire(Protocol):
     def abort(self) -> None:
         """TCP reset."""
 
+    def hang_up(self) -> None:
+        """Close in order, after all that was said in this turn."""
+
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call back, unless the connection has ended."""
 
@@ -117,6 +120,8 @@ class Exchange:
                 self._deliver()
             case faults.Interim(status):
                 self.wire.send_headers(self.stream_id, [(":status", str(status))])
+            case faults.Head(status):
+                self.wire.send_headers(self.stream_id, [(":status", str(status))])
             case faults.StreamLimit(limit):
                 self.wire.set_stream_limit(limit)
             case faults.RawFrames(data):
@@ -136,7 +141,12 @@ class Exchange:
 
     def _pause(
         self,
-        step: faults.Delay | Reject | faults.Stall | faults.ResetStream | faults.ResetConnection,
+        step: faults.Delay
+        | Reject
+        | faults.Stall
+        | faults.ResetStream
+        | faults.ResetConnection
+        | faults.HangUp,
     ) -> None:
         """Take a step after which the script does not go on, or not now."""
         match step:
@@ -151,6 +161,8 @@ class Exchange:
                 self.wire.reset_stream(self, code)
             case faults.ResetConnection():
                 self.wire.abort()
+            case faults.HangUp():
+                self.wire.hang_up()
 
     def _deliver(self) -> None:
         if self.push is not None and not self._delivered:

@@ -101,6 +101,18 @@ class ResetConnection:
 
 
 @attrs.frozen
+class HangUp:
+    """Close the connection in order, after all that was said."""
+
+
+@attrs.frozen
+class Head:
+    """The head of an answer, without its end; a further step decides on that."""
+
+    status: int = 200
+
+
+@attrs.frozen
 class GoAway:
     """
     GOAWAY that leaves out the latest ``unprocessed`` streams, this push's among them.
@@ -163,6 +175,8 @@ Step: TypeAlias = (
     | Stall
     | ResetStream
     | ResetConnection
+    | HangUp
+    | Head
     | GoAway
     | StreamLimit
     | Interim
@@ -203,6 +217,7 @@ class Behaviour:
     initial_window: int = 65_535
     max_frame_size: int = 16_384
     header_table_size: int = 4_096
+    max_header_list_size: int = 8_000
     replenish: bool = True
     goaway_after: int | None = None
     validate_headers: bool = True
