@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from middlewared.push.apns.credentials import (
     load_certificate,
     load_key,
 )
+from middlewared.push.apns.exchange import always_wanted
 from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings, Endpoints
 from middlewared.push.apns.token import ProviderTokens
@@ -49,7 +51,12 @@ def device(token: str = TOKEN, *, sandbox: bool = False, notices: str = "") -> D
 
 
 def call_push(
-    token: str = TOKEN, *, sandbox: bool = False, wait_s: float = 4.0, now: float | None = None
+    token: str = TOKEN,
+    *,
+    sandbox: bool = False,
+    wait_s: float = 4.0,
+    now: float | None = None,
+    wanted: Callable[[], bool] = always_wanted,
 ) -> CallPush:
     """A call that waits ``wait_s`` from now on."""
     started_at = reactor.seconds() if now is None else now
@@ -65,6 +72,7 @@ def call_push(
         call=call,
         attempt=1,
         response_api="https://pbx.example/api/call-response/",
+        wanted=wanted,
     )
 
 

@@ -151,7 +151,7 @@ class PauseTests(TestCase):
         await connection.ready
         push = Exchange(block=b"\x83", body=b"{}", deadline=reactor.seconds() + 60)
         connection.send(push)
-        connection._quiet = 3  # as after three quarters of a second
+        connection.pulse._quiet = 3  # as after three quarters of a second
 
         def answer() -> None:
             whole = frames.END_HEADERS | frames.END_STREAM

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import ConfigError
 from middlewared.push.apns.credentials import KeyCredentials, load_certificate, load_key
-from middlewared.push.apns.token import MAX_FORCED, RENEW_AFTER_S, ProviderTokens
+from middlewared.push.apns.token import BACKDATED_S, MAX_FORCED, RENEW_AFTER_S, ProviderTokens
 from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
 from tests.apns import reactor
 
@@ -144,7 +144,7 @@ class ProviderTokenTests(KeyTests):
         claims = jwt.decode(
             token.text, self.key.public_key_pem, ["ES256"], options={"verify_iat": False}
         )
-        self.assertEqual(claims, {"iss": self.key.team_id, "iat": 1_700_000_000})
+        self.assertEqual(claims, {"iss": self.key.team_id, "iat": 1_700_000_000 - 30})
 
     def test_renewed_at_fifty_minutes(self) -> None:
         """Not before, and the same for whoever read the key."""
@@ -163,11 +163,15 @@ class ProviderTokenTests(KeyTests):
             self.assertIs(self.tokens.current(credentials), first)
 
     def test_the_time_in_a_token_is_the_wall_clocks(self) -> None:
-        """Apple compares it with its own."""
+        """Less some seconds: Apple compares it with its own, and takes none from the future."""
         self.clock.advance(12345)
         token = self.tokens.current(self.load(self.key.path))
         claims = jwt.decode(token.text, options={"verify_signature": False})
-        self.assertEqual(claims["iat"], int(self.wall_s))
+        self.assertEqual(claims["iat"], int(self.wall_s) - BACKDATED_S)
+
+    def test_a_token_is_never_an_hour_old(self) -> None:
+        """By Apple's clock, though it is made some seconds back and ours may be slow."""
+        self.assertLess(RENEW_AFTER_S + BACKDATED_S, 3600 - 5 * 60)
 
     def test_tokens_called_expired_are_not_renewed_for_ever(self) -> None:
         """Apple would answer TooManyProviderTokenUpdates; after a while there is hope again."""

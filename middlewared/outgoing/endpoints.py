@@ -12,7 +12,12 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
 from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -48,7 +53,20 @@ class DirectEndpoint:
         except ValueError:  # a name that cannot be one (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
+        connecting.addCallback(_without_delay)
         return with_fair_timeout(connecting, self.timeout_s, self.reactor)
+
+
+def _without_delay(protocol: IProtocol) -> IProtocol:
+    """
+    TCP_NODELAY: small writes do not wait for the peer to acknowledge those before them.
+
+    What the protocol wrote as it was connected is only on its way from now on.
+    """
+    transport = getattr(protocol, "transport", None)
+    if ITCPTransport.providedBy(transport):
+        transport.setTcpNoDelay(True)
+    return protocol
 
 
 @attrs.frozen

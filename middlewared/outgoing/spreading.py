@@ -1,14 +1,15 @@
 """
 Spreading connections over all addresses of a name.
 
-The one invariant: the addresses are those of the resolver, and its preferred family
-stays first; only the order inside a family is left to chance.
+The one invariant: the addresses are those of the resolver, the first one of its preferred
+family; only the order inside a family is left to chance.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -72,7 +73,13 @@ class _Shuffling:
 
 
 def spread(addresses: Sequence[IAddress]) -> list[IAddress]:
-    """``addresses`` in a random order, the families in the order they came in."""
-    families = list(dict.fromkeys(type(address) for address in addresses))
-    shuffled = random.sample(addresses, len(addresses))
-    return sorted(shuffled, key=lambda address: families.index(type(address)))
+    """
+    ``addresses``, by turns from each family: one that leads nowhere delays no more than one
+    attempt (RFC 8305, section 4). Those of a family are in a random order.
+    """
+    families: dict[type[IAddress], list[IAddress]] = {}
+    for address in addresses:
+        families.setdefault(type(address), []).append(address)
+    shuffled = [random.sample(each, len(each)) for each in families.values()]
+    turns = zip_longest(*shuffled)
+    return [address for turn in turns for address in turn if address is not None]

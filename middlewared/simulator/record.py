@@ -40,6 +40,7 @@ class Record(Generic[PushT]):
         self.delivered_count = 0
         self.connection_count = 0
         self.ping_count = 0
+        self.reset_count = 0
 
     def receive(self, push: PushT) -> None:
         """Note a push that broke no rule."""

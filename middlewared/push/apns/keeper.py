@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory
@@ -37,6 +37,8 @@ REST_S = 10.0
 
 USEFUL_AFTER_S = 10.0
 """A connection that was ready for so long was useful, although no push came."""
+
+T = TypeVar("T")
 
 
 class Host(Protocol):
@@ -72,6 +74,9 @@ class Keeper:
         self._host = host
         self._running: Deferred[None] | None = None
         self._stopping = False
+        self._reporting = False
+        """Whether the host is being told of something: then it may be what stops us."""
+
         self._failures = 0
         self._fault: ConfigFault | None = None
         self._told = ""
@@ -92,7 +97,8 @@ class Keeper:
         """Stop connecting; a connection that is up is left to the pool."""
         self._stopping = True
         if self._running is not None:
-            self._running.cancel()
+            if not self._reporting:
+                self._running.cancel()
             await self._running
 
     def hurry(self) -> None:
@@ -115,7 +121,9 @@ class Keeper:
         while not self._stopping:
             try:
                 connection = await self._connect()
-                self._host.joined(connection)
+                self._report(self._host.joined, connection)
+                if self._stopping:
+                    return
                 await connection.left
                 self._judge(connection)
             except Exception as error:  # whatever a network, TLS or a peer come up with
@@ -125,6 +133,13 @@ class Keeper:
                 self._tell(connect_fault(error), describe(error))
             if self._failures and not self._stopping:
                 await self._rest()
+
+    def _report(self, report: Callable[[T], None], what: T) -> None:
+        self._reporting = True
+        try:
+            report(what)
+        finally:
+            self._reporting = False
 
     async def _connect(self) -> Connection:
         self.connecting = True
@@ -155,12 +170,12 @@ class Keeper:
     def _tell(self, fault: ConfigFault | None, what: str) -> None:
         """There is no connection. It is logged when it is news; a fault is for the operator."""
         self._fault = fault
-        if fault is not None:
-            self._host.refused(fault)
         if what != self._told:
             self._told = what
             tell = self.log.warn if fault is None else self.log.error
             tell("{name}: not connected: {what}", name=self._name, what=what)
+        if fault is not None:
+            self._report(self._host.refused, fault)
 
     async def _rest(self) -> None:
         """Back off with jitter, so that many places do not return in step."""

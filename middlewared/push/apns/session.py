@@ -148,6 +148,7 @@ class Session:
     def _lost(self, exchange: Exchange, reason: str) -> None:
         """No more of an answer will come."""
         if (fate := exchange.fate(reason)) is not None:
+            self.answers += exchange.status > 0
             exchange.end(fate)
         else:
             exchange.deaths += 1
@@ -156,6 +157,7 @@ class Session:
     def _refused(self, exchange: Exchange, *, deadly: bool) -> None:
         """The peer says it did not process it, unless it has answered already."""
         if exchange.status:
+            self.answers += 1
             exchange.end(exchange.answer)
         else:
             exchange.deaths += deadly

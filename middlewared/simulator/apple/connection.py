@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 from cryptography.x509.oid import NameOID
+from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
@@ -77,6 +78,7 @@ class AppleConnection(Protocol):
         self._deaf = False
         self._limited = False
         self._taken = 0
+        self._resets = 0
         self._last_taken_id = 0
         self._goaway_last_id: int | None = None
         self._close_when_done = False
@@ -201,6 +203,11 @@ class AppleConnection(Protocol):
         exchange.proceed()
 
     def _meet_reset(self, event: StreamReset) -> None:
+        self._office.record.reset_count += 1
+        self._resets += 1
+        if self._resets == self._behaviour.most_resets:
+            self.go_away(GoAway(code=ErrorCodes.ENHANCE_YOUR_CALM))
+            self.hang_up()
         exchange = self._exchanges.get(event.stream_id or 0)
         if exchange is not None:
             self.finish(exchange)

@@ -206,6 +206,7 @@ class Behaviour:
     with provider tokens only. ``limit_after_rejection``: the limit from a rejected push
     to the next accepted one. ``replenish``: whether used connection window is given back.
     ``goaway_after``: GOAWAY and close when so many pushes were taken.
+    ``most_resets``: GOAWAY and close when the peer has reset so many streams.
     ``validate_headers``: whether h2 looks at every header field (a fifth of its time).
     """
 
@@ -220,4 +221,5 @@ class Behaviour:
     max_header_list_size: int = 8_000
     replenish: bool = True
     goaway_after: int | None = None
+    most_resets: int | None = None
     validate_headers: bool = True
