@@ -222,6 +222,30 @@ class RuleTests(ConfigCase):
             part = "".join(line for line in token.splitlines(True) if not line.startswith(key))
             self.assert_rule(f"[{title}]\n{part}", f"[{title}] {key}: must be set")
 
+    def test_the_sandbox_may_have_a_key_of_its_own(self) -> None:
+        """Beside a key for production, with its id, and only where there is a sandbox."""
+        title, token = "app:a:apns", "key_file=k\nkey_id=i\nteam_id=t\n"
+        own = "sandbox_key_file=s.p8\nsandbox_key_id=si\n"
+        app = self.read(f"[{title}]\n{token}{own}").apps["a", Platform.APNS]
+        self.assertEqual(
+            (app.sandbox_key_file, app.sandbox_key_id),  # type: ignore[union-attr]
+            (self.folder / "s.p8", "si"),
+        )
+        for key in ("sandbox_key_file", "sandbox_key_id"):
+            part = "".join(line for line in own.splitlines(True) if not line.startswith(key))
+            self.assert_rule(f"[{title}]\n{token}{part}", f"[{title}] {key}: must be set")
+        for text in (f"certificate=c\n{own}", f"{token}{own}sandbox_url=\n"):
+            problems = self.problems(f"[{title}]\n{text}")
+            self.assertEqual(len(problems), 2)
+            self.assertIn(f"[{title}] sandbox_key_file: must not be set", problems[0])
+
+    def test_the_sandbox_may_be_off(self) -> None:
+        """``check`` says what that means; it is no problem."""
+        config = self.read(f"{APPLE}sandbox_url =\n")
+        self.assertEqual(config.apps["com.x", Platform.APNS].sandbox_url, "")  # type: ignore[union-attr]
+        (warning,) = (line for line in config.warnings if "sandbox_url" in line)
+        self.assertIn("is empty: devices of the sandbox (development builds) get no", warning)
+
     def test_google_needs_exactly_one_kind_of_credentials(self) -> None:
         """A service account or a legacy key; GCM a key."""
         self.assert_rule("[app:a:android]\n", "[app:a:android]: must have either")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -196,6 +199,8 @@ class FaultLineTests(AppleTestCase):
         )
 
 
-def errors(events: list[dict[str, object]]) -> list[str]:
+def errors(events: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines at error."""
-    return [str(formatEvent(event)) for event in events if event["log_level"] is LogLevel.error]
+    return [
+        str(formatEvent(dict(event))) for event in events if event["log_level"] is LogLevel.error
+    ]

@@ -14,7 +14,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from middlewared.outgoing.endpoints import DirectEndpoint, DirectEndpoints
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import Accepted, ConfigFault, Rejected
-from middlewared.simulator.apple import AppleServer, Behaviour, Delay, GoAway, HangUp, Stall
+from middlewared.simulator.apple import Behaviour, Delay, GoAway, HangUp, Stall
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
 from tests.apns import APP, OTHER_TOKEN, AppleTestCase, by_way_of, call_push, reactor
 

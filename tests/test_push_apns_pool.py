@@ -30,7 +30,7 @@ class Wire(StringTransport):
     """A transport over which PINGs are answered, as long as its network is alive."""
 
     def __init__(self, network: Network, connection: Connection) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._network = network
         self._connection = connection
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
@@ -34,6 +36,18 @@ class SlowProvider:
         return await self.verdict
 
 
+class ConnectingProvider(SlowProvider):
+    """Cannot push until it is connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connected: Deferred[None] = Deferred()
+        self.problem = "client certificate refused"
+
+    async def prepared(self) -> None:
+        await self.connected
+
+
 class CountedPushes:
     """The metrics of pushes."""
 
@@ -60,7 +74,7 @@ class RouteTableTests(SynchronousTestCase):
         self.clock = Clock()
         self.metrics = CountedPushes()
         self.background = Background()
-        self.table = RouteTable(background=self.background)
+        self.table = RouteTable(background=self.background, clock=self.clock)
         self.provider = SlowProvider()
         self.route = self.make_route(self.provider)
         self.table.replace({KEY: self.route})
@@ -119,6 +133,82 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(self.provider.stopped, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertNoResult(sending)
+
+    def test_a_provider_without_a_connection_does_not_replace_one(self) -> None:
+        """The old one is used until the new one can push; settings of the route count at once."""
+        new = ConnectingProvider()
+        route = attrs.evolve(self.make_route(new), lost_account_notice=False)
+        self.table.replace({KEY: route})
+        present = self.present()
+        self.assertIs(present.provider, self.route.provider)
+        self.assertFalse(present.lost_account_notice)
+        self.assertEqual((new.started, self.provider.stopped), (1, 0))
+        new.connected.callback(None)
+        self.assertIs(self.present(), route)
+        self.assertEqual((new.stopped, self.provider.stopped), (0, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_operator_hears_that_the_new_one_does_not_connect(self) -> None:
+        """Again each minute; after an hour the old one is given up all the same."""
+        new = ConnectingProvider()
+        with capturedLogs() as events:
+            self.table.replace({KEY: self.make_route(new)})
+            self.clock.pump([1.0] * 300)
+        told = [str(formatEvent(event)) for event in events]
+        self.assertEqual(len(told), 5)
+        self.assertEqual(
+            told[0],
+            "com.example: the new credentials or settings give no connection"
+            " (client certificate refused): the old ones are used meanwhile",
+        )
+        self.assertIs(self.present().provider, self.route.provider)
+        with capturedLogs():
+            self.clock.pump([60.0] * 60)
+        self.assertIs(self.present().provider.provider, new)
+        self.assertEqual((self.provider.stopped, self.clock.getDelayedCalls()), (1, []))
+
+    def test_a_later_reload_takes_the_place_of_one_that_waits(self) -> None:
+        """The one that was never used is stopped; one that is wanted still is waited for."""
+        second, third = ConnectingProvider(), ConnectingProvider()
+        self.table.replace({KEY: self.make_route(second)})
+        wanted = self.make_route(third)
+        for _ in range(2):
+            self.table.replace({KEY: wanted})
+        second.connected.callback(None)
+        self.assertEqual((second.stopped, third.started, third.stopped), (1, 1, 0))
+        self.assertIs(self.present().provider, self.route.provider)
+        third.connected.callback(None)
+        self.assertIs(self.present(), wanted)
+        self.assertEqual(self.provider.stopped, 1)
+
+    def test_back_to_the_old_settings(self) -> None:
+        """The provider in use stays, the new one is stopped."""
+        new = ConnectingProvider()
+        self.table.replace({KEY: self.make_route(new)})
+        self.table.replace({KEY: self.route})
+        self.assertIs(self.present(), self.route)
+        self.assertEqual((new.stopped, self.provider.stopped), (1, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_app_that_goes_while_its_new_provider_connects(self) -> None:
+        """Both are stopped, and so they are at the end of the daemon."""
+        for stops in (False, True):
+            old, new = SlowProvider(), ConnectingProvider()
+            self.table.replace({KEY: self.make_route(old)})
+            self.table.replace({KEY: self.make_route(new)})
+            if stops:
+                self.successResultOf(Deferred.fromCoroutine(self.table.stop()))
+            else:
+                self.table.replace({})
+            self.assertEqual((old.stopped, new.stopped), (1, 1))
+            self.assertIsNone(self.table.find(*KEY))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def present(self) -> MeteredRoute:
+        """The route in use."""
+        route = self.table.find(*KEY)
+        assert route is not None
+        return route
 
     def test_bug_in_a_provider_is_a_verdict(self) -> None:
         """Nobody waits for a push that has failed; it is logged and counted."""

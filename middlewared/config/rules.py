@@ -52,7 +52,14 @@ def warnings(config: Config) -> Found:
     yield from _response_api(config)
     yield from clear_passwords(config)
     for app in config.apps.values():
-        if not isinstance(app, AppleApp):
+        if isinstance(app, AppleApp):
+            if not app.sandbox_url:
+                yield (
+                    _title(app),
+                    "sandbox_url",
+                    "is empty: devices of the sandbox (development builds) get no pushes",
+                )
+        else:
             yield from _plain_http(_title(app), "url", app.url)
             yield from _dead_legacy(app)
         if isinstance(app, AndroidApp) and app.api_key:
@@ -128,6 +135,22 @@ def _apple_credentials(title: str, app: AppleApp) -> Found:
     elif app.certificate is None:
         for key in (key for key, value in token.items() if not value):
             yield title, key, "must be set: key_file, key_id and team_id belong together"
+    yield from _sandbox_key(title, app)
+
+
+def _sandbox_key(title: str, app: AppleApp) -> Found:
+    pair = {"sandbox_key_file": app.sandbox_key_file, "sandbox_key_id": app.sandbox_key_id}
+    given = [key for key, value in pair.items() if value]
+    for key in pair.keys() - set(given):
+        if given:
+            yield title, key, "must be set: sandbox_key_file and sandbox_key_id belong together"
+    for key in given:
+        if app.certificate is not None:
+            yield title, key, "must not be set beside certificate, which is for both environments"
+        elif app.key_file is None:
+            yield title, key, "must not be set without key_file, key_id and team_id"
+        elif not app.sandbox_url:
+            yield title, key, "must not be set while sandbox_url is empty: the sandbox is off"
 
 
 def _plain_http(section: str, key: str, url: str) -> Found:

@@ -150,7 +150,8 @@ class AppleApp:
     """
     ``[app:ID:apns]``.
 
-    Either ``certificate``, or all of ``key_file``, ``key_id`` and ``team_id``, is set.
+    Either ``certificate``, or all of ``key_file``, ``key_id`` and ``team_id``, is set; with a key
+    perhaps another one for the sandbox. ``sandbox_url`` "": there is no sandbox.
     """
 
     platform: ClassVar[Platform] = Platform.APNS
@@ -159,9 +160,13 @@ class AppleApp:
     key_file: Path | None = setting(path, "")
     key_id: str = setting(text, "")
     team_id: str = setting(text, "")
+    sandbox_key_file: Path | None = setting(path, "")
+    sandbox_key_id: str = setting(text, "")
     topic: str = setting(text, "", converter=attrs.Converter(_topic, takes_self=True))
     production_url: str = setting(web_url("https"), "https://api.push.apple.com")
-    sandbox_url: str = setting(web_url("https"), "https://api.sandbox.push.apple.com")
+    sandbox_url: str = setting(
+        web_url("https", optional=True), "https://api.sandbox.push.apple.com"
+    )
     ca_file: Path | None = setting(path, "")
     connections: int = setting(whole(1, 100), "2")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")

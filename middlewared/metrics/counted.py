@@ -41,6 +41,7 @@ _ACK_BUCKETS_S = (
 _WAKEUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _PUSH_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0)
 _LATE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+_PING_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -175,6 +176,12 @@ class Metrics:
             ("platform", "result"),
             _PUSH_BUCKETS_S,
         )
+        self._ping_seconds = histogram(
+            "middlewared_provider_ping_seconds",
+            "Round trip of the HTTP/2 PINGs to a provider",
+            ("app", "environment"),
+            _PING_BUCKETS_S,
+        )
         self._request_seconds = histogram(
             "middlewared_http_request_seconds",
             "From a request to its answer, the wait of a held call included",
@@ -246,6 +253,10 @@ class Metrics:
             self._uncertain.of(app, platform.value).inc()
         self._pushes.of(app, platform.value, result, reason).inc()
         self._push_seconds.of(platform.value, result).observe(seconds)
+
+    def provider_ping(self, app: str, environment: str, seconds: float) -> None:
+        """A PING to a provider was answered after ``seconds``."""
+        self._ping_seconds.of(app, environment).observe(seconds)
 
     def http_request(self, route: str, method: str, code: int, seconds: float) -> None:
         """A request was answered; ``route`` is the endpoint's name, not the path."""

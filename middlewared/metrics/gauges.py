@@ -20,11 +20,13 @@ class Sources:
     """
     Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
 
-    ``apns_connections`` by app, environment and state; ``credential_expiry`` epoch seconds.
+    ``apns_connections`` and ``provider_connections`` by app, environment and state;
+    ``credential_expiry`` epoch seconds.
     """
 
     waiting: Callable[[], int] = lambda: 0
     apns_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
+    provider_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
     credential_expiry: Callable[[], Mapping[tuple[str, Platform], float]] = dict
     dependencies: Callable[[], Mapping[str, bool]] = dict
 
@@ -50,6 +52,12 @@ class Gauges(Collector):
             "Connections to Apple",
             ("app", "environment", "state"),
             sources.apns_connections,
+        )
+        yield from self._read(
+            "middlewared_provider_connections",
+            "Connections to Apple and Google",
+            ("app", "environment", "state"),
+            sources.provider_connections,
         )
         yield from self._read(
             "middlewared_credential_expiry_timestamp_seconds",

@@ -63,7 +63,7 @@ def _without_delay(protocol: IProtocol) -> IProtocol:
 
     What the protocol wrote as it was connected is only on its way from now on.
     """
-    transport = getattr(protocol, "transport", None)
+    transport: Any = getattr(protocol, "transport", None)
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
     return protocol

@@ -7,7 +7,7 @@ got; a provider's bug is one, too.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -39,6 +39,18 @@ class PushMetrics(Protocol):
         """
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A provider that cannot push before it has a connection."""
+
+    async def prepared(self) -> None:
+        """Wait for the first connection."""
+
+    @property
+    def problem(self) -> str:
+        """Why there is none yet, in a few words."""
+
+
 class MeteredProvider:
     """Wraps the provider of one app; retires it without cutting off a push."""
 
@@ -64,6 +76,16 @@ class MeteredProvider:
     def start(self) -> None:
         """See :meth:`.interface.PushProvider.start`."""
         self.provider.start()
+
+    async def prepared(self) -> None:
+        """Wait until the provider, which was started, can push."""
+        if isinstance(self.provider, Preparing):
+            await self.provider.prepared()
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot push yet, in a few words."""
+        return self.provider.problem if isinstance(self.provider, Preparing) else ""
 
     async def stop(self) -> None:
         """See :meth:`.interface.PushProvider.stop`."""

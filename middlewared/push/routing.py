@@ -8,14 +8,17 @@ that a reload took out of use first ends the pushes it has begun.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
 
 from middlewared.background import Background
+from middlewared.clock import Clock
 from middlewared.model import Platform
 from middlewared.push.interface import Route
 from middlewared.push.metered import MeteredProvider
+from middlewared.push.switching import Switch
 
 
 @attrs.frozen(kw_only=True)
@@ -26,11 +29,18 @@ class MeteredRoute(Route):
 
 
 class RouteTable:
-    """The present routes, by app id and platform; implements :class:`~.interface.Routes`."""
+    """
+    The present routes, by app id and platform; implements :class:`~.interface.Routes`.
 
-    def __init__(self, *, background: Background) -> None:
+    A provider that replaces another one is used when it can push; the other goes on until then.
+    """
+
+    def __init__(self, *, background: Background, clock: Clock) -> None:
         self._background = background
+        self._clock = clock
         self._routes: Mapping[tuple[str, Platform], MeteredRoute] = {}
+        self._wanted: Mapping[tuple[str, Platform], MeteredRoute] = {}
+        self._switches: dict[tuple[str, Platform], Switch] = {}
 
     def find(self, app: str, platform: Platform) -> MeteredRoute | None:
         """See :meth:`.interface.Routes.find`."""
@@ -41,17 +51,60 @@ class RouteTable:
         return list(self._routes.items())
 
     def replace(self, routes: Mapping[tuple[str, Platform], MeteredRoute]) -> None:
-        """Use ``routes`` from now on: start what is new in it, retire what it lacks."""
-        old = {id(route.provider): route.provider for route in self._routes.values()}
-        new = {id(route.provider): route.provider for route in routes.values()}
-        for key in new.keys() - old.keys():
-            new[key].start()
-        self._routes = dict(routes)
-        for key in old.keys() - new.keys():
-            self._background.run(old[key].retire())
+        """Use ``routes`` from now on: start what is new in them, retire what they lack."""
+        before, present = self._providers(), self._routes
+        self._wanted = dict(routes)
+        self._routes = {
+            key: _with_provider(route, present.get(key)) for key, route in routes.items()
+        }
+        now = self._providers()
+        for added in now.keys() - before.keys():
+            now[added].start()
+        for key, switch in list(self._switches.items()):
+            if key not in routes or switch.provider is not routes[key].provider:
+                self._switches.pop(key).cancel()
+        self._retire_others(before)
+        for key, route in routes.items():
+            if route.provider is not self._routes[key].provider and key not in self._switches:
+                self._begin_switch(key, route.provider)
 
     async def stop(self) -> None:
         """Stop all providers at once."""
-        routes, self._routes = self._routes, {}
-        stops = [Deferred.fromCoroutine(route.provider.stop()) for route in routes.values()]
+        providers = self._providers()
+        self._routes, self._wanted = {}, {}
+        for switch in self._switches.values():
+            switch.cancel()
+        self._switches.clear()
+        stops = [Deferred.fromCoroutine(provider.stop()) for provider in providers.values()]
         await DeferredList(stops, consumeErrors=True)
+
+    def _begin_switch(self, key: tuple[str, Platform], provider: MeteredProvider) -> None:
+        switch = Switch(
+            app=key[0], provider=provider, clock=self._clock, done=partial(self._use_new, key)
+        )
+        if not switch.over:
+            self._switches[key] = switch
+
+    def _use_new(self, key: tuple[str, Platform]) -> None:
+        """The provider that is wanted takes the place of the present one."""
+        before = self._providers()
+        self._switches.pop(key, None)
+        self._routes = {**self._routes, key: self._wanted[key]}
+        self._retire_others(before)
+
+    def _retire_others(self, before: Mapping[int, MeteredProvider]) -> None:
+        """Of those ``before``, retire what is of no use any more."""
+        for gone in before.keys() - self._providers().keys():
+            self._background.run(before[gone].retire())
+
+    def _providers(self) -> dict[int, MeteredProvider]:
+        """Those in use and those that are to be used, by identity."""
+        routes = [*self._routes.values(), *self._wanted.values()]
+        return {id(route.provider): route.provider for route in routes}
+
+
+def _with_provider(route: MeteredRoute, present: MeteredRoute | None) -> MeteredRoute:
+    """``route`` by way of the provider that is in use now, if there is one."""
+    if present is None or present.provider is route.provider:
+        return route
+    return attrs.evolve(route, provider=present.provider)

@@ -39,6 +39,9 @@ class LoadedApp:
     roots: str
     """A digest of the extra roots."""
 
+    sandbox_credentials: Credentials | None = None
+    """Apple's key for the sandbox, where it has one of its own."""
+
     @property
     def not_after(self) -> float | None:
         """When the credentials end, in epoch seconds; None: they do not."""
@@ -116,6 +119,7 @@ def _load(app: App, now: float) -> LoadedApp:
 
     trust = attempt("ca_file", lambda: load_trust(app.ca_file))
     credentials: Credentials | ServiceAccount | None = None
+    sandbox: Credentials | None = None
     match app:
         case AppleApp(certificate=Path() as path):
             credentials = attempt("certificate", lambda: load_certificate(path, now=now))
@@ -123,13 +127,20 @@ def _load(app: App, now: float) -> LoadedApp:
             credentials = attempt(
                 "key_file", lambda: load_key(path, team_id=app.team_id, key_id=app.key_id)
             )
+            sandbox = attempt("sandbox_key_file", partial(_load_sandbox_key, app))
         case AndroidApp(service_account=Path() as path):
             credentials = attempt("service_account", lambda: load_service_account(path))
         case _:
             pass
     if problems or trust is None:
         raise ConfigError(problems)
-    return LoadedApp(app, trust, credentials, _digest(app.ca_file))
+    return LoadedApp(app, trust, credentials, _digest(app.ca_file), sandbox)
+
+
+def _load_sandbox_key(app: AppleApp) -> Credentials | None:
+    if app.sandbox_key_file is None:
+        return None
+    return load_key(app.sandbox_key_file, team_id=app.team_id, key_id=app.sandbox_key_id)
 
 
 def _keyed(key: str, problem: str) -> str:

@@ -119,7 +119,7 @@ class Parts:
             metrics=self.metrics,
         )
         self._apps = apps
-        self.routes = RouteTable(background=self._notices)
+        self.routes = RouteTable(background=self._notices, clock=self._reactor)
         self.notices = LostAccountNotices(
             clock=self._reactor, routes=self.routes, background=self._notices
         )
@@ -165,6 +165,7 @@ class Parts:
         self.metrics.sources = Sources(
             waiting=lambda: self.ringing.waiting,
             apns_connections=self.providers.apns_connections,
+            provider_connections=self.providers.provider_connections,
             credential_expiry=self.providers.credential_expiry,
             dependencies=self._dependencies,
         )

@@ -6,17 +6,21 @@ The one invariant: a provider is made anew only if something it was made of has 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
+from middlewared.model import Platform
 from middlewared.outgoing.http import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.push.apns.credentials import CertificateCredentials, KeyCredentials
+from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.token import ProviderTokens
 from middlewared.push.google.credentials import ServiceAccount
@@ -28,6 +32,21 @@ from middlewared.push.routing import MeteredRoute
 from middlewared.service.apps import AppKey, LoadedApp
 
 
+class ProviderMetrics(PushMetrics, Protocol):
+    """Counts pushes, and measures paths; implemented by :class:`middlewared.metrics.Metrics`."""
+
+    def provider_ping(self, app: str, environment: str, seconds: float) -> None:
+        """A PING to a provider was answered after ``seconds``."""
+
+
+@runtime_checkable
+class Connected(Protocol):
+    """A provider that shows its connections."""
+
+    def connection_states(self) -> Mapping[tuple[str, str], int]:
+        """How many connections there are for each (environment, state)."""
+
+
 class Providers:
     """
     Makes routes of loaded apps.
@@ -36,13 +55,14 @@ class Providers:
     """
 
     def __init__(
-        self, *, reactor: Any, clock: Clock, endpoints: TcpEndpoints, metrics: PushMetrics
+        self, *, reactor: Any, clock: Clock, endpoints: TcpEndpoints, metrics: ProviderMetrics
     ) -> None:
         self._reactor = reactor
         self._clock = clock
         self._endpoints = endpoints
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
+        self._paths = Paths()
         self._made: dict[AppKey, tuple[LoadedApp, MeteredProvider]] = {}
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, MeteredRoute]:
@@ -63,12 +83,19 @@ class Providers:
 
     def apns_connections(self) -> dict[tuple[str, str, str], int]:
         """Connections to Apple by app, environment and state."""
-        return {
-            (app, *state): count
-            for (app, _), (_, metered) in self._made.items()
-            if isinstance(metered.provider, ApnsProvider)
-            for state, count in metered.provider.connection_states().items()
-        }
+        return self._connections(Platform.APNS)
+
+    def provider_connections(self) -> dict[tuple[str, str, str], int]:
+        """Connections to all providers that show theirs, by app, environment and state."""
+        return self._connections(*Platform)
+
+    def _connections(self, *platforms: Platform) -> dict[tuple[str, str, str], int]:
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for (app, platform), (_, metered) in self._made.items():
+            if platform in platforms and isinstance(metered.provider, Connected):
+                for state, count in metered.provider.connection_states().items():
+                    counts[app, *state] += count
+        return dict(counts)
 
     def credential_expiry(self) -> dict[AppKey, float]:
         """When credentials end, in epoch seconds; those without an end are left out."""
@@ -130,7 +157,10 @@ class Providers:
                 production_url=app.production_url,
                 sandbox_url=app.sandbox_url,
                 connections=app.connections,
+                sandbox_credentials=loaded.sandbox_credentials,
             ),
+            paths=self._paths,
+            measured=partial(self._metrics.provider_ping, app.app),
         )
 
 
