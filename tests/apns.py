@@ -92,7 +92,7 @@ class AppleTestCase(TestCase):
     connections = 2
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp())
+        self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir(parents=True)
         self.authority = Authority(folder=self.folder)
         self.key = write_provider_key(self.folder)

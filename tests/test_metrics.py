@@ -274,6 +274,16 @@ class BoundTests(MetricsCase):
         list(text_string_to_metric_families(text))
 
 
+class PingTests(MetricsCase):
+    def test_round_trips_by_app_and_environment(self) -> None:
+        """A histogram of the PINGs to a provider."""
+        for seconds in (0.021, 0.56):
+            self.metrics.provider_ping("a", "sandbox", seconds)
+        name, labels = "middlewared_provider_ping_seconds", {"app": "a", "environment": "sandbox"}
+        self.assertEqual(2, self.value(f"{name}_count", **labels))
+        self.assertEqual(1, self.value(f"{name}_bucket", le="0.03", **labels))
+
+
 class GaugeTests(MetricsCase):
     def test_gauges_are_read_at_the_scrape(self) -> None:
         """From whatever the sources are then."""
@@ -281,6 +291,7 @@ class GaugeTests(MetricsCase):
         self.metrics.sources = Sources(
             waiting=lambda: waiting[0],
             apns_connections=lambda: {("a", "production", "ready"): 2},
+            provider_connections=lambda: {("a", "fcm", "ready"): 4},
             credential_expiry=lambda: {("a", Platform.APNS): 1.9e9},
             dependencies=lambda: {"database": True, "redis": False},
         )
@@ -288,6 +299,8 @@ class GaugeTests(MetricsCase):
         self.assertEqual(5, self.value("middlewared_calls_waiting"))
         labels = {"app": "a", "environment": "production", "state": "ready"}
         self.assertEqual(2, self.value("middlewared_apns_connections", **labels))
+        labels["environment"] = "fcm"
+        self.assertEqual(4, self.value("middlewared_provider_connections", **labels))
         name = "middlewared_credential_expiry_timestamp_seconds"
         self.assertEqual(1.9e9, self.value(name, app="a", platform="apns"))
         for dependency, up in (("database", 1), ("redis", 0)):

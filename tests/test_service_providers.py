@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.config import GcmApp
+from middlewared.config import GcmApp, read_config
+from middlewared.errors import ConfigError
 from middlewared.metrics import Metrics
 from middlewared.model import Platform
 from middlewared.outgoing.endpoints import DirectEndpoints
 from middlewared.outgoing.tls import load_trust
-from middlewared.push.interface import Resend
-from middlewared.service.apps import LoadedApp
+from middlewared.push.apns.provider import SANDBOX_OFF
+from middlewared.push.interface import Accepted, Resend
+from middlewared.push.metered import MeteredProvider
+from middlewared.push.routing import MeteredRoute
+from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.providers import Providers
+from middlewared.simulator.certificates import write_provider_key
+from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, reactor
 
-reactor: Any = installed_reactor
 KEY = ("com.example", Platform.GCM)
 
 
@@ -59,3 +66,75 @@ class ProvidersTests(SynchronousTestCase):
         ]
         providers = {id(route.provider) for route in [self.route, *others]}
         self.assertEqual(len(providers), 5)
+
+
+class AppleTests(AppleTestCase):
+    """An app of Apple's, from its configuration to a push."""
+
+    def load(self, lines: str) -> tuple[Providers, Metrics, Mapping[AppKey, MeteredRoute]]:
+        """The providers of a configuration with these lines, started."""
+        ini = self.folder / "middlewared.ini"
+        ini.write_text(f"[app:{APP}:apns]\nca_file = {self.authority.certificate}\n{lines}")
+        apps = load_apps(read_config(ini, {}), now=reactor.seconds())
+        metrics = Metrics()
+        providers = Providers(
+            reactor=reactor, clock=reactor, endpoints=DirectEndpoints(reactor), metrics=metrics
+        )
+        routes = providers.routes(apps)
+        for route in routes.values():
+            route.provider.start()
+            self.addCleanup(stop, route.provider)
+        return providers, metrics, routes
+
+    async def test_a_key_for_each_environment(self) -> None:
+        """And what the metrics have of the connections: round trips, states."""
+        other = write_provider_key(self.folder, key_id="SANDBOXKEY")
+        production = await self.serve(tokens=[TOKEN])
+        sandbox = await self.serve(environment="sandbox", provider_keys=[other])
+        providers, metrics, routes = self.load(
+            f"key_file = {self.key.path}\nkey_id = {self.key.key_id}\n"
+            f"team_id = {self.key.team_id}\n"
+            f"sandbox_key_file = {other.path}\nsandbox_key_id = {other.key_id}\n"
+            f"production_url = {production.url}\nsandbox_url = {sandbox.url}\n"
+        )
+        (route,) = routes.values()
+        self.assertEqual(await route.provider.send(call_push()), Accepted())
+        sent = await route.provider.send(call_push(OTHER_TOKEN, sandbox=True))
+        self.assertEqual(sent, Accepted())
+        self.assertEqual(providers.apns_connections(), providers.provider_connections())
+        for environment in ("production", "sandbox"):
+            self.assertIn((APP, environment, "ready"), providers.provider_connections())
+            name = "middlewared_provider_ping_seconds_count"
+            labels = {"app": APP, "environment": environment}
+            while not metrics.registry.get_sample_value(name, labels):
+                await deferLater(reactor, 0.01)
+
+    async def test_a_sandbox_key_that_cannot_be_read(self) -> None:
+        """Its problem names its key."""
+        lines = (
+            f"key_file = {self.key.path}\nkey_id = i\nteam_id = t\n"
+            "sandbox_key_file = missing.p8\nsandbox_key_id = s\n"
+        )
+        error = self.assertRaises(ConfigError, self.load, lines)
+        self.assertEqual(
+            error.problems,
+            [f"sandbox_key_file: {self.folder}/missing.p8: no such file or directory"],
+        )
+
+    async def test_the_sandbox_is_off(self) -> None:
+        """No connection, no push."""
+        apple = await self.serve()
+        providers, _, routes = self.load(
+            f"certificate = {self.authority.apns_client()}\n"
+            f"production_url = {apple.url}\nsandbox_url =\n"
+        )
+        (route,) = routes.values()
+        self.assertEqual(await route.provider.send(call_push(sandbox=True)), SANDBOX_OFF)
+        self.assertEqual(
+            {environment for _, environment, _ in providers.apns_connections()}, {"production"}
+        )
+
+
+def stop(provider: MeteredProvider) -> Deferred[None]:
+    """Stop a provider."""
+    return Deferred.fromCoroutine(provider.stop())
