@@ -119,9 +119,8 @@ class PoolTests(SynchronousTestCase):
         pool: Pool | None = None,
     ) -> list[End]:
         """Submit a push; its end will be in the list."""
-        exchange = Exchange(
-            block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted, send_by=send_by
-        )
+        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
+        exchange.send_by = send_by or deadline
         ends: list[End] = []
         exchange.ended.addCallback(ends.append)
         (pool or self.pool).submit(exchange)

@@ -8,6 +8,7 @@ within the time its round trip allows, or it ends; when it ends, so do all its e
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -88,7 +89,8 @@ class Connection(Protocol):
         self.doubt = doubted
         self.measured = measured
         self.pulse = Pulse(self, clock=clock)
-        self._distrusted_until = 0.0
+        self._distrusted_until = -inf
+        self._good_until = -inf
         self._resets = float(RESETS_AT_ONCE)
         self._reset_at = 0.0
         self._clock = clock
@@ -119,12 +121,11 @@ class Connection(Protocol):
 
     def load(self, now: float) -> float:
         """How little this connection is to be preferred."""
-        load = float(len(self.session.streams))
-        age_s = now - self.pulse.heard_at
-        if age_s > FRESH_S:
-            load += MAX_STREAMS + age_s
-        if self._distrusted_until > now:
-            load += DISTRUST_LOAD
+        load = len(self.session.streams)
+        if now > self._good_until:
+            age_s = now - self.pulse.heard_at
+            stale = MAX_STREAMS + age_s if age_s > FRESH_S else 0
+            return load + stale + (DISTRUST_LOAD if self._distrusted_until > now else 0)
         return load
 
     def send(self, exchange: Exchange) -> None:
@@ -156,6 +157,13 @@ class Connection(Protocol):
     def distrust(self) -> None:
         """Prefer other connections for a while."""
         self._distrusted_until = self._clock.seconds() + DISTRUST_S
+        self._trust()
+
+    def _trust(self) -> None:
+        """Until when nothing is held against it."""
+        heard_at = self.pulse.heard_at
+        distrusted = self._distrusted_until > heard_at
+        self._good_until = -inf if distrusted else heard_at + FRESH_S
 
     def leave(self, why: str) -> None:
         """Open no more; close when the last exchange has ended."""
@@ -208,6 +216,7 @@ class Connection(Protocol):
             self._receiving = False
         if session.signs != signs:
             self.pulse.heard()
+            self._trust()
         if session.ready and not was_ready:
             self.ready_at = self._clock.seconds()
             self.pulse.begin(self.ready_at - self._made_at)

@@ -81,22 +81,20 @@ class Exchange:
         deadline: float,
         wanted: Callable[[], bool] = always_wanted,
         list_size: int = 0,
-        send_by: float | None = None,
-        avoid: Carrier | None = None,
     ) -> None:
         """
         :param block: the HPACK header block.
         :param list_size: of its headers, as RFC 9113 section 6.5.2 counts: the octets of each
             name and value, and 32.
         :param deadline: when its answer is not waited for any more, by the pool's clock.
-        :param send_by: when it must not be sent any more; None: at the deadline.
         :param wanted: asked right before it is sent.
-        :param avoid: sent over another connection if there is one.
         """
         self.block = block
         self.body = body
         self.deadline = deadline
-        self.send_by = deadline if send_by is None else send_by
+        self.send_by = deadline
+        """When it must not be sent any more."""
+
         self.wanted = wanted
         self.list_size = list_size
         self.ended: Deferred[End] = Deferred(self._withdraw)
@@ -105,22 +103,28 @@ class Exchange:
         self.over = False
         """Whether nobody waits for the end any more."""
 
-        self.carrier = avoid
-        """The connection it was sent on last."""
+        self.carrier: Carrier | None = None
+        """The connection it was sent on last; another one is preferred for it."""
 
         self.refusals = 0
         self.deaths = 0
         """How many connections broke, or ended with an error, while they had it."""
 
-        self.unopened()
-
-    def unopened(self) -> None:
-        """Forget the stream: it was never processed, another one may carry the push."""
         self.stream_id = 0
         self.sent = 0
         self.sent_at: float | None = None
         """When its last byte was handed to the transport: from then on it may be delivered."""
 
+        self.window = 0
+        self.status = 0
+        self.reply = b""
+        self.retry_after = ""
+
+    def unopened(self) -> None:
+        """Forget the stream: it was never processed, another one may carry the push."""
+        self.stream_id = 0
+        self.sent = 0
+        self.sent_at = None
         self.window = 0
         self.status = 0
         self.reply = b""

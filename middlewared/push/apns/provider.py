@@ -21,12 +21,13 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.alarm import MassRefusal
-from middlewared.push.apns.credentials import CertificateCredentials, Credentials, KeyCredentials
-from middlewared.push.apns.exchange import Answer, Carrier, Exchange, always_wanted
+from middlewared.push.apns.credentials import Credentials, KeyCredentials
+from middlewared.push.apns.exchange import OK, Answer, Exchange, always_wanted
 from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
 from middlewared.push.apns.pool import Pool
 from middlewared.push.apns.reasons import (
+    ACCEPTED,
     BAD_DEVICE_TOKEN,
     EXPIRED_PROVIDER_TOKEN,
     IDLE_TIMEOUT,
@@ -92,13 +93,12 @@ class ApnsSettings:
     sandbox_credentials: Credentials | None = None
 
 
-@attrs.frozen
+@attrs.define  # frozen, it would take three times as long to make
 class Message:
     """
-    What a push comes to for Apple: ``call`` tells VoIP from alert.
+    What a push comes to for Apple: ``call`` tells VoIP from alert. It is not changed.
 
     ``expiration`` is in epoch seconds, since Apple reads it; ``deadline`` is ours.
-    ``send_by`` is when it is too late to be sent; None: the deadline.
     """
 
     call: bool
@@ -107,7 +107,6 @@ class Message:
     expiration: float
     deadline: float
     wanted: Callable[[], bool] = attrs.field(repr=False)
-    send_by: float | None = None
 
 
 @attrs.define
@@ -223,7 +222,7 @@ class ApnsProvider:
         other = self._environments.get("production" if home.name == "sandbox" else "sandbox")
         if result.reason == BAD_DEVICE_TOKEN and other is not None:
             soon = min(message.deadline, self._clock.seconds() + OTHER_ENVIRONMENT_S)
-            second = await self._attempt(other, attrs.evolve(message, send_by=soon))
+            second = await self._attempt(other, message, send_by=soon)
             if isinstance(second, Accepted):
                 return Accepted(other_environment=True)
             if isinstance(second, TokenDead | Uncertain):
@@ -237,28 +236,37 @@ class ApnsProvider:
     def _refused(self, environment: Environment, result: ConfigFault | Rejected) -> None:
         self._troubles.refused(f"{result.reason} ({environment.name})")
 
-    async def _attempt(self, environment: Environment, message: Message) -> PushResult:
-        """One request, and a second one when the first was refused for no fault of the push."""
+    async def _attempt(
+        self, environment: Environment, message: Message, send_by: float | None = None
+    ) -> PushResult:
+        """
+        One request, and a second one when the first was refused for no fault of the push.
+
+        :param send_by: when it is too late to be sent; None: at its deadline.
+        """
         credentials = environment.credentials
-        token = (
-            self._tokens.current(credentials) if isinstance(credentials, KeyCredentials) else None
-        )
-        first = self._exchange(environment, message, token)
+        token = None
+        if isinstance(credentials, KeyCredentials):
+            token = self._tokens.current(credentials)
+        first = self._exchange(environment, message, token, send_by)
         result = await self._request(environment, first)
         if result.reason not in _AGAIN:
             return result
+        avoided = None
         if result.reason == EXPIRED_PROVIDER_TOKEN:
-            if token is None or isinstance(credentials, CertificateCredentials):
+            if token is None or not isinstance(credentials, KeyCredentials):
                 return result
-            newer = self._tokens.expired(credentials, token)
-            if newer is None:
+            token = self._tokens.expired(credentials, token)
+            if token is None:
                 return result
-            return await self._request(environment, self._exchange(environment, message, newer))
-        if result.reason == INVALID_PROVIDER_TOKEN and not environment.proven:
+        elif result.reason == INVALID_PROVIDER_TOKEN and not environment.proven:
             return result
-        if first.carrier is not None:
-            first.carrier.leave(f"Apple said {result.reason}")
-        second = self._exchange(environment, message, token, avoid=first.carrier)
+        else:
+            avoided = first.carrier
+        second = self._exchange(environment, message, token, send_by)
+        if avoided is not None:
+            avoided.leave(f"Apple said {result.reason}")
+            second.carrier = avoided
         result = await self._request(environment, second)
         if result.reason == INVALID_PROVIDER_TOKEN:
             environment.proven = False
@@ -269,45 +277,37 @@ class ApnsProvider:
         environment: Environment,
         message: Message,
         token: ProviderToken | None,
-        avoid: Carrier | None = None,
+        send_by: float | None,
     ) -> Exchange:
         """A request, with an apns-id of its own."""
         kind = environment.call if message.call else environment.notice
-        authorization = b"" if token is None else self._authorization(environment, token)
-        return Exchange(
+        authorization = b"" if token is None else _authorization(environment, token)
+        exchange = Exchange(
             block=kind.block(
                 token=message.token, authorization=authorization, expiration=message.expiration
             ),
             body=message.body,
             deadline=message.deadline,
-            send_by=message.send_by,
             wanted=message.wanted,
             list_size=kind.list_size_of(token=message.token, authorization=authorization),
-            avoid=avoid,
         )
+        if send_by is not None:
+            exchange.send_by = send_by
+        return exchange
 
     async def _request(self, environment: Environment, exchange: Exchange) -> PushResult:
         environment.pool.submit(exchange)
         end = await exchange.ended
-        if isinstance(end, Answer):
-            result = judge(end, self._wall())
-            if isinstance(result, Accepted):
-                environment.proven = True
-                return result
-        else:
-            result = end
+        if end is OK:
+            environment.proven = True
+            return ACCEPTED
+        result = judge(end, self._wall()) if isinstance(end, Answer) else end
         if exchange.carrier is not None:
             if isinstance(result, Temporary | Uncertain):
                 exchange.carrier.distrust()
             if result.reason in LEAVING:
                 exchange.carrier.leave(f"Apple said {result.reason}")
         return result
-
-    def _authorization(self, environment: Environment, token: ProviderToken) -> bytes:
-        """The encoded header of a provider token; encoded once."""
-        if environment.encoded is None or environment.encoded[0] is not token:
-            environment.encoded = (token, authorization_header(token.text))
-        return environment.encoded[1]
 
     def _make_environments(self) -> dict[str, Environment]:
         settings = self._settings
@@ -344,6 +344,13 @@ class ApnsProvider:
             ),
             own or settings.credentials,
         )
+
+
+def _authorization(environment: Environment, token: ProviderToken) -> bytes:
+    """The encoded header of a provider token; encoded once."""
+    if environment.encoded is None or environment.encoded[0] is not token:
+        environment.encoded = (token, authorization_header(token.text))
+    return environment.encoded[1]
 
 
 def _message(push: Push, to_epoch_s: float) -> Message | None:

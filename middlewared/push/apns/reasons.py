@@ -74,6 +74,10 @@ _AT_ONCE = frozenset({IDLE_TIMEOUT, SHUTDOWN})
 MAX_REASON = 64
 
 
+ACCEPTED = Accepted()
+"""The meaning of a 200, made once."""
+
+
 def is_config_fault(reason: str) -> bool:
     """Whether ``reason`` concerns every device of the app."""
     return _KINDS.get(reason) is ConfigFault
@@ -82,7 +86,7 @@ def is_config_fault(reason: str) -> bool:
 def judge(answer: Answer, now: float) -> PushResult:
     """What an answer means for the push; ``now`` in epoch seconds."""
     if answer.status == 200:
-        return _ACCEPTED
+        return ACCEPTED
     said = _read(answer.body)
     reason = _word(said.get("reason")) or f"HTTP {answer.status}"
     kind = _KINDS.get(reason) or _by_status(answer.status)
@@ -94,9 +98,6 @@ def judge(answer: Answer, now: float) -> PushResult:
             wish_s = 0.0
         return Temporary(reason, wish_s)
     return kind(reason)
-
-
-_ACCEPTED = Accepted()
 
 
 def _by_status(status: int) -> type[Temporary | Rejected | ConfigFault]:

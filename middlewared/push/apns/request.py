@@ -97,6 +97,5 @@ def authorization_header(provider_token: str) -> bytes:
 
 def _new_id() -> bytes:
     """A random UUID (version 4); it needs to be unique, not secret."""
-    digits = b"%032x" % getrandbits(128)
-    parts = (digits[:8], digits[8:12], b"4" + digits[13:16], b"a" + digits[17:20], digits[20:])
-    return b"-".join(parts)
+    digits = f"{getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
