@@ -222,6 +222,19 @@ class PoolTests(SynchronousTestCase):
         self.network.connections[0].dataReceived(answer)
         self.assertEqual(other, [OK])
 
+    def test_a_push_is_asked_for_when_it_is_sent_and_not_before(self) -> None:
+        """Whoever says yes takes it for sent: in the queue it is not."""
+        asked: list[bool] = []
+
+        def wanted() -> bool:
+            asked.append(True)
+            return True
+
+        self.submit(wanted=wanted)
+        self.assertEqual(asked, [])
+        self.start()
+        self.assertEqual(asked, [True])
+
     def test_a_connection_that_lived_for_a_while_is_replaced_at_once(self) -> None:
         """That the peer closes an idle one at last is no failure; one that has just come is."""
         self.start()

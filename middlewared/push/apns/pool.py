@@ -123,8 +123,6 @@ class Pool:
         connection = None if self._queue else self._pick(exchange.carrier, now)
         if exchange.send_by <= now:
             exchange.end(Temporary("deadline"))
-        elif not exchange.wanted():
-            exchange.end(UNWANTED)
         elif connection is not None:
             self._send(exchange, connection)
         elif self._stopped is not None:
@@ -194,6 +192,9 @@ class Pool:
         return best
 
     def _send(self, exchange: Exchange, connection: Connection) -> None:
+        if not exchange.wanted():
+            exchange.end(UNWANTED)
+            return
         if exchange.list_size > connection.session.max_list_size:
             exchange.end(Rejected("header list larger than the peer takes"))
             return
@@ -208,8 +209,6 @@ class Pool:
             exchange = self._queue.popleft()
             if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
-            elif not exchange.wanted():
-                exchange.end(UNWANTED)
             elif not exchange.over:
                 self._send(exchange, connection)
 
