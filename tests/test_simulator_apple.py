@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+from h2.errors import ErrorCodes
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
@@ -20,6 +21,8 @@ from middlewared.simulator.apple import (
     ExtraHeaders,
     GoAway,
     Greeting,
+    HangUp,
+    Head,
     Interim,
     Padding,
     RawFrames,
@@ -331,6 +334,33 @@ class FaultTests(AppleTestCase):
         peer.push()
         await peer.lost
         self.assertIsNone(peer.goaway)
+
+    async def test_a_head_without_its_end(self) -> None:
+        """The status comes, the end of the stream does not: it is reset, or all is closed."""
+        server = await self.serve()
+        server.scripts.for_next(1, Head(200), ResetStream(2))
+        server.scripts.for_next(1, Head(410), HangUp())
+        peer = await self.connect()
+        reset = await peer.push()
+        self.assertEqual((reset.status, reset.reset), (200, 2))
+        closed = peer.push()
+        await peer.lost
+        self.assertFalse(closed.called)
+        self.assertEqual(server.record.delivered_count, 0)
+
+    async def test_a_flood_of_resets(self) -> None:
+        """A peer that resets more streams than are allowed is left."""
+        server = await self.serve(behaviour=Behaviour(most_resets=3))
+        server.scripts.for_all(Stall())
+        peer = await self.connect()
+        for stream_id in (1, 3, 5):
+            self.assertIsNone(peer.goaway)
+            peer.push()
+            peer.h2.reset_stream(stream_id, 8)
+            peer.flush()
+        await peer.lost
+        assert peer.goaway is not None
+        self.assertEqual(peer.goaway.error_code, ErrorCodes.ENHANCE_YOUR_CALM)
 
     async def test_goaway_leaves_pushes_out(self) -> None:
         """GOAWAY answers what it counts as processed and forgets the rest, then closes."""
