@@ -113,6 +113,16 @@ class RefusedTokenTests(AppleTestCase):
             self.assertEqual(first.headers["authorization"], second.headers["authorization"])
             self.assertNotEqual(first.headers["apns-id"], second.headers["apns-id"])
 
+    async def test_an_outbreak_makes_no_flood_of_connections(self) -> None:
+        """However many are refused and taken elsewhere: one connection is left in ten seconds."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, "", credentials=self.by_key()))
+        self.assertEqual(await provider.send(call_push()), Accepted())
+        for _ in range(20):
+            apple.scripts.for_next(1, rejection("InvalidProviderToken"))
+            self.assertEqual(await provider.send(call_push()), Accepted())
+        self.assertLessEqual(apple.record.connection_count, 3)
+
     async def test_one_that_never_was_good_is_a_fault(self) -> None:
         """A wrong key, team or key id: one request for each push."""
         apple = await self.serve()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.alarm import MassRefusal
 from middlewared.push.apns.credentials import Credentials, KeyCredentials
-from middlewared.push.apns.exchange import OK, Answer, Exchange, always_wanted
+from middlewared.push.apns.exchange import OK, Answer, Carrier, Exchange, always_wanted
 from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
 from middlewared.push.apns.pool import Pool
@@ -60,6 +61,7 @@ rings. One that was sent there in time is waited for.
 """
 
 HTTPS = 443
+LEAVE_EVERY_S = 10.0
 SANDBOX_OFF = TokenSuspect("sandbox-off")
 """The device says that its token is of the sandbox, which is switched off."""
 
@@ -120,6 +122,9 @@ class Environment:
     credentials: Credentials
     proven: bool = False
     """Whether Apple takes pushes with these credentials, as far as its last word goes."""
+
+    left_at: float = -inf
+    """When a connection was left because of what Apple said of a provider token."""
 
     encoded: tuple[ProviderToken, bytes] | None = attrs.field(default=None, repr=False)
     """The present provider token as a header."""
@@ -265,12 +270,19 @@ class ApnsProvider:
             avoided = first.carrier
         second = self._exchange(environment, message, token, send_by)
         if avoided is not None:
-            avoided.leave(f"Apple said {result.reason}")
+            self._leave_seldom(environment, avoided, result.reason)
             second.carrier = avoided
         result = await self._request(environment, second)
         if result.reason == INVALID_PROVIDER_TOKEN:
             environment.proven = False
         return result
+
+    def _leave_seldom(self, environment: Environment, carrier: Carrier, reason: str) -> None:
+        """Leave it, but not one after the other: Apple takes many connects for an attack."""
+        now = self._clock.seconds()
+        if now >= environment.left_at + LEAVE_EVERY_S:
+            environment.left_at = now
+            carrier.leave(f"Apple said {reason}")
 
     def _exchange(
         self,
