@@ -214,7 +214,7 @@ class RuleTests(ConfigCase):
 
     def test_apple_needs_exactly_one_kind_of_credentials(self) -> None:
         """A certificate, or all three of key_file, key_id and team_id."""
-        title, token = "app:a:apns", "key_file=k\nkey_id=i\nteam_id=t\n"
+        title, token = "app:a:apns", "key_file=k\nkey_id=ABCDE12345\nteam_id=FGHIJ67890\n"
         self.read(f"[{title}]\n{token}")
         self.assert_rule(f"[{title}]\n", f"[{title}]: must have either certificate, or")
         self.assert_rule(f"[{title}]\n{token}certificate=c\n", f"[{title}] certificate: must not")

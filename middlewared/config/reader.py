@@ -54,7 +54,10 @@ _MOST_BYTES = 1 << 20
 
 
 def read_config(
-    path: Path | None, environ: Mapping[str, str], inspect: Inspect | None = None
+    path: Path | None,
+    environ: Mapping[str, str],
+    inspect: Inspect | None = None,
+    doubt: Inspect | None = None,
 ) -> Config:
     """
     Read and check a whole configuration.
@@ -62,6 +65,7 @@ def read_config(
     :param path: the ini file; None: the built-in defaults.
     :param environ: what ``%(ENV:NAME)s`` refers to.
     :param inspect: finds further problems, as section, key and what.
+    :param doubt: finds further warnings, likewise, once there is no problem.
     :raises ConfigError: with every problem, each a finished line.
     """
     name = "built-in defaults" if path is None else str(path)
@@ -84,8 +88,8 @@ def read_config(
         problems.add_unbroken(inspect(config))
     if problems.lines:
         raise ConfigError(problems.lines)
-    noted = tuple(_line(name, section, key, what) for section, key, what in warnings(config))
-    return attrs.evolve(config, warnings=noted)
+    noted = [*warnings(config), *(doubt(config) if doubt is not None else ())]
+    return attrs.evolve(config, warnings=tuple(_line(name, *each) for each in noted))
 
 
 def _line(name: str, section: str, key: str, what: str) -> str:

@@ -6,6 +6,7 @@ The one invariant: pure functions of a Config; each yields (section, key, what).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from middlewared.config.values import (
 
 Found: TypeAlias = Iterator[tuple[str, str, str]]
 _MOST_PUSHES = 100
+_APPLE_ID = re.compile(r"[A-Z0-9]{10}")
 # Google shut down the legacy protocols behind these in 2019 (GCM) and 2024 (FCM).
 _DEAD_LEGACY_HOSTS = {"fcm.googleapis.com", "gcm-http.googleapis.com", "android.googleapis.com"}
 
@@ -135,6 +137,13 @@ def _apple_credentials(title: str, app: AppleApp) -> Found:
     elif app.certificate is None:
         for key in (key for key, value in token.items() if not value):
             yield title, key, "must be set: key_file, key_id and team_id belong together"
+    for key, name in (
+        ("key_id", app.key_id),
+        ("team_id", app.team_id),
+        ("sandbox_key_id", app.sandbox_key_id),
+    ):
+        if name and not _APPLE_ID.fullmatch(name):
+            yield title, key, "must be 10 capital letters and digits, as Apple's site shows it"
     yield from _sandbox_key(title, app)
 
 

@@ -20,8 +20,14 @@ from middlewared.config import AndroidApp, App, AppleApp, Config, RedisSettings
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from middlewared.outgoing.tls import TrustRoots, load_trust
-from middlewared.push.apns.credentials import Credentials, load_certificate, load_key
+from middlewared.push.apns.credentials import (
+    CertificateCredentials,
+    Credentials,
+    load_certificate,
+    load_key,
+)
 from middlewared.push.google.credentials import ServiceAccount, load_service_account
+from middlewared.service.certificates import misfits
 
 AppKey = tuple[str, Platform]
 T = TypeVar("T")
@@ -123,6 +129,8 @@ def _load(app: App, now: float) -> LoadedApp:
     match app:
         case AppleApp(certificate=Path() as path):
             credentials = attempt("certificate", lambda: load_certificate(path, now=now))
+            if isinstance(credentials, CertificateCredentials):
+                problems.extend(misfits(app, credentials.scope))
         case AppleApp(key_file=Path() as path):
             credentials = attempt(
                 "key_file", lambda: load_key(path, team_id=app.team_id, key_id=app.key_id)

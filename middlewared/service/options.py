@@ -23,6 +23,7 @@ from middlewared.clock import Clock, measure_monotonically
 from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
+from middlewared.service.certificates import certificate_warnings
 from middlewared.service.daemon import Daemon
 from middlewared.service.notify import ServiceManager
 from middlewared.service.parts import Parts
@@ -73,7 +74,8 @@ def read_all(path: Path | None) -> Config:
 
     :raises ConfigError: with every problem.
     """
-    return read_config(path, os.environ, partial(file_problems, now=time.time()))
+    inspect = partial(file_problems, now=time.time())
+    return read_config(path, os.environ, inspect, certificate_warnings)
 
 
 def _complain(problems: list[str]) -> None:

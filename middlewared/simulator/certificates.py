@@ -97,7 +97,7 @@ class Authority:
         alternatives = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
         usage = ExtendedKeyUsageOID.SERVER_AUTH
-        return self._issue(name, subject, validity, usage, alternatives)
+        return self._issue(name, subject, validity, usage, [alternatives])
 
     def apns_client(
         self,
@@ -105,8 +105,14 @@ class Authority:
         name: str = "voip",
         topic: str = "com.voipgrid.vialer.voip",
         validity: Validity = VALID,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> Path:
-        """Issue an APNs VoIP certificate (topic as UID); the PEM file has certificate and key."""
+        """
+        Issue an APNs VoIP certificate (topic as UID); the PEM file has certificate and key.
+
+        :param extensions: further ones, as :func:`apple_extensions` makes them; a relay's
+            certificate has none.
+        """
         subject = x509.Name(
             [
                 x509.NameAttribute(NameOID.USER_ID, topic),
@@ -115,7 +121,8 @@ class Authority:
                 ),
             ]
         )
-        return self._issue(name, subject, validity, ExtendedKeyUsageOID.CLIENT_AUTH)
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._issue(name, subject, validity, usage, extensions)
 
     def _issue(
         self,
@@ -123,14 +130,14 @@ class Authority:
         subject: x509.Name,
         validity: Validity,
         usage: x509.ObjectIdentifier,
-        alternatives: x509.SubjectAlternativeName | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(subject, key, validity).add_extension(
             x509.ExtendedKeyUsage([usage]), critical=False
         )
-        if alternatives is not None:
-            builder = builder.add_extension(alternatives, critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         pem = certificate.public_bytes(Encoding.PEM) + _private_pem(key)
         return _write(self._folder / f"{name}.pem", pem)
@@ -148,6 +155,34 @@ class Authority:
             .not_valid_before(now + datetime.timedelta(days=validity.from_days))
             .not_valid_after(now + datetime.timedelta(days=validity.to_days))
         )
+
+
+def apple_extensions(
+    topics: Sequence[str], environments: Sequence[str] = ("sandbox", "production")
+) -> Sequence[x509.UnrecognizedExtension]:
+    """Apple's extensions of a push certificate: its topics with their kinds, its environments."""
+    kinds = {"voip": "voip", "complication": "complication"}
+    listed = b"".join(
+        _der(0x0C, topic.encode())
+        + _der(0x30, _der(0x0C, kinds.get(topic.rpartition(".")[2], "app").encode()))
+        for topic in topics
+    )
+    values = {6: _der(0x30, listed)}
+    for number, environment in ((1, "sandbox"), (2, "production")):
+        if environment in environments:
+            values[number] = _der(0x05, b"")
+    return [
+        x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.840.113635.100.6.3.{number}"), value)
+        for number, value in values.items()
+    ]
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    """One value in DER; its length in the long form where it needs it."""
+    size = len(content)
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    length = bytes([size]) if size < 0x80 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + content
 
 
 def write_provider_key(

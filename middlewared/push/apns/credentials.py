@@ -27,6 +27,7 @@ from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate
 
 from middlewared.errors import ConfigError
+from middlewared.push.apns.extensions import Scope, scope_of
 
 
 @attrs.frozen
@@ -37,6 +38,9 @@ class CertificateCredentials:
     not_after: float
     fingerprint: str
     """Tells one certificate from another; the same after it was read again."""
+
+    scope: Scope = attrs.field(factory=Scope)
+    """For what Apple made it."""
 
 
 @attrs.frozen
@@ -76,7 +80,7 @@ def load_certificate(path: Path, *, now: float) -> CertificateCredentials:
     if not_after <= now:
         raise ConfigError([f"{path}: the certificate expired on {leaf.not_valid_after_utc:%F}"])
     fingerprint = leaf.fingerprint(SHA256()).hex()
-    return CertificateCredentials(_for_twisted(leaf, key), not_after, fingerprint)
+    return CertificateCredentials(_for_twisted(leaf, key), not_after, fingerprint, scope_of(leaf))
 
 
 def load_key(path: Path, *, team_id: str, key_id: str) -> KeyCredentials:
