@@ -14,7 +14,13 @@ from typing import Any
 
 from middlewared.clock import wall_clock
 from middlewared.simulator.certificates import ServiceAccount
-from middlewared.simulator.google_errors import bare_error, legacy_success, legacy_text
+from middlewared.simulator.google_errors import (
+    bare_error,
+    invalid_token,
+    legacy_error,
+    legacy_success,
+    legacy_text,
+)
 from middlewared.simulator.google_oauth import Refused, TokenEndpoint
 from middlewared.simulator.google_rules import GooglePush, judge_legacy, judge_v1
 from middlewared.simulator.http import (
@@ -43,6 +49,7 @@ class GoogleServer(HttpServer):
     seen.
 
     :param api_keys: the server keys that the legacy addresses accept.
+    :param tokens: the push tokens that phones have; None: any.
     :param listener: told of each push that a phone gets.
     """
 
@@ -52,6 +59,7 @@ class GoogleServer(HttpServer):
         reactor: Any,
         certificate: Path | None = None,
         api_keys: Collection[str] = (),
+        tokens: Collection[str] | None = None,
         listener: Callable[[GooglePush], None] | None = None,
         keep: int = 10_000,
         interface: str = LOOPBACK,
@@ -62,6 +70,7 @@ class GoogleServer(HttpServer):
         self.oauth_scripts: Scripts[HttpStep] = Scripts()
         self.oauth = TokenEndpoint(wall_clock)
         self.record: Record[GooglePush] = Record(listener=listener, keep=keep)
+        self.tokens = tokens
         self._api_keys = api_keys
 
     @property
@@ -96,9 +105,9 @@ class GoogleServer(HttpServer):
 
     def _plan_push(self, push: GooglePush, project_id: str = "") -> Iterator[HttpStep]:
         self.record.receive(push)
-        delivered = False
+        delivered = push.dry
         for step in self.scripts.take(push.token):
-            if isinstance(step, Deliver):
+            if isinstance(step, Deliver) and not push.dry:
                 delivered = True
                 self.record.deliver(push)
             elif _is_success(step) and not delivered:
@@ -124,7 +133,10 @@ class GoogleServer(HttpServer):
         if account.project_id != project_id:
             raise Refused(bare_error(403, "PERMISSION_DENIED", "Permission denied."))
         _judge_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
-        return judge_v1(received.body, received.received_at)
+        push = judge_v1(received.body, received.received_at)
+        if self._is_unknown(push):
+            raise Refused(invalid_token())
+        return push
 
     def _judge_legacy(self, received: Received) -> GooglePush:
         if received.method != "POST":
@@ -133,7 +145,13 @@ class GoogleServer(HttpServer):
         if scheme != "key" or key not in self._api_keys:
             raise Refused(legacy_text(401, "INVALID_KEY"))
         _judge_type(received, legacy_text(400, "Content-Type must be application/json"))
-        return judge_legacy(_LEGACY[received.path], received.body, received.received_at)
+        push = judge_legacy(_LEGACY[received.path], received.body, received.received_at)
+        if self._is_unknown(push):
+            raise Refused(legacy_error("InvalidRegistration"))
+        return push
+
+    def _is_unknown(self, push: GooglePush) -> bool:
+        return self.tokens is not None and push.token not in self.tokens
 
 
 def _judge_type(received: Received, reply: HttpReply) -> None:

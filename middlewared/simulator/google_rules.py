@@ -56,7 +56,8 @@ class GooglePush:
     A push that broke no rule.
 
     ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    it came. ``token`` is what addresses the device: with ``is_fid`` its installation id.
+    it came. ``token`` is what addresses the device: with ``is_fid`` its installation id;
+    ``dry``: it is only to be validated, and reaches no phone.
     """
 
     protocol: str
@@ -67,6 +68,7 @@ class GooglePush:
     received_at: float
     is_fid: bool = False
     analytics_label: str = ""
+    dry: bool = False
 
 
 def judge_v1(body: bytes, received_at: float) -> GooglePush:
@@ -84,7 +86,8 @@ def judge_v1(body: bytes, received_at: float) -> GooglePush:
     data = _judge_v1_data(message.get("data", {}))
     priority, ttl_s = _judge_android(message.get("android", {}))
     label = _judge_options(message.get("fcm_options", {}))
-    return GooglePush("v1", token, data, priority, ttl_s, received_at, is_fid, label)
+    dry = document.get("validate_only") is True
+    return GooglePush("v1", token, data, priority, ttl_s, received_at, is_fid, label, dry)
 
 
 def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
@@ -169,7 +172,8 @@ def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
     priority = document.get("priority", "normal")
     if priority not in ("high", "normal"):
         raise Refused(legacy_text(400, 'Field "priority" must be "high" or "normal"'))
-    return GooglePush(protocol, token, data, priority, ttl_s, received_at)
+    dry = document.get("dry_run") is True
+    return GooglePush(protocol, token, data, priority, ttl_s, received_at, dry=dry)
 
 
 def _judge_legacy_data(data: Any) -> dict[str, str]:
