@@ -41,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="judge a configuration; print every problem")
     _add_config(check)
+    check.add_argument(
+        "--online",
+        action="store_true",
+        help="then ask Apple, Google, the account API, database and Redis; no phone is pushed to",
+    )
     check.set_defaults(run=_check)
 
     migrate = commands.add_parser("migrate", help="create or upgrade the database's schema")
@@ -108,7 +113,11 @@ def _check(arguments: argparse.Namespace) -> int:
         return 1
     for warning in config.warnings:
         print(f"warning: {warning}")  # noqa: T201
-    return 0
+    if not arguments.online:
+        return 0
+    from middlewared.service.online.command import check_online
+
+    return check_online(config)
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

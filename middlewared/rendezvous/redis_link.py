@@ -59,6 +59,7 @@ class Link:
     :param received: gets each published message; None for a link that takes commands.
     :param came_up: called after each greeting.
     :param went_down: called when a connection that was up is lost.
+    :param failed: gets why an attempt to connect came to nothing.
     :ivar in_trouble: commands to this node fail, and none has succeeded since.
     """
 
@@ -75,6 +76,7 @@ class Link:
         received: Callable[[str], None] | None = None,
         came_up: Callable[[], None] = lambda: None,
         went_down: Callable[[], None] = lambda: None,
+        failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self._name = name
         self._clock = clock
@@ -84,6 +86,7 @@ class Link:
         self._received = received
         self._came_up = came_up
         self._went_down = went_down
+        self._failed = failed
         self._protocol: Any = None
         self._running: Deferred[None] | None = None
         self._stopping = False
@@ -172,6 +175,7 @@ class Link:
             except Exception as error:  # whatever it is, the next attempt may succeed
                 if self._stopping:  # it is the cancellation, under one of its many names
                     return
+                self._failed(error)
                 if failures == 0:  # the next ones say the same
                     self.log.warn("redis {name}: {error}", name=self._name, error=_reason(error))
                 failures += 1

@@ -70,13 +70,18 @@ def make_rendezvous(
         cluster=redis.cluster,
         username=redis.username,
         password=redis.password,
-        tls=_redis_tls(redis) if redis.tls else None,
+        tls=redis_tls(redis) if redis.tls else None,
         table=table,
         late=late,
     )
 
 
-def _redis_tls(redis: RedisSettings) -> ClientTLS:
+def redis_tls(redis: RedisSettings) -> ClientTLS:
+    """
+    Whom we trust as Redis, and what we show it.
+
+    :raises ConfigError: a file cannot be used.
+    """
     certificate = None
     if redis.certificate is not None:
         certificate = load_certificate(redis.certificate, now=wall_clock()).certificate

@@ -15,31 +15,31 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from middlewared.push.apns.reasons import is_config_fault
 from middlewared.push.interface import ConfigFault
 
+WRONG_HOST = "wrong host name in the server's certificate"
+NOT_TRUSTED = "server certificate not trusted"
+NO_HTTP2 = "peer did not choose HTTP/2 (h2 by ALPN)"
 _CLIENT_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
 """Words in the TLS alerts by which a server refuses our certificate (RFC 8446, section 6.2)."""
-
-
-_NO_HTTP2 = "peer did not choose HTTP/2 (h2 by ALPN)"
 
 
 class NoHttp2(Exception):
     """TLS is well, but the peer speaks something else: perhaps a proxy that breaks TLS up."""
 
     def __init__(self) -> None:
-        super().__init__(_NO_HTTP2)
+        super().__init__(NO_HTTP2)
 
 
 def connect_fault(error: BaseException) -> ConfigFault | None:
     """The fault behind a failed connect, None when the next try may work."""
     if isinstance(error, NoHttp2):
-        return ConfigFault(_NO_HTTP2)
+        return ConfigFault(NO_HTTP2)
     if isinstance(error, VerificationError):
-        return ConfigFault("wrong host name in the server's certificate")
+        return ConfigFault(WRONG_HOST)
     for reason in _tls_reasons(error):
         if reason == "certificate verify failed":
-            return ConfigFault("server certificate not trusted")
+            return ConfigFault(NOT_TRUSTED)
         if "no application protocol" in reason:
-            return ConfigFault(_NO_HTTP2)
+            return ConfigFault(NO_HTTP2)
         if "alert" in reason and any(word in reason for word in _CLIENT_ALERTS):
             return ConfigFault("client certificate refused")
     return None

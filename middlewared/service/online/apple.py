@@ -1,0 +1,280 @@
+"""
+Asking Apple: one connection as the daemon makes it, and a push to a token that no phone has.
+
+The one invariant: no phone gets anything: the token is made up, and the push expires at once.
+Sources: Apple, "Sending notification requests to APNs" and "Handling notification responses
+from APNs".
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+from twisted.internet.defer import TimeoutError
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+
+from middlewared.clock import wall_clock
+from middlewared.config import AppleApp
+from middlewared.outgoing.interface import TcpEndpoints
+from middlewared.outgoing.proxy import ProxyFailed
+from middlewared.outgoing.tls import ClientTLS
+from middlewared.push.apns.connection import Connection
+from middlewared.push.apns.credentials import CertificateCredentials, KeyCredentials
+from middlewared.push.apns.exchange import Answer, End, Exchange
+from middlewared.push.apns.extensions import Environment
+from middlewared.push.apns.faults import (
+    NOT_TRUSTED,
+    WRONG_HOST,
+    connect_fault,
+    describe,
+    farewell_fault,
+)
+from middlewared.push.apns.provider import HTTPS
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, judge
+from middlewared.push.apns.request import RequestKind, authorization_header
+from middlewared.push.apns.token import ProviderTokens
+from middlewared.push.interface import Accepted, ConfigFault, Temporary, TokenDead
+from middlewared.quoting import quoted
+from middlewared.service.apps import LoadedApp
+from middlewared.service.online.finding import Finding, ok, unreachable, warning, wrong
+from middlewared.service.online.handshake import Handshake, distrust
+from middlewared.waiting import with_fair_timeout
+
+READY_S = 5.0
+"""For TLS and the first SETTINGS; the endpoint bounds the TCP connect."""
+
+ANSWER_S = 5.0
+OTHER_PORT = 2197
+"""Apple's other port, for networks that keep 443 to their proxies."""
+
+# What a refusal means and what to do, by Apple's word; {} is filled in from the app.
+_KEY_REFUSED = (
+    "key_file, key_id and team_id do not belong together, or the key was revoked: compare"
+    " key_id {key_id} and team_id {team_id} with Apple's site"
+)
+_ONE_ENVIRONMENT = (
+    "key_file: the key is not for the {environment} environment: use one that is{without_sandbox}"
+)
+_CERTIFICATE_TOPIC = "the certificate is not for topic {topic}: set the certificate or topic"
+_MEANING_WITH_KEY: Mapping[str, str] = {
+    "TopicDisallowed": "topic {topic} is not one of team {team_id}, or the key is for other"
+    " topics: set topic, team_id or key_file",
+    "DeviceTokenNotForTopic": "topic: {topic} is not what this key is for: set topic",
+    "BadTopic": "topic: Apple knows no {topic}: set topic",
+    "MissingTopic": "topic: Apple knows no {topic}: set topic",
+    "InvalidProviderToken": _KEY_REFUSED,
+    "MissingProviderToken": _KEY_REFUSED,
+    "UnrelatedKeyIdInToken": _KEY_REFUSED,
+    "ExpiredProviderToken": "our clock is wrong: Apple takes tokens of the last hour alone",
+    "BadEnvironmentKeyInToken": _ONE_ENVIRONMENT,
+    "BadEnvironmentKeyIdInToken": _ONE_ENVIRONMENT,
+    "Forbidden": "Apple lets this key push nothing: look at the key on Apple's site",
+}
+_MEANING_WITH_CERTIFICATE: Mapping[str, str] = {
+    "TopicDisallowed": _CERTIFICATE_TOPIC,
+    "DeviceTokenNotForTopic": _CERTIFICATE_TOPIC,
+    "BadTopic": _CERTIFICATE_TOPIC,
+    "MissingTopic": _CERTIFICATE_TOPIC,
+    "BadCertificate": "certificate: it has expired or was revoked: get another one",
+    "BadCertificateEnvironment": "certificate: it is not for the {environment} environment: get"
+    " one that is{without_sandbox}",
+    "MissingProviderToken": "certificate: Apple does not see it: does a proxy end TLS between?",
+    "Forbidden": "Apple lets this certificate push nothing: get another one",
+}
+
+
+@attrs.frozen
+class AskApple:
+    """
+    Asks about apps at Apple.
+
+    :param endpoints: where the daemon's connections begin.
+    :param tokens: shared by all questions, since Apple counts the tokens of a key.
+    """
+
+    reactor: Any
+    endpoints: TcpEndpoints
+    tokens: ProviderTokens
+
+    async def __call__(self, loaded: LoadedApp, environment: Environment) -> Finding:
+        """One environment of one app."""
+        app = loaded.app
+        if not isinstance(app, AppleApp):
+            raise TypeError("no app of Apple's")
+        url = app.sandbox_url if environment == "sandbox" else app.production_url
+        call = _Call(self, app, loaded, environment, url)
+        return await call.finding()
+
+
+class _Call:
+    """One connection, from the name to the answer."""
+
+    def __init__(
+        self, asking: AskApple, app: AppleApp, loaded: LoadedApp, environment: Environment, url: str
+    ) -> None:
+        self._asking = asking
+        self._app = app
+        self._credentials = loaded.credentials
+        self._environment = environment
+        self._parts = urlsplit(url)
+        self._host, self._port = self._parts.hostname or "", self._parts.port or HTTPS
+        own = (
+            self._credentials.certificate
+            if isinstance(self._credentials, CertificateCredentials)
+            else None
+        )
+        tls = ClientTLS(trust=loaded.trust, certificate=own, protocols=[b"h2"])
+        self._handshake = Handshake(tls(self._host))
+        self._connection = Connection(
+            clock=asking.reactor, room=lambda: None, unprocessed=self._unprocessed
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"{self._host}:{self._port}"
+
+    async def finding(self) -> Finding:
+        """Connect, push, close."""
+        endpoint: Any = self._handshake.over(self._tcp())
+        factory: Any = Factory.forProtocol(lambda: self._connection)
+        factory.noisy = False
+        try:
+            await endpoint.connect(factory)
+        except Exception as error:  # a network, a resolver and a proxy have no list of them
+            return wrong(f"{self._place}: {unreachable(error)}{self._advice(error)}")
+        try:
+            return await self._connected()
+        finally:
+            if not self._connection.closed.called:
+                self._connection.abort("checked")
+                await self._connection.closed
+
+    async def _connected(self) -> Finding:
+        connection, clock = self._connection, self._asking.reactor
+        try:
+            await with_fair_timeout(connection.ready, READY_S, clock)
+        except Exception as error:  # of TLS, HTTP/2, or the peer's end of it
+            return wrong(f"{self._place}: {await self._no_session(error)}")
+        if self._handshake.protocol != "h2":
+            return wrong(f"{self._place}: {self._no_h2()}")
+        exchange = self._exchange()
+        if not connection.can_open:
+            return wrong(f"{self._place}: takes no push: its SETTINGS allow no stream")
+        connection.send(exchange)
+        try:
+            end = await with_fair_timeout(exchange.ended, ANSWER_S, clock)
+        except Exception:  # time is up
+            return wrong(f"{self._place}: no answer to a push within {ANSWER_S:.0f} s")
+        return self._answered(end)
+
+    def _exchange(self) -> Exchange:
+        """A push to a made-up token, which Apple would not store if there were such a phone."""
+        kind = RequestKind.of(authority=self._parts.netloc, topic=self._app.topic, push_type="voip")
+        authorization = b""
+        if isinstance(self._credentials, KeyCredentials):
+            token = self._asking.tokens.current(self._credentials)
+            authorization = authorization_header(token.text)
+        block = kind.block(token=secrets.token_hex(32), authorization=authorization, expiration=0)
+        deadline = self._asking.reactor.seconds() + ANSWER_S
+        return Exchange(block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline)
+
+    def _unprocessed(self, exchange: Exchange) -> None:
+        exchange.end(Temporary("not processed"))
+
+    async def _no_session(self, error: Exception) -> str:
+        """Why there is no HTTP/2: TLS, ALPN, or no SETTINGS."""
+        if self._handshake.finished and self._handshake.protocol != "h2":
+            return self._no_h2()
+        fault = connect_fault(error)
+        if fault is not None and fault.reason in (NOT_TRUSTED, WRONG_HOST):
+            return await distrust(self._tcp(), self._host, self._asking.reactor) or fault.reason
+        if fault is not None and self._handshake.finished:
+            return f"{fault.reason}: {self._credential_key}: is it Apple's, and not revoked?"
+        if not self._handshake.finished:
+            late = isinstance(error, TimeoutError)
+            return f"no TLS: {f'nothing came within {READY_S:.0f} s' if late else describe(error)}"
+        if isinstance(error, TimeoutError):
+            return f"speaks TLS, but no HTTP/2 SETTINGS came within {READY_S:.0f} s"
+        said = self._connection.session.farewell
+        return f"ended before its HTTP/2 SETTINGS: {quoted(said or describe(error), 120)}"
+
+    def _tcp(self) -> IStreamClientEndpoint:
+        return self._asking.endpoints(self._host, self._port)
+
+    def _no_h2(self) -> str:
+        chosen = self._handshake.protocol
+        return (
+            f"no HTTP/2 (ALPN h2): it chose {chosen or 'nothing'}, and its certificate is signed"
+            f" by {self._handshake.root}: does a proxy end TLS between? let it pass Apple through"
+        )
+
+    def _answered(self, end: End) -> Finding:
+        """What the answer, or its absence, says of the configuration."""
+        if not isinstance(end, Answer):
+            return self._unanswered(end.reason)
+        result = judge(end, wall_clock())
+        if isinstance(result, Accepted):
+            return wrong(
+                f"{self._place}: a push to a made-up token was accepted, which Apple never does:"
+                f" what answers there? TLS root {self._handshake.root}"
+            )
+        if result.reason == BAD_DEVICE_TOKEN or isinstance(result, TokenDead):
+            return ok(
+                f"{self._place}, TLS root {self._handshake.root}, h2, made-up token refused"
+                f" ({result.reason})"
+            )
+        if result.reason == "TooManyProviderTokenUpdates":
+            return warning(
+                f"{self._place}: Apple has seen too many new tokens of key {self._app.key_id}"
+                " (TooManyProviderTokenUpdates): ask again in 20 minutes"
+            )
+        if isinstance(result, Temporary):
+            return wrong(
+                f"{self._place}: Apple is in trouble ({result.reason}): ask again in a minute"
+            )
+        return self._refused(result.reason)
+
+    def _unanswered(self, reason: str) -> Finding:
+        """The connection ended, or the stream: Apple may have said why in its GOAWAY."""
+        farewell = self._connection.session.farewell
+        fault = farewell_fault(farewell)
+        if isinstance(fault, ConfigFault):
+            return self._refused(fault.reason)
+        said = f": {quoted(farewell, 120)}" if farewell else ""
+        return wrong(f"{self._place}: no answer to a push: {reason}{said}")
+
+    def _refused(self, reason: str) -> Finding:
+        with_key = isinstance(self._credentials, KeyCredentials)
+        meaning = (_MEANING_WITH_KEY if with_key else _MEANING_WITH_CERTIFICATE).get(reason)
+        if meaning is None:
+            return wrong(f"{self._place}: Apple refuses the push: {reason}")
+        without_sandbox = (
+            ", or set sandbox_url to nothing" if self._environment == "sandbox" else ""
+        )
+        text = meaning.format(
+            topic=self._app.topic,
+            key_id=self._app.key_id,
+            team_id=self._app.team_id,
+            environment=self._environment,
+            without_sandbox=without_sandbox,
+        )
+        return wrong(f"{reason}: {text}")
+
+    @property
+    def _credential_key(self) -> str:
+        return "key_file" if isinstance(self._credentials, KeyCredentials) else "certificate"
+
+    def _advice(self, error: Exception) -> str:
+        if self._port == OTHER_PORT or isinstance(error, ProxyFailed | DNSLookupError):
+            return ""
+        return (
+            f": does a firewall block it? Apple listens at port {OTHER_PORT} too"
+            f" ({self._environment}_url)"
+        )

@@ -1,0 +1,96 @@
+"""
+What came of asking one thing, and how it is shown.
+
+The one invariant: a finding is one line for an operator: ``ok`` with what was seen, or what
+is wrong and what to do; it holds no secret and no word of a peer that was not quoted.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet import error as internet
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitedTooLong
+
+from middlewared.outgoing.proxy import ProxyFailed
+from middlewared.quoting import quoted
+
+NO_NAME = "the name server does not know the name, or does not answer"
+NOTABLE_SKEW_S = 5.0
+"""A clock so far off was not set by NTP."""
+
+
+class Verdict(enum.Enum):
+    """The word behind what was asked; a warning does not make the check fail."""
+
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "wrong"
+
+
+@attrs.frozen
+class Finding:
+    """What an operator should read of one thing."""
+
+    verdict: Verdict
+    text: str
+
+
+def ok(text: str, warnings: Sequence[str] = ()) -> Finding:
+    """Nothing is wrong; ``warnings`` come first where there are any."""
+    verdict = Verdict.WARNING if warnings else Verdict.OK
+    return Finding(verdict, "; ".join([*warnings, text]))
+
+
+def warning(text: str) -> Finding:
+    """It works, and is probably not meant."""
+    return Finding(Verdict.WARNING, text)
+
+
+def wrong(text: str) -> Finding:
+    """What is wrong, and what to do."""
+    return Finding(Verdict.WRONG, text)
+
+
+@attrs.frozen
+class Question:
+    """One thing to be asked: ``title`` names it by its section; ``ask`` ends in bounded time."""
+
+    title: str
+    ask: Callable[[], Coroutine[Deferred[Any], Any, Finding]]
+
+
+def unreachable(error: BaseException) -> str:
+    """Why no TCP connection came about, in words; ``error`` as an endpoint gives it."""
+    match error:
+        case ProxyFailed(__cause__=BaseException() as cause):
+            return f"no way to the proxy of [http_proxy]: {unreachable(cause)}"
+        case ProxyFailed():
+            return f"the proxy of [http_proxy] {error.args[0]}"
+        case internet.DNSLookupError():
+            return NO_NAME
+        case internet.ConnectionRefusedError():
+            return "the connection is refused"
+        case internet.NoRouteError():
+            return "there is no route to it"
+        case internet.TimeoutError() | internet.TCPTimedOutError() | WaitedTooLong():
+            return "no connection within some seconds"
+        case internet.ConnectionLost() | internet.ConnectionDone():
+            return "the connection was closed"
+    return quoted(str(error).partition("\n")[0] or type(error).__name__, 120)
+
+
+def agreeing(seconds: float) -> str:
+    """How well another clock agrees with ours."""
+    return f"clock within {max(0.1, abs(seconds)):.1f} s of ours"
+
+
+def skew(seconds: float) -> str:
+    """``seconds`` by which another clock is ahead of ours, in words."""
+    size = abs(seconds)
+    shown = f"{size:.0f} s" if size < 120 else f"{size / 60:.0f} min"
+    return f"{shown} {'ahead of' if seconds > 0 else 'behind'} ours"

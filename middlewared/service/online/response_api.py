@@ -1,0 +1,72 @@
+"""
+Whether phones can find the URL that pushes name for their answers.
+
+The one invariant: it is looked up as this machine sees it; that phones see the same is for the
+operator to know.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
+from zope.interface import implementer
+
+from middlewared.service.online.finding import Finding, ok, warning, wrong
+from middlewared.waiting import with_fair_timeout
+
+LOOK_UP_S = 5.0
+
+
+async def ask_response_api(url: str, reactor: Any) -> Finding:
+    """The addresses of the host in ``url``."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        addresses = await _addresses(host, reactor)
+    except TimeoutError:
+        return wrong(f"{host}: the name server does not answer within {LOOK_UP_S:.0f} s")
+    if not addresses:
+        return wrong(
+            f"{host}: the name is not known: phones cannot answer; correct response_api or the DNS"
+        )
+    warnings = []
+    if parts.scheme != "https":
+        warnings.append("is http: answers can be read and forged on the way")
+    shown = ", ".join(addresses[:3]) + (" ..." if len(addresses) > 3 else "")
+    text = f"{host} is {shown}" if shown != host else host
+    if not all(ip_address(each.partition("%")[0]).is_global for each in addresses):
+        text += ", which phones on the Internet cannot reach"
+        return warning("; ".join([*warnings, text]))
+    return ok(text, warnings)
+
+
+async def _addresses(host: str, reactor: Any) -> list[str]:
+    try:
+        return [str(ip_address(host))]
+    except ValueError:
+        receiver = _Receiver()
+        reactor.nameResolver.resolveHostName(receiver, host)
+        return await with_fair_timeout(receiver.found, LOOK_UP_S, reactor)
+
+
+@implementer(IResolutionReceiver)
+class _Receiver:
+    """Collects the addresses of a name."""
+
+    def __init__(self) -> None:
+        self._addresses: list[str] = []
+        self.found: Deferred[list[str]] = Deferred()
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing is known yet."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        self._addresses.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        if not self.found.called:
+            self.found.callback(list(dict.fromkeys(self._addresses)))

@@ -1,0 +1,61 @@
+"""
+Asking over HTTP with the daemon's own client, and hearing more than its senders give.
+
+The daemon's senders make verdicts of answers; for an operator, the answer behind a verdict has
+more to say (a clock that is wrong, a service that is not enabled).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet.error import ConnectError, DNSLookupError
+
+from middlewared.clock import Clock
+from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply, TcpEndpoints
+from middlewared.service.online.finding import unreachable
+from middlewared.service.online.handshake import distrust
+
+
+class Overheard:
+    """
+    Implements :class:`~middlewared.outgoing.interface.HttpClient` by another one.
+
+    :ivar reply: the last request's answer; None when there was none.
+    :ivar failure: why there was none.
+    """
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self.reply: Reply | None = None
+        self.failure: OutgoingFailed | None = None
+
+    async def request(self, method: str, url: str, **more: Any) -> Reply:
+        """See the interface."""
+        self.reply = self.failure = None
+        try:
+            self.reply = await self._client.request(method, url, **more)
+        except OutgoingFailed as error:
+            self.failure = error
+            raise
+        return self.reply
+
+    async def close(self) -> None:
+        """See the interface."""
+        await self._client.close()
+
+
+async def no_answer(
+    failure: OutgoingFailed, url: str, endpoints: TcpEndpoints, clock: Clock
+) -> str:
+    """Why nothing came from the host of ``url``, which it names, in words for an operator."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    words = str(failure).rstrip(".")
+    if isinstance(failure.__cause__, ConnectError | DNSLookupError):
+        words = unreachable(failure.__cause__)
+    elif parts.scheme == "https" and "certificate verify failed" in words:
+        tcp = endpoints(host, parts.port or 443)
+        words = await distrust(tcp, host, clock) or words
+    return f"{parts.netloc}: {words}"

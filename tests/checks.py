@@ -1,0 +1,86 @@
+"""Tests: the questions of ``check --online``, asked of real peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from middlewared.service.online.command import ask_all, questions
+from middlewared.service.options import read_all
+from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.certificates import Authority, write_provider_key
+
+reactor: Any = _reactor
+APP = "com.voipgrid.vialer"
+
+
+def made_folder(test: SynchronousTestCase) -> Path:
+    """A folder of a test's own."""
+    folder = Path(test.mktemp()).absolute()
+    folder.mkdir(parents=True)
+    return folder
+
+
+class OnlineTestCase(TestCase):
+    """Writes a configuration and asks what it names."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.folder = made_folder(self)
+
+    def later(self, stop: Any) -> None:
+        """Run the coroutine function ``stop`` at the end."""
+        self.addCleanup(lambda: Deferred.fromCoroutine(stop()))
+
+    async def ask(self, text: str) -> dict[str, str]:
+        """The finding of each question, by its title: the verdict, a blank, the text."""
+        path = self.folder / "middlewared.ini"
+        path.write_text(text)
+        lines: list[str] = []
+        asked = list(questions(read_all(path), reactor))
+        await ask_all(asked, reactor, lines.append)
+        self.assertEqual(len(lines), len(asked))
+        found = {}
+        for line, question in zip(lines, asked, strict=True):
+            self.assertTrue(line.startswith(question.title), line)
+            verdict, _, finding = line.removeprefix(question.title).strip().partition(" ")
+            found[question.title] = f"{verdict} {finding.strip()}"
+        return found
+
+    async def ask_one(self, text: str, title: str) -> str:
+        """The finding of one question."""
+        return (await self.ask(text))[title]
+
+
+class AppleCheckCase(OnlineTestCase):
+    """An authority, a key, and Apples that know them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.authority = Authority(folder=self.folder)
+        self.key = write_provider_key(self.folder)
+
+    async def apple(self, **options: Any) -> AppleServer:
+        """Start an Apple whose phones have no token that could be made up."""
+        options.setdefault("client_authority", self.authority.certificate)
+        options.setdefault("provider_keys", [self.key])
+        options.setdefault("tokens", ())
+        options.setdefault("certificate", self.authority.server(name=uuid4().hex))
+        server = AppleServer(reactor=reactor, **options)
+        await server.start()
+        self.later(server.stop)
+        return server
+
+    def with_key(self, production: str, sandbox: str, more: str = "", app: str = APP) -> str:
+        """An app with the provider key."""
+        return (
+            f"[app:{app}:apns]\nkey_file = {self.key.path}\nkey_id = {self.key.key_id}\n"
+            f"team_id = {self.key.team_id}\nca_file = {self.authority.certificate}\n"
+            f"production_url = {production}\nsandbox_url = {sandbox}\n{more}"
+        )

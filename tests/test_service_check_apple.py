@@ -1,0 +1,206 @@
+"""``check --online`` at Apple: each thing that can be wrong is named with what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+
+from middlewared.demo.stage import free_port
+from middlewared.service.online import apple as asking
+from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Stall, rejection
+from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
+from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from tests.checks import APP, AppleCheckCase, reactor
+
+PRODUCTION = f"[app:{APP}:apns] production"
+SANDBOX = f"[app:{APP}:apns] sandbox"
+
+
+class WebServer(Protocol):
+    """Refuses whatever it is asked, in HTTP/1.1."""
+
+    def dataReceived(self, data: bytes) -> None:
+        transport: Any = self.transport
+        transport.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+
+class AppleTests(AppleCheckCase):
+    """A real HTTP/2 server over TLS answers."""
+
+    async def asked(self, server: Any, more: str = "") -> str:
+        """What is found at ``server``."""
+        return await self.ask_one(self.with_key(server.url, server.url, more), PRODUCTION)
+
+    async def test_all_is_well(self) -> None:
+        """Both environments are ok, the root is named, and no phone got a push."""
+        production, sandbox = await self.apple(), await self.apple(environment="sandbox")
+        found = await self.ask(self.with_key(production.url, sandbox.url))
+        for title, server in ((PRODUCTION, production), (SANDBOX, sandbox)):
+            place = server.url.removeprefix("https://")
+            self.assertEqual(
+                found[title],
+                f"ok {place}, TLS root middlewared simulator ca, h2, made-up token refused"
+                " (BadDeviceToken)",
+            )
+            self.assertEqual(server.record.delivered_count, 0)
+
+    async def test_certificate_instead_of_a_key(self) -> None:
+        """The certificate is shown in the handshake."""
+        server = await self.apple(provider_keys=())
+        text = (
+            f"[app:{APP}:apns]\ncertificate = {self.authority.apns_client()}\n"
+            f"ca_file = {self.authority.certificate}\nproduction_url = {server.url}\n"
+            f"sandbox_url = {server.url}\n"
+        )
+        self.assertRegex(await self.ask_one(text, PRODUCTION), "^ok ")
+
+    async def test_refused_certificate(self) -> None:
+        """TLS ends because of ours: the key is named."""
+        server = await self.apple()
+        stranger = Authority(folder=self.folder, name="stranger")
+        text = (
+            f"[app:{APP}:apns]\ncertificate = {stranger.apns_client()}\n"
+            f"ca_file = {self.authority.certificate}\nproduction_url = {server.url}\n"
+            f"sandbox_url = {server.url}\n"
+        )
+        found = await self.ask_one(text, PRODUCTION)
+        self.assertRegex(found, "^wrong .*client certificate refused: certificate: is it")
+
+    async def test_wrong_topic(self) -> None:
+        """topic is the key to change."""
+        server = await self.apple(topics=["com.example.other.voip"])
+        self.assertRegex(
+            await self.asked(server),
+            rf"^wrong TopicDisallowed: topic {APP}.voip is not one of team SIMTEAM001.*set topic",
+        )
+
+    async def test_wrong_key(self) -> None:
+        """Apple does not know the key: its id and the team are shown to be compared."""
+        other = write_provider_key(self.folder, key_id="OTHERKEY01")
+        found = await self.asked(await self.apple(provider_keys=[other]))
+        self.assertRegex(found, "^wrong InvalidProviderToken: key_file, key_id and team_id")
+        self.assertIn("key_id SIMKEY0001 and team_id SIMTEAM001", found)
+
+    async def test_every_refusal_names_a_key(self) -> None:
+        """Also those that need an Apple of one environment, or a clock that is wrong."""
+        server = await self.apple(tokens=None)
+        for reason, what in (
+            ("DeviceTokenNotForTopic", "set topic"),
+            ("BadTopic", "set topic"),
+            ("ExpiredProviderToken", "our clock is wrong"),
+            ("UnrelatedKeyIdInToken", "key_file, key_id and team_id"),
+            ("BadEnvironmentKeyInToken", "key_file: the key is not for the production"),
+            ("BadCertificateEnvironment", "BadCertificateEnvironment"),
+            ("Forbidden", "look at the key"),
+            ("InternalServerError", "Apple is in trouble"),
+            ("PayloadEmpty", "Apple refuses the push: PayloadEmpty"),
+        ):
+            server.scripts.clear()
+            server.scripts.for_all(rejection(reason))
+            found = await self.asked(server)
+            self.assertRegex(found, f"^wrong .*{reason}")
+            self.assertIn(what, found)
+        server.scripts.for_all(rejection("BadEnvironmentKeyInToken"))
+        found = await self.ask_one(self.with_key(server.url, server.url), SANDBOX)
+        self.assertIn("or set sandbox_url to nothing", found)
+
+    async def test_too_many_tokens_is_a_warning(self) -> None:
+        """The key is good, the check was run too often."""
+        server = await self.apple(tokens=None)
+        server.scripts.for_all(rejection("TooManyProviderTokenUpdates"))
+        self.assertRegex(await self.asked(server), "^warning .*ask again in 20 minutes")
+
+    async def test_accepted_push_is_odd(self) -> None:
+        """Whatever took a push to a made-up token is not Apple."""
+        found = await self.asked(await self.apple(tokens=None))
+        self.assertRegex(found, "^wrong .*made-up token was accepted.*simulator ca")
+
+    async def test_closed_port(self) -> None:
+        """Host and port are named, and Apple's other port."""
+        url = f"https://127.0.0.1:{(port := free_port())}"
+        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        self.assertEqual(
+            found,
+            f"wrong 127.0.0.1:{port}: the connection is refused: does a firewall block it? Apple"
+            " listens at port 2197 too (production_url)",
+        )
+
+    async def test_unknown_host(self) -> None:
+        """A name that no name server has."""
+        url = "https://apple.invalid"
+        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        self.assertRegex(found, "^wrong apple.invalid:443: the name server does not know the name")
+
+    async def test_unknown_root(self) -> None:
+        """The root that is missing here is named, and ca_file."""
+        stranger = Authority(folder=self.folder, name="stranger")
+        server = await self.apple(certificate=stranger.server(name="strange"))
+        found = await self.asked(server)
+        self.assertRegex(found, "^wrong .*signed by middlewared simulator stranger, which.*ca_file")
+
+    async def test_expired_server_certificate(self) -> None:
+        """Or our clock."""
+        server = await self.apple(certificate=self.authority.server(name="old", validity=EXPIRED))
+        self.assertRegex(await self.asked(server), "^wrong .*has expired, or our clock is wrong")
+
+    async def test_other_host_name(self) -> None:
+        """A certificate that is trusted, for another host."""
+        server = await self.apple(
+            certificate=self.authority.server(name="else", hosts=["elsewhere.example"])
+        )
+        self.assertRegex(
+            await self.asked(server), "^wrong .*is for another host name, signed by mi"
+        )
+
+    async def test_no_h2(self) -> None:
+        """A proxy that ends TLS in between speaks HTTP/1.1, and its root shows whose it is."""
+        tls = ServerTLS(self.authority.server(name="web"))
+        socket = ListeningSocket(reactor=reactor)
+        socket.open(tls.wrap(Factory.forProtocol(WebServer)))
+        self.later(socket.close)
+        url = f"https://{socket.address}"
+        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        self.assertRegex(found, "^wrong .*no HTTP/2 .*signed by middlewared simulator ca")
+
+    async def test_no_settings(self) -> None:
+        """TLS works, and then nothing comes."""
+        self.patch_limits()
+        server = await self.apple(behaviour=Behaviour(greeting=Greeting.NO_SETTINGS))
+        self.assertRegex(await self.asked(server), "^wrong .*no HTTP/2 SETTINGS came")
+
+    async def test_no_tls(self) -> None:
+        """A port that swallows everything."""
+        self.patch_limits()
+        server = await self.apple(behaviour=Behaviour(greeting=Greeting.SILENT))
+        self.assertRegex(await self.asked(server), "^wrong .*no TLS: ")
+
+    async def test_no_answer(self) -> None:
+        """A push that is never answered does not hold up the check."""
+        self.patch_limits()
+        server = await self.apple(tokens=None)
+        server.scripts.for_all(Stall())
+        self.assertRegex(await self.asked(server), "^wrong .*no answer to a push within")
+
+    async def test_farewell_names_the_fault(self) -> None:
+        """Apple may say why in its GOAWAY."""
+        server = await self.apple(tokens=None)
+        server.scripts.for_all(GoAway(unprocessed=1, reason="BadCertificate", close=True))
+        self.assertRegex(await self.asked(server), "^wrong .*BadCertificate")
+
+    def patch_limits(self) -> None:
+        """Less patience than an operator has."""
+        for name in ("READY_S", "ANSWER_S"):
+            self.patch(asking, name, 0.3)
+
+    async def test_through_the_proxy(self) -> None:
+        """[http_proxy] is used; a proxy that refuses is named."""
+        port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            Factory.forProtocol(WebServer)
+        )
+        self.addCleanup(port.stopListening)
+        proxy = f"[http_proxy]\nurl = http://user:geheim@127.0.0.1:{port.getHost().port}\n"
+        server = await self.apple()
+        found = await self.asked(server, proxy)
+        self.assertRegex(found, r"^wrong .*the proxy of \[http_proxy\] refuses \(403\)$")

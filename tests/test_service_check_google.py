@@ -1,0 +1,206 @@
+"""``check --online`` at Google and its relays: each fault is named with what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import formatdate
+from typing import Any
+
+import attrs
+
+from middlewared.demo.stage import free_port
+from middlewared.service.online import google as asking
+from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
+from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.google_errors import bare_error, fcm_error, legacy_error
+from middlewared.simulator.google_oauth import oauth_error
+from middlewared.simulator.http import HttpReply, Stall
+from tests.checks import OnlineTestCase, reactor
+
+APP = "com.example.phone"
+ANDROID = f"[app:{APP}:android]"
+GCM = f"[app:{APP}:gcm]"
+
+
+class GoogleCheckCase(OnlineTestCase):
+    """A Google whose phones have no token that could be made up."""
+
+    account: ServiceAccount
+
+    async def google(self, **options: Any) -> GoogleServer:
+        """Start it; it trusts an account."""
+        server = GoogleServer(reactor=reactor, api_keys=["good-key"], tokens=(), **options)
+        await server.start()
+        self.later(server.stop)
+        self.account = write_service_account(self.folder, token_uri=server.token_uri)
+        server.trust(self.account)
+        return server
+
+    async def v1(self, server: GoogleServer) -> str:
+        """What is found of the account."""
+        text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
+        return await self.ask_one(text, ANDROID)
+
+
+class V1Tests(GoogleCheckCase):
+    """FCM HTTP v1."""
+
+    async def test_all_is_well(self) -> None:
+        """The message was only validated: no phone got it, and no secret is shown."""
+        server = await self.google()
+        found = await self.v1(server)
+        place = server.url.removeprefix("http://")
+        self.assertEqual(
+            found,
+            f"ok {place}, project simulated-project, access token, made-up token refused"
+            " (INVALID_ARGUMENT)",
+        )
+        self.assertEqual(server.record.delivered_count, 0)
+        self.assertFalse(any(token in found for token in server.oauth.tokens))
+
+    async def test_unregistered_is_well_too(self) -> None:
+        """FCM may know the form of the token and not the token."""
+        server = await self.google()
+        server.tokens = None
+        server.scripts.for_all(fcm_error("UNREGISTERED"))
+        self.assertRegex(await self.v1(server), r"^ok .*\(UNREGISTERED\)")
+
+    async def test_only_validated(self) -> None:
+        """FCM is asked not to deliver."""
+        server = await self.google()
+        server.tokens = None
+        self.assertRegex(await self.v1(server), "^warning .*a made-up token was accepted")
+        self.assertEqual([push.dry for push in server.record.received], [True])
+        self.assertEqual(server.record.delivered_count, 0)
+
+    async def test_no_token(self) -> None:
+        """A clock that is wrong, a key that was revoked, an account that is disabled or gone."""
+        server = await self.google()
+        hour_ago = ("Date", formatdate(time.time() - 3600, usegmt=True))
+        skewed = attrs.evolve(oauth_error("invalid_grant"), headers=(hour_ago,))
+        for reply, what in (
+            (skewed, r"is 60 min behind ours: correct the time"),
+            (oauth_error("invalid_grant", "Invalid JWT Signature."), "the key of .* was revoked"),
+            (oauth_error("invalid_grant", "Robot is disabled."), "is disabled: enable it"),
+            (oauth_error("disabled_client", "The OAuth client was disabled."), "is disabled"),
+            (oauth_error("invalid_grant", "Invalid grant: account not found"), "does not exist"),
+            (HttpReply(502, b"<html>"), "answers 502: is it in trouble"),
+        ):
+            server.oauth_scripts.for_all(reply)
+            self.assertRegex(await self.v1(server), rf"^wrong no access token \(.*{what}")
+
+    async def test_revoked_key(self) -> None:
+        """As Google itself judges it: the signature of another key."""
+        server = await self.google()
+        other = self.folder / "other"
+        other.mkdir()
+        stranger = write_service_account(other, token_uri=server.token_uri)
+        document = json.loads(self.account.path.read_text())
+        document["private_key"] = json.loads(stranger.path.read_text())["private_key"]
+        self.account.path.write_text(json.dumps(document))
+        found = await self.v1(server)
+        self.assertRegex(found, r"^wrong no access token \(invalid_grant\): service_account: the k")
+        self.assertNotIn("PRIVATE", found)
+
+    async def test_refusals(self) -> None:
+        """Of a message: the API, the role, the project, Google's own trouble."""
+        server = await self.google()
+        server.tokens = None
+        disabled = {
+            "error": {
+                "code": 403,
+                "status": "PERMISSION_DENIED",
+                "message": "No.",
+                "details": [
+                    {
+                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                        "reason": "SERVICE_DISABLED",
+                    }
+                ],
+            }
+        }
+        for reply, what in (
+            (HttpReply(403, json.dumps(disabled).encode()), "is not enabled in project simulated-"),
+            (bare_error(403, "PERMISSION_DENIED"), "give it the role Firebase Cloud Messaging"),
+            (bare_error(404, "NOT_FOUND"), "FCM knows no project simulated-project"),
+            (bare_error(401, "UNAUTHENTICATED"), "does not take the access token"),
+            (fcm_error("SENDER_ID_MISMATCH"), "another Firebase project than simulated-project"),
+            (fcm_error("THIRD_PARTY_AUTH_ERROR"), "credentials for Apple or web push"),
+            (fcm_error("UNAVAILABLE"), "Google is in trouble"),
+            (fcm_error("INVALID_ARGUMENT", message="No."), "does not understand the message"),
+        ):
+            server.scripts.for_all(reply)
+            found = await self.v1(server)
+            self.assertRegex(found, f"^wrong .*{what}")
+        server.scripts.for_all(fcm_error("QUOTA_EXCEEDED"))
+        self.assertRegex(await self.v1(server), "^warning .*over its quota")
+
+    async def test_silent_server(self) -> None:
+        """It does not hold up the check."""
+        self.patch(asking, "ANSWER_S", 0.3)
+        server = await self.google()
+        server.tokens = None
+        server.scripts.for_all(Stall())
+        self.assertRegex(await self.v1(server), "^wrong .*no answer within 0.3 s$")
+
+    async def test_unknown_root(self) -> None:
+        """What a proxy that ends TLS shows; its signer is named."""
+        authority = Authority(folder=self.folder)
+        server = await self.google(certificate=authority.server())
+        found = await self.v1(server)
+        self.assertRegex(found, "^wrong no access token: .*signed by middlewared simulator ca, whi")
+        text = f"{ANDROID}\napi_key = k\nurl = {server.url}\nca_file = {authority.certificate}\n"
+        self.assertRegex(await self.ask_one(text, ANDROID), "^wrong .*api_key is refused")
+
+    async def test_proxy_that_is_away(self) -> None:
+        """It is named, and none of its credentials."""
+        server = await self.google()
+        text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
+        proxy = f"[http_proxy]\nurl = http://user:geheim@127.0.0.1:{free_port()}\n"
+        found = await self.ask_one(text + proxy, ANDROID)
+        self.assertRegex(found, r"no way to the proxy of \[http_proxy\]: the connection is ref")
+
+    async def test_no_one_listens(self) -> None:
+        """The host of the access token is named."""
+        server = await self.google()
+        await server.stop()
+        self.assertRegex(
+            await self.v1(server),
+            r"^wrong no access token: 127.0.0.1:\d+: the connection is refused",
+        )
+
+
+class LegacyTests(GoogleCheckCase):
+    """The legacy protocol, and GCM, at a relay."""
+
+    async def legacy(self, server: GoogleServer, key: str = "good-key", more: str = "") -> str:
+        text = f"{GCM}\napi_key = {key}\nurl = {server.url}/gcm/send{more}\n"
+        return await self.ask_one(text, GCM)
+
+    async def test_all_is_well(self) -> None:
+        """A made-up registration id is refused, and was sent with dry_run."""
+        server = await self.google()
+        self.assertRegex(await self.legacy(server), r"^ok .*id refused \(InvalidRegistration\)$")
+        text = f"{ANDROID}\napi_key = good-key\nurl = {server.url}\n"
+        self.assertRegex(await self.ask_one(text, ANDROID), "^ok ")
+
+    async def test_relay_that_takes_everything(self) -> None:
+        """That it does is said."""
+        server = await self.google()
+        server.tokens = None
+        self.assertRegex(await self.legacy(server), "^warning .*was accepted")
+        self.assertEqual([push.dry for push in server.record.received], [True])
+
+    async def test_faults(self) -> None:
+        """The key, the address, the sender."""
+        server = await self.google()
+        found = await self.legacy(server, key="bad-key-geheim")
+        self.assertRegex(found, r"^wrong .*api_key is refused \(401\)")
+        self.assertNotIn("geheim", found)
+        self.assertRegex(await self.legacy(server, more="X"), "^wrong .*Google has shut it down")
+        server.tokens = None
+        server.scripts.for_all(legacy_error("MismatchSenderId"))
+        self.assertRegex(await self.legacy(server), "^wrong .*api_key is another sender's")
+        server.scripts.for_all(legacy_error("InvalidTtl"))
+        self.assertRegex(await self.legacy(server), r"^wrong .*refuses the message \(InvalidTtl\)")
