@@ -89,12 +89,41 @@ def _add_device_commands(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--json", action="store_true", help="one JSON object a line")
         if name != "list":
             command.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+        else:
+            _add_device_filters(command)
         command.set_defaults(run=_devices, command=name)
+
+
+def _add_device_filters(parser: argparse.ArgumentParser) -> None:
+    """What the list may be restricted to; several together restrict it further."""
+    parser.add_argument(
+        "--silent",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="those that did not answer the last N calls or more",
+    )
+    parser.add_argument(
+        "--not-seen-for",
+        type=_positive,
+        default=0,
+        metavar="DAYS",
+        help="those that did not register, check in or answer for so many days",
+    )
+    parser.add_argument(
+        "--shared", action="store_true", help="those whose phone has several accounts"
+    )
 
 
 def _account(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:7]) > 0 and len(text) <= 6):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
     return int(text)
 
 
@@ -146,7 +175,13 @@ def _devices(arguments: argparse.Namespace) -> int:
     config = read_all(arguments.config)
     match arguments.command:
         case "list":
-            return commands_devices.list_devices(config, as_json=arguments.json)
+            return commands_devices.list_devices(
+                config,
+                silent=arguments.silent,
+                not_seen_for_days=arguments.not_seen_for,
+                shared=arguments.shared,
+                as_json=arguments.json,
+            )
         case "show":
             command = commands_devices.show_device
         case _:

@@ -130,6 +130,9 @@ class Device:
     Texts are "" when the app did not send them. ``sandbox`` chooses Apple's
     environment; ``push_profile`` is "once" or "". ``registered_at`` and
     ``last_seen`` are epoch seconds.
+
+    ``silent_streak`` counts the woken calls in a row that it did not answer;
+    ``last_answered``: when it answered the last one, in epoch seconds, None: it never did.
     """
 
     sip_user_id: int
@@ -146,6 +149,32 @@ class Device:
     remote_notification_token: str = attrs.field(default="", repr=False)
     registered_at: float = 0.0
     last_seen: float = 0.0
+    silent_streak: int = 0
+    last_answered: float | None = None
+
+    @property
+    def installation(self) -> str:
+        """
+        What of the push token stays the same while the app is installed.
+
+        Of a token of Google's the part before the colon: the Firebase installation ID,
+        which newer apps register alone.
+        """
+        head, colon, _ = self.token.partition(":")
+        return head if colon and head and self.platform is not Platform.APNS else self.token
+
+
+@attrs.frozen
+class Wakeup:
+    """
+    A call whose push was accepted for ``device`` has ended.
+
+    ``answered_at``: when the phone answered, either way, in epoch seconds; None: it did not
+    in time.
+    """
+
+    device: Device
+    answered_at: float | None
 
 
 @attrs.frozen

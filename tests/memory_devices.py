@@ -4,12 +4,16 @@ A device registry in memory, for tests of other rooms. It passes the registry's 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.devices.interface import Counts, Page, Registered, Wanted, is_silent
+from middlewared.devices.queries import identity
+from middlewared.devices.streaks import continued, merged
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 
 class MemoryDevices:
@@ -38,37 +42,39 @@ class MemoryDevices:
             await self.gate
         return self.get(sip_user_id)
 
-    async def register(self, device: Device) -> Device | None:
+    async def register(self, device: Device, *, alone: bool = False) -> Registered:
         self._fail()
         replaced = self.get(device.sip_user_id)
-        self.put(device)
-        return replaced
+        displaced = [each for each in self._devices.values() if _same_phone(each, device)]
+        self.put(continued(device, replaced))
+        if not alone:
+            return Registered(replaced)
+        for each in displaced:
+            del self._devices[each.sip_user_id]
+        return Registered(replaced, displaced)
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         self._fail()
-        device = self._with_token(sip_user_id, token)
-        if device is None or (device.platform, device.app) != (platform, app):
+        if self._same(Device(sip_user_id, platform, app, token)) is None:
             return False
         del self._devices[sip_user_id]
         return True
 
-    async def remove_dead(
-        self, sip_user_id: int, token: str, registered_before: float | None
-    ) -> bool:
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         self._fail()
-        device = self._with_token(sip_user_id, token)
-        if device is None:
+        stored = self._same(device)
+        if stored is None:
             return False
-        if registered_before is not None and device.registered_at > registered_before:
+        if registered_before is not None and stored.registered_at > registered_before:
             return False
-        del self._devices[sip_user_id]
+        del self._devices[stored.sip_user_id]
         return True
 
-    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
-        return self._change(sip_user_id, token, token=new_token)
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        return self._change(device, token=new_token)
 
-    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
-        return self._change(sip_user_id, token, sandbox=sandbox)
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        return self._change(device, sandbox=sandbox)
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         self._fail()
@@ -78,30 +84,63 @@ class MemoryDevices:
         self.put(attrs.evolve(device, last_seen=seen_at))
         return True
 
-    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
+    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
         self._fail()
-        accounts = sorted(account for account in self._devices if account > after)
-        return [self._devices[account] for account in accounts[:limit]]
+        accounts = sorted(account for account in self._devices if account > after)[:limit]
+        devices = [self._devices[account] for account in accounts]
+        fitting = [each for each in devices if self._fits(each, wanted or Wanted())]
+        return Page(fitting, accounts[-1] if accounts else None)
+
+    async def count(self, silent_calls: int) -> Counts:
+        self._fail()
+        devices = self._devices.values()
+        silent = sum(is_silent(device, silent_calls) for device in devices)
+        return Counts(Counter((device.app, device.platform) for device in devices), silent)
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         self._fail()
         self.responses.extend(records)
 
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        self._fail()
+        for streak in merged(wakeups):
+            device = self._same(streak.device)
+            if device is not None:
+                begun = device.silent_streak if streak.answered_at is None else 0
+                answered = [at for at in (device.last_answered, streak.answered_at) if at]
+                last = max(answered, default=None)
+                self._change(device, silent_streak=begun + streak.missed, last_answered=last)
+
     async def ping(self) -> None:
         self._fail()
 
-    def _with_token(self, sip_user_id: int, token: str) -> Device | None:
-        device = self.get(sip_user_id)
-        return device if device is not None and device.token == token else None
+    def _same(self, device: Device) -> Device | None:
+        stored = self.get(device.sip_user_id)
+        return stored if stored is not None and identity(stored) == identity(device) else None
 
-    def _change(self, sip_user_id: int, token: str, /, **changes: str | bool) -> bool:
+    def _change(self, device: Device, /, **changes: object) -> bool:
         self._fail()
-        device = self._with_token(sip_user_id, token)
-        if device is None:
+        stored = self._same(device)
+        if stored is None:
             return False
-        self.put(attrs.evolve(device, **changes))  # type: ignore[arg-type]
+        self.put(attrs.evolve(stored, **changes))  # type: ignore[arg-type]
         return True
+
+    def _fits(self, device: Device, wanted: Wanted) -> bool:
+        since = wanted.unseen_since
+        return (
+            device.silent_streak >= wanted.silent_streak
+            and (since is None or max(device.last_seen, device.last_answered or 0) < since)
+            and (not wanted.shared or any(_same_phone(device, e) for e in self._devices.values()))
+        )
 
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+def _same_phone(one: Device, other: Device) -> bool:
+    """Whether two accounts have the same phone."""
+    same = (one.platform, one.app, one.installation)
+    same_phone = same == (other.platform, other.app, other.installation)
+    return same_phone and one.sip_user_id != other.sip_user_id

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from middlewared.devices.cache import MAX_DEVICES, CachedDevices, CacheSettings
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device
+from middlewared.model import Device, Platform, Wakeup
 from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
 from tests.memory_devices import MemoryDevices
 
@@ -145,7 +145,7 @@ class OutageTests(SynchronousTestCase):
         self.now(self.cache.register(device))
         self.now(self.cache.delete(ACCOUNT, device.platform, device.app, device.token))
         self.now(self.cache.register(a_device(2)))
-        self.now(self.cache.remove_dead(2, device.token, None))
+        self.now(self.cache.remove_dead(a_device(2), None))
         self.now(self.cache.register(a_device(3)))
         self.now(self.devices.delete(3, device.platform, device.app, device.token))
         self.assertIsNone(self.now(self.cache.find(3)))
@@ -156,12 +156,45 @@ class OutageTests(SynchronousTestCase):
     def test_changed_devices_are_not_served_as_they_were(self) -> None:
         """A token or environment that was found wrong is not used again."""
         self.now(self.cache.register(a_device(1)))
-        self.now(self.cache.replace_token(1, "token-1", "canonical"))
+        self.now(self.cache.replace_token(a_device(1), "canonical"))
         self.now(self.cache.register(a_device(2)))
-        self.now(self.cache.set_sandbox(2, "token-1", False))
+        self.now(self.cache.set_sandbox(a_device(2), False))
         self.go_away()
         self.assert_down(1)
         self.assert_down(2)
+
+    def test_displaced_devices_are_not_served(self) -> None:
+        """A phone that has another account now rings for that one alone."""
+        self.now(self.cache.register(a_device(1)))
+        self.now(self.cache.register(a_device(2), alone=True))
+        self.go_away()
+        self.assert_down(1)
+        self.assertEqual(self.now(self.cache.find(2)), a_device(2))
+
+    def test_streak_in_an_outage(self) -> None:
+        """A silent phone that registers again with its token is silent in an outage too."""
+        self.now(self.cache.register(a_device()))
+        self.now(self.cache.log_wakeups([Wakeup(a_device(), None)]))
+        self.now(self.cache.register(a_device()))
+        self.go_away()
+        found = self.now(self.cache.find(ACCOUNT))
+        assert found is not None
+        self.assertEqual(found.silent_streak, 1)
+
+    def test_dead_devices_that_are_kept(self) -> None:
+        """While removals of its app are paused a dead device stays, in the database too."""
+        kept = {("com.example.phone", Platform.APNS)}
+        self.cache = CachedDevices(
+            registry=self.devices,
+            clock=self.clock,
+            settings=CacheSettings(),
+            keeps_dead=lambda app, platform: (app, platform) in kept,
+        )
+        self.now(self.cache.register(a_device()))
+        self.assertFalse(self.now(self.cache.remove_dead(a_device(), None)))
+        self.assertEqual(self.now(self.devices.find(ACCOUNT)), a_device())
+        kept.clear()
+        self.assertTrue(self.now(self.cache.remove_dead(a_device(), None)))
 
     def test_hanging_database_costs_a_known_device_a_moment_only(self) -> None:
         """A call does not wait for the database's whole deadline."""

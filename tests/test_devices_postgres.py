@@ -13,9 +13,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices import queries
-from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.interface import DeviceRegistry, Registered, Wanted
+from middlewared.devices.migrations import pending
 from middlewared.devices.postgres import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
+from middlewared.model import Wakeup
 from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
 from tests.servers.postgres import PostgresServer, shared_server
 
@@ -104,20 +106,29 @@ class PostgresStartTests(PostgresCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        registry = await self.started()
-        await registry.register(a_device())
-        await registry.stop()
-        older = "delete from schema_version where version > 1"
-        self.server.sql(self.database, "drop table daemons", older)
-        registry = await self.started()
-        self.assertEqual(await registry.find(ACCOUNT), a_device())
-        self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
+        columns = queries.COLUMNS[:-2]
+        values = queries.to_row(a_device())[:-2]
+        insert = f"insert into devices ({', '.join(columns)}) values ({', '.join(['%s'] * 14)})"
+        for version in (1, 2):
+            self.database = self.server.create_database()
+            with closing(psycopg2.connect(self.server.url(self.database))) as older, older:
+                cursor = older.cursor()
+                cursor.execute("create table schema_version (version integer primary key)")
+                for number, script in pending("postgres", 0)[:version]:
+                    cursor.execute(script)
+                    cursor.execute("insert into schema_version values (%s)", (number,))
+                cursor.execute(insert, values)
+            registry = await self.started()
+            self.assertEqual(await registry.find(ACCOUNT), a_device())
+            self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
+            await registry.log_wakeups([Wakeup(a_device(), None)])
+            self.assertEqual((await registry.count(1)).silent, 1)
 
     async def test_several_daemons_start_at_once(self) -> None:
         """Each of several daemons on a new database finds the whole schema."""
         await gatherResults([Deferred.fromCoroutine(self.started()) for _ in range(5)])
         versions = self.server.sql(self.database, "select version from schema_version")
-        self.assertEqual(versions, [(1,), (2,)])
+        self.assertEqual(versions, [(1,), (2,), (3,)])
 
     async def test_newer_schema(self) -> None:
         """A database of a newer release stops the start."""
@@ -208,6 +219,25 @@ class PostgresConnectionTests(PostgresCase):
         self.assertFalse(storing[-1].called)
         await gatherResults(storing)
 
+    async def test_large_tables_are_not_gone_through(self) -> None:
+        """What a registration, a batch, a page of shared phones and a count need is indexed."""
+        await (await self.started()).stop()
+        self.server.sql(
+            self.database,
+            "insert into devices select n, 'android', 'app', 'i' || n || ':t', '', '', '', '',"
+            " false, '', false, '', 0, 0 from generate_series(1, 20000) as n",
+            "vacuum analyze devices",
+        )
+        phone = queries.Dialect(position="strpos").same_phone().replace("?", "'x'")
+        page, _ = queries.Dialect(position="strpos").page(Wanted(shared=True))
+        for statement in (
+            f"select from devices where sip_user_id = 1 or (true and {phone})",
+            page.replace("?", "5"),
+            queries.COUNT_SILENT.replace("?", "5"),
+        ):
+            plan = self.server.sql(self.database, f"explain {statement}")
+            self.assertNotIn("Seq Scan", "\n".join(line for (line,) in plan))
+
     async def test_many_look_ups_at_once(self) -> None:
         """Each gets its own device or none, however they share statements."""
         registry = await self.started()
@@ -243,7 +273,7 @@ class PostgresConnectionTests(PostgresCase):
         registry = await self.started()
         under_way = Deferred.fromCoroutine(registry.register(a_device()))
         await registry.stop()
-        self.assertIsNone(self.successResultOf(under_way))
+        self.assertEqual(self.successResultOf(under_way), Registered(None))
         with self.assertRaises(DatabaseDown):
             await registry.find(ACCOUNT)
         rows = self.server.sql(self.database, "select sip_user_id from devices")

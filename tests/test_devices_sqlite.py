@@ -15,8 +15,12 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 import middlewared
+from middlewared.devices.interface import Registered, Wanted
+from middlewared.devices.migrations import pending
+from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect, to_row
 from middlewared.devices.sqlite import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
+from middlewared.model import Wakeup
 from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
 
 STARTED_AT_ONCE = """
@@ -115,13 +119,20 @@ class SqliteStartTests(SqliteCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        registry = await self.started()
-        await registry.register(a_device())
-        await registry.stop()
-        self.sql("drop table daemons", "pragma user_version = 1")
-        registry = await self.started()
-        self.assertEqual(await registry.find(ACCOUNT), a_device())
-        self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
+        columns, values = COLUMNS[:-2], to_row(a_device())[:-2]
+        insert = f"insert into devices ({', '.join(columns)}) values ({', '.join('?' * 14)})"
+        for version in (1, 2):
+            self.path = self.path.with_suffix(f".{version}")
+            with closing(sqlite3.connect(self.path)) as older, older:
+                for _, script in pending("sqlite", 0)[:version]:
+                    older.executescript(script)
+                older.execute(f"pragma user_version = {version}")
+                older.execute(insert, values)
+            registry = await self.started()
+            self.assertEqual(await registry.find(ACCOUNT), a_device())
+            self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
+            await registry.log_wakeups([Wakeup(a_device(), None)])
+            self.assertEqual((await registry.count(1)).silent, 1)
 
     async def test_file_is_for_its_owner_alone(self) -> None:
         """Push tokens are secrets."""
@@ -161,6 +172,43 @@ class SqliteStartTests(SqliteCase):
         for process in processes:
             printed, _ = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0, printed.decode())
+
+
+class SqliteLargeTests(SqliteCase):
+    """What must not take longer with the number of devices."""
+
+    async def test_large_tables_are_not_gone_through(self) -> None:
+        """A registration and a page of shared phones are indexed; counts read an index alone."""
+        await self.started()
+        dialect = Dialect(position="instr")
+        page, _ = dialect.page(Wanted(shared=True))
+        for statement, used in (
+            (f"delete from devices where {dialect.same_phone()} and sip_user_id <> ?", 1),
+            (page, 1),
+            (COUNT, "USING COVERING INDEX devices_app"),
+            (COUNT_SILENT, "USING COVERING INDEX devices_silent"),
+        ):
+            count = statement.count("?")
+            with closing(sqlite3.connect(self.path)) as connection:
+                rows = connection.execute(f"explain query plan {statement}", ["1"] * count)
+                plan = "\n".join(row[3] for row in rows)
+            self.assertIn("devices_installation" if used == 1 else used, plan)
+            self.assertNotRegex(plan, r"SCAN devices$|SCAN other")
+
+    async def test_counting_holds_up_no_call(self) -> None:
+        """A look-up is answered while a count is under way, however long that takes."""
+        registry = await self.started()
+        await registry.register(a_device())
+        self.sql(
+            "with recursive n (n) as (select 1 union all select n + 1 from n where n < 200000)"
+            " insert into devices select n, 'gcm', 'app' || n, 't' || n, '', '', '', '', 0, '', 0,"
+            " '', 0, 0, 0, null from n"
+        )
+        counting = Deferred.fromCoroutine(registry.count(1))
+        self.assertEqual(await registry.find(ACCOUNT), a_device())
+        self.assertFalse(counting.called)
+        counted = await counting
+        self.assertEqual(len(counted.devices), 200001)
 
 
 class SqliteOutageTests(SqliteCase):
@@ -205,7 +253,7 @@ class SqliteOutageTests(SqliteCase):
         await work[0]
         await self.assertFailure(work[1], OverflowError)
         await work[2]
-        self.assertEqual([d.sip_user_id for d in await registry.list()], [1, 3])
+        self.assertEqual([d.sip_user_id for d in (await registry.page()).devices], [1, 3])
 
     async def test_full_disk(self) -> None:
         """A registration without room is not confirmed; one that fits is, without a restart."""
@@ -218,7 +266,7 @@ class SqliteOutageTests(SqliteCase):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
         await registry.register(a_device(2))
-        self.assertEqual(await registry.list(), [a_device(2)])
+        self.assertEqual((await registry.page()).devices, (a_device(2),))
 
     async def test_file_is_replaced(self) -> None:
         """A file that an operator put in place of the old one is used from then on."""
@@ -252,6 +300,6 @@ class SqliteOutageTests(SqliteCase):
         registry = await self.started()
         under_way = self.register(registry, 1)
         await registry.stop()
-        self.assertIsNone(self.successResultOf(under_way))
+        self.assertEqual(self.successResultOf(under_way), Registered(None))
         await self.down(self.register(registry, 2))
         self.assertEqual(self.sql("select sip_user_id from devices"), [(1,)])

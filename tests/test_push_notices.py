@@ -1,4 +1,4 @@
-"""Who is told that an account moved, and how often it is tried."""
+"""Who is notified that an account has moved, and how often it is tried."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class NoticeTests(SynchronousTestCase):
         return self.route
 
     def lose(self, device: Device, **present: str) -> None:
-        self.notices.tell(device, attrs.evolve(device, token="new", **present))  # type: ignore
+        self.notices.notify(device, attrs.evolve(device, token="new", **present))  # type: ignore
 
     def test_other_token_is_told(self) -> None:
         """The device that lost the account, with the words that apps know."""
@@ -63,8 +63,22 @@ class NoticeTests(SynchronousTestCase):
 
     def test_same_token_is_not_told(self) -> None:
         """It registered again."""
-        self.notices.tell(ANDROID, ANDROID)
+        self.notices.notify(ANDROID, ANDROID)
         self.assertEqual(self.provider.pushes, [])
+
+    def test_same_installation_is_not_told(self) -> None:
+        """Its token was renewed, or it registers its Firebase installation ID alone now."""
+        for before, now, platform in (
+            ("fid:1", "fid:2", Platform.ANDROID),
+            ("fid:1", "fid", Platform.ANDROID),
+            ("fid", "fid:1", Platform.ANDROID),
+            ("fid:1", "fid:2", Platform.GCM),
+        ):
+            lost = attrs.evolve(ANDROID, token=before)
+            self.notices.notify(lost, attrs.evolve(ANDROID, token=now, platform=platform))
+            self.assertEqual(self.provider.pushes, [])
+        self.notices.notify(lost, attrs.evolve(ANDROID, token="fid2:1"))
+        self.assertEqual(len(self.provider.pushes), 1)
 
     def test_iphone_needs_an_alert_token_of_its_own(self) -> None:
         """None known: silence. The same one: the VoIP token was renewed."""

@@ -2,7 +2,8 @@
 What a provider's verdict teaches about a device.
 
 The one invariant: only a dead token, a canonical token and the other environment's
-acceptance change what is stored, and only while the stored token is the one pushed to.
+acceptance change what is stored, and only while the stored device is the one pushed to: the
+same account, platform, app and token.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ async def _correct(registry: DeviceRegistry, device: Device, result: PushResult)
     try:
         match result:
             case TokenDead(since=since):
-                removed = await registry.remove_dead(device.sip_user_id, device.token, since)
+                removed = await registry.remove_dead(device, since)
                 _log.info(
                     "dead push token of {sip_user_id}: device {what}",
                     sip_user_id=device.sip_user_id,
-                    what="removed" if removed else "kept, it registered anew",
+                    what="removed" if removed else "kept: it registered again, or none is removed",
                 )
             case Accepted(canonical_token=str(token)):
-                await registry.replace_token(device.sip_user_id, device.token, token)
+                await registry.replace_token(device, token)
             case Accepted(other_environment=True):
-                await registry.set_sandbox(device.sip_user_id, device.token, not device.sandbox)
+                await registry.set_sandbox(device, not device.sandbox)
             case _:
                 pass
     except DatabaseDown as error:

@@ -45,6 +45,7 @@ Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]
 Format: TypeAlias = Literal["text", "json"]
 Resend: TypeAlias = Literal["auto", "always", "never"]
 Address: TypeAlias = Literal["auto", "token", "fid"]
+Accounts: TypeAlias = Literal["one", "many"]
 
 
 @attrs.frozen
@@ -80,6 +81,8 @@ class CallSettings:
     drain_ms: int = setting(duration_or_0_ms, "10000")
     drain_notice_ms: int = setting(duration_or_0_ms, "0")
     max_waiting: int = setting(count, "20000")
+    silent_calls: int = setting(whole(0, 1_000_000), "0")
+    silent_wait_ms: int = setting(duration_ms, "1500")
 
 
 @attrs.frozen
@@ -171,6 +174,7 @@ class AppleApp:
     connections: int = setting(whole(1, 100), "2")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(yes_no, "yes")
+    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 @attrs.frozen
@@ -187,6 +191,7 @@ class AndroidApp:
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(yes_no, "yes")
+    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 @attrs.frozen
@@ -200,6 +205,7 @@ class GcmApp:
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(yes_no, "yes")
+    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 GoogleApp: TypeAlias = AndroidApp | GcmApp

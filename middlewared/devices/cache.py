@@ -8,15 +8,16 @@ when it fails or keeps a call waiting, and never longer than the operator allows
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError
 
 from middlewared.clock import Clock
-from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.interface import Counts, DeviceRegistry, Page, Registered, Wanted
+from middlewared.devices.streaks import continued
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 from middlewared.waiting import with_fair_timeout
 
 # About 1 KB each; the ones that were looked up last are kept.
@@ -37,12 +38,21 @@ class CachedDevices:
     """
     A :class:`~middlewared.devices.interface.DeviceRegistry` in front of another.
 
+    :param keeps_dead: whether dead devices of an app and platform are not removed now.
     :ivar settings: may be replaced while it runs.
     """
 
-    def __init__(self, *, registry: DeviceRegistry, clock: Clock, settings: CacheSettings) -> None:
+    def __init__(
+        self,
+        *,
+        registry: DeviceRegistry,
+        clock: Clock,
+        settings: CacheSettings,
+        keeps_dead: Callable[[str, Platform], bool] = lambda *_: False,
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._keeps_dead = keeps_dead
         self._known: OrderedDict[int, tuple[Device, float]] = OrderedDict()
         self.settings = settings
 
@@ -65,37 +75,45 @@ class CachedDevices:
                 self._remember(device)
         return device
 
-    async def register(self, device: Device) -> Device | None:
-        replaced = await self._registry.register(device)
-        self._remember(device)
-        return replaced
+    async def register(self, device: Device, *, alone: bool = False) -> Registered:
+        registered = await self._registry.register(device, alone=alone)
+        for displaced in registered.displaced:
+            self._forget(displaced.sip_user_id)
+        self._remember(continued(device, registered.replaced))
+        return registered
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         done = await self._registry.delete(sip_user_id, platform, app, token)
         return self._changed(sip_user_id, done)
 
-    async def remove_dead(
-        self, sip_user_id: int, token: str, registered_before: float | None
-    ) -> bool:
-        done = await self._registry.remove_dead(sip_user_id, token, registered_before)
-        return self._changed(sip_user_id, done)
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
+        if self._keeps_dead(device.app, device.platform):
+            return False
+        done = await self._registry.remove_dead(device, registered_before)
+        return self._changed(device.sip_user_id, done)
 
-    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
-        done = await self._registry.replace_token(sip_user_id, token, new_token)
-        return self._changed(sip_user_id, done)
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        done = await self._registry.replace_token(device, new_token)
+        return self._changed(device.sip_user_id, done)
 
-    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
-        done = await self._registry.set_sandbox(sip_user_id, token, sandbox)
-        return self._changed(sip_user_id, done)
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        done = await self._registry.set_sandbox(device, sandbox)
+        return self._changed(device.sip_user_id, done)
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         return await self._registry.touch(sip_user_id, seen_at)
 
-    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
-        return await self._registry.list(after, limit)
+    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+        return await self._registry.page(after, limit, wanted)
+
+    async def count(self, silent_calls: int) -> Counts:
+        return await self._registry.count(silent_calls)
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         await self._registry.log_responses(records)
+
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        await self._registry.log_wakeups(wakeups)
 
     async def ping(self) -> None:
         await self._registry.ping()

@@ -2,17 +2,71 @@
 The device registry: which app rings for which account.
 
 The one invariant: at most one device per ``sip_user_id``, and a device changes only
-if it still is the one the caller spoke about.
+if it still is the one the caller spoke about: the same account, platform, app and token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import attrs
 
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+
+
+def is_silent(device: Device, silent_calls: int) -> bool:
+    """Whether it did not answer the last ``silent_calls`` woken calls; 0: none is silent."""
+    return 0 < silent_calls <= device.silent_streak
+
+
+@attrs.frozen
+class Registered:
+    """
+    What a registration took the place of.
+
+    ``replaced``: the former device of the account, which may equal the new one; None when
+    the account had none. ``displaced``: devices of other accounts on the same phone.
+    """
+
+    replaced: Device | None
+    displaced: Sequence[Device] = attrs.field(default=(), converter=tuple[Device, ...])
+
+
+@attrs.frozen
+class Wanted:
+    """
+    Which devices a listing is for; those that fit all of it.
+
+    ``silent_streak``: with at least this streak. ``unseen_since``: that were neither seen
+    nor answered since, in epoch seconds. ``shared``: on a phone that other accounts have
+    too (the same platform, app and installation).
+    """
+
+    silent_streak: int = 0
+    unseen_since: float | None = None
+    shared: bool = False
+
+
+@attrs.frozen
+class Page:
+    """
+    A part of a listing, in order of sip_user_id.
+
+    ``last``: where the next part goes on, also when nothing of this one was wanted; None
+    at the end.
+    """
+
+    devices: Sequence[Device] = attrs.field(converter=tuple[Device, ...])
+    last: int | None
+
+
+@attrs.frozen
+class Counts:
+    """How many devices there are of each app and platform, and how many are silent."""
+
+    devices: Mapping[tuple[str, Platform], int]
+    silent: int
 
 
 class DeviceRegistry(Protocol):
@@ -24,41 +78,58 @@ class DeviceRegistry(Protocol):
     async def find(self, sip_user_id: int) -> Device | None:
         """The device of this account, or None."""
 
-    async def register(self, device: Device) -> Device | None:
+    async def register(self, device: Device, *, alone: bool = False) -> Registered:
         """
         Make ``device`` the one of its account.
 
-        :return: the device that was replaced (it may equal the new one), None when the
-            account had none.
+        Its ``silent_streak`` and ``last_answered`` go on from the replaced device when the
+        platform, the app and the token are the same, else they begin again, whatever
+        ``device`` has.
+
+        :param alone: remove the devices of other accounts with the same platform, app and
+            installation, in the same transaction: of several that register one phone at
+            once, at any daemons, the last one stays alone.
         """
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         """Remove the device that matches all four; False when there is none."""
 
-    async def remove_dead(
-        self, sip_user_id: int, token: str, registered_before: float | None
-    ) -> bool:
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         """
-        Remove a device whose push token is dead, if it still has that token.
+        Remove a device whose push token is dead, if it still is the same.
 
         :param registered_before: when not None, only a device registered at or before
             this time is removed (APNs 410: a later registration revived the token).
         """
 
-    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
-        """Store the provider's canonical token, if the device still has ``token``."""
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        """Store the provider's canonical token, if the device still is the same."""
 
-    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
-        """Keep the environment that accepted a push, if the device still has ``token``."""
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        """Keep the environment that accepted a push, if the device still is the same."""
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         """Set ``last_seen``; False when the account has no device."""
 
-    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
-        """Devices in order of sip_user_id, those above ``after``, at most ``limit``."""
+    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+        """The wanted ones among the ``limit`` devices that follow the account ``after``."""
+
+    async def count(self, silent_calls: int) -> Counts:
+        """
+        Count the devices.
+
+        :param silent_calls: see :func:`is_silent`.
+        """
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         """Append rows to response_log in one transaction."""
+
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        """
+        Count on the streaks of the devices that were woken, in order, in one transaction.
+
+        A device that is not the same any more is left as it is.
+        """
 
     async def ping(self) -> None:
         """Prove that the database can be read and written, else DatabaseDown."""

@@ -3,13 +3,14 @@ The device registry in PostgreSQL, shared by several daemons.
 
 The one invariant: every operation is one statement and so its own transaction; an
 operation that is repeated after a lost connection ends in the same state (rows of the
-response log alone may then be there twice).
+response log may then be there twice, and calls that were not answered count twice).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
 import psycopg2.errors
@@ -19,30 +20,67 @@ from middlewared import __version__
 from middlewared.clock import WallClock, wall_clock
 from middlewared.devices import queries
 from middlewared.devices.hosts import read_url
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import Counts, Page, PeerState, Registered, Wanted
 from middlewared.devices.link import Link, Result, words
 from middlewared.devices.lookups import Ids, LookUps
 from middlewared.devices.migrations import pending
 from middlewared.devices.pool import CONNECT_TIMEOUT_S, Pool, Values
-from middlewared.devices.queries import COLUMNS, Row, from_row, to_row
+from middlewared.devices.queries import COLUMNS, NAMES, Row, from_row, to_row
+from middlewared.devices.streaks import continued, merged
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
-_NAMES = ", ".join(COLUMNS)
-_FIND_ALL = f"select {_NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
-_UPDATES = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:])
-# A device that was registered after this statement began is not among `old`, though the
-# insert meets it; then nothing is stored and the statement is run again, to see it.
+_SQL = queries.Dialect(position="strpos")
+_FIND_ALL = f"select {NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
+_DEVICE = ("platform", "app", "token")
+_SAME_TOKEN = " and ".join(f"devices.{name} = excluded.{name}" for name in _DEVICE)
+_CONTINUED = {
+    "silent_streak": f"case when {_SAME_TOKEN} then devices.silent_streak else 0 end",
+    "last_answered": f"case when {_SAME_TOKEN} then devices.last_answered end",
+}
+_UPDATES = ", ".join(f"{name} = {_CONTINUED.get(name, f'excluded.{name}')}" for name in COLUMNS[1:])
+# A device that was registered after this statement began is not among `before`, though the
+# insert meets it; then nothing is stored and the statement is run again, to see it. Rows are
+# locked in order of their accounts, so that no two statements wait for each other.
 _REGISTER = f"""
-    with old as materialized ({queries.FIND} for update),
+    with before as materialized (
+        select {NAMES} from devices
+        where sip_user_id = ? or (? and {_SQL.same_phone()})
+        order by sip_user_id for update
+    ),
     stored as (
         {queries.INSERT}
-        on conflict (sip_user_id) do update set {_UPDATES} where exists (select from old)
+        on conflict (sip_user_id) do update set {_UPDATES}
+        where exists (select from before where before.sip_user_id = excluded.sip_user_id)
         returning sip_user_id
+    ),
+    displaced as (
+        delete from devices using before, stored
+        where devices.sip_user_id = before.sip_user_id
+            and devices.sip_user_id <> stored.sip_user_id
     )
-    select stored.sip_user_id is not null, {", ".join(f"old.{name}" for name in COLUMNS)}
-    from (select) as always left join stored on true left join old on true
+    select stored.sip_user_id is not null, {", ".join(f"before.{name}" for name in COLUMNS)}
+    from (select) as always left join stored on true left join before on true
 """  # noqa: S608 (our own names)
+# A statement of its own within the same transaction: what follows sees what the one that
+# had the lock before has stored.
+_LOCK_PHONE = "select pg_advisory_xact_lock(?);"
+_STREAKS = f"""
+    with told as materialized (
+        select * from unnest(?::bigint[], ?::text[], ?::text[], ?::text[], ?::int[], ?::float8[])
+            as told (sip_user_id, platform, app, token, missed, answered)
+    ),
+    locked as materialized (
+        select sip_user_id from devices
+        where sip_user_id in (select sip_user_id from told) order by sip_user_id for update
+    )
+    update devices set
+        silent_streak =
+            told.missed + case when told.answered is null then devices.silent_streak else 0 end,
+        last_answered = greatest(devices.last_answered, told.answered)
+    from told join locked using (sip_user_id)
+    where {" and ".join(f"devices.{name} = told.{name}" for name in ("sip_user_id", *_DEVICE))}
+"""  # noqa: S608
 _RACES = 20
 _LOG = """
     insert into response_log (platform, roundtrip_seconds, available, date)
@@ -134,35 +172,45 @@ class PostgresRegistry:
         row = await self._look_ups.find(sip_user_id)
         return None if row is None else from_row(row)
 
-    async def register(self, device: Device) -> Device | None:
+    async def register(self, device: Device, *, alone: bool = False) -> Registered:
+        lock: Row = (_lock_of(device),) if alone else ()
+        statement = _LOCK_PHONE + _REGISTER if alone else _REGISTER
+        values = (*lock, device.sip_user_id, alone, *queries.phone(device))
         for _ in range(_RACES):
-            result = await self._run(_REGISTER, device.sip_user_id, *to_row(device))
-            ((stored, *old),) = result.rows
-            if stored:
-                return None if old[0] is None else from_row(tuple(old))
+            result = await self._run(statement, *values, *to_row(continued(device, None)))
+            if result.rows[0][0]:
+                before = [from_row(row[1:]) for row in result.rows if row[1] is not None]
+                own = [each for each in before if each.sip_user_id == device.sip_user_id]
+                others = [each for each in before if each.sip_user_id != device.sip_user_id]
+                return Registered(own[0] if own else None, others)
         raise DatabaseDown("too many registrations of one account at once")
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         return await self._changes(queries.DELETE, sip_user_id, platform.value, app, token)
 
-    async def remove_dead(
-        self, sip_user_id: int, token: str, registered_before: float | None
-    ) -> bool:
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         latest = math.inf if registered_before is None else registered_before
-        return await self._changes(queries.REMOVE_DEAD, sip_user_id, token, latest)
+        return await self._changes(queries.REMOVE_DEAD, *queries.identity(device), latest)
 
-    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
-        return await self._changes(queries.REPLACE_TOKEN, new_token, sip_user_id, token)
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        return await self._changes(queries.REPLACE_TOKEN, new_token, *queries.identity(device))
 
-    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
-        return await self._changes(queries.SET_SANDBOX, sandbox, sip_user_id, token)
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        return await self._changes(queries.SET_SANDBOX, sandbox, *queries.identity(device))
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         return await self._changes(queries.TOUCH, seen_at, sip_user_id)
 
-    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
-        result = await self._run(queries.LIST, after, limit)
-        return [from_row(row) for row in result.rows]
+    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+        statement, values = _SQL.page(wanted or Wanted())
+        return queries.to_page((await self._run(statement, after, limit, *values)).rows)
+
+    async def count(self, silent_calls: int) -> Counts:
+        rows = (await self._run(queries.COUNT)).rows
+        if not silent_calls:
+            return queries.to_counts(rows, 0)
+        ((silent,),) = (await self._run(queries.COUNT_SILENT, silent_calls)).rows
+        return queries.to_counts(rows, silent)
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         if records:
@@ -173,6 +221,14 @@ class PostgresRegistry:
                 [record.available for record in records],
                 [record.answered_at for record in records],
             )
+
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        rows = [
+            (*queries.identity(streak.device), streak.missed, streak.answered_at)
+            for streak in merged(wakeups)
+        ]
+        if rows:
+            await self._run(_STREAKS, *map(list, zip(*rows, strict=True)))
 
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
         values = (daemon, redis_up, __version__, waiting, daemon)
@@ -229,3 +285,9 @@ class PostgresRegistry:
             await run("insert into schema_version (version) values (%s)", number)
             self._log.info("database schema {number} installed", number=number)
         await run("commit")
+
+
+def _lock_of(device: Device) -> int:
+    """A number for the phone of ``device``, the same at every daemon."""
+    text = "\0".join(map(str, queries.phone(device)[1:]))
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)

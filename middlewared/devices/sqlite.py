@@ -4,8 +4,8 @@ The device registry in one SQLite file.
 The one invariant: the reactor's thread never touches the file. A look-up there would
 cost 11 instead of 106 microseconds (bench/devices.py), but a cold page or a stalled disk
 would then stop every held call. Reads and writes have a thread each, since a reader of a
-WAL database waits for nobody's commit: a call finds its device while registrations are
-being flushed.
+WAL database waits for no commit: a call finds its device while registrations are
+being flushed. What goes through all devices has a third, which no call waits for.
 """
 
 from __future__ import annotations
@@ -22,23 +22,34 @@ from twisted.logger import Logger
 from middlewared import __version__
 from middlewared.clock import WallClock, wall_clock
 from middlewared.devices import queries
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import Counts, Page, PeerState, Registered, Wanted
 from middlewared.devices.lane import Lane, Reactor
 from middlewared.devices.migrations import pending
 from middlewared.devices.queries import Row, from_row, to_row
+from middlewared.devices.streaks import Streak, continued, merged
 from middlewared.errors import ConfigError, DatabaseDown
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 T = TypeVar("T")
 
+_SQL = queries.Dialect(position="instr")
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
+_OTHERS = f"from devices where {_SQL.same_phone()} and sip_user_id <> ?"
+_FIND_OTHERS = f"select {queries.NAMES} {_OTHERS}"
+_DELETE_OTHERS = f"delete {_OTHERS}"
+_STREAK = """
+    update devices set
+        silent_streak = ? + case when ? is null then silent_streak else 0 end,
+        last_answered = max(coalesce(last_answered, ?), coalesce(?, last_answered))
+    where sip_user_id = ? and platform = ? and app = ? and token = ?
+"""
 _LOG = "insert into response_log (platform, roundtrip_seconds, available, date) values "
 _LOG_ROW = "(?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch'))"
 _NOW_S = "(julianday('now') * 86400)"
 _REPORT = f"""
     insert or replace into daemons (daemon, seen_at, redis_up, version, waiting)
     values (?, {_NOW_S}, ?, ?, ?)
-"""  # noqa: S608 (our own text)
+"""  # noqa: S608
 _FORGET_DAEMONS = f"delete from daemons where seen_at < {_NOW_S} - 60"  # noqa: S608
 _PEERS = f"""
     select daemon, redis_up, version, waiting, max(0.0, {_NOW_S} - seen_at) from daemons
@@ -68,7 +79,6 @@ class SqliteRegistry:
         # SQLite waits for another process's lock at most half of a request's time, so
         # that a request which queued up behind such a wait still has the other half.
         writing = _File(path, lock_wait_s=timeout_s / 2, reading=False)
-        reading = _File(path, lock_wait_s=timeout_s / 2, reading=True)
         self._writer = Lane(
             reactor=reactor,
             source=writing,
@@ -76,8 +86,15 @@ class SqliteRegistry:
             timeout_s=timeout_s,
             capacity=_CAPACITY,
         )
-        self._reader = Lane(
-            reactor=reactor, source=reading, begin=None, timeout_s=timeout_s, capacity=_CAPACITY
+        self._reader, self._surveyor = (
+            Lane(
+                reactor=reactor,
+                source=_File(path, lock_wait_s=timeout_s / 2, reading=True),
+                begin=None,
+                timeout_s=timeout_s,
+                capacity=_CAPACITY,
+            )
+            for _ in range(2)
         )
 
     async def start(self) -> None:
@@ -89,10 +106,12 @@ class SqliteRegistry:
         """
         self._writer.start()
         self._reader.start()
+        self._surveyor.start()
         await self._writer.run(lambda _: None)
 
     async def stop(self) -> None:
         """Finish what was asked for, then close the file."""
+        await self._surveyor.stop()
         await self._reader.stop()
         await self._writer.stop()
 
@@ -102,44 +121,58 @@ class SqliteRegistry:
         row = await _running(self._reader, lambda c: _row(c, queries.FIND, sip_user_id))
         return None if row is None else from_row(row)
 
-    async def register(self, device: Device) -> Device | None:
-        def replace(connection: sqlite3.Connection) -> Row | None:
-            before = _row(connection, queries.FIND, device.sip_user_id)
-            connection.execute(_REPLACE, to_row(device))
-            return before
+    async def register(self, device: Device, *, alone: bool = False) -> Registered:
+        others = (*queries.phone(device), device.sip_user_id)
 
-        before = await _running(self._writer, replace)
-        return None if before is None else from_row(before)
+        def replace(connection: sqlite3.Connection) -> Registered:
+            row = _row(connection, queries.FIND, device.sip_user_id)
+            before = None if row is None else from_row(row)
+            connection.execute(_REPLACE, to_row(continued(device, before)))
+            if not alone:
+                return Registered(before)
+            displaced = connection.execute(_FIND_OTHERS, others).fetchall()
+            if displaced:
+                connection.execute(_DELETE_OTHERS, others)
+            return Registered(before, [from_row(row) for row in displaced])
+
+        return await _running(self._writer, replace)
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         return await self._changes(queries.DELETE, sip_user_id, platform.value, app, token)
 
-    async def remove_dead(
-        self, sip_user_id: int, token: str, registered_before: float | None
-    ) -> bool:
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         latest = math.inf if registered_before is None else registered_before
-        return await self._changes(queries.REMOVE_DEAD, sip_user_id, token, latest)
+        return await self._changes(queries.REMOVE_DEAD, *queries.identity(device), latest)
 
-    async def replace_token(self, sip_user_id: int, token: str, new_token: str) -> bool:
-        return await self._changes(queries.REPLACE_TOKEN, new_token, sip_user_id, token)
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        return await self._changes(queries.REPLACE_TOKEN, new_token, *queries.identity(device))
 
-    async def set_sandbox(self, sip_user_id: int, token: str, sandbox: bool) -> bool:
-        return await self._changes(queries.SET_SANDBOX, sandbox, sip_user_id, token)
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        return await self._changes(queries.SET_SANDBOX, sandbox, *queries.identity(device))
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         return await self._changes(queries.TOUCH, seen_at, sip_user_id)
 
-    async def list(self, after: int = 0, limit: int = 1000) -> Sequence[Device]:
-        def select(connection: sqlite3.Connection) -> Sequence[Row]:
-            return connection.execute(queries.LIST, (after, limit)).fetchall()
+    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+        statement, values = _SQL.page(wanted or Wanted())
+        return queries.to_page(await self._survey(statement, after, limit, *values))
 
-        return [from_row(row) for row in await _running(self._reader, select)]
+    async def count(self, silent_calls: int) -> Counts:
+        rows = await self._survey(queries.COUNT)
+        if not silent_calls:
+            return queries.to_counts(rows, 0)
+        ((silent,),) = await self._survey(queries.COUNT_SILENT, silent_calls)
+        return queries.to_counts(rows, silent)
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         if records:
             rows = ", ".join([_LOG_ROW] * len(records))
             values = [value for record in records for value in _log_row(record)]
             await self._changes(_LOG + rows, *values)
+
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        rows = [_streak_row(streak) for streak in merged(wakeups)]
+        await _running(self._writer, lambda c: c.executemany(_STREAK, rows).rowcount)
 
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
         def exchange(connection: sqlite3.Connection) -> Sequence[Row]:
@@ -153,6 +186,14 @@ class SqliteRegistry:
     async def ping(self) -> None:
         await _running(self._reader, lambda c: _row(c, queries.FIND, 0))
         await self._changes(queries.PING, self._wall())
+
+    async def _survey(self, statement: str, *values: object) -> Sequence[Row]:
+        """The rows of a statement that may take long."""
+
+        def select(connection: sqlite3.Connection) -> Sequence[Row]:
+            return connection.execute(statement, values).fetchall()
+
+        return await _running(self._surveyor, select)
 
     async def _changes(self, statement: str, *values: object) -> bool:
         """Run one statement that writes; whether it changed a row."""
@@ -183,6 +224,11 @@ def _log_row(record: ResponseRecord) -> Row:
         record.available,
         record.answered_at,
     )
+
+
+def _streak_row(streak: Streak) -> Row:
+    at = streak.answered_at
+    return streak.missed, at, at, at, *queries.identity(streak.device)
 
 
 class _File:

@@ -21,7 +21,7 @@ class Sources:
     Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
 
     ``apns_connections`` and ``provider_connections`` by app, environment and state;
-    ``credential_expiry`` epoch seconds.
+    ``credential_expiry`` epoch seconds; ``silent_devices`` None: not known now.
     """
 
     waiting: Callable[[], int] = lambda: 0
@@ -29,6 +29,9 @@ class Sources:
     provider_connections: Callable[[], Mapping[tuple[str, str, str], int]] = dict
     credential_expiry: Callable[[], Mapping[tuple[str, Platform], float]] = dict
     dependencies: Callable[[], Mapping[str, bool]] = dict
+    devices: Callable[[], Mapping[tuple[str, Platform], int]] = dict
+    silent_devices: Callable[[], int | None] = lambda: None
+    token_removals_paused: Callable[[], Mapping[tuple[str, Platform], bool]] = dict
 
 
 class Gauges(Collector):
@@ -63,13 +66,31 @@ class Gauges(Collector):
             "middlewared_credential_expiry_timestamp_seconds",
             "When a provider's credential expires",
             ("app", "platform"),
-            lambda: {(a, p.value): at for (a, p), at in sources.credential_expiry().items()},
+            lambda: _by_platform(sources.credential_expiry()),
         )
         yield from self._read(
             "middlewared_dependency_up",
             "Whether what the daemon depends on answers",
             ("dependency",),
             lambda: {(name,): up for name, up in sources.dependencies().items()},
+        )
+        yield from self._read(
+            "middlewared_devices",
+            "Devices that are registered in the database, counted every 20 s",
+            ("app", "platform"),
+            lambda: _by_platform(sources.devices()),
+        )
+        yield from self._read(
+            "middlewared_silent_devices",
+            "Devices that did not answer so many calls in a row as [calls] silent_calls says",
+            (),
+            lambda: {} if (silent := sources.silent_devices()) is None else {(): silent},
+        )
+        yield from self._read(
+            "middlewared_token_removals_paused",
+            "Whether devices with dead tokens are kept, since too many die at once",
+            ("app", "platform"),
+            lambda: _by_platform(sources.token_removals_paused()),
         )
 
     def _read(
@@ -89,3 +110,8 @@ class Gauges(Collector):
         for values, value in islice(cut.items(), MOST_LABEL_SETS):
             family.add_metric(values, value)
         yield family
+
+
+def _by_platform(found: Mapping[tuple[str, Platform], float]) -> Mapping[Any, float]:
+    """By app and platform, as labels."""
+    return {(app, platform.value): value for (app, platform), value in found.items()}

@@ -1,5 +1,5 @@
 """
-Telling a device that its account moved to another one.
+Notifying a device that its account has moved to another phone.
 
 The one invariant: a notice never delays or fails the registration that caused it.
 """
@@ -37,14 +37,14 @@ class LostAccountNotices:
         self._background = background
         self._sending = 0
 
-    def tell(self, lost: Device, present: Device) -> None:
+    def notify(self, lost: Device, present: Device) -> None:
         """
-        Tell ``lost`` that ``present`` has taken its account, if its push token is another.
+        Notify ``lost`` that ``present`` has its account now, if that is another phone.
 
-        An iPhone whose VoIP token was renewed is still the same device: its alert token
-        says so.
+        An app whose token was renewed is still on the same phone: on Android its
+        installation shows it, on an iPhone its alert token.
         """
-        if lost.token == present.token:
+        if lost.installation == present.installation:
             return
         if lost.platform is Platform.APNS:
             alert_token = lost.remote_notification_token

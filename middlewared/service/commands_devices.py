@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 from twisted.internet.defer import Deferred
 
 from middlewared.config import Config
-from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.interface import DeviceRegistry, Wanted
 from middlewared.devices.predecessor import Refused, import_devices
 from middlewared.errors import ConfigError, MiddlewaredError
 from middlewared.logs import fingerprint
@@ -27,22 +28,51 @@ from middlewared.service.commands import run_in_reactor
 Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]
 
 _PAGE = 1000
-_COLUMNS = ("sip_user_id", "platform", "app", "token", "last_seen", "name")
+_DAY_S = 24 * 3600
+_COLUMNS = {
+    "sip_user_id": 12,
+    "platform": 8,
+    "app": 32,
+    "token": 12,
+    "last_seen": 26,
+    "last_answered": 26,
+    "silent_streak": 13,
+    "name": 0,
+}
+"""Of the table, with their widths."""
 
 
 class NoDevice(MiddlewaredError):
     """The account has no device."""
 
 
-def list_devices(config: Config, *, as_json: bool) -> int:
-    """Print all devices in order of their accounts: a table, or one JSON object a line."""
+def list_devices(
+    config: Config,
+    *,
+    silent: int = 0,
+    not_seen_for_days: int = 0,
+    shared: bool = False,
+    as_json: bool,
+) -> int:
+    """
+    Print devices in order of their accounts: a table, or one JSON object a line.
+
+    :param silent: those alone that did not answer the last so many woken calls.
+    :param not_seen_for_days: those alone that did neither register, check in nor answer for
+        so long; 0: all.
+    :param shared: those alone whose phone several accounts have.
+    """
+    since = time.time() - not_seen_for_days * _DAY_S if not_seen_for_days else None
+    wanted = Wanted(silent_streak=silent, unseen_since=since, shared=shared)
+    # Of one phone the installation is the same, of Google's tokens not the whole token.
+    token = "installation" if shared else "token"
 
     async def work(registry: DeviceRegistry) -> int:
         if not as_json:
-            _say(_row(*_COLUMNS))
-        async for device in _all(registry):
+            _say(_row({name: name for name in _COLUMNS} | {"token": token}))
+        async for device in _all(registry, wanted):
             shown = _shown(device)
-            _say(json.dumps(shown) if as_json else _row(*(shown[name] for name in _COLUMNS)))
+            _say(json.dumps(shown) if as_json else _row(shown | {"token": shown[token]}))
         return 0
 
     return _in_registry(config, work)
@@ -67,7 +97,7 @@ def delete_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
         if not await registry.delete(sip_user_id, device.platform, device.app, device.token):
             raise NoDevice(f"{sip_user_id} has just registered another device, try again")
         shown = _shown(device)
-        _say(json.dumps(shown) if as_json else f"deleted {_row(*(shown[n] for n in _COLUMNS))}")
+        _say(json.dumps(shown) if as_json else f"deleted {_row(shown)}")
         return 0
 
     return _in_registry(config, work)
@@ -115,12 +145,13 @@ def _in_registry(config: Config, work: Work, *, create: bool = False) -> int:
     return run_in_reactor(opened)
 
 
-async def _all(registry: DeviceRegistry) -> AsyncIterator[Device]:
-    after = 0
-    while page := await registry.list(after, _PAGE):
-        for device in page:
+async def _all(registry: DeviceRegistry, wanted: Wanted) -> AsyncIterator[Device]:
+    after: int | None = 0
+    while after is not None:
+        page = await registry.page(after, _PAGE, wanted)
+        for device in page.devices:
             yield device
-        after = page[-1].sip_user_id
+        after = page.last
 
 
 async def _the_device(registry: DeviceRegistry, sip_user_id: int) -> Device:
@@ -138,6 +169,7 @@ def _shown(device: Device) -> dict[str, Any]:
         "platform": device.platform.value,
         "app": device.app,
         "token": fingerprint(device.token),
+        "installation": fingerprint(device.installation),
         "name": device.name,
         "os_version": device.os_version,
         "client_version": device.client_version,
@@ -148,6 +180,8 @@ def _shown(device: Device) -> dict[str, Any]:
         "remote_notification_token": fingerprint(alert) if alert else "",
         "registered_at": _time(device.registered_at),
         "last_seen": _time(device.last_seen),
+        "last_answered": None if device.last_answered is None else _time(device.last_answered),
+        "silent_streak": device.silent_streak,
     }
 
 
@@ -155,14 +189,14 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _row(*values: object) -> str:
-    account, platform, app, token, seen, name = map(_v, values)
-    return f"{account:<12} {platform:<8} {app:<32} {token:<9} {seen:<26} {name}".rstrip()
+def _row(shown: Mapping[str, object]) -> str:
+    return " ".join(f"{_v(shown[name]):<{width}}" for name, width in _COLUMNS.items()).rstrip()
 
 
 def _v(value: object) -> str:
     """A value for a terminal: what an app sent must not reach it as control characters."""
-    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    words: dict[object, str] = {True: "yes", False: "no", None: "never"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
     return "".join(each if each.isprintable() else "?" for each in text)
 
 

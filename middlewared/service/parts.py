@@ -20,16 +20,18 @@ from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
+from middlewared.devices.batches import Batches
 from middlewared.devices.cache import CachedDevices
-from middlewared.devices.responses import ResponseLog
+from middlewared.devices.counts import DeviceCounts
 from middlewared.errors import DatabaseDown
 from middlewared.exposition import MetricsResource
 from middlewared.logs import Repeats, bounded
 from middlewared.metrics import Metrics, Sources
-from middlewared.model import Device, Outcome
+from middlewared.model import Device, Outcome, Platform, ResponseRecord, Wakeup
 from middlewared.outgoing.http import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
+from middlewared.push.brake import Brake
 from middlewared.push.notices import LostAccountNotices
 from middlewared.push.routing import RouteTable
 from middlewared.quoting import fingerprint, quoted
@@ -93,9 +95,13 @@ class Parts:
         self.metrics = Metrics()
         self.repeats = Repeats(clock=reactor)
         self.overload = Overload(clock=reactor, metrics=self.metrics)
+        self.brake = Brake(clock=reactor, metrics=self.metrics)
         self._store: Registry = make_registry(config, reactor=reactor)
         self.registry = CachedDevices(
-            registry=self._store, clock=reactor, settings=cache_settings(config)
+            registry=self._store,
+            clock=reactor,
+            settings=cache_settings(config),
+            keeps_dead=self.brake.paused,
         )
         self.rendezvous = make_rendezvous(
             config,
@@ -116,7 +122,7 @@ class Parts:
             reactor=self._reactor,
             clock=self._reactor,
             endpoints=endpoints,
-            metrics=self.metrics,
+            metrics=self.brake,
         )
         self._apps = apps
         self.routes = RouteTable(background=self._notices, clock=self._reactor)
@@ -125,7 +131,17 @@ class Parts:
         )
 
     def _make_calls(self) -> None:
-        self.responses = ResponseLog(table=self.registry, clock=self._reactor)
+        self.responses: Batches[ResponseRecord] = Batches(
+            name="response log", write=self.registry.log_responses, clock=self._reactor
+        )
+        self.wakeups: Batches[Wakeup] = Batches(
+            name="silent streaks", write=self.registry.log_wakeups, clock=self._reactor
+        )
+        self.counts = DeviceCounts(
+            table=self.registry,
+            clock=self._reactor,
+            silent_calls=lambda: self.config.calls.silent_calls,
+        )
         self.journal = Journal(
             clock=self._reactor,
             wall=wall_clock,
@@ -155,7 +171,7 @@ class Parts:
             calls=self.ringing,
             devices=self.registry,
             accounts=self.accounts,
-            notify_lost=self.notices.tell,
+            notify_lost=self.notices.notify,
             report=self._report,
             hangup=self._hangup,
             health=self.health,
@@ -168,6 +184,9 @@ class Parts:
             provider_connections=self.providers.provider_connections,
             credential_expiry=self.providers.credential_expiry,
             dependencies=self._dependencies,
+            devices=lambda: self.counts.devices,
+            silent_devices=lambda: self.counts.silent,
+            token_removals_paused=self._removals_paused,
         )
 
     def faces(self) -> list[Face]:
@@ -205,6 +224,9 @@ class Parts:
         }
         return {name: value for name, value in up.items() if value is not None}
 
+    def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
+        return {key: self.brake.paused(*key) for key in self._apps}
+
     def _metrics_site(self) -> Site:
         resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
         return operator_site(resource=resource, clock=self._reactor)
@@ -224,6 +246,7 @@ class Parts:
         start_accounts(self.accounts)
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
+        self.counts.start()
         watch_turns(
             self._reactor,
             turn_began=self.overload.turn_began,
@@ -267,10 +290,12 @@ class Parts:
         """Close everything, in the order in which it depends on each other."""
         for step in (
             self.watch.stop,
+            self.counts.stop,
             self._requests.finish,
             self._stop_calls,
             self._stop_pushes,
             self.responses.stop,
+            self.wakeups.stop,
             self._stop_accounts,
             self._store.stop,
         ):

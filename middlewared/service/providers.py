@@ -165,6 +165,8 @@ class Providers:
 
 
 def _substance(loaded: LoadedApp) -> LoadedApp:
-    """What a provider is made of: all but the settings of its route."""
-    app = attrs.evolve(loaded.app, resend="auto", lost_account_notice=True)
+    """What a provider is made of: all but the settings of its route and of registrations."""
+    app = attrs.evolve(
+        loaded.app, resend="auto", lost_account_notice=True, accounts_per_token="one"
+    )
     return attrs.evolve(loaded, app=app)

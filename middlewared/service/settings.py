@@ -32,6 +32,9 @@ def web_settings(config: Config) -> WebSettings:
         pbx_networks=http.pbx_networks,
         trusted_proxies=http.trusted_proxies,
         known_apps=frozenset(config.apps),
+        many_accounts=frozenset(
+            key for key, app in config.apps.items() if app.accounts_per_token == "many"
+        ),
         max_body_bytes=http.max_body_bytes,
         request_timeout_s=http.request_timeout_ms / 1000,
         idle_timeout_s=http.idle_timeout_ms / 1000,

@@ -22,7 +22,7 @@ from middlewared.web.settings import WebSettings
 
 class DeviceEndpoints:
     """
-    :param notify_lost: told of a device that was replaced, and of the one that replaced it.
+    :param notify_lost: notified of a device that was replaced, and of the one that replaced it.
     :param settings: gives the present settings.
     """
 
@@ -60,15 +60,16 @@ class DeviceEndpoints:
             require_owner(account, device.sip_user_id)
             if (device.app, platform) not in settings.known_apps:
                 raise NotFound("no such app on this platform")
-            return await self._register(device)
+            return await self._register(device, settings)
 
         return register
 
-    async def _register(self, device: Device) -> Reply:
-        replaced = await self._devices.register(device)
-        if replaced is None:
+    async def _register(self, device: Device, settings: WebSettings) -> Reply:
+        alone = (device.app, device.platform) not in settings.many_accounts
+        registered = await self._devices.register(device, alone=alone)
+        if registered.replaced is None:
             return Reply(201)
-        self._notify_lost(replaced, device)
+        self._notify_lost(registered.replaced, device)
         return Reply(200)
 
     def _serve_delete(self, platform: Platform) -> Serve:

@@ -62,7 +62,7 @@ class Web:
     Everything that is served over HTTP, but the metrics.
 
     :param background: runs what must be finished although its client has gone.
-    :param notify_lost: told of a device that was replaced, and of the one that replaced it.
+    :param notify_lost: notified of a device that was replaced, and of the one that replaced it.
     :param report: given the account and the texts of each log-metrics report.
     :param hangup: given the device, the call's key and the reason of each hangup report.
     :param health: how the daemon is at this moment.

@@ -47,6 +47,8 @@ class WebSettings:
     pbx_networks: tuple[Network, ...] = LOOPBACK
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
+    many_accounts: frozenset[tuple[str, Platform]] = frozenset()
+    """Apps of which one phone may have several accounts."""
     max_body_bytes: int = 65_536
     request_timeout_s: float = 10.0
     """From a request's first byte to its last."""

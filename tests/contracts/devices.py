@@ -14,8 +14,16 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from middlewared import __version__
-from middlewared.devices.interface import DaemonTable, DeviceRegistry
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.devices.interface import (
+    Counts,
+    DaemonTable,
+    DeviceRegistry,
+    Page,
+    Registered,
+    Wanted,
+    is_silent,
+)
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 ACCOUNT = 123456789
 
@@ -26,7 +34,7 @@ else:
 
 
 def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
-    """A device with a value in every field."""
+    """A device with a value in every field that a registration gives."""
     return Device(
         sip_user_id=sip_user_id,
         platform=Platform.APNS,
@@ -45,21 +53,52 @@ def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
     )
 
 
+def an_android(sip_user_id: int = ACCOUNT, token: str = "installation:1") -> Device:
+    """A device of Google's."""
+    return attrs.evolve(a_device(sip_user_id, token), platform=Platform.ANDROID)
+
+
+def others(device: Device) -> list[Device]:
+    """Devices that differ from ``device`` in one of what makes it the same."""
+    return [
+        attrs.evolve(device, sip_user_id=1),
+        attrs.evolve(device, platform=Platform.GCM),
+        attrs.evolve(device, app="com.example.other"),
+        attrs.evolve(device, token="token-2"),
+    ]
+
+
 class DeviceRegistryContract(_Case):
     """The behaviour of a registry with the members ``here`` and ``there``."""
 
     here: DeviceRegistry
     there: DeviceRegistry
 
+    async def all(self, wanted: Wanted | None = None) -> list[Device]:
+        """All devices that are wanted."""
+        return list((await self.here.page(wanted=wanted)).devices)
+
+    async def wake(self, device: Device, *answered: float | None) -> None:
+        """One batch with calls to ``device``, each answered at a time or not."""
+        await self.here.log_wakeups([Wakeup(device, at) for at in answered])
+
+    async def assert_streak(self, streak: int, last_answered: float | None) -> None:
+        """The account's device has this streak, everywhere."""
+        for member in (self.here, self.there):
+            found = await member.find(ACCOUNT)
+            assert found is not None
+            self.assertEqual((found.silent_streak, found.last_answered), (streak, last_answered))
+
     async def test_nobody_registered(self) -> None:
         """An account without a device has none to find, to change or to remove."""
         self.assertIsNone(await self.here.find(ACCOUNT))
         self.assertFalse(await self.here.delete(ACCOUNT, Platform.APNS, "app", "token"))
-        self.assertFalse(await self.here.remove_dead(ACCOUNT, "token", None))
-        self.assertFalse(await self.here.replace_token(ACCOUNT, "token", "new"))
-        self.assertFalse(await self.here.set_sandbox(ACCOUNT, "token", True))
+        self.assertFalse(await self.here.remove_dead(a_device(), None))
+        self.assertFalse(await self.here.replace_token(a_device(), "new"))
+        self.assertFalse(await self.here.set_sandbox(a_device(), True))
         self.assertFalse(await self.here.touch(ACCOUNT, 1.0))
-        self.assertEqual(await self.here.list(), [])
+        self.assertEqual(await self.here.page(), Page([], None))
+        self.assertEqual(await self.here.count(1), Counts({}, 0))
 
     async def test_account_beyond_the_range_of_the_database(self) -> None:
         """A PBX may ask for any integer: one no database can keep has no device."""
@@ -69,7 +108,7 @@ class DeviceRegistryContract(_Case):
     async def test_registered_device_is_found_everywhere(self) -> None:
         """Every field comes back as it was given, at the other daemon too, at once."""
         device = a_device()
-        self.assertIsNone(await self.here.register(device))
+        self.assertEqual(await self.here.register(device), Registered(None))
         self.assertEqual(await self.here.find(ACCOUNT), device)
         self.assertEqual(await self.there.find(ACCOUNT), device)
 
@@ -84,15 +123,15 @@ class DeviceRegistryContract(_Case):
         old = a_device()
         new = attrs.evolve(old, platform=Platform.ANDROID, app="com.example.other", token="t2")
         await self.here.register(old)
-        self.assertEqual(await self.there.register(new), old)
+        self.assertEqual(await self.there.register(new), Registered(old))
         self.assertEqual(await self.here.find(ACCOUNT), new)
-        self.assertEqual(await self.here.list(), [new])
+        self.assertEqual(await self.all(), [new])
 
     async def test_repeated_registration_returns_the_same_device(self) -> None:
         """An app that registers again replaces itself."""
         device = a_device()
         await self.here.register(device)
-        self.assertEqual(await self.here.register(device), device)
+        self.assertEqual(await self.here.register(device, alone=True), Registered(device))
 
     async def test_registrations_race_for_one_account(self) -> None:
         """Each of many simultaneous registrations replaced exactly one other, but the first."""
@@ -106,56 +145,213 @@ class DeviceRegistryContract(_Case):
         )
         left = await self.here.find(ACCOUNT)
         assert left is not None
-        tokens = sorted([*(old.token for old in replaced if old is not None), left.token])
+        before = [each.replaced for each in replaced]
+        tokens = sorted([*(old.token for old in before if old is not None), left.token])
         self.assertEqual(tokens, sorted(device.token for device in devices))
+
+    async def test_one_account_a_phone(self) -> None:
+        """Devices of other accounts on the same phone go, and are returned; others stay."""
+        phone = an_android(2, "installation:2")
+        same = [an_android(3, "installation:3"), an_android(4, "installation")]
+        other = [
+            an_android(5, "installations:2"),
+            an_android(6, "other:installation"),
+            attrs.evolve(phone, sip_user_id=7, platform=Platform.GCM),
+            attrs.evolve(phone, sip_user_id=8, app="com.example.other"),
+            attrs.evolve(phone, sip_user_id=9, platform=Platform.APNS),
+        ]
+        for device in (*same, *other):
+            await self.here.register(device)
+        self.assertEqual(await self.there.register(phone, alone=True), Registered(None, same))
+        self.assertEqual(await self.all(), [phone, *other])
+        moved = attrs.evolve(phone, sip_user_id=5)
+        self.assertEqual(await self.here.register(moved, alone=True), Registered(other[0], [phone]))
+
+    async def test_several_accounts_a_phone(self) -> None:
+        """Unless the phone is to have one account, its other devices stay."""
+        devices = [an_android(number) for number in (1, 2, 3)]
+        for device in devices:
+            self.assertEqual(await self.here.register(device), Registered(None))
+        self.assertEqual(await self.all(), devices)
+
+    async def test_what_is_the_same_phone(self) -> None:
+        """Apple's token as a whole, and a token of Google's that has nothing before its colon."""
+        for alike, other in (
+            (a_device(1, "aa:1"), a_device(2, "aa:2")),
+            (an_android(1, ":1"), an_android(2, ":2")),
+            (an_android(1, "i" * 4000 + "1:x"), an_android(2, "i" * 4000 + "2:x")),
+        ):
+            self.assertEqual(await self.here.register(alike, alone=True), Registered(None))
+            self.assertEqual(await self.here.register(other, alone=True), Registered(None))
+            third = attrs.evolve(alike, sip_user_id=3)
+            self.assertEqual((await self.here.register(third, alone=True)).displaced, (alike,))
+            for device in (other, third):
+                await self.here.remove_dead(device, None)
+
+    async def test_one_phone_registers_for_several_accounts_at_once(self) -> None:
+        """At any daemons: the last one stays alone, and each other was displaced once."""
+        devices = [an_android(number, f"installation:{number}") for number in range(1, 41)]
+        members = [self.here, self.there] * 20
+        registered = await gatherResults(
+            [
+                Deferred.fromCoroutine(member.register(device, alone=True))
+                for member, device in zip(members, devices, strict=True)
+            ]
+        )
+        displaced = [device for each in registered for device in each.displaced]
+        left = await self.all()
+        self.assertEqual(len(left), 1)
+        accounts = sorted(device.sip_user_id for device in (*displaced, *left))
+        self.assertEqual(accounts, list(range(1, 41)))
+
+    async def test_phones_that_exchange_their_accounts_at_once(self) -> None:
+        """No registration waits for another that waits for it."""
+        phones = ["a", "b", "c"]
+        registering = [
+            Deferred.fromCoroutine(member.register(an_android(account, f"{phone}:1"), alone=True))
+            for turn in range(10)
+            for member in (self.here, self.there)
+            for account in (1, 2, 3)
+            for phone in [phones[(account + turn) % 3]]
+        ]
+        await gatherResults(registering)
+        left = [device.installation for device in await self.all()]
+        self.assertEqual(len(left), len(set(left)))
 
     async def test_delete_needs_all_four_to_match(self) -> None:
         """Another account, platform, app or token leaves the device alone."""
         device = a_device()
         await self.here.register(device)
-        right = (device.sip_user_id, device.platform, device.app, device.token)
-        for wrong in (
-            (1, *right[1:]),
-            (right[0], Platform.GCM, *right[2:]),
-            (*right[:2], "com.example.other", right[3]),
-            (*right[:3], "token-2"),
-        ):
-            self.assertFalse(await self.here.delete(*wrong))
-        self.assertEqual(await self.here.find(ACCOUNT), device)
-        self.assertTrue(await self.here.delete(*right))
-        self.assertIsNone(await self.there.find(ACCOUNT))
+        for wrong in (*others(device), device):
+            matches = wrong is device
+            four = (wrong.sip_user_id, wrong.platform, wrong.app, wrong.token)
+            self.assertIs(await self.here.delete(*four), matches)
+            self.assertEqual(await self.there.find(ACCOUNT), None if matches else device)
 
     async def test_dead_token_is_removed_only_from_its_device(self) -> None:
-        """A device that has another token by now is not the one that died."""
-        await self.here.register(a_device(token="new"))
-        self.assertFalse(await self.here.remove_dead(ACCOUNT, "old", None))
-        self.assertTrue(await self.here.remove_dead(ACCOUNT, "new", None))
-        self.assertIsNone(await self.here.find(ACCOUNT))
+        """A device with another account, platform, app or token is not the one that died."""
+        device = a_device()
+        await self.here.register(device)
+        for other in others(device):
+            self.assertFalse(await self.here.remove_dead(other, None))
+        self.assertEqual(await self.here.find(ACCOUNT), device)
+        self.assertTrue(await self.here.remove_dead(device, None))
+        self.assertIsNone(await self.there.find(ACCOUNT))
 
     async def test_registration_after_the_death_of_its_token_stays(self) -> None:
         """APNs 410: a registration after the timestamp revived the token."""
         device = a_device()
         await self.here.register(device)
         at = device.registered_at
-        self.assertFalse(await self.here.remove_dead(ACCOUNT, device.token, at - 0.001))
-        self.assertTrue(await self.here.remove_dead(ACCOUNT, device.token, at))
+        self.assertFalse(await self.here.remove_dead(device, at - 0.001))
+        self.assertTrue(await self.here.remove_dead(device, at))
 
     async def test_canonical_token_replaces_the_token_it_was_given_for(self) -> None:
-        """A device that registered a new token meanwhile keeps that."""
+        """A device that registered otherwise meanwhile keeps its token."""
         device = a_device()
         await self.here.register(device)
-        self.assertFalse(await self.here.replace_token(ACCOUNT, "other", "canonical"))
-        self.assertTrue(await self.here.replace_token(ACCOUNT, device.token, "canonical"))
+        for other in others(device):
+            self.assertFalse(await self.here.replace_token(other, "canonical"))
+        self.assertTrue(await self.here.replace_token(device, "canonical"))
         changed = attrs.evolve(device, token="canonical")
         self.assertEqual(await self.here.find(ACCOUNT), changed)
 
     async def test_environment_is_kept_for_its_token(self) -> None:
-        """The environment that accepted a push is stored with the token that was pushed to."""
+        """The environment that accepted a push is stored with the device that was pushed to."""
         device = a_device()
         await self.here.register(device)
-        self.assertFalse(await self.here.set_sandbox(ACCOUNT, "other", False))
-        self.assertTrue(await self.here.set_sandbox(ACCOUNT, device.token, False))
+        for other in others(device):
+            self.assertFalse(await self.here.set_sandbox(other, False))
+        self.assertTrue(await self.here.set_sandbox(device, False))
         self.assertEqual(await self.here.find(ACCOUNT), attrs.evolve(device, sandbox=False))
+
+    async def test_calls_that_are_not_answered_in_a_row(self) -> None:
+        """They are counted over all batches and daemons, an answer ends the row."""
+        await self.here.log_wakeups([])
+        await self.here.register(a_device())
+        await self.assert_streak(0, None)
+        await self.wake(a_device(), None, None)
+        await self.there.log_wakeups([Wakeup(a_device(), None)])
+        await self.assert_streak(3, None)
+        await self.wake(a_device(), None, 1700000000.25, None)
+        await self.assert_streak(1, 1700000000.25)
+        await self.wake(a_device(), 1700000001.25)
+        await self.assert_streak(0, 1700000001.25)
+
+    async def test_answer_that_is_stored_late(self) -> None:
+        """The time of the last answer does not go back."""
+        await self.here.register(a_device())
+        await self.wake(a_device(), 1700000001.0)
+        await self.wake(a_device(), 1700000000.0)
+        await self.assert_streak(0, 1700000001.0)
+
+    async def test_streaks_of_many_devices(self) -> None:
+        """A batch counts for each device what is its own, and for others nothing."""
+        devices = [a_device(number) for number in range(1, 301)]
+        for device in devices:
+            await self.here.register(device)
+        woken = [device for device in devices for _ in range(device.sip_user_id % 3)]
+        await self.here.log_wakeups([Wakeup(device, None) for device in woken])
+        expected = [
+            attrs.evolve(device, silent_streak=device.sip_user_id % 3) for device in devices
+        ]
+        self.assertEqual(await self.all(), expected)
+
+    async def test_batches_at_once(self) -> None:
+        """From all daemons, whatever their order: no call is lost, none waits for ever."""
+        devices = [a_device(number) for number in range(1, 51)]
+        for device in devices:
+            await self.here.register(device)
+        writing = [
+            Deferred.fromCoroutine(member.log_wakeups([Wakeup(device, None) for device in order]))
+            for _ in range(5)
+            for member in (self.here, self.there)
+            for order in (devices, devices[::-1])
+        ]
+        await gatherResults(writing)
+        self.assertEqual({device.silent_streak for device in await self.all()}, {20})
+
+    async def test_streak_is_of_the_device_that_was_woken(self) -> None:
+        """A device that is another by now has a streak of its own."""
+        await self.here.register(a_device())
+        for other in others(a_device()):
+            await self.wake(other, None, 1700000000.0)
+        await self.assert_streak(0, None)
+
+    async def test_registration_and_streak(self) -> None:
+        """With the same token the streak goes on, with another it begins again."""
+        await self.here.register(attrs.evolve(a_device(), silent_streak=9, last_answered=1.0))
+        await self.assert_streak(0, None)
+        await self.wake(a_device(), 1700000000.0, None)
+        registered = await self.here.register(attrs.evolve(a_device(), name="renamed"))
+        assert registered.replaced is not None
+        self.assertEqual(registered.replaced.silent_streak, 1)
+        await self.assert_streak(1, 1700000000.0)
+        for other in others(a_device())[1:]:
+            await self.here.register(other)
+            await self.assert_streak(0, None)
+            await self.wake(other, None)
+
+    async def test_what_is_silent(self) -> None:
+        """A device with at least so long a streak; none when it is switched off."""
+        device = attrs.evolve(a_device(), silent_streak=3)
+        self.assertEqual(
+            [is_silent(device, calls) for calls in (0, 1, 3, 4)], [False, True, True, False]
+        )
+
+    async def test_counts(self) -> None:
+        """Devices by app and platform; silent ones when there may be any."""
+        for number in (1, 2):
+            await self.here.register(a_device(number))
+        await self.here.register(an_android(3))
+        await self.wake(a_device(2), None, None)
+        await self.wake(an_android(3), None)
+        devices = {
+            ("com.example.phone", Platform.APNS): 2,
+            ("com.example.phone", Platform.ANDROID): 1,
+        }
+        for silent_calls, silent in ((0, 0), (1, 2), (2, 1), (3, 0)):
+            self.assertEqual(await self.there.count(silent_calls), Counts(devices, silent))
 
     async def test_touch_sets_last_seen_alone(self) -> None:
         """A check-in leaves the time of the registration as it was."""
@@ -165,21 +361,57 @@ class DeviceRegistryContract(_Case):
         seen = attrs.evolve(device, last_seen=1700000000.25)
         self.assertEqual(await self.here.find(ACCOUNT), seen)
 
-    async def test_list_goes_through_all_devices_page_by_page(self) -> None:
-        """Pages are in order of the account and do not overlap."""
+    async def test_pages_go_through_all_devices(self) -> None:
+        """They are in order of the account and do not overlap."""
         devices = [a_device(sip_user_id=n) for n in (7, 3, 9, 5)]
         for device in devices:
             await self.here.register(device)
-        first = await self.here.list(limit=3)
-        self.assertEqual([device.sip_user_id for device in first], [3, 5, 7])
-        rest = await self.there.list(after=7, limit=3)
-        self.assertEqual([device.sip_user_id for device in rest], [9])
+        first = await self.here.page(limit=3)
+        self.assertEqual([device.sip_user_id for device in first.devices], [3, 5, 7])
+        self.assertEqual(first.last, 7)
+        rest = await self.there.page(after=7, limit=3)
+        self.assertEqual([device.sip_user_id for device in rest.devices], [9])
+        self.assertEqual(await self.there.page(after=9, limit=3), Page([], None))
+
+    async def test_wanted_devices(self) -> None:
+        """Silent ones, those not seen, those on a shared phone, and all of it together."""
+        shared = [an_android(1, "phone:1"), attrs.evolve(an_android(2, "phone:2"), last_seen=10.0)]
+        alone = [attrs.evolve(an_android(3, "other:1"), last_seen=10.0), an_android(4, "more:1")]
+        for device in (*shared, *alone):
+            await self.here.register(device)
+        await self.wake(shared[0], None)
+        await self.wake(shared[1], None, None)
+        await self.wake(alone[0], 20.0)
+        for wanted, accounts in (
+            (Wanted(), [1, 2, 3, 4]),
+            (Wanted(silent_streak=1), [1, 2]),
+            (Wanted(silent_streak=2), [2]),
+            (Wanted(unseen_since=15.0), [2]),
+            (Wanted(unseen_since=25.0), [2, 3]),
+            (Wanted(shared=True), [1, 2]),
+            (Wanted(silent_streak=1, unseen_since=25.0, shared=True), [2]),
+            (Wanted(silent_streak=3), []),
+        ):
+            found = [device.sip_user_id for device in await self.all(wanted)]
+            self.assertEqual(found, accounts, wanted)
+
+    async def test_page_without_a_wanted_device(self) -> None:
+        """The next page is found all the same."""
+        for number in range(1, 6):
+            await self.here.register(a_device(number))
+        await self.wake(a_device(4), None)
+        first = await self.here.page(limit=2, wanted=Wanted(silent_streak=1))
+        self.assertEqual(first, Page([], 2))
+        second = await self.here.page(after=2, limit=2, wanted=Wanted(silent_streak=1))
+        self.assertEqual([device.sip_user_id for device in second.devices], [4])
 
     async def test_many_registrations_at_once(self) -> None:
         """A burst is stored wholly."""
         devices = [a_device(sip_user_id=n, token=f"token-{n}") for n in range(1, 301)]
-        await gatherResults([Deferred.fromCoroutine(self.here.register(d)) for d in devices])
-        self.assertEqual(await self.there.list(), devices)
+        await gatherResults(
+            [Deferred.fromCoroutine(self.here.register(d, alone=True)) for d in devices]
+        )
+        self.assertEqual(await self.all(), devices)
 
     async def test_answers_are_logged(self) -> None:
         """Rows of the response log have the platform, round-trip, answer and its date."""

@@ -1,4 +1,4 @@
-"""The response log's batches."""
+"""Rows that are written to the database in batches, as those of the response log are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.responses import ResponseLog
+from middlewared.devices.batches import Batches
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform, ResponseRecord
 
@@ -38,13 +38,13 @@ class Table:
         self.batches.append([record.answered_at for record in records])
 
 
-class ResponseLogTests(SynchronousTestCase):
+class BatchesTests(SynchronousTestCase):
     """Rows, a table and a clock."""
 
     def setUp(self) -> None:
         self.table = Table()
         self.clock = Clock()
-        self.log = ResponseLog(table=self.table, clock=self.clock)
+        self.log = Batches(name="log", write=self.table.log_responses, clock=self.clock)
 
     def add(self, *numbers: int) -> None:
         for number in numbers:
@@ -121,6 +121,7 @@ class ResponseLogTests(SynchronousTestCase):
         with capturedLogs() as after:
             self.clock.advance(1)
         self.assertEqual([event["rows"] for event in after], [4])
+        self.assertEqual(formatEvent(after[0]), "log: writes again, 4 rows were lost")
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
 
     def test_unforeseen_failure_loses_its_batch_alone(self) -> None:

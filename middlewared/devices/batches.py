@@ -1,5 +1,5 @@
 """
-The response log, off a call's way: rows are kept here until a batch is worth a commit.
+Rows for the database, off a call's way: kept here until a batch is worth a commit.
 
 The one invariant: ``add`` never waits and never fails; while the database is away the
 oldest rows are lost, not the newest, and the log says so once.
@@ -8,44 +8,50 @@ oldest rows are lost, not the newest, and the log says so once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.errors import DatabaseDown
-from middlewared.model import ResponseRecord
 
 _INTERVAL_S = 1.0
 _BATCH = 500
 _CAPACITY = 10_000
 
-
-class Table(Protocol):
-    """What the log needs of the device registry."""
-
-    async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
-        """Append rows in one transaction, or raise DatabaseDown."""
+T = TypeVar("T")
 
 
-class ResponseLog:
-    """Writes what was added once a second; :meth:`stop` writes the rest."""
+class Batches(Generic[T]):
+    """
+    Writes what was added once a second; :meth:`stop` writes the rest.
+
+    :param name: of the rows, for the log.
+    :param write: stores rows in one transaction, or raises DatabaseDown.
+    """
 
     _log = Logger()
 
-    def __init__(self, *, table: Table, clock: Clock) -> None:
-        self._table = table
+    def __init__(
+        self,
+        *,
+        name: str,
+        write: Callable[[Sequence[T]], Coroutine[Deferred[Any], Any, None]],
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._write = write
         self._clock = clock
-        self._rows: deque[ResponseRecord] = deque()
+        self._rows: deque[T] = deque()
         self._lost = 0
         self._timer: DelayedCall | None = None
         self._flushing: Deferred[None] | None = None
 
-    def add(self, record: ResponseRecord) -> None:
+    def add(self, row: T) -> None:
         """Keep one row to be written within about a second."""
-        self._rows.append(record)
+        self._rows.append(row)
         self._trim()
         self._schedule()
 
@@ -58,7 +64,7 @@ class ResponseLog:
             await self._flushing
         await self._write_all()
         if self._rows:
-            self._log.warn("response log: {rows} rows lost at the stop", rows=len(self._rows))
+            self._warn("{rows} rows lost at the stop", len(self._rows))
 
     def _schedule(self) -> None:
         if self._rows and self._timer is None and self._flushing is None:
@@ -77,26 +83,29 @@ class ResponseLog:
         while self._rows:
             batch = [self._rows.popleft() for _ in range(min(_BATCH, len(self._rows)))]
             try:
-                await self._table.log_responses(batch)
+                await self._write(batch)
             except DatabaseDown:
                 self._rows.extendleft(reversed(batch))
                 self._trim()
                 return
             except Exception:
-                # Rows nobody can write must not come back for ever.
-                self._log.failure("response log: {rows} rows lost", rows=len(batch))
+                # Rows that cannot be written must not come back for ever.
+                self._log.failure("{name}: {rows} rows lost", name=self._name, rows=len(batch))
             self._report_lost()
 
     def _trim(self) -> None:
         if len(self._rows) <= _CAPACITY:
             return
         if not self._lost:
-            self._log.warn("response log: the database is away, the oldest rows are dropped")
+            self._warn("the database is away, the oldest rows are dropped", 0)
         while len(self._rows) > _CAPACITY:
             self._rows.popleft()
             self._lost += 1
 
     def _report_lost(self) -> None:
         if self._lost:
-            self._log.warn("response log: writes again, {rows} rows were lost", rows=self._lost)
+            self._warn("writes again, {rows} rows were lost", self._lost)
             self._lost = 0
+
+    def _warn(self, what: str, rows: int) -> None:
+        self._log.warn(f"{{name}}: {what}", name=self._name, rows=rows)

@@ -1,0 +1,139 @@
+"""
+A brake on mass deaths: many tokens that die at once are the provider's fault.
+
+The one invariant: what is paused follows from the verdicts of the last minute, by app and
+platform, and takes no more memory than a counter for each second of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+from twisted.logger import Logger
+
+from middlewared.clock import Clock
+from middlewared.model import Platform
+from middlewared.push.interface import Accepted, TokenDead, TokenSuspect
+from middlewared.push.metered import PushMetrics
+
+WINDOW_S = 60
+MOST_DEATHS = 10
+"""In a minute, while they are more than half of the verdicts."""
+_ABOUT_TOKENS = {Accepted.label, TokenDead.label, TokenSuspect.label}
+
+
+@attrs.define
+class _Second:
+    at: int
+    verdicts: int = 0
+    deaths: int = 0
+
+
+class _App:
+    """The verdicts about the tokens of one app on one platform."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[_Second] = deque()
+        self.paused = False
+        self.died_at = -float(WINDOW_S)
+        self.kept = 0
+
+    def quiet(self, now: float) -> bool:
+        """Whether a minute has passed without a death."""
+        return now - self.died_at >= WINDOW_S
+
+    def idle(self, now: float) -> bool:
+        """Whether there was no verdict in the last minute."""
+        return self._seconds[-1].at <= now - WINDOW_S
+
+    def count(self, now: float, *, dead: bool) -> None:
+        second = int(now)
+        if not self._seconds or self._seconds[-1].at != second:
+            self._seconds.append(_Second(second))
+        while self._seconds[0].at <= second - WINDOW_S:
+            self._seconds.popleft()
+        latest = self._seconds[-1]
+        latest.verdicts += 1
+        if dead:
+            latest.deaths += 1
+            self.died_at = now
+
+    def too_many_die(self) -> bool:
+        deaths = sum(second.deaths for second in self._seconds)
+        verdicts = sum(second.verdicts for second in self._seconds)
+        return deaths > MOST_DEATHS and 2 * deaths > verdicts
+
+
+class Brake:
+    """
+    Stands between the providers and the metrics, since every verdict passes there: those of
+    calls and those of notices.
+
+    :param metrics: is given every verdict.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, clock: Clock, metrics: PushMetrics) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._apps: dict[tuple[str, Platform], _App] = {}
+
+    def paused(self, app: str, platform: Platform) -> bool:
+        """Whether dead devices of the app are kept: until a minute has passed without a death."""
+        found = self._apps.get((app, platform))
+        return found is not None and found.paused and not found.quiet(self._clock.seconds())
+
+    def push_sent(
+        self,
+        app: str,
+        platform: Platform,
+        *,
+        result: str,
+        reason: str,
+        seconds: float,
+        uncertain: bool,
+    ) -> None:
+        """See :meth:`.metered.PushMetrics.push_sent`."""
+        self._metrics.push_sent(
+            app, platform, result=result, reason=reason, seconds=seconds, uncertain=uncertain
+        )
+        if result in _ABOUT_TOKENS:
+            self._judge(app, platform, dead=result == TokenDead.label)
+
+    def _judge(self, app: str, platform: Platform, *, dead: bool) -> None:
+        now = self._clock.seconds()
+        found = self._apps.get((app, platform))
+        if found is None:
+            # Apps come and go with the configuration.
+            self._apps = {key: each for key, each in self._apps.items() if not each.idle(now)}
+            found = self._apps[app, platform] = _App()
+        if found.paused and found.quiet(now):
+            self._end(app, platform, found)
+        found.count(now, dead=dead)
+        if not dead:
+            return
+        if not found.paused and found.too_many_die():
+            self._begin(app, platform, found)
+        found.kept += found.paused
+
+    def _begin(self, app: str, platform: Platform, found: _App) -> None:
+        found.paused = True
+        self._log.error(
+            "too many push tokens of {app} on {platform} die: no device is removed until a"
+            " minute has passed without a dead token; look at the provider's status, and at"
+            " the credentials and the app id of the section",
+            app=app,
+            platform=platform.value,
+        )
+
+    def _end(self, app: str, platform: Platform, found: _App) -> None:
+        self._log.warn(
+            "dead devices of {app} on {platform} are removed again; {kept} verdicts were passed"
+            " over",
+            app=app,
+            platform=platform.value,
+            kept=found.kept,
+        )
+        found.paused, found.kept = False, 0

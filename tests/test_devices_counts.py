@@ -1,0 +1,103 @@
+"""Counting devices in the background."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.devices.counts import DeviceCounts
+from middlewared.devices.interface import Counts
+from middlewared.errors import DatabaseDown
+from middlewared.model import Platform
+
+KEY = ("com.example", Platform.APNS)
+
+
+class Table:
+    """A table that can be away or slow."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.fault: Exception | None = None
+        self.slow: Deferred[None] | None = None
+
+    async def count(self, silent_calls: int) -> Counts:
+        self.asked.append(silent_calls)
+        if self.slow is not None:
+            await self.slow
+        if self.fault is not None:
+            raise self.fault
+        return Counts({KEY: len(self.asked)}, len(self.asked))
+
+
+class DeviceCountsTests(SynchronousTestCase):
+    """A table and a clock."""
+
+    def setUp(self) -> None:
+        self.table = Table()
+        self.clock = Clock()
+        self.silent_calls = 5
+        self.counts = DeviceCounts(
+            table=self.table, clock=self.clock, silent_calls=lambda: self.silent_calls
+        )
+
+    def stop(self) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.counts.stop()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_counted_at_the_start_and_then_every_20_s(self) -> None:
+        """Who asks in between gets what was found last; the setting may change meanwhile."""
+        self.assertEqual((dict(self.counts.devices), self.counts.silent), ({}, None))
+        self.counts.start()
+        self.clock.advance(19)
+        self.assertEqual((dict(self.counts.devices), self.counts.silent), ({KEY: 1}, 1))
+        self.silent_calls = 0
+        self.clock.advance(1)
+        self.assertEqual(dict(self.counts.devices), {KEY: 2})
+        self.assertEqual(self.table.asked, [5, 0])
+        self.stop()
+
+    def test_slow_count_is_followed_by_a_long_rest(self) -> None:
+        """A count takes the database at most a hundredth of its time."""
+        slow = self.table.slow = Deferred()
+        self.counts.start()
+        self.clock.advance(2)
+        slow.callback(None)
+        self.table.slow = None
+        self.clock.advance(199)
+        self.assertEqual(len(self.table.asked), 1)
+        self.clock.advance(1)
+        self.assertEqual(len(self.table.asked), 2)
+        self.stop()
+
+    def test_database_that_is_away(self) -> None:
+        """There are no counts then, rather than old ones, and they come back."""
+        self.counts.start()
+        self.table.fault = DatabaseDown("away")
+        self.clock.advance(20)
+        self.assertEqual((dict(self.counts.devices), self.counts.silent), ({}, None))
+        self.table.fault = None
+        self.clock.advance(20)
+        self.assertEqual(self.counts.silent, 3)
+        self.stop()
+
+    def test_unforeseen_failure(self) -> None:
+        """It is logged, and counting goes on."""
+        self.table.fault = ValueError("unforeseen")
+        self.counts.start()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.table.fault = None
+        self.clock.advance(20)
+        self.assertEqual(self.counts.silent, 2)
+        self.stop()
+
+    def test_stop_waits_for_the_count_under_way(self) -> None:
+        """Nothing is left in the clock."""
+        slow = self.table.slow = Deferred()
+        self.counts.start()
+        stopped = Deferred.fromCoroutine(self.counts.stop())
+        self.assertNoResult(stopped)
+        slow.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,133 @@
+"""The brake on mass deaths of push tokens."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from middlewared.metrics import Metrics
+from middlewared.model import Platform
+from middlewared.push.brake import MOST_DEATHS, Brake
+
+APP = "com.example"
+
+
+class BrakeTests(SynchronousTestCase):
+    """Verdicts and a clock."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.5)
+        self.metrics = Metrics()
+        self.brake = Brake(clock=self.clock, metrics=self.metrics)
+        self.events: list[LogEvent] = []
+        observer = cast(ILogObserver, self.events.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def judge(
+        self, result: str, count: int = 1, app: str = APP, platform: Platform = Platform.APNS
+    ) -> None:
+        for _ in range(count):
+            self.brake.push_sent(
+                app, platform, result=result, reason="", seconds=0.1, uncertain=False
+            )
+
+    def die(self, count: int = 1) -> None:
+        self.judge("token-dead", count)
+
+    def paused(self, app: str = APP, platform: Platform = Platform.APNS) -> bool:
+        return self.brake.paused(app, platform)
+
+    def lines(self, level: LogLevel) -> list[str]:
+        return [formatEvent(event) for event in self.events if event["log_level"] is level]
+
+    def test_from_the_eleventh_death_on(self) -> None:
+        """Ten in a minute may be; one error line names the app."""
+        self.die(MOST_DEATHS)
+        self.assertFalse(self.paused())
+        self.die(5)
+        self.assertTrue(self.paused())
+        (line,) = self.lines(LogLevel.error)
+        self.assertIn("com.example on apns", line)
+
+    def test_half_of_the_verdicts(self) -> None:
+        """As many that live, or whose token is suspect, keep it off; one more death does not."""
+        self.judge("accepted", 10)
+        self.judge("token-suspect", 1)
+        self.die(11)
+        self.assertFalse(self.paused())
+        self.die()
+        self.assertTrue(self.paused())
+
+    def test_what_says_nothing_of_a_token(self) -> None:
+        """Temporary trouble and faults of our own are no verdicts about tokens."""
+        self.judge("temporary", 50)
+        self.judge("config-fault", 50)
+        self.die(11)
+        self.assertTrue(self.paused())
+
+    def test_apps_and_platforms_are_apart(self) -> None:
+        """Others are removed as before."""
+        self.die(20)
+        self.assertFalse(self.paused(platform=Platform.ANDROID))
+        self.assertFalse(self.paused(app="com.example.other"))
+        self.judge("token-dead", 11, platform=Platform.GCM)
+        self.assertTrue(self.paused(platform=Platform.GCM))
+
+    def test_deaths_spread_over_more_than_a_minute(self) -> None:
+        """Those are the phones' own."""
+        for _ in range(100):
+            self.die()
+            self.clock.advance(6)
+        self.assertFalse(self.paused())
+        self.die()
+        self.clock.advance(5)
+        self.die()
+        self.assertTrue(self.paused())
+
+    def test_until_a_minute_without_a_death(self) -> None:
+        """Each death begins the minute again; lives do not end it."""
+        self.die(11)
+        self.clock.advance(59)
+        self.judge("accepted", 100)
+        self.die()
+        self.clock.advance(59.9)
+        self.assertTrue(self.paused())
+        self.clock.advance(0.1)
+        self.assertFalse(self.paused())
+        self.die()
+        self.assertFalse(self.paused())
+        (line,) = self.lines(LogLevel.warn)
+        self.assertIn("2 verdicts were passed over", line)
+        self.die(10)
+        self.assertTrue(self.paused())
+
+    def test_every_verdict_is_counted_by_the_metrics(self) -> None:
+        """With all that was said of it."""
+        self.die(2)
+        self.brake.push_sent(
+            APP, Platform.APNS, result="temporary", reason="x", seconds=0.1, uncertain=True
+        )
+        labels = {"app": APP, "platform": "apns"}
+        sample = self.metrics.registry.get_sample_value
+        pushes = {**labels, "result": "token-dead", "reason": ""}
+        self.assertEqual(sample("middlewared_pushes_total", pushes), 2)
+        self.assertEqual(sample("middlewared_uncertain_pushes_total", labels), 1)
+
+    def test_memory_is_bounded(self) -> None:
+        """Apps without a verdict in the last minute are forgotten, others are not."""
+        self.die(11)
+        for number in range(100):
+            self.judge("accepted", app=f"app{number}")
+        self.assertTrue(self.paused())
+        self.clock.advance(61)
+        self.judge("accepted", app="last")
+        self.assertEqual(len(self.brake._apps), 1)
+        for _ in range(1000):
+            self.clock.advance(0.5)
+            self.judge("accepted")
+        self.assertLessEqual(len(self.brake._apps[APP, Platform.APNS]._seconds), 61)
