@@ -45,10 +45,10 @@ class MemoryDevices:
     async def register(self, device: Device, *, alone: bool = False) -> Registered:
         self._fail()
         replaced = self.get(device.sip_user_id)
-        displaced = [each for each in self._devices.values() if _same_phone(each, device)]
         self.put(continued(device, replaced))
         if not alone:
             return Registered(replaced)
+        displaced = [each for each in self._devices.values() if _same_phone(each, device)]
         for each in displaced:
             del self._devices[each.sip_user_id]
         return Registered(replaced, displaced)
