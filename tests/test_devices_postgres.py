@@ -220,15 +220,18 @@ class PostgresConnectionTests(PostgresCase):
         await gatherResults(storing)
 
     async def test_large_tables_are_not_gone_through(self) -> None:
-        """What a registration, a batch, a page of shared phones and a count need is indexed."""
+        """
+        What a registration, a page of shared phones and a count need is indexed, also before
+        the server knows how the table is filled.
+        """
         await (await self.started()).stop()
         self.server.sql(
             self.database,
             "insert into devices select n, 'android', 'app', 'i' || n || ':t', '', '', '', '',"
             " false, '', false, '', 0, 0 from generate_series(1, 20000) as n",
-            "vacuum analyze devices",
         )
-        phone = queries.Dialect(position="strpos").same_phone().replace("?", "'x'")
+        phone = queries.Dialect(position="strpos").same_phone().replace("?", "'{}'")
+        phone = phone.format("i7", "i7", "android", "app")
         page, _ = queries.Dialect(position="strpos").page(Wanted(shared=True))
         for statement in (
             f"select from devices where sip_user_id = 1 or (true and {phone})",
@@ -236,7 +239,7 @@ class PostgresConnectionTests(PostgresCase):
             queries.COUNT_SILENT.replace("?", "5"),
         ):
             plan = self.server.sql(self.database, f"explain {statement}")
-            self.assertNotIn("Seq Scan", "\n".join(line for (line,) in plan))
+            self.assertNotRegex("\n".join(line for (line,) in plan), "Seq Scan|Scan on devices_app")
 
     async def test_many_look_ups_at_once(self) -> None:
         """Each gets its own device or none, however they share statements."""

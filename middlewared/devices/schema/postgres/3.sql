@@ -10,7 +10,8 @@ create index devices_installation on devices (
         case when platform = 'apns' or strpos(token, ':') < 2 then token
         else substr(token, 1, strpos(token, ':') - 1) end,
         1, 128
-    )
+    ),
+    platform, app
 );
 
 -- For counting alone.

@@ -8,7 +8,8 @@ create index devices_installation on devices (
         case when platform = 'apns' or instr(token, ':') < 2 then token
         else substr(token, 1, instr(token, ':') - 1) end,
         1, 128
-    )
+    ),
+    platform, app
 );
 
 -- For counting alone.
