@@ -239,7 +239,7 @@ class PostgresConnectionTests(PostgresCase):
             queries.COUNT_SILENT.replace("?", "5"),
         ):
             plan = self.server.sql(self.database, f"explain {statement}")
-            self.assertNotRegex("\n".join(line for (line,) in plan), "Seq Scan|Scan on devices_app")
+            self.assertNotIn("Seq Scan", "\n".join(line for (line,) in plan))
 
     async def test_many_look_ups_at_once(self) -> None:
         """Each gets its own device or none, however they share statements."""

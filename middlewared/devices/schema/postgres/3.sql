@@ -14,6 +14,6 @@ create index devices_installation on devices (
     platform, app
 );
 
--- For counting alone.
-create index devices_app on devices (app, platform);
+-- None on app and platform alone: before there are statistics the planner might take it for
+-- finding a phone.
 create index devices_silent on devices (silent_streak) where silent_streak > 0;
