@@ -1,9 +1,9 @@
 """
 The device registry in PostgreSQL, shared by several daemons.
 
-The one invariant: every operation is one statement and so its own transaction; an
-operation that is repeated after a lost connection ends in the same state (rows of the
-response log may then be there twice, and calls that were not answered count twice).
+The one invariant: every operation is one query and so its own transaction; an operation
+that is repeated after a lost connection ends in the same state (rows of the response log
+may then be there twice, and calls that were not answered count twice).
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ _CONTINUED = {
     "last_answered": f"case when {_SAME_TOKEN} then devices.last_answered end",
 }
 _UPDATES = ", ".join(f"{name} = {_CONTINUED.get(name, f'excluded.{name}')}" for name in COLUMNS[1:])
-# A device that was registered after this statement began is not among `before`, though the
-# insert meets it; then nothing is stored and the statement is run again, to see it. Rows are
-# locked in order of their accounts, so that no two statements wait for each other.
+# Rows are locked in order of their accounts, and all of them before the insert (which is
+# what their number is for), so that no two statements wait for each other.
 _REGISTER = f"""
     with before as materialized (
         select {NAMES} from devices
@@ -49,9 +48,10 @@ _REGISTER = f"""
         order by sip_user_id for update
     ),
     stored as (
-        {queries.INSERT}
+        insert into devices ({NAMES})
+        select {", ".join("?" * len(COLUMNS))}
+        from (select count(*) as number from before) as locked where number >= 0
         on conflict (sip_user_id) do update set {_UPDATES}
-        where exists (select from before where before.sip_user_id = excluded.sip_user_id)
         returning sip_user_id
     ),
     displaced as (
@@ -59,12 +59,11 @@ _REGISTER = f"""
         where devices.sip_user_id = before.sip_user_id
             and devices.sip_user_id <> stored.sip_user_id
     )
-    select stored.sip_user_id is not null, {", ".join(f"before.{name}" for name in COLUMNS)}
-    from (select) as always left join stored on true left join before on true
+    select {NAMES} from before
 """  # noqa: S608 (our own names)
-# A statement of its own within the same transaction: what follows sees what the one that
-# had the lock before has stored.
-_LOCK_PHONE = "select pg_advisory_xact_lock(?);"
+# A statement of its own within the same transaction, so that the next one sees what was
+# stored by the one that had the lock before.
+_LOCK = "select pg_advisory_xact_lock(?);"
 _STREAKS = f"""
     with told as materialized (
         select * from unnest(?::bigint[], ?::text[], ?::text[], ?::text[], ?::int[], ?::float8[])
@@ -81,7 +80,6 @@ _STREAKS = f"""
     from told join locked using (sip_user_id)
     where {" and ".join(f"devices.{name} = told.{name}" for name in ("sip_user_id", *_DEVICE))}
 """  # noqa: S608
-_RACES = 20
 _LOG = """
     insert into response_log (platform, roundtrip_seconds, available, date)
     select platform, seconds, available, to_timestamp(at)
@@ -173,17 +171,16 @@ class PostgresRegistry:
         return None if row is None else from_row(row)
 
     async def register(self, device: Device, *, alone: bool = False) -> Registered:
-        lock: Row = (_lock_of(device),) if alone else ()
-        statement = _LOCK_PHONE + _REGISTER if alone else _REGISTER
-        values = (*lock, device.sip_user_id, alone, *queries.phone(device))
-        for _ in range(_RACES):
-            result = await self._run(statement, *values, *to_row(continued(device, None)))
-            if result.rows[0][0]:
-                before = [from_row(row[1:]) for row in result.rows if row[1] is not None]
-                own = [each for each in before if each.sip_user_id == device.sip_user_id]
-                others = [each for each in before if each.sip_user_id != device.sip_user_id]
-                return Registered(own[0] if own else None, others)
-        raise DatabaseDown("too many registrations of one account at once")
+        # Two registrations of one account, or of one phone, go one after the other; the locks
+        # of both are taken in order.
+        locks = sorted(_locks_of(device)[: 1 + alone])
+        result = await self._run(
+            _LOCK * len(locks) + _REGISTER,
+            *(*locks, device.sip_user_id, alone, *queries.phone(device)),
+            *to_row(continued(device, None)),
+        )
+        before = {row[0]: from_row(row) for row in result.rows}
+        return Registered(before.pop(device.sip_user_id, None), list(before.values()))
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         return await self._changes(queries.DELETE, sip_user_id, platform.value, app, token)
@@ -287,7 +284,11 @@ class PostgresRegistry:
         await run("commit")
 
 
-def _lock_of(device: Device) -> int:
-    """A number for the phone of ``device``, the same at every daemon."""
-    text = "\0".join(map(str, queries.phone(device)[1:]))
-    return int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)
+def _locks_of(device: Device) -> tuple[int, int]:
+    """A number for the account and one for the phone, the same at every daemon."""
+    phone = "\0".join(map(str, queries.phone(device)[1:]))
+    account, phone_number = (
+        int.from_bytes(sha256(text.encode()).digest()[:8], "big", signed=True)
+        for text in (str(device.sip_user_id), phone)
+    )
+    return account, phone_number
