@@ -1,5 +1,5 @@
 """
-What a provider's verdict teaches about a device.
+What a provider's verdict, and the end of a call, teach about a device.
 
 The one invariant: only a dead token, a canonical token and the other environment's
 acceptance change what is stored, and only while the stored device is the one pushed to: the
@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device
+from middlewared.model import Device, Outcome, Wakeup
 from middlewared.push.interface import Accepted, PushResult, TokenDead
 
 _log = Logger()
@@ -25,6 +25,22 @@ def taught(device: Device, accepted: Accepted) -> Device:
     token = accepted.canonical_token or device.token
     sandbox = device.sandbox is not accepted.other_environment
     return attrs.evolve(device, token=token, sandbox=sandbox)
+
+
+def wakeup(
+    device: Device, outcome: Outcome | None, *, accepted: int, answered_at: float | None
+) -> Wakeup | None:
+    """
+    What a call that has ended says of the silent streak of its device.
+
+    :param outcome: None: the PBX hung up.
+    :param accepted: how many pushes a provider has taken.
+    :param answered_at: when the phone answered, either way, in epoch seconds.
+    :return: None when it says nothing: the phone may not have been woken, or not have had
+        the time to answer.
+    """
+    silent = outcome is Outcome.TIMEOUT and accepted > 0
+    return Wakeup(device, answered_at) if silent or answered_at is not None else None
 
 
 def correct(registry: DeviceRegistry, device: Device, result: PushResult) -> Deferred[None]:
