@@ -74,6 +74,8 @@ class DevicesTestCase(DaemonTestCase):
         self.assertEqual(await self.register(FIRST_ACCOUNT, "phone:3"), 201)
         self.assertEqual(await self.call(FIRST_ACCOUNT + 1), "no-device")
         self.assertEqual([push.data["type"] for push in self.pushes], ["call"])
+        await self.daemon.stop()
+        self.assertIn(f"device of {FIRST_ACCOUNT} removed", self.daemon.log)
 
     async def test_several_accounts_a_phone(self) -> None:
         """With accounts_per_token = many a phone rings for all of them."""
@@ -105,10 +107,11 @@ class DevicesTestCase(DaemonTestCase):
         metrics = await self.metrics()
         self.assertIn(f"{name} 1.0\n", metrics)
         self.assertIn(f'paused{{app="{SHARED_APP}",platform="gcm"}} 0.0\n', metrics)
-        self.assertEqual(self.daemon.log.count(f"too many push tokens of {APP} on gcm die"), 1)
         self.google.scripts.clear()
         outcomes = [await self.call(account) for account in accounts]
         self.assertEqual(outcomes, ["no-device"] * 10 + ["answered"] * 3)
+        await self.daemon.stop()
+        self.assertEqual(self.daemon.log.count(f"too many push tokens of {APP} on gcm die"), 1)
 
     async def test_registered_devices_are_counted(self) -> None:
         """By app and platform, as soon as a daemon starts."""

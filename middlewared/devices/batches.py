@@ -64,7 +64,8 @@ class Batches(Generic[T]):
             await self._flushing
         await self._write_all()
         if self._rows:
-            self._warn("{rows} rows lost at the stop", len(self._rows))
+            lost = len(self._rows)
+            self._log.warn("{name}: {rows} rows lost at the stop", name=self._name, rows=lost)
 
     def _schedule(self) -> None:
         if self._rows and self._timer is None and self._flushing is None:
@@ -97,15 +98,14 @@ class Batches(Generic[T]):
         if len(self._rows) <= _CAPACITY:
             return
         if not self._lost:
-            self._warn("the database is away, the oldest rows are dropped", 0)
+            what = "{name}: the database is away, the oldest rows are dropped"
+            self._log.warn(what, name=self._name)
         while len(self._rows) > _CAPACITY:
             self._rows.popleft()
             self._lost += 1
 
     def _report_lost(self) -> None:
         if self._lost:
-            self._warn("writes again, {rows} rows were lost", self._lost)
+            what = "{name}: writes again, {rows} rows were lost"
+            self._log.warn(what, name=self._name, rows=self._lost)
             self._lost = 0
-
-    def _warn(self, what: str, rows: int) -> None:
-        self._log.warn(f"{{name}}: {what}", name=self._name, rows=rows)

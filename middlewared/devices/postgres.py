@@ -65,20 +65,20 @@ _REGISTER = f"""
 # stored by the one that had the lock before.
 _LOCK = "select pg_advisory_xact_lock(?);"
 _STREAKS = f"""
-    with told as materialized (
+    with woken as materialized (
         select * from unnest(?::bigint[], ?::text[], ?::text[], ?::text[], ?::int[], ?::float8[])
-            as told (sip_user_id, platform, app, token, missed, answered)
+            as woken (sip_user_id, platform, app, token, missed, answered)
     ),
     locked as materialized (
         select sip_user_id from devices
-        where sip_user_id in (select sip_user_id from told) order by sip_user_id for update
+        where sip_user_id in (select sip_user_id from woken) order by sip_user_id for update
     )
     update devices set
         silent_streak =
-            told.missed + case when told.answered is null then devices.silent_streak else 0 end,
-        last_answered = greatest(devices.last_answered, told.answered)
-    from told join locked using (sip_user_id)
-    where {" and ".join(f"devices.{name} = told.{name}" for name in ("sip_user_id", *_DEVICE))}
+            woken.missed + case when woken.answered is null then devices.silent_streak else 0 end,
+        last_answered = greatest(devices.last_answered, woken.answered)
+    from woken join locked using (sip_user_id)
+    where {" and ".join(f"devices.{name} = woken.{name}" for name in ("sip_user_id", *_DEVICE))}
 """  # noqa: S608
 _LOG = """
     insert into response_log (platform, roundtrip_seconds, available, date)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.logger import Logger
+
 from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device, Platform
@@ -25,6 +27,8 @@ class DeviceEndpoints:
     :param notify_lost: notified of a device that was replaced, and of the one that replaced it.
     :param settings: gives the present settings.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -67,6 +71,12 @@ class DeviceEndpoints:
     async def _register(self, device: Device, settings: WebSettings) -> Reply:
         alone = (device.app, device.platform) not in settings.many_accounts
         registered = await self._devices.register(device, alone=alone)
+        for displaced in registered.displaced:
+            self._log.info(
+                "device of {sip_user_id} removed: its phone has the account {present} now",
+                sip_user_id=displaced.sip_user_id,
+                present=device.sip_user_id,
+            )
         if registered.replaced is None:
             return Reply(201)
         self._notify_lost(registered.replaced, device)
