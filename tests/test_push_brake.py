@@ -8,11 +8,21 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.metrics import Metrics
 from middlewared.model import Platform
 from middlewared.push.brake import MOST_DEATHS, Brake
+from middlewared.push.interface import (
+    Accepted,
+    ConfigFault,
+    PushResult,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+    Uncertain,
+)
 
 APP = "com.example"
+DEAD = TokenDead("Unregistered")
 
 
 class BrakeTests(SynchronousTestCase):
@@ -21,23 +31,24 @@ class BrakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.5)
-        self.metrics = Metrics()
-        self.brake = Brake(clock=self.clock, metrics=self.metrics)
+        self.brake = Brake(clock=self.clock)
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def judge(
-        self, result: str, count: int = 1, app: str = APP, platform: Platform = Platform.APNS
+        self,
+        result: PushResult,
+        count: int = 1,
+        app: str = APP,
+        platform: Platform = Platform.APNS,
     ) -> None:
         for _ in range(count):
-            self.brake.push_sent(
-                app, platform, result=result, reason="", seconds=0.1, uncertain=False
-            )
+            self.brake.judged(app, platform, result)
 
     def die(self, count: int = 1) -> None:
-        self.judge("token-dead", count)
+        self.judge(DEAD, count)
 
     def paused(self, app: str = APP, platform: Platform = Platform.APNS) -> bool:
         return self.brake.paused(app, platform)
@@ -56,8 +67,8 @@ class BrakeTests(SynchronousTestCase):
 
     def test_half_of_the_verdicts(self) -> None:
         """As many that live, or whose token is suspect, keep it off; one more death does not."""
-        self.judge("accepted", 10)
-        self.judge("token-suspect", 1)
+        self.judge(Accepted(), 10)
+        self.judge(TokenSuspect("BadDeviceToken"), 1)
         self.die(11)
         self.assertFalse(self.paused())
         self.die()
@@ -65,8 +76,8 @@ class BrakeTests(SynchronousTestCase):
 
     def test_what_says_nothing_of_a_token(self) -> None:
         """Temporary trouble and faults of our own are no verdicts about tokens."""
-        self.judge("temporary", 50)
-        self.judge("config-fault", 50)
+        for result in (Temporary("x"), Uncertain("x", 1.0), ConfigFault("x"), Rejected("x")):
+            self.judge(result, 50)
         self.die(11)
         self.assertTrue(self.paused())
 
@@ -75,7 +86,7 @@ class BrakeTests(SynchronousTestCase):
         self.die(20)
         self.assertFalse(self.paused(platform=Platform.ANDROID))
         self.assertFalse(self.paused(app="com.example.other"))
-        self.judge("token-dead", 11, platform=Platform.GCM)
+        self.judge(DEAD, 11, platform=Platform.GCM)
         self.assertTrue(self.paused(platform=Platform.GCM))
 
     def test_deaths_spread_over_more_than_a_minute(self) -> None:
@@ -93,7 +104,7 @@ class BrakeTests(SynchronousTestCase):
         """Each death begins the minute again; lives do not end it."""
         self.die(11)
         self.clock.advance(59)
-        self.judge("accepted", 100)
+        self.judge(Accepted(), 100)
         self.die()
         self.clock.advance(59.9)
         self.assertTrue(self.paused())
@@ -106,28 +117,16 @@ class BrakeTests(SynchronousTestCase):
         self.die(10)
         self.assertTrue(self.paused())
 
-    def test_every_verdict_is_counted_by_the_metrics(self) -> None:
-        """With all that was said of it."""
-        self.die(2)
-        self.brake.push_sent(
-            APP, Platform.APNS, result="temporary", reason="x", seconds=0.1, uncertain=True
-        )
-        labels = {"app": APP, "platform": "apns"}
-        sample = self.metrics.registry.get_sample_value
-        pushes = {**labels, "result": "token-dead", "reason": ""}
-        self.assertEqual(sample("middlewared_pushes_total", pushes), 2)
-        self.assertEqual(sample("middlewared_uncertain_pushes_total", labels), 1)
-
     def test_memory_is_bounded(self) -> None:
         """Apps without a verdict in the last minute are forgotten, others are not."""
         self.die(11)
         for number in range(100):
-            self.judge("accepted", app=f"app{number}")
+            self.judge(Accepted(), app=f"app{number}")
         self.assertTrue(self.paused())
         self.clock.advance(61)
-        self.judge("accepted", app="last")
+        self.judge(Accepted(), app="last")
         self.assertEqual(len(self.brake._apps), 1)
         for _ in range(1000):
             self.clock.advance(0.5)
-            self.judge("accepted")
+            self.judge(Accepted())
         self.assertLessEqual(len(self.brake._apps[APP, Platform.APNS]._seconds), 61)

@@ -14,13 +14,11 @@ from twisted.logger import Logger
 
 from middlewared.clock import Clock
 from middlewared.model import Platform
-from middlewared.push.interface import Accepted, TokenDead, TokenSuspect
-from middlewared.push.metered import PushMetrics
+from middlewared.push.interface import Accepted, PushResult, TokenDead, TokenSuspect
 
 WINDOW_S = 60
 MOST_DEATHS = 10
 """In a minute, while they are more than half of the verdicts."""
-_ABOUT_TOKENS = {Accepted.label, TokenDead.label, TokenSuspect.label}
 
 
 @attrs.define
@@ -66,18 +64,12 @@ class _App:
 
 
 class Brake:
-    """
-    Stands between the providers and the metrics, since every verdict passes there: those of
-    calls and those of notices.
-
-    :param metrics: is given every verdict.
-    """
+    """Given the verdicts of all providers, those about calls and those about notices."""
 
     _log = Logger()
 
-    def __init__(self, *, clock: Clock, metrics: PushMetrics) -> None:
+    def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._metrics = metrics
         self._apps: dict[tuple[str, Platform], _App] = {}
 
     def paused(self, app: str, platform: Platform) -> bool:
@@ -85,24 +77,11 @@ class Brake:
         found = self._apps.get((app, platform))
         return found is not None and found.paused and not found.quiet(self._clock.seconds())
 
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        """See :meth:`.metered.PushMetrics.push_sent`."""
-        self._metrics.push_sent(
-            app, platform, result=result, reason=reason, seconds=seconds, uncertain=uncertain
-        )
-        if result in _ABOUT_TOKENS:
-            self._judge(app, platform, dead=result == TokenDead.label)
-
-    def _judge(self, app: str, platform: Platform, *, dead: bool) -> None:
+    def judged(self, app: str, platform: Platform, result: PushResult) -> None:
+        """A provider has answered a push; only what it says of the token counts."""
+        if not isinstance(result, Accepted | TokenDead | TokenSuspect):
+            return
+        dead = isinstance(result, TokenDead)
         now = self._clock.seconds()
         found = self._apps.get((app, platform))
         if found is None:

@@ -7,7 +7,8 @@ got; a provider's bug is one, too.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -17,6 +18,9 @@ from middlewared.model import Platform
 from middlewared.push.interface import Push, PushProvider, PushResult, Rejected, Uncertain
 
 RETIRE_S = 30.0
+
+Judged: TypeAlias = Callable[[str, Platform, PushResult], None]
+"""Notified of the verdict about a push of an app on a platform."""
 
 
 class PushMetrics(Protocol):
@@ -52,7 +56,11 @@ class Preparing(Protocol):
 
 
 class MeteredProvider:
-    """Wraps the provider of one app; retires it without cutting off a push."""
+    """
+    Wraps the provider of one app; retires it without cutting off a push.
+
+    :param judged: notified of every verdict, before the push's sender is.
+    """
 
     log = Logger()
 
@@ -64,8 +72,10 @@ class MeteredProvider:
         metrics: PushMetrics,
         app: str,
         platform: Platform,
+        judged: Judged = lambda *_: None,
     ) -> None:
         self.provider = provider
+        self._judged = judged
         self._clock = clock
         self._metrics = metrics
         self._app = app
@@ -132,6 +142,7 @@ class MeteredProvider:
             seconds=max(0.0, self._clock.seconds() - began_at),
             uncertain=isinstance(result, Uncertain),
         )
+        self._judged(self._app, self._platform, result)
         return result
 
     def _now_idle(self) -> None:

@@ -95,7 +95,7 @@ class Parts:
         self.metrics = Metrics()
         self.repeats = Repeats(clock=reactor)
         self.overload = Overload(clock=reactor, metrics=self.metrics)
-        self.brake = Brake(clock=reactor, metrics=self.metrics)
+        self.brake = Brake(clock=reactor)
         self._store: Registry = make_registry(config, reactor=reactor)
         self.registry = CachedDevices(
             registry=self._store,
@@ -122,7 +122,8 @@ class Parts:
             reactor=self._reactor,
             clock=self._reactor,
             endpoints=endpoints,
-            metrics=self.brake,
+            metrics=self.metrics,
+            judged=self.brake.judged,
         )
         self._apps = apps
         self.routes = RouteTable(background=self._notices, clock=self._reactor)

@@ -27,7 +27,7 @@ from middlewared.push.google.credentials import ServiceAccount
 from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.interface import PushProvider, Resend
-from middlewared.push.metered import MeteredProvider, PushMetrics
+from middlewared.push.metered import Judged, MeteredProvider, PushMetrics
 from middlewared.push.routing import MeteredRoute
 from middlewared.service.apps import AppKey, LoadedApp
 
@@ -52,11 +52,19 @@ class Providers:
     Makes routes of loaded apps.
 
     :param endpoints: where every connection to a provider begins.
+    :param judged: notified of every verdict.
     """
 
     def __init__(
-        self, *, reactor: Any, clock: Clock, endpoints: TcpEndpoints, metrics: ProviderMetrics
+        self,
+        *,
+        reactor: Any,
+        clock: Clock,
+        endpoints: TcpEndpoints,
+        metrics: ProviderMetrics,
+        judged: Judged = lambda *_: None,
     ) -> None:
+        self._judged = judged
         self._reactor = reactor
         self._clock = clock
         self._endpoints = endpoints
@@ -112,6 +120,7 @@ class Providers:
             metrics=self._metrics,
             app=loaded.app.app,
             platform=loaded.app.platform,
+            judged=self._judged,
         )
 
     def _provider(self, loaded: LoadedApp) -> PushProvider:
