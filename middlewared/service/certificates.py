@@ -25,6 +25,11 @@ def misfits(app: AppleApp, scope: Scope) -> Iterator[str]:
         )
 
 
+def sends_alerts(app: AppleApp, scope: Scope) -> bool:
+    """Whether Apple takes an alert to ``app`` with a certificate of ``scope``, for all we know."""
+    return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
+
+
 def certificate_warnings(config: Config) -> Iterator[tuple[str, str, str]]:
     """What certificates that fit are not good for: section, key and what."""
     for app in config.apps.values():
@@ -35,7 +40,7 @@ def certificate_warnings(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _shortcomings(app: AppleApp, scope: Scope) -> Iterator[tuple[str, str]]:
     alerts = app.topic.removesuffix(".voip")
-    if scope.is_known and app.lost_account_notice and alerts not in scope.topics:
+    if app.lost_account_notice and not sends_alerts(app, scope):
         yield (
             "lost_account_notice",
             f"the certificate is for {_listed(scope.topics)} alone and cannot send the alert"

@@ -30,6 +30,7 @@ from middlewared.push.interface import PushProvider, Resend
 from middlewared.push.metered import Judged, MeteredProvider, PushMetrics
 from middlewared.push.routing import MeteredRoute
 from middlewared.service.apps import AppKey, LoadedApp
+from middlewared.service.certificates import sends_alerts
 
 
 class ProviderMetrics(PushMetrics, Protocol):
@@ -85,7 +86,7 @@ class Providers:
             routes[key] = MeteredRoute(
                 provider=provider,
                 resend=Resend(loaded.app.resend),
-                lost_account_notice=loaded.app.lost_account_notice,
+                lost_account_notice=_notifies(loaded),
             )
         return routes
 
@@ -171,6 +172,14 @@ class Providers:
             paths=self._paths,
             measured=partial(self._metrics.provider_ping, app.app),
         )
+
+
+def _notifies(loaded: LoadedApp) -> bool:
+    """Whether lost-account notices are wanted and can arrive."""
+    app, credentials = loaded.app, loaded.credentials
+    if isinstance(app, AppleApp) and isinstance(credentials, CertificateCredentials):
+        return app.lost_account_notice and sends_alerts(app, credentials.scope)
+    return app.lost_account_notice
 
 
 def _substance(loaded: LoadedApp) -> LoadedApp:
