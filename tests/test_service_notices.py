@@ -1,4 +1,4 @@
-"""Which apps have lost-account notices: those that want them and whose credentials may send them."""
+"""Which apps have lost-account notices: those whose credentials may send them."""
 
 from __future__ import annotations
 
