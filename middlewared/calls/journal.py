@@ -12,9 +12,18 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from middlewared.calls.corrections import wakeup
 from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
-from middlewared.model import Answer, DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord
+from middlewared.model import (
+    Answer,
+    DeviceKind,
+    LateAnswer,
+    Outcome,
+    Platform,
+    ResponseRecord,
+    Wakeup,
+)
 from middlewared.quoting import fingerprint, word
 
 PUT_OFF_S = 0.02
@@ -46,6 +55,7 @@ class Journal:
     Tells of ended requests and calls.
 
     :param log_response: takes a phone's first answer for the response log.
+    :param log_wakeup: takes what a call says of its device's silence.
     """
 
     log = Logger()
@@ -57,11 +67,13 @@ class Journal:
         wall: WallClock,
         metrics: CallMetrics,
         log_response: Callable[[ResponseRecord], None],
+        log_wakeup: Callable[[Wakeup], None],
     ) -> None:
         self._clock = clock
         self._wall = wall
         self._metrics = metrics
         self._log_response = log_response
+        self._log_wakeup = log_wakeup
         self._untold: list[Ended] = []
         self._telling: DelayedCall | None = None
 
@@ -89,15 +101,28 @@ class Journal:
         kind, settlement = ended.kind, ended.settlement
         self._metrics.call_ended(kind, None if settlement is None else settlement.outcome)
         answer = None if settlement is None else settlement.answer
-        if kind is None or answer is None:
+        received_time = None if answer is None else self._time_of(answer)
+        self._tell_silence(ended, received_time)
+        if kind is None or answer is None or received_time is None:
             return
         if ended.accepted_at is not None:
             self._metrics.woken(kind, max(0.0, answer.received_at - ended.accepted_at))
         self._metrics.answered(kind.platform, ended.accepted)
-        received_time = self._wall() - (self._clock.seconds() - answer.received_at)
         roundtrip_s = _roundtrip_s(ended.started_at, answer, received_time)
         record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
         self._log_response(record)
+
+    def _tell_silence(self, ended: EndedCall, answered_at: float | None) -> None:
+        if ended.device is None:
+            return
+        outcome = None if ended.settlement is None else ended.settlement.outcome
+        said = wakeup(ended.device, outcome, accepted=ended.accepted, answered_at=answered_at)
+        if said is not None:
+            self._log_wakeup(said)
+
+    def _time_of(self, answer: Answer) -> float:
+        """When it was received, in epoch seconds."""
+        return self._wall() - (self._clock.seconds() - answer.received_at)
 
     def _tell_late(self, late: LateAnswer) -> None:
         self._metrics.late_answer(late.kind, late.late_s)

@@ -24,6 +24,7 @@ from middlewared.errors import RendezvousDown
 from middlewared.model import (
     Answer,
     Call,
+    Device,
     DeviceKind,
     IncomingCall,
     LateAnswer,
@@ -68,6 +69,7 @@ class EndedCall:
 
     ``kind``: None when it has no device. ``accepted``: how many pushes a provider took, the
     first of them at ``accepted_at``. ``settlement``: None when every PBX connection was closed.
+    ``device``: None as well when no device was found.
     """
 
     kind: DeviceKind | None
@@ -75,6 +77,7 @@ class EndedCall:
     accepted_at: float | None
     settlement: Settlement | None
     accepted: int = 0
+    device: Device | None = None
 
 
 Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer
@@ -255,8 +258,15 @@ class Ringing:
 
         def over(settlement: Settlement | None) -> None:
             waking.stop()
-            started_at, accepted_at = place.call.started_at, waking.accepted_at
-            self._ended(EndedCall(place.kind, started_at, accepted_at, settlement, waking.accepted))
+            ended = EndedCall(
+                kind=place.kind,
+                started_at=place.call.started_at,
+                accepted_at=waking.accepted_at,
+                settlement=settlement,
+                accepted=waking.accepted,
+                device=waking.device,
+            )
+            self._ended(ended)
 
         place.over.addCallback(over)
         self._background.run(waking.run())

@@ -21,7 +21,7 @@ from middlewared.calls.corrections import correct, taught
 from middlewared.calls.resend import UNCERTAIN_PAUSE_S, backoff_s, is_pushed_once, push_times
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
-from middlewared.devices.interface import DeviceRegistry
+from middlewared.devices.interface import DeviceRegistry, is_silent
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, DeviceKind, Outcome
 from middlewared.push.interface import (
@@ -43,10 +43,17 @@ PATIENCE_S = 0.25
 
 @attrs.frozen
 class WakingSettings:
-    """How a device is woken; ``interval_s`` lies between two pushes of a call."""
+    """
+    How a device is woken; ``interval_s`` lies between two pushes of a call.
+
+    A device that did not answer the last ``silent_calls`` calls is silent (0: none is): it
+    gets one push and has ``silent_wait_s`` to answer it.
+    """
 
     response_api: str
     interval_s: float
+    silent_calls: int = 0
+    silent_wait_s: float = 1.5
 
 
 @attrs.define(eq=False)
@@ -71,6 +78,7 @@ class Waking:
     :param late: whether the event loop has more to do than it can do.
     :ivar accepted: how many pushes a provider took, by a daemon that died before included.
     :ivar accepted_at: when a provider first took a push from here; None: none did.
+    :ivar device: that is woken; None: none was found.
     """
 
     def __init__(
@@ -102,7 +110,7 @@ class Waking:
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
-        self._device: Device | None = None
+        self.device: Device | None = None
         self.accepted_at: float | None = None
 
     async def run(self) -> None:
@@ -136,7 +144,7 @@ class Waking:
         if device is None or device.dnd:
             await self._fail(Outcome.NO_DEVICE)
             return
-        self._device = device
+        self.device = device
         self._place.kind = DeviceKind(device.app, device.platform)
         route = self._routes.find(device.app, device.platform)
         if route is None:
@@ -148,7 +156,10 @@ class Waking:
     async def _push_in_time(self, device: Device, route: Route) -> None:
         """Start each attempt at its time."""
         call, sent = self._call, self._latest
-        self._once = is_pushed_once(device, route.resend)
+        silent = is_silent(device, self._settings.silent_calls)
+        if silent:
+            self._background.run(self._guarded(self._give_up()))
+        self._once = silent or is_pushed_once(device, route.resend)
         for at in push_times(
             once=self._once,
             sent=sent,
@@ -166,13 +177,20 @@ class Waking:
                 self._latest += 1
                 self._background.run(self._guarded(self._attempt(self._latest)))
 
+    async def _give_up(self) -> None:
+        """End the call of a silent device early: the PBX has other ways to reach its owner."""
+        ends_at = self._call.started_at + self._settings.silent_wait_s
+        await self._sleep(ends_at - self._clock.seconds())
+        if not self._over:
+            await self._rendezvous.settle(self._key, Outcome.TIMEOUT)
+
     async def _attempt(self, attempt: int) -> None:
         """One attempt, repeated until the provider's answer is final or it is not wanted."""
         failures = 0
-        while self._device is not None and self._is_wanted(attempt):
-            result = await self._send(self._device, attempt)
+        while self.device is not None and self._is_wanted(attempt):
+            result = await self._send(self.device, attempt)
             if not isinstance(result, Temporary | Uncertain):
-                await self._judge(self._device, result)
+                await self._judge(self.device, result)
                 return
             failures += 1
             if self._is_wanted(attempt):
@@ -249,7 +267,7 @@ class Waking:
             self.accepted += 1
             if self.accepted_at is None:
                 self.accepted_at = self._clock.seconds()
-            self._device = taught(device, result)
+            self.device = taught(device, result)
         else:
             self.stop()
         correction = correct(self._registry, device, result)

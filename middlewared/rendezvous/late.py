@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, DeviceKind, LateAnswer
+from middlewared.model import Answer, DeviceKind, LateAnswer
 
 REMEMBERED_S = 60.0
 MOST_REMEMBERED = 20_000
@@ -30,28 +30,28 @@ class LateCalls:
         self._late = late
         self._calls: OrderedDict[str, tuple[float, DeviceKind]] = OrderedDict()
 
-    def ended(self, call: Call, kind: DeviceKind | None) -> None:
-        """``call`` has timed out; ``kind``: of the device that was woken, None: none was."""
+    def ended(self, unique_key: str, kind: DeviceKind | None) -> None:
+        """A call has timed out; ``kind``: of the device that was woken, None: none was."""
         if kind is None:
             return
         while self._calls:
-            _, (deadline, _) = next(iter(self._calls.items()))
-            if len(self._calls) < MOST_REMEMBERED and not self._is_forgotten(deadline):
+            _, (ended_at, _) = next(iter(self._calls.items()))
+            if len(self._calls) < MOST_REMEMBERED and not self._is_forgotten(ended_at):
                 break
             self._calls.popitem(last=False)
-        self._calls[call.unique_key] = (call.deadline, kind)
+        self._calls[unique_key] = (self._clock.seconds(), kind)
 
     def answered(self, unique_key: str, answer: Answer) -> bool:
         """An answer to a call that does not wait; whether it is late."""
-        deadline, kind = self._calls.get(unique_key, (0.0, None))
-        if kind is None or self._is_forgotten(deadline):
+        ended_at, kind = self._calls.get(unique_key, (0.0, None))
+        if kind is None or self._is_forgotten(ended_at):
             return False
-        self.notify(unique_key, answer, kind, self._clock.seconds() - deadline)
+        self.notify(unique_key, answer, kind, self._clock.seconds() - ended_at)
         return True
 
     def notify(self, unique_key: str, answer: Answer, kind: DeviceKind, late_s: float) -> None:
         """An answer came ``late_s`` seconds after the end of its call's wait."""
         self._late(LateAnswer(unique_key, kind, answer.available, max(0.0, late_s)))
 
-    def _is_forgotten(self, deadline: float) -> bool:
-        return self._clock.seconds() - deadline > REMEMBERED_S
+    def _is_forgotten(self, ended_at: float) -> bool:
+        return self._clock.seconds() - ended_at > REMEMBERED_S

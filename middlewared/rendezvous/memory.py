@@ -201,12 +201,13 @@ class MemoryRendezvous:
     def _expired(self, unique_key: str) -> None:
         waiting = self._calls[unique_key]
         if waiting.settlement is None:
-            self._late.ended(waiting.call, waiting.kind)
             self._end(waiting, Settlement(Outcome.TIMEOUT))
         else:
             self._forget(waiting)
 
     def _end(self, waiting: _Waiting, settlement: Settlement) -> None:
+        if settlement.outcome is Outcome.TIMEOUT:
+            self._late.ended(waiting.call.unique_key, waiting.kind)
         self._forget(waiting)
         self._tell(waiting, settlement)
 

@@ -339,7 +339,7 @@ class RedisRendezvous:
             place.held.pushes = joined.pushes
 
     def _timed_out(self, held: Held) -> None:
-        self._late.ended(held.call, held.kind)
+        self._late.ended(held.call.unique_key, held.kind)
         self._waking.expired(held)
 
     # Leaving

@@ -170,6 +170,8 @@ class HeldCalls:
     def settle(self, held: Held, settlement: Settlement) -> None:
         """Tell the places that wait; only an answered call stays in the table."""
         if held.settlement is None:
+            if settlement.outcome is Outcome.TIMEOUT and held.wakes:
+                self._timed_out(held)
             held.settlement = settlement
             places, held.places = held.places, set()
             self.waiting -= len(places)
@@ -193,12 +195,8 @@ class HeldCalls:
 
     def _expire(self, held: Held) -> None:
         """The deadline has passed; what arrived before it, and lies unread, is read first."""
-        held.expiry = self._clock.callLater(0, self._expired, held)
-
-    def _expired(self, held: Held) -> None:
-        if held.settlement is None and held.wakes:
-            self._timed_out(held)
-        self.settle(held, Settlement(Outcome.TIMEOUT))
+        timeout = Settlement(Outcome.TIMEOUT)
+        held.expiry = self._clock.callLater(0, self.settle, held, timeout)
 
     def end(self, held: Held) -> None:
         """The call is over here: nothing is to be pushed or remembered."""

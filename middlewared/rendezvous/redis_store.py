@@ -149,11 +149,10 @@ class SharedCalls:
         args = (str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 
-    async def expired(self, call: Call, kind: DeviceKind) -> None:
-        """Remember that a call has timed out, for those of its answers that come too late."""
-        left_ms = (REMEMBERED_S - (self.clock.seconds() - call.deadline)) * 1000
-        args = (kind_text(kind), str(max(1, int(left_ms))))
-        await self.nodes.run(EXPIRED, [late_key(call.unique_key)], args)
+    async def expired(self, unique_key: str, kind: DeviceKind) -> None:
+        """Remember that a call times out now, for those of its answers that come too late."""
+        args = (kind_text(kind), str(int(REMEMBERED_S * 1000)))
+        await self.nodes.run(EXPIRED, [late_key(unique_key)], args)
 
     async def leave(self, unique_key: str, member: str) -> bool:
         """Take a member away; True when nobody waits at the call any more."""

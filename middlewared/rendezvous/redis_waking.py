@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
-from middlewared.model import Call, DeviceKind
+from middlewared.model import DeviceKind
 from middlewared.rendezvous.redis_held import Held, HeldCalls
 from middlewared.rendezvous.redis_store import SharedCalls
 
@@ -41,7 +41,7 @@ class Waking:
     def expired(self, held: Held) -> None:
         """It has timed out; without a device there is no one to answer it."""
         if held.kind is not None:
-            self._background.run(self._expire(held.call, held.kind))
+            self._background.run(self._expire(held.call.unique_key, held.kind))
 
     async def _count(self, held: Held) -> None:
         await deferLater(self._clock, 0)  # the push itself goes first
@@ -54,6 +54,6 @@ class Waking:
         if stands is not None:
             self._held.settle(held, stands)
 
-    async def _expire(self, call: Call, kind: DeviceKind) -> None:
+    async def _expire(self, unique_key: str, kind: DeviceKind) -> None:
         with contextlib.suppress(RendezvousDown):
-            await self._shared.expired(call, kind)
+            await self._shared.expired(unique_key, kind)

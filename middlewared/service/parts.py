@@ -148,6 +148,7 @@ class Parts:
             wall=wall_clock,
             metrics=self.metrics,
             log_response=self.responses.add,
+            log_wakeup=self.wakeups.add,
         )
         self.ringing = Ringing(
             clock=self._reactor,

@@ -21,7 +21,12 @@ def ringing_settings(config: Config) -> RingingSettings:
     return RingingSettings(
         wait_s=calls.roundtrip_wait_ms / 1000,
         max_waiting=calls.max_waiting,
-        waking=WakingSettings(calls.response_api, calls.resend_interval_ms / 1000),
+        waking=WakingSettings(
+            calls.response_api,
+            calls.resend_interval_ms / 1000,
+            silent_calls=calls.silent_calls,
+            silent_wait_s=calls.silent_wait_ms / 1000,
+        ),
     )
 
 
