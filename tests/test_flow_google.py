@@ -8,8 +8,8 @@ from middlewared.simulator.http import BreakOff, Deliver, HangUp, HttpReply, Htt
 from middlewared.simulator.phone import Phone, Reaction
 from tests.test_flow_calls import FlowTestCase
 
-# The app of this generation refuses a repeat of the push that it is dealing with.
-DEPLOYED = Reaction(1.2)
+# From push to answer; to a repeat meanwhile this app says no.
+SLOW = Reaction(1.2)
 
 
 class GoogleFaultTests(FlowTestCase):
@@ -20,16 +20,11 @@ class GoogleFaultTests(FlowTestCase):
     async def meet(self, *fault: HttpStep, push_profile: str | None = None) -> Phone:
         """A call is answered in spite of ``fault``; gives the phone."""
         await self.start()
-        phone = await self.phone(ANDROID_6, reaction=DEPLOYED, push_profile=push_profile)
+        phone = await self.phone(ANDROID_6, reaction=SLOW, push_profile=push_profile)
         self.stage.google.scripts.for_next(1, Deliver(), *fault)
         self.assertEqual((await self.call()).outcome, "answered")
         self.assertTrue(all(isinstance(push, GooglePush) for push in phone.pushes))
         return phone
-
-    async def test_connection_lost(self) -> None:
-        """Repeats are refused, and the phone answers nevertheless."""
-        phone = await self.meet(HangUp())
-        self.assertGreater(len(phone.pushes), 1)
 
     async def test_connection_lost_for_a_phone_that_wants_one_push(self) -> None:
         """It answers before the push would be repeated."""
