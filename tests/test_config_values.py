@@ -222,14 +222,22 @@ class RuleTests(ConfigCase):
             part = "".join(line for line in token.splitlines(True) if not line.startswith(key))
             self.assert_rule(f"[{title}]\n{part}", f"[{title}] {key}: must be set")
 
+    def test_shape_of_apples_ids(self) -> None:
+        """Ten capital letters and digits: a file's name or an app's id is none."""
+        title, ids = "app:a:apns", {"key_id": "ABCDE12345", "team_id": "FGHIJ67890"}
+        for key in ids:
+            for wrong in ("abcde12345", "ABCDE1234", "ABCDE123456", "AuthKey_AB"):
+                text = "".join(f"{k}={v}\n" for k, v in {**ids, key: wrong}.items())
+                self.assert_rule(f"[{title}]\nkey_file=k\n{text}", f"[{title}] {key}: must be 10")
+
     def test_the_sandbox_may_have_a_key_of_its_own(self) -> None:
         """Beside a key for production, with its id, and only where there is a sandbox."""
-        title, token = "app:a:apns", "key_file=k\nkey_id=i\nteam_id=t\n"
-        own = "sandbox_key_file=s.p8\nsandbox_key_id=si\n"
+        title, token = "app:a:apns", "key_file=k\nkey_id=ABCDE12345\nteam_id=FGHIJ67890\n"
+        own = "sandbox_key_file=s.p8\nsandbox_key_id=KLMNO12345\n"
         app = self.read(f"[{title}]\n{token}{own}").apps["a", Platform.APNS]
         self.assertEqual(
             (app.sandbox_key_file, app.sandbox_key_id),  # type: ignore[union-attr]
-            (self.folder / "s.p8", "si"),
+            (self.folder / "s.p8", "KLMNO12345"),
         )
         for key in ("sandbox_key_file", "sandbox_key_id"):
             part = "".join(line for line in own.splitlines(True) if not line.startswith(key))

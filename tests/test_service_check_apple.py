@@ -80,8 +80,21 @@ class AppleTests(AppleCheckCase):
         """Apple does not know the key: its id and the team are shown to be compared."""
         other = write_provider_key(self.folder, key_id="OTHERKEY01")
         found = await self.asked(await self.apple(provider_keys=[other]))
-        self.assertRegex(found, "^wrong InvalidProviderToken: key_file, key_id and team_id")
-        self.assertIn("key_id SIMKEY0001 and team_id SIMTEAM001", found)
+        self.assertRegex(found, "^wrong InvalidProviderToken: key_file, its key id and team_id")
+        self.assertIn("compare key SIMKEY0001 and team SIMTEAM001", found)
+
+    async def test_key_of_the_sandbox(self) -> None:
+        """Where the sandbox has a key of its own, that one is shown there, and named."""
+        own = write_provider_key(self.folder, key_id="SANDBOXKEY")
+        more = f"sandbox_key_file = {own.path}\nsandbox_key_id = {own.key_id}\n"
+        production, sandbox = await self.apple(), await self.apple(provider_keys=[own])
+        found = await self.ask(self.with_key(production.url, sandbox.url, more))
+        self.assertRegex(found[PRODUCTION], "^ok ")
+        self.assertRegex(found[SANDBOX], "^ok ")
+        found = await self.ask(self.with_key(production.url, production.url, more))
+        self.assertRegex(
+            found[SANDBOX], "^wrong Inv.*: sandbox_key_file, its .* key SANDBOXKEY a"
+        )
 
     async def test_every_refusal_names_a_key(self) -> None:
         """Also those that need an Apple of one environment, or a clock that is wrong."""
@@ -90,8 +103,8 @@ class AppleTests(AppleCheckCase):
             ("DeviceTokenNotForTopic", "set topic"),
             ("BadTopic", "set topic"),
             ("ExpiredProviderToken", "our clock is wrong"),
-            ("UnrelatedKeyIdInToken", "key_file, key_id and team_id"),
-            ("BadEnvironmentKeyInToken", "key_file: the key is not for the production"),
+            ("UnrelatedKeyIdInToken", "key_file, its key id and team_id"),
+            ("BadEnvironmentKeyInToken", "key_file: key SIMKEY0001 is not for the production"),
             ("BadCertificateEnvironment", "BadCertificateEnvironment"),
             ("Forbidden", "look at the key"),
             ("InternalServerError", "Apple is in trouble"),
@@ -104,7 +117,7 @@ class AppleTests(AppleCheckCase):
             self.assertIn(what, found)
         server.scripts.for_all(rejection("BadEnvironmentKeyInToken"))
         found = await self.ask_one(self.with_key(server.url, server.url), SANDBOX)
-        self.assertIn("or set sandbox_url to nothing", found)
+        self.assertIn("set sandbox_key_file and sandbox_key_id, or leave", found)
 
     async def test_too_many_tokens_is_a_warning(self) -> None:
         """The key is good, the check was run too often."""

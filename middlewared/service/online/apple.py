@@ -56,12 +56,10 @@ OTHER_PORT = 2197
 
 # What a refusal means and what to do, by Apple's word; {} is filled in from the app.
 _KEY_REFUSED = (
-    "key_file, key_id and team_id do not belong together, or the key was revoked: compare"
-    " key_id {key_id} and team_id {team_id} with Apple's site"
+    "{key_file}, its key id and team_id do not belong together, or the key was revoked: compare"
+    " key {key_id} and team {team_id} with Apple's site"
 )
-_ONE_ENVIRONMENT = (
-    "key_file: the key is not for the {environment} environment: use one that is{without_sandbox}"
-)
+_ONE_ENVIRONMENT = "{key_file}: key {key_id} is not for the {environment} environment: {remedy}"
 _CERTIFICATE_TOPIC = "the certificate is not for topic {topic}: set the certificate or topic"
 _MEANING_WITH_KEY: Mapping[str, str] = {
     "TopicDisallowed": "topic {topic} is not one of team {team_id}, or the key is for other"
@@ -83,8 +81,8 @@ _MEANING_WITH_CERTIFICATE: Mapping[str, str] = {
     "BadTopic": _CERTIFICATE_TOPIC,
     "MissingTopic": _CERTIFICATE_TOPIC,
     "BadCertificate": "certificate: it has expired or was revoked: get another one",
-    "BadCertificateEnvironment": "certificate: it is not for the {environment} environment: get"
-    " one that is{without_sandbox}",
+    "BadCertificateEnvironment": "certificate: it is not for the {environment} environment:"
+    " {remedy}",
     "MissingProviderToken": "certificate: Apple does not see it: does a proxy end TLS between?",
     "Forbidden": "Apple lets this certificate push nothing: get another one",
 }
@@ -121,7 +119,10 @@ class _Call:
     ) -> None:
         self._asking = asking
         self._app = app
-        self._credentials = loaded.credentials
+        self._credentials, self._key_file, self._key_id = loaded.credentials, "key_file", app.key_id
+        if environment == "sandbox" and loaded.sandbox_credentials is not None:
+            self._credentials, self._key_file = loaded.sandbox_credentials, "sandbox_key_file"
+            self._key_id = app.sandbox_key_id
         self._environment = environment
         self._parts = urlsplit(url)
         self._host, self._port = self._parts.hostname or "", self._parts.port or HTTPS
@@ -232,7 +233,7 @@ class _Call:
             )
         if result.reason == "TooManyProviderTokenUpdates":
             return warning(
-                f"{self._place}: Apple has seen too many new tokens of key {self._app.key_id}"
+                f"{self._place}: Apple has seen too many new tokens of key {self._key_id}"
                 " (TooManyProviderTokenUpdates): ask again in 20 minutes"
             )
         if isinstance(result, Temporary):
@@ -255,21 +256,28 @@ class _Call:
         meaning = (_MEANING_WITH_KEY if with_key else _MEANING_WITH_CERTIFICATE).get(reason)
         if meaning is None:
             return wrong(f"{self._place}: Apple refuses the push: {reason}")
-        without_sandbox = (
-            ", or set sandbox_url to nothing" if self._environment == "sandbox" else ""
-        )
         text = meaning.format(
             topic=self._app.topic,
-            key_id=self._app.key_id,
+            key_file=self._key_file,
+            key_id=self._key_id,
             team_id=self._app.team_id,
             environment=self._environment,
-            without_sandbox=without_sandbox,
+            remedy=self._remedy,
         )
         return wrong(f"{reason}: {text}")
 
     @property
     def _credential_key(self) -> str:
-        return "key_file" if isinstance(self._credentials, KeyCredentials) else "certificate"
+        return self._key_file if isinstance(self._credentials, KeyCredentials) else "certificate"
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about credentials of the other environment."""
+        if self._environment == "production":
+            return "use one that is"
+        if isinstance(self._credentials, KeyCredentials):
+            return "set sandbox_key_file and sandbox_key_id, or leave sandbox_url empty"
+        return "use one that is, or leave sandbox_url empty"
 
     def _advice(self, error: Exception) -> str:
         if self._port == OTHER_PORT or isinstance(error, ProxyFailed | DNSLookupError):
