@@ -92,9 +92,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(found[PRODUCTION], "^ok ")
         self.assertRegex(found[SANDBOX], "^ok ")
         found = await self.ask(self.with_key(production.url, production.url, more))
-        self.assertRegex(
-            found[SANDBOX], "^wrong Inv.*: sandbox_key_file, its .* key SANDBOXKEY a"
-        )
+        self.assertRegex(found[SANDBOX], "^wrong Inv.*: sandbox_key_file, its .* key SANDBOXKEY a")
 
     async def test_every_refusal_names_a_key(self) -> None:
         """Also those that need an Apple of one environment, or a clock that is wrong."""
