@@ -112,8 +112,8 @@ class AppleTests(AppleTestCase):
     async def test_a_sandbox_key_that_cannot_be_read(self) -> None:
         """Its problem names its key."""
         lines = (
-            f"key_file = {self.key.path}\nkey_id = i\nteam_id = t\n"
-            "sandbox_key_file = missing.p8\nsandbox_key_id = s\n"
+            f"key_file = {self.key.path}\nkey_id = ABCDE12345\nteam_id = FGHIJ67890\n"
+            "sandbox_key_file = missing.p8\nsandbox_key_id = KLMNO12345\n"
         )
         error = self.assertRaises(ConfigError, self.load, lines)
         self.assertEqual(
