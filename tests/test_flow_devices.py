@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.task import deferLater
@@ -26,6 +29,7 @@ class DevicesTestCase(DaemonTestCase):
         self.pushes: list[GooglePush] = []
         self.answers: list[Deferred[Answered]] = []
         self.notices: DeferredQueue[str] = DeferredQueue()
+        self.answering = True
         self.google = GoogleServer(reactor=reactor, api_keys=["key"], listener=self.pushed)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.google.stop()))
         await self.google.start()
@@ -42,6 +46,8 @@ class DevicesTestCase(DaemonTestCase):
         self.pushes.append(push)
         if push.data["type"] != "call":
             self.notices.put(push.token)
+            return
+        if not self.answering:
             return
         url = self.daemon.url("/api/call-response/")
         fields = {name: str(push.data[name]) for name in ("unique_key", "message_start_time")}
@@ -64,6 +70,16 @@ class DevicesTestCase(DaemonTestCase):
     async def metrics(self) -> str:
         """A scrape."""
         return (await self.get(self.daemon.url("/metrics", "metrics"))).text
+
+    async def until_streak(self, streak: int, *, answered: bool) -> None:
+        """Wait until the database has it; the test's own time-out bounds this."""
+        path = self.directory / "middlewared.sqlite3"
+        query = "select silent_streak, last_answered is not null from devices"
+        while True:
+            with closing(sqlite3.connect(path)) as connection:
+                if connection.execute(query).fetchone() == (streak, answered):
+                    return
+            await deferLater(clock, 0.05)
 
     async def test_one_account_a_phone(self) -> None:
         """A phone that registers for another account rings for that one alone, without a notice."""
@@ -112,6 +128,21 @@ class DevicesTestCase(DaemonTestCase):
         self.assertEqual(outcomes, ["no-device"] * 10 + ["answered"] * 3)
         await self.daemon.stop()
         self.assertEqual(self.daemon.log.count(f"too many push tokens of {APP} on gcm die"), 1)
+
+    async def test_silent_streak(self) -> None:
+        """Timeouts after an accepted push count; an answer ends them; all daemons read it."""
+        await self.daemon.stop()
+        self.daemon = await self.start_daemon(
+            self.config.replace("roundtrip_wait_ms = 20000", "roundtrip_wait_ms = 400")
+        )
+        await self.register(FIRST_ACCOUNT, "phone:1")
+        self.answering = False
+        for _ in range(3):
+            self.assertEqual(await self.call(FIRST_ACCOUNT), "timeout")
+        await self.until_streak(3, answered=False)
+        self.answering = True
+        self.assertEqual(await self.call(FIRST_ACCOUNT), "answered")
+        await self.until_streak(0, answered=True)
 
     async def test_registered_devices_are_counted(self) -> None:
         """By app and platform, as soon as a daemon starts."""

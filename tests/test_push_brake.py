@@ -100,12 +100,28 @@ class BrakeTests(SynchronousTestCase):
         self.die()
         self.assertTrue(self.paused())
 
-    def test_until_a_minute_without_a_death(self) -> None:
-        """Each death begins the minute again; lives do not end it."""
+    def test_until_a_minute_without_too_many(self) -> None:
+        """As long as more than ten a minute go on dying, among few that live."""
         self.die(11)
-        self.clock.advance(59)
-        self.judge(Accepted(), 100)
+        for _ in range(30):
+            self.clock.advance(5)
+            self.die()
+            self.assertTrue(self.paused())
+
+    def test_a_large_app_loses_a_token_every_minute(self) -> None:
+        """One death among many lives does not begin the minute again."""
+        self.die(11)
+        self.clock.advance(30)
+        self.judge(Accepted(), 100)  # the first few of them do not outweigh the deaths
+        self.clock.advance(45)
         self.die()
+        self.assertTrue(self.paused())
+        self.clock.advance(15.1)
+        self.assertFalse(self.paused())
+
+    def test_until_a_minute_without_a_death(self) -> None:
+        """It ends by itself; one line says so with the next death."""
+        self.die(12)
         self.clock.advance(59.9)
         self.assertTrue(self.paused())
         self.clock.advance(0.1)

@@ -82,7 +82,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         await self.until(lambda: self.pushes_of(first.call.unique_key) == "2")
         self.cable.cut()
         repeat = await self.there.join(a_call(call_id="abc"))
-        self.assertEqual((repeat.first, repeat.pushes), (True, 2))
+        self.assertEqual((repeat.first, repeat.taken_over, repeat.pushes), (True, True, 2))
         repeat.leave()
 
     async def test_refusals_count_without_redis_and_with_it_again(self) -> None:

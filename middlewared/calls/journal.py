@@ -7,7 +7,7 @@ calls are put down and told a moment later, many at once under load.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -150,7 +150,8 @@ class Journal:
         waits, mark = ended.waits(), fingerprint(key)
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
-            " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform} {steps}",
+            " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
+            "{pushes} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
@@ -159,6 +160,7 @@ class Journal:
             sip_user_id=incoming.sip_user_id,
             app=word(ended.kind.app) if ended.kind is not None else "-",
             platform=_platform(ended),
+            pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
         )
         self.log.debug(
@@ -176,6 +178,11 @@ def _call_id(call_id: str, known: str) -> str:
     if is_uuid(call_id) and call_id != known:
         return f"fingerprint:{fingerprint(call_id)}"
     return word(call_id) if call_id else "-"
+
+
+def _pushes(provider_ids: Sequence[str]) -> str:
+    """By what the provider's support finds the pushes."""
+    return f" pushes={','.join(map(word, provider_ids))}" if provider_ids else ""
 
 
 def _platform(ended: EndedRequest) -> str:

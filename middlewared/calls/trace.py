@@ -31,13 +31,15 @@ class Trace:
     Bounded by the pushes a call may have.
 
     :param now: gives the seconds of a monotonic clock.
+    :ivar provider_ids: what the providers call the pushes, for their support.
     """
 
-    __slots__ = ("_now", "steps")
+    __slots__ = ("_now", "provider_ids", "steps")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.steps: list[Step] = [Step("received", now())]
+        self.provider_ids: list[str] = []
 
     def mark(self, step: str, at: float | None = None, note: str = "") -> None:
         """Stamp ``step`` with the present time, or with ``at`` when it is known better."""

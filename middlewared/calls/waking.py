@@ -107,6 +107,8 @@ class Waking:
         self._trace = trace
         self._over = False
         self._latest = self.accepted = place.pushes
+        if place.taken_over:
+            place.pushes += 1  # for refusals: one that was sent, but not yet counted
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
@@ -217,6 +219,8 @@ class Waking:
         self._count(flight, isinstance(result, Accepted | Uncertain))
         uncertain = isinstance(result, Uncertain)
         self._trace.mark(f"push{number}", note="uncertain" if uncertain else result.label)
+        if isinstance(result, Accepted | Uncertain) and result.provider_id:
+            self._trace.provider_ids.append(result.provider_id)
         if not isinstance(result, Accepted):
             _log.info(
                 "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"

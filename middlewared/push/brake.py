@@ -34,12 +34,15 @@ class _App:
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque()
         self.paused = False
-        self.died_at = -float(WINDOW_S)
+        self.died_at = self.too_many_at = -float(WINDOW_S)
         self.kept = 0
 
     def quiet(self, now: float) -> bool:
-        """Whether a minute has passed without a death."""
-        return now - self.died_at >= WINDOW_S
+        """
+        Whether a minute has passed without a death, or without too many of them: of a large
+        app some token dies every minute.
+        """
+        return now - min(self.died_at, self.too_many_at) >= WINDOW_S
 
     def idle(self, now: float) -> bool:
         """Whether there was no verdict in the last minute."""
@@ -73,7 +76,7 @@ class Brake:
         self._apps: dict[tuple[str, Platform], _App] = {}
 
     def paused(self, app: str, platform: Platform) -> bool:
-        """Whether dead devices of the app are kept: until a minute has passed without a death."""
+        """Whether dead devices of the app are kept, until a minute has passed without many."""
         found = self._apps.get((app, platform))
         return found is not None and found.paused and not found.quiet(self._clock.seconds())
 
@@ -91,17 +94,17 @@ class Brake:
         if found.paused and found.quiet(now):
             self._end(app, platform, found)
         found.count(now, dead=dead)
-        if not dead:
-            return
-        if not found.paused and found.too_many_die():
-            self._begin(app, platform, found)
-        found.kept += found.paused
+        if (dead or found.paused) and found.too_many_die():
+            found.too_many_at = now
+            if not found.paused:
+                self._begin(app, platform, found)
+        found.kept += dead and found.paused
 
     def _begin(self, app: str, platform: Platform, found: _App) -> None:
         found.paused = True
         self._log.error(
             "too many push tokens of {app} on {platform} die: no device is removed until a"
-            " minute has passed without a dead token; look at the provider's status, and at"
+            " minute has passed without so many; look at the provider's status, and at"
             " the credentials and the app id of the section",
             app=app,
             platform=platform.value,

@@ -141,6 +141,9 @@ class Uncertain:
     sent_at: float
     """When its last byte was handed to the connection, by the process's own clock."""
 
+    provider_id: str = attrs.field(default="", eq=False)
+    """What the provider would call the push, as far as it is known; see :class:`Accepted`."""
+
 
 MALFORMED_TOKEN = TokenSuspect("malformed-token")
 """The device's token is no token of its provider, which was not asked: a reason of our own."""

@@ -32,6 +32,14 @@ class Place(Protocol):
     pushes: int
 
     @property
+    def taken_over(self) -> bool:
+        """
+        Whether the daemon that had to wake the device died, and this place does it now.
+
+        That one may have sent a push more than ``pushes`` says: it was killed in between.
+        """
+
+    @property
     def call(self) -> Call:
         """The call waited for: the one that was opened first, when this place joined it."""
 

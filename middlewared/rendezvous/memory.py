@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -54,6 +55,7 @@ class MemoryPlace:
     _waiting: _Waiting
     first: bool
     settled: Deferred[Settlement] = attrs.field(factory=Deferred)
+    taken_over: ClassVar[bool] = False
 
     @property
     def call(self) -> Call:

@@ -335,8 +335,7 @@ class RedisRendezvous:
         except RendezvousDown:
             return
         if joined.waker == place.member and place.held.waits:
-            place.first, place.held.waker = True, place.member
-            place.held.pushes = joined.pushes
+            place.take_over(joined.pushes)
 
     def _timed_out(self, held: Held) -> None:
         self._late.ended(held.call.unique_key, held.kind)

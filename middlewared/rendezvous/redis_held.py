@@ -27,6 +27,7 @@ class SharedPlace:
     _left: Callable[[SharedPlace], None]
     _counted: Callable[[Held], None]
     settled: Deferred[Settlement] = attrs.field(factory=Deferred)
+    taken_over: bool = False
 
     @property
     def call(self) -> Call:
@@ -55,6 +56,11 @@ class SharedPlace:
 
     def leave(self) -> None:
         self._left(self)
+
+    def take_over(self, pushes: int) -> None:
+        """The daemon that was to wake the device has died, after so many pushes."""
+        self.first = self.taken_over = True
+        self.held.waker, self.held.pushes = self.member, pushes
 
 
 @attrs.define(eq=False)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 import treq
 from treq.client import HTTPClient
-from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent, ResponseFailed, ResponseNeverReceived
 
@@ -29,7 +29,13 @@ AnyPush: TypeAlias = ReceivedPush | GooglePush
 
 RESPONSE_PATH = "/api/call-response/"
 # No app tries again; its status is 0.
-_UNREACHED = (ConnectError, ConnectionClosed, ResponseFailed, ResponseNeverReceived)
+_UNREACHED = (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 
 
 @attrs.frozen
@@ -104,6 +110,7 @@ class Phone:
         self._authorization = authorization
         self._fields = {**generation.extra, **(fields or {})}
         self._handled: set[str] = set()
+        self._is_on = True
         self._background = Background()
 
     async def register(self) -> int:
@@ -135,6 +142,7 @@ class Phone:
 
     async def stop(self) -> None:
         """Give up what is still to be answered."""
+        self._is_on = False
         self._background.cancel()
         await self._background.finish()
 
@@ -224,7 +232,8 @@ class Phone:
         if delay_s:
             await deferLater(self._reactor, delay_s)
         for _ in range(1 + self.reaction.repeats):
-            await self.answer(data, available=available)
+            if self._is_on:  # a request that was cancelled looks as if no one was reached
+                await self.answer(data, available=available)
 
     def _suffer(self, effect: Effect | None) -> None:
         if effect is not None:

@@ -61,6 +61,7 @@ class Exchange:
         "ended",
         "list_size",
         "over",
+        "push_id",
         "refusals",
         "reply",
         "retry_after",
@@ -81,6 +82,7 @@ class Exchange:
         deadline: float,
         wanted: Callable[[], bool] = always_wanted,
         list_size: int = 0,
+        push_id: bytes = b"",
     ) -> None:
         """
         :param block: the HPACK header block.
@@ -88,6 +90,7 @@ class Exchange:
             name and value, and 32.
         :param deadline: when its answer is not waited for any more, by the pool's clock.
         :param wanted: asked right before it is sent.
+        :param push_id: its apns-id.
         """
         self.block = block
         self.body = body
@@ -97,6 +100,7 @@ class Exchange:
 
         self.wanted = wanted
         self.list_size = list_size
+        self.push_id = push_id
         self.ended: Deferred[End] = Deferred(self._withdraw)
         """Fires with the end. Cancelling it withdraws a push that was not sent yet."""
 

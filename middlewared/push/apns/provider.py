@@ -28,7 +28,6 @@ from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
 from middlewared.push.apns.pool import Pool
 from middlewared.push.apns.reasons import (
-    ACCEPTED,
     BAD_DEVICE_TOKEN,
     EXPIRED_PROVIDER_TOKEN,
     IDLE_TIMEOUT,
@@ -37,7 +36,12 @@ from middlewared.push.apns.reasons import (
     PAYLOAD_TOO_LARGE,
     judge,
 )
-from middlewared.push.apns.request import NOTICE_LIFE_S, RequestKind, authorization_header
+from middlewared.push.apns.request import (
+    NOTICE_LIFE_S,
+    RequestKind,
+    authorization_header,
+    new_id,
+)
 from middlewared.push.apns.token import ProviderToken, ProviderTokens
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
@@ -229,7 +233,7 @@ class ApnsProvider:
             soon = min(message.deadline, self._clock.seconds() + OTHER_ENVIRONMENT_S)
             second = await self._attempt(other, message, send_by=soon)
             if isinstance(second, Accepted):
-                return Accepted(other_environment=True)
+                return attrs.evolve(second, other_environment=True)
             if isinstance(second, TokenDead | Uncertain):
                 return second
             if isinstance(second, ConfigFault):
@@ -294,14 +298,19 @@ class ApnsProvider:
         """A request, with an apns-id of its own."""
         kind = environment.call if message.call else environment.notice
         authorization = b"" if token is None else _authorization(environment, token)
+        push_id = new_id()
         exchange = Exchange(
             block=kind.block(
-                token=message.token, authorization=authorization, expiration=message.expiration
+                token=message.token,
+                authorization=authorization,
+                expiration=message.expiration,
+                push_id=push_id,
             ),
             body=message.body,
             deadline=message.deadline,
             wanted=message.wanted,
             list_size=kind.list_size_of(token=message.token, authorization=authorization),
+            push_id=push_id,
         )
         if send_by is not None:
             exchange.send_by = send_by
@@ -312,13 +321,15 @@ class ApnsProvider:
         end = await exchange.ended
         if end is OK:
             environment.proven = True
-            return ACCEPTED
+            return Accepted(provider_id=exchange.push_id.decode("ascii"))
         result = judge(end, self._wall()) if isinstance(end, Answer) else end
         if exchange.carrier is not None:
             if isinstance(result, Temporary | Uncertain):
                 exchange.carrier.distrust()
             if result.reason in LEAVING:
                 exchange.carrier.leave(f"Apple said {result.reason}")
+        if isinstance(result, Uncertain):
+            return attrs.evolve(result, provider_id=exchange.push_id.decode("ascii"))
         return result
 
     def _make_environments(self) -> dict[str, Environment]:

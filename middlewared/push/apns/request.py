@@ -51,7 +51,7 @@ class RequestKind:
         counted = (
             *((b":method", b"POST"), (b":scheme", b"https"), (b":authority", authority.encode())),
             *((b":path", b"/3/device/"), *shared),
-            *((b"apns-expiration", b"1575988800"), (b"apns-id", _new_id())),
+            *((b"apns-expiration", b"1575988800"), (b"apns-id", new_id())),
         )
         return cls(
             METHOD_POST + SCHEME_HTTPS + host,
@@ -64,13 +64,16 @@ class RequestKind:
         size = self.list_size + len(token)
         return size + len(b"authorization") + len(authorization) + _ENTRY if authorization else size
 
-    def block(self, *, token: str, authorization: bytes, expiration: float) -> bytes:
+    def block(
+        self, *, token: str, authorization: bytes, expiration: float, push_id: bytes | None = None
+    ) -> bytes:
         """
-        The header block of one push, with an apns-id of its own.
+        The header block of one push.
 
         :param token: the device's; Apple judges it, here it is only made safe to send.
         :param authorization: a header encoded by :func:`authorization_header`, or nothing.
         :param expiration: epoch seconds until which Apple may keep trying.
+        :param push_id: its apns-id; None: a new one.
         """
         if not (token.isascii() and token.isalnum()):
             token = quote(token, safe="", errors="replace")
@@ -84,7 +87,7 @@ class RequestKind:
                 _EXPIRATION,
                 text(b"%d" % expiration),
                 _ID,
-                text(_new_id()),
+                text(push_id or new_id()),
             )
         )
 
@@ -95,7 +98,7 @@ def authorization_header(provider_token: str) -> bytes:
     return literal(StaticName.AUTHORIZATION, value, sensitive=True)
 
 
-def _new_id() -> bytes:
-    """A random UUID (version 4); it needs to be unique, not secret."""
+def new_id() -> bytes:
+    """An apns-id: a random UUID (version 4); it needs to be unique, not secret."""
     digits = f"{getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
