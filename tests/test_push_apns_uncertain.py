@@ -184,7 +184,7 @@ class DeadlineTests(AppleTestCase):
         await provider.send(call_push())
         apple.scripts.for_next(400, Stall())
         since = reactor.seconds()
-        deadline = call_push(wait_s=1.0)
+        deadline = call_push(wait_s=3.0)
         results = await gatherResults([self.sending(provider, deadline) for _ in range(400)])
         for result in results:
             self.assert_uncertain(result, "deadline", since=since)
