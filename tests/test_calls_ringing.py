@@ -16,6 +16,7 @@ from middlewared.calls.waking import WakingSettings
 from middlewared.errors import DatabaseDown
 from middlewared.model import (
     Answer,
+    Call,
     Device,
     DeviceKind,
     IncomingCall,
@@ -38,7 +39,7 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
+from middlewared.rendezvous.memory import MemoryPlace, MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
 
 START = 1_700_000_000.0
@@ -212,6 +213,29 @@ class RingingTests(RingingCase):
         self.assertNoResult(held)
         verdict.callback(Temporary("ServiceUnavailable"))
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
+
+    def test_refusals_of_a_call_that_was_taken_over(self) -> None:
+        """Those of the pushes that were due decide it: the daemon that died has counted them."""
+        self.patch(MemoryPlace, "taken_over", True)
+        join = self.rendezvous.join
+
+        async def join_after_a_push(call: Call) -> MemoryPlace:
+            place = await join(call)
+            place.pushes = 1
+            return place
+
+        self.patch(self.rendezvous, "join", join_after_a_push)
+        for device, attempts in ((IPHONE, []), (PHONE, [2])):
+            self.devices.put(device)
+            key = fresh_key()
+            held = self.ring(attrs.evolve(CALL, call_id=key))
+            self.advance(0.5 if device is IPHONE else 1.05)
+            self.assertEqual(self.attempts(), attempts)
+            for _ in attempts:
+                self.answer(available=False, key=key)
+                self.assertNoResult(held)
+            self.answer(available=False, key=key)
+            self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
 
     def test_uncertain_push_to_a_once_device_is_repeated_late(self) -> None:
         """1.5 s after it was sent: a phone that has got it answers by then."""

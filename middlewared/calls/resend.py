@@ -7,6 +7,8 @@ least one and at most ``int(wait / interval) - 1`` of them.
 
 from __future__ import annotations
 
+import attrs
+
 from middlewared.model import Device
 from middlewared.push.interface import Resend
 
@@ -26,22 +28,39 @@ def is_pushed_once(device: Device, resend: Resend) -> bool:
     return resend is Resend.NEVER or (resend is Resend.AUTO and device.push_profile == "once")
 
 
-def push_times(
-    *, once: bool, started_at: float, now: float, wait_s: float, interval_s: float, sent: int = 0
-) -> list[float]:
+@attrs.frozen(kw_only=True)
+class Series:
     """
-    When pushes of a call go out, by the clock of ``now``, beginning with ``started_at``.
+    When pushes of a call go out, beginning with ``started_at``.
 
-    Of the times that have passed at ``now``, because the device was looked up slowly, only
-    the last is given: several pushes at once wake no phone better than one.
-
-    :param once: the device gets one push only.
-    :param sent: so many were sent by a daemon that has died since.
+    ``once``: the device gets one push only.
     """
-    count = 1 if once else max(1, int(wait_s / interval_s + 1e-9) - 1)
-    times = [started_at + number * interval_s for number in range(sent, count)]
-    passed = sum(at <= now for at in times)
-    return times[max(0, passed - 1) :]
+
+    once: bool
+    started_at: float
+    wait_s: float
+    interval_s: float
+
+    def times(self, now: float, *, sent: int) -> list[float]:
+        """
+        Those that are left at ``now``.
+
+        Of the times that have passed, because the device was looked up slowly, only the
+        last is given: several pushes at once wake no phone better than one.
+
+        :param sent: so many were sent by a daemon that has died since.
+        """
+        times = self._all()[sent:]
+        passed = sum(at <= now for at in times)
+        return times[max(0, passed - 1) :]
+
+    def due(self, now: float) -> int:
+        """How many have come at ``now``."""
+        return sum(at <= now for at in self._all())
+
+    def _all(self) -> list[float]:
+        count = 1 if self.once else max(1, int(self.wait_s / self.interval_s + 1e-9) - 1)
+        return [self.started_at + number * self.interval_s for number in range(count)]
 
 
 def backoff_s(failures: int, spread: float) -> float:

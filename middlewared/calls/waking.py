@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.calls.corrections import correct, taught
-from middlewared.calls.resend import UNCERTAIN_PAUSE_S, backoff_s, is_pushed_once, push_times
+from middlewared.calls.resend import UNCERTAIN_PAUSE_S, Series, backoff_s, is_pushed_once
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
 from middlewared.devices.interface import DeviceRegistry, is_silent
@@ -108,7 +108,7 @@ class Waking:
         self._over = False
         self._latest = self.accepted = place.pushes
         if place.taken_over:
-            place.pushes += 1  # for refusals: one that was sent, but not yet counted
+            place.pushes += 1  # for refusals: one may have been sent and not yet counted
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
@@ -162,14 +162,16 @@ class Waking:
         if silent:
             self._background.run(self._guarded(self._give_up()))
         self._once = silent or is_pushed_once(device, route.resend)
-        for at in push_times(
+        series = Series(
             once=self._once,
-            sent=sent,
             started_at=call.started_at,
-            now=self._clock.seconds(),
             wait_s=call.deadline - call.started_at,
             interval_s=self._settings.interval_s,
-        ):
+        )
+        now = self._clock.seconds()
+        if self._place.taken_over and not self._over and sent >= series.due(now):
+            self._place.pushes -= 1  # none was due that is not counted
+        for at in series.times(now, sent=sent):
             await self._sleep(at - self._clock.seconds())
             if self._over:
                 return
