@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from middlewared.model import DeviceKind, Platform
 from middlewared.rendezvous.memory import MemoryRendezvous
 from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer
 
@@ -23,6 +24,15 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
     async def moment_after(self, deadline: float) -> None:
         seconds = deadline - time.time() + 0.05
         await deferLater(reactor, seconds)
+
+    async def test_late_answer_is_not_taken_for_an_unknown_one(self) -> None:
+        """However many come at once: a flood of unknown keys is not even looked at."""
+        place = await self.here.join(a_call(wait_s=0.05))
+        place.kind = DeviceKind("com.example.app", Platform.GCM)
+        await place.settled
+        key = place.call.unique_key
+        self.assertTrue(self.here.recognises(key))
+        self.assertFalse(self.here.surely_unknown(key))
 
     async def test_places_are_told_before_answer_returns(self) -> None:
         """Nothing stands between the phone's answer and the held request."""

@@ -41,6 +41,11 @@ class LateCalls:
             self._calls.popitem(last=False)
         self._calls[unique_key] = (self._clock.seconds(), kind)
 
+    def knows(self, unique_key: str) -> bool:
+        """Whether an answer to the call would be late."""
+        known = self._calls.get(unique_key)
+        return known is not None and not self._is_forgotten(known[0])
+
     def answered(self, unique_key: str, answer: Answer) -> bool:
         """An answer to a call that does not wait; whether it is late."""
         ended_at, kind = self._calls.get(unique_key, (0.0, None))

@@ -125,11 +125,11 @@ class MemoryRendezvous:
 
     def recognises(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.recognises`; here False is sure as well."""
-        return self.holds_key(unique_key)
+        return self.holds_key(unique_key) or self._late.knows(unique_key)
 
     def surely_unknown(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.surely_unknown`."""
-        return not self.holds_key(unique_key)
+        return not self.recognises(unique_key)
 
     async def answer(self, unique_key: str, answer: Answer) -> bool:
         """See :meth:`.interface.Rendezvous.answer`; the places are told before it returns."""
