@@ -104,6 +104,7 @@ class LateAnswer:
     """A phone answered a call whose wait had ended ``late_s`` seconds before."""
 
     unique_key: str
+    sip_user_id: int
     kind: DeviceKind
     available: bool
     late_s: float

@@ -19,6 +19,7 @@ from middlewared.model import (
     Device,
     DeviceKind,
     IncomingCall,
+    LateAnswer,
     Outcome,
     Platform,
     ResponseRecord,
@@ -43,6 +44,7 @@ class JournalTests(SynchronousTestCase):
         self.metrics = Metrics()
         self.rows: list[ResponseRecord] = []
         self.wakeups: list[Wakeup] = []
+        self.late: list[tuple[LateAnswer, float]] = []
         self.wall_step_s = 0.0
         self.journal = Journal(
             clock=self.clock,
@@ -50,6 +52,7 @@ class JournalTests(SynchronousTestCase):
             metrics=self.metrics,
             log_response=self.rows.append,
             log_wakeup=self.wakeups.append,
+            log_late=lambda late, received_time: self.late.append((late, received_time)),
         )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)

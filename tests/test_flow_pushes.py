@@ -169,3 +169,27 @@ class RefusalTests(PushingTestCase):
 def has_answered(phone: Phone, available: bool) -> bool:
     """Whether the phone gave this answer and has got a reply."""
     return any(answer.available is available for answer in phone.answers)
+
+
+class SilentDeviceTests(PushingTestCase):
+    """A phone whose calls were all missed."""
+
+    calls = (
+        "roundtrip_wait_ms = 900\nresend_interval_ms = 300\n"  # two pushes
+        "silent_calls = 2\nsilent_wait_ms = 200\n"
+    )
+
+    async def test_late_answer_ends_the_silence(self) -> None:
+        """A silent device that takes longer than its short wait has all of the wait again."""
+        await self.start()
+        phone = await self.phone(ANDROID_6, reaction=SILENT)
+        while await self.pushes_of_a_call(phone) != 1:
+            pass
+        self.assertEqual(await self.answer(phone, True), 404)
+        while await self.pushes_of_a_call(phone) != 2:
+            await self.answer(phone, True)
+
+    async def pushes_of_a_call(self, phone: Phone) -> int:
+        before = len(phone.pushes)
+        self.assertEqual(await self.outcomes(self.call(phone)), ["timeout"])
+        return len(phone.pushes) - before

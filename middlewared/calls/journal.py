@@ -56,6 +56,7 @@ class Journal:
 
     :param log_response: takes a phone's first answer for the response log.
     :param log_wakeup: takes what a call says of its device's silence.
+    :param log_late: takes a late answer, and when it was received in epoch seconds.
     """
 
     log = Logger()
@@ -68,12 +69,14 @@ class Journal:
         metrics: CallMetrics,
         log_response: Callable[[ResponseRecord], None],
         log_wakeup: Callable[[Wakeup], None],
+        log_late: Callable[[LateAnswer, float], None],
     ) -> None:
         self._clock = clock
         self._wall = wall
         self._metrics = metrics
         self._log_response = log_response
         self._log_wakeup = log_wakeup
+        self._log_late = log_late
         self._untold: list[Ended] = []
         self._telling: DelayedCall | None = None
 
@@ -126,6 +129,7 @@ class Journal:
 
     def _tell_late(self, late: LateAnswer) -> None:
         self._metrics.late_answer(late.kind, late.late_s)
+        self._log_late(late, self._wall())
         self.log.info(
             "late answer to call {fingerprint}: available={available} app={app}"
             " platform={platform} late={late_ms:.1f}",

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import attrs
+
 from middlewared.clock import Clock
 from middlewared.model import Answer, DeviceKind, LateAnswer
 
@@ -16,6 +18,14 @@ MOST_REMEMBERED = 20_000
 
 def ignored(_: LateAnswer) -> None:
     """For a rendezvous whose late answers are of no interest."""
+
+
+@attrs.frozen
+class Woken:
+    """Whose device was woken for a call, and which kind it is of."""
+
+    sip_user_id: int
+    kind: DeviceKind
 
 
 class LateCalls:
@@ -28,18 +38,16 @@ class LateCalls:
     def __init__(self, *, clock: Clock, late: Callable[[LateAnswer], None]) -> None:
         self._clock = clock
         self._late = late
-        self._calls: OrderedDict[str, tuple[float, DeviceKind]] = OrderedDict()
+        self._calls: OrderedDict[str, tuple[float, Woken]] = OrderedDict()
 
-    def ended(self, unique_key: str, kind: DeviceKind | None) -> None:
-        """A call has timed out; ``kind``: of the device that was woken, None: none was."""
-        if kind is None:
-            return
+    def ended(self, unique_key: str, woken: Woken) -> None:
+        """A call for which a device was woken has timed out."""
         while self._calls:
             _, (ended_at, _) = next(iter(self._calls.items()))
             if len(self._calls) < MOST_REMEMBERED and not self._is_forgotten(ended_at):
                 break
             self._calls.popitem(last=False)
-        self._calls[unique_key] = (self._clock.seconds(), kind)
+        self._calls[unique_key] = (self._clock.seconds(), woken)
 
     def knows(self, unique_key: str) -> bool:
         """Whether an answer to the call would be late."""
@@ -48,15 +56,16 @@ class LateCalls:
 
     def answered(self, unique_key: str, answer: Answer) -> bool:
         """An answer to a call that does not wait; whether it is late."""
-        ended_at, kind = self._calls.get(unique_key, (0.0, None))
-        if kind is None or self._is_forgotten(ended_at):
+        ended_at, woken = self._calls.get(unique_key, (0.0, None))
+        if woken is None or self._is_forgotten(ended_at):
             return False
-        self.notify(unique_key, answer, kind, self._clock.seconds() - ended_at)
+        self.notify(unique_key, answer, woken, self._clock.seconds() - ended_at)
         return True
 
-    def notify(self, unique_key: str, answer: Answer, kind: DeviceKind, late_s: float) -> None:
+    def notify(self, unique_key: str, answer: Answer, woken: Woken, late_s: float) -> None:
         """An answer came ``late_s`` seconds after the end of its call's wait."""
-        self._late(LateAnswer(unique_key, kind, answer.available, max(0.0, late_s)))
+        late_s = max(0.0, late_s)
+        self._late(LateAnswer(unique_key, woken.sip_user_id, woken.kind, answer.available, late_s))
 
     def _is_forgotten(self, ended_at: float) -> bool:
         return self._clock.seconds() - ended_at > REMEMBERED_S

@@ -25,7 +25,7 @@ from middlewared.model import (
     Outcome,
     Settlement,
 )
-from middlewared.rendezvous.late import LateCalls, ignored
+from middlewared.rendezvous.late import LateCalls, Woken, ignored
 
 
 def fresh_key() -> str:
@@ -208,8 +208,9 @@ class MemoryRendezvous:
             self._forget(waiting)
 
     def _end(self, waiting: _Waiting, settlement: Settlement) -> None:
-        if settlement.outcome is Outcome.TIMEOUT:
-            self._late.ended(waiting.call.unique_key, waiting.kind)
+        if settlement.outcome is Outcome.TIMEOUT and waiting.kind is not None:
+            woken = Woken(waiting.call.incoming.sip_user_id, waiting.kind)
+            self._late.ended(waiting.call.unique_key, woken)
         self._forget(waiting)
         self._tell(waiting, settlement)
 

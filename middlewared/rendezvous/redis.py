@@ -200,8 +200,8 @@ class RedisRendezvous:
             elif held is not None:
                 held.refusals[answer.id] = answer
             return True
-        if heard.kind is not None:
-            self._late.notify(unique_key, answer, heard.kind, heard.late_s)
+        if heard.woken is not None:
+            self._late.notify(unique_key, answer, heard.woken, heard.late_s)
             return False
         if await self._elsewhere.answered(held, unique_key, settlement, down=down is not None):
             return True
@@ -338,8 +338,9 @@ class RedisRendezvous:
             place.take_over(joined.pushes)
 
     def _timed_out(self, held: Held) -> None:
-        self._late.ended(held.call.unique_key, held.kind)
-        self._waking.expired(held)
+        if held.woken is not None:
+            self._late.ended(held.call.unique_key, held.woken)
+            self._waking.expired(held.call.unique_key, held.woken)
 
     # Leaving
 

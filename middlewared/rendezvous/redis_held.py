@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
+from middlewared.rendezvous.late import Woken
 from middlewared.rendezvous.redis_records import identity_key
 
 
@@ -83,6 +84,11 @@ class Held:
     refusals: dict[str, Answer] = attrs.field(factory=dict)
     places: set[SharedPlace] = attrs.field(factory=set)
     settlement: Settlement | None = None
+
+    @property
+    def woken(self) -> Woken | None:
+        """Whose device was woken, None: none was."""
+        return None if self.kind is None else Woken(self.call.incoming.sip_user_id, self.kind)
 
     @property
     def waits(self) -> bool:

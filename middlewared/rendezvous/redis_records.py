@@ -23,6 +23,7 @@ from middlewared.model import (
     Platform,
     Settlement,
 )
+from middlewared.rendezvous.late import Woken
 
 PREFIX = "middlewared:"
 EVERYBODY = f"{PREFIX}daemons"
@@ -113,12 +114,12 @@ def settlement_from(text: str, *, received_at: float) -> Settlement:
     return Settlement(Outcome(outcome), answer)
 
 
-def kind_text(kind: DeviceKind) -> str:
-    """App and platform, as Redis keeps them."""
-    return json.dumps([kind.app, kind.platform.value])
+def woken_text(woken: Woken) -> str:
+    """Account, app and platform, as Redis keeps them."""
+    return json.dumps([woken.sip_user_id, woken.kind.app, woken.kind.platform.value])
 
 
-def kind_from(text: str) -> DeviceKind:
-    """The kind of :func:`kind_text`."""
-    app, platform = json.loads(text)
-    return DeviceKind(app, Platform(platform))
+def woken_from(text: str) -> Woken:
+    """What was given to :func:`woken_text`."""
+    sip_user_id, app, platform = json.loads(text)
+    return Woken(sip_user_id, DeviceKind(app, Platform(platform)))

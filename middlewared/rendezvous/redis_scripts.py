@@ -21,8 +21,8 @@ A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's d
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so what it names counts only if the record names it as well.
 
-``middlewared:{tag}:late:<unique_key>`` has the app and platform of a call that timed out, as
-JSON, for a minute.
+``middlewared:{tag}:late:<unique_key>`` has the account, app and platform of a call that
+timed out, as JSON, for a minute.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ return settlement
 # A phone's answer. An available one decides; of refusals it takes as many as there are pushes.
 # KEYS: record, late
 # ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes that are known of
-# -> the settlement that stands or '', 1 when there is such a call, app and platform of a call
-#    that timed out or '', ms for which this is remembered
+# -> the settlement that stands or '', 1 when there is such a call, account, app and platform of
+#    a call that timed out or '', ms for which this is remembered
 ANSWER = Script(
     _COMMON
     + """
@@ -209,7 +209,7 @@ return last
 
 # Remembers a call that timed out.
 # KEYS: late
-# ARGV: app and platform, ms to be remembered
+# ARGV: account, app and platform, ms to be remembered
 EXPIRED = Script(
     """
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

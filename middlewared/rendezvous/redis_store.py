@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, DeviceKind, Outcome, Settlement
-from middlewared.rendezvous.late import REMEMBERED_S
+from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.rendezvous.late import REMEMBERED_S, Woken
 from middlewared.rendezvous.redis_keys import Keys
 from middlewared.rendezvous.redis_nodes import Nodes
 from middlewared.rendezvous.redis_records import (
@@ -22,13 +22,13 @@ from middlewared.rendezvous.redis_records import (
     call_from,
     call_text,
     identity_key,
-    kind_from,
-    kind_text,
     late_key,
     record_key,
     record_prefix,
     settlement_from,
     settlement_text,
+    woken_from,
+    woken_text,
 )
 from middlewared.rendezvous.redis_scripts import (
     ANSWER,
@@ -65,12 +65,12 @@ class Heard:
     What Redis made of an answer.
 
     ``known``: there is such a call, which waits or was answered. ``settlement``: how it is
-    decided, if it is. ``kind`` and ``late_s``: of a call that timed out lately.
+    decided, if it is. ``woken`` and ``late_s``: of a call that timed out lately.
     """
 
     known: bool = False
     settlement: Settlement | None = None
-    kind: DeviceKind | None = None
+    woken: Woken | None = None
     late_s: float = 0.0
 
 
@@ -139,19 +139,19 @@ class SharedCalls:
         said = "yes" if answer.available else "no"
         keys = [record_key(unique_key), late_key(unique_key)]
         args = (said, answer.id, text, unique_key, str(pushes))
-        text, known, kind, left_ms = await self.nodes.run(ANSWER, keys, args)
-        if not kind:
+        text, known, woken, left_ms = await self.nodes.run(ANSWER, keys, args)
+        if not woken:
             return Heard(bool(known), self._settlement(text))
-        return Heard(kind=kind_from(kind), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
+        return Heard(woken=woken_from(woken), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
 
     async def count(self, unique_key: str, pushes: int) -> Settlement | None:
         """Keep how many pushes were sent and not refused; gives the decision that stands."""
         args = (str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 
-    async def expired(self, unique_key: str, kind: DeviceKind) -> None:
+    async def expired(self, unique_key: str, woken: Woken) -> None:
         """Remember that a call times out now, for those of its answers that come too late."""
-        args = (kind_text(kind), str(int(REMEMBERED_S * 1000)))
+        args = (woken_text(woken), str(int(REMEMBERED_S * 1000)))
         await self.nodes.run(EXPIRED, [late_key(unique_key)], args)
 
     async def leave(self, unique_key: str, member: str) -> bool:

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
-from middlewared.model import DeviceKind
+from middlewared.rendezvous.late import Woken
 from middlewared.rendezvous.redis_held import Held, HeldCalls
 from middlewared.rendezvous.redis_store import SharedCalls
 
@@ -38,10 +38,9 @@ class Waking:
         """The number of its pushes has changed."""
         self._background.run(self._count(held))
 
-    def expired(self, held: Held) -> None:
-        """It has timed out; without a device there is no one to answer it."""
-        if held.kind is not None:
-            self._background.run(self._expire(held.call.unique_key, held.kind))
+    def expired(self, unique_key: str, woken: Woken) -> None:
+        """A call for which a device was woken has timed out."""
+        self._background.run(self._expire(unique_key, woken))
 
     async def _count(self, held: Held) -> None:
         await deferLater(self._clock, 0)  # the push itself goes first
@@ -54,6 +53,6 @@ class Waking:
         if stands is not None:
             self._held.settle(held, stands)
 
-    async def _expire(self, unique_key: str, kind: DeviceKind) -> None:
+    async def _expire(self, unique_key: str, woken: Woken) -> None:
         with contextlib.suppress(RendezvousDown):
-            await self._shared.expired(unique_key, kind)
+            await self._shared.expired(unique_key, woken)

@@ -27,7 +27,15 @@ from middlewared.errors import DatabaseDown
 from middlewared.exposition import MetricsResource
 from middlewared.logs import Repeats, bounded
 from middlewared.metrics import Metrics, Sources
-from middlewared.model import Device, Outcome, Platform, ResponseRecord, Wakeup
+from middlewared.model import (
+    Device,
+    DeviceKind,
+    LateAnswer,
+    Outcome,
+    Platform,
+    ResponseRecord,
+    Wakeup,
+)
 from middlewared.outgoing.http import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
@@ -149,6 +157,7 @@ class Parts:
             metrics=self.metrics,
             log_response=self.responses.add,
             log_wakeup=self.wakeups.add,
+            log_late=lambda late, time: self._calls.run(self._heard_late(late, time)),
         )
         self.ringing = Ringing(
             clock=self._reactor,
@@ -329,6 +338,15 @@ class Parts:
     def abandon(self) -> None:
         """End every call that still waits: its PBX is told that we drain."""
         self.rendezvous.abandon(Outcome.DRAINING)
+
+    async def _heard_late(self, late: LateAnswer, received_time: float) -> None:
+        """A phone that answers late is not silent, whatever its call was told."""
+        if self.overload.late:
+            return
+        with suppress(DatabaseDown):
+            device = await self.registry.find(late.sip_user_id)
+            if device is not None and DeviceKind(device.app, device.platform) == late.kind:
+                self.wakeups.add(Wakeup(device, received_time))
 
     def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
         self.metrics.report(fields)

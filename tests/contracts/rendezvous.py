@@ -144,6 +144,7 @@ class RendezvousContract(_Case):
         self.assertFalse(await self.answered(self.there, place.call))
         (late,) = self.late
         self.assertEqual((late.unique_key, late.kind), (place.call.unique_key, kind))
+        self.assertEqual(late.sip_user_id, place.call.incoming.sip_user_id)
         self.assertTrue(0.0 < late.late_s < 20.0)
 
     async def test_key_is_recognised_where_its_call_waits(self) -> None:
