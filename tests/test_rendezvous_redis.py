@@ -99,6 +99,18 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertTrue(await self.answered(self.there, place.call, available=False))
         self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
 
+    async def test_refusals_of_two_daemons_meet_when_redis_is_back(self) -> None:
+        """One that Redis got, and one that came where it was away, decide together."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        self.cable.cut()
+        for daemon in (self.there, self.here):
+            self.assertTrue(await self.answered(daemon, place.call, available=False))
+        self.assertFalse(place.settled.called)
+        self.cable.mend()
+        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+
     def pushes_of(self, unique_key: str) -> str | None:
         """What Redis has."""
         pushes: str | None = self.server.run("HGET", record_key(unique_key), "pushes")

@@ -114,7 +114,8 @@ return {
 """
 )
 
-# Makes sure that the record has these members: puts back what Redis lost or never had.
+# Makes sure that the record has these members: puts back what Redis lost or never had; the
+# refusals among it may decide, together with those that Redis has.
 # KEYS: record, identity (absent without call_id)
 # ARGV: unique_key, call, ms to live, waker or '', pushes (of the waker) or '', refusals as a
 #   JSON object of settlements by id, or '', members ...
@@ -136,6 +137,11 @@ if refused ~= '' then
   for id, settlement in pairs(cjson.decode(refused)) do
     call('HSET', record, 'no:' .. id, settlement)
   end
+end
+if lives(record) and call('HEXISTS', record, 'answered') == 0 then
+  local count, last = refusals(record)
+  local known = tonumber(call('HGET', record, 'pushes') or '')
+  if last and known and count >= known then decide(record, 'answered', last, unique_key) end
 end
 for i = 7, #ARGV do call('HSET', record, ARGV[i], '') end
 local settlement = call('HGET', record, 'answered') or call('HGET', record, 'failed') or ''
