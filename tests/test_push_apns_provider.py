@@ -530,7 +530,11 @@ class RefusedConnectionTests(AppleTestCase):
         )
 
     async def test_a_lasting_refusal_is_logged_once_and_not_hammered(self) -> None:
-        """The log names the cause; pushes do not make the attempts more frequent."""
+        """
+        The log names the cause, once for all connections; pushes do not make the attempts
+        more frequent.
+        """
+        self.connections = 2
         other = Authority(folder=self.folder, name="other")
         apple = await self.serve(client_authority=other.certificate)
         with capturedLogs() as events:

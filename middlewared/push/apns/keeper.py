@@ -44,6 +44,9 @@ T = TypeVar("T")
 class Host(Protocol):
     """The pool whose place this is."""
 
+    def is_known(self, problem: str) -> bool:
+        """Whether a place of the pool has reported that it has no connection for this reason."""
+
     def joined(self, connection: Connection) -> None:
         """A connection is ready."""
 
@@ -170,8 +173,8 @@ class Keeper:
     def _tell(self, fault: ConfigFault | None, what: str) -> None:
         """There is no connection. It is logged when it is news; a fault is for the operator."""
         self._fault = fault
-        if what != self._told:
-            self._told = what
+        news, self._told = not self._host.is_known(what), what
+        if news:
             tell = self.log.warn if fault is None else self.log.error
             tell("{name}: not connected: {what}", name=self._name, what=what)
         if fault is not None:

@@ -104,6 +104,10 @@ class Pool:
         told = next((keeper.problem for keeper in self._keepers if keeper.problem), "")
         return told or "not connected yet"
 
+    def is_known(self, problem: str) -> bool:
+        """See :class:`.keeper.Host`."""
+        return any(keeper.problem == problem for keeper in self._keepers)
+
     def prove(self) -> None:
         """Have each connection give a sign of life soon, or fall silent."""
         for connection in list(self._connections):
