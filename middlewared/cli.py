@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--online",
         action="store_true",
-        help="then ask Apple, Google, the account API, database and Redis; no phone is pushed to",
+        help="also contact Apple, Google, account API, database and Redis; no phone gets a push",
     )
     check.set_defaults(run=_check)
 
@@ -95,23 +95,23 @@ def _add_device_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device_filters(parser: argparse.ArgumentParser) -> None:
-    """What the list may be restricted to; several together restrict it further."""
+    """Filters of the list; a device must match all that are given."""
     parser.add_argument(
         "--silent",
         type=_positive,
         default=0,
         metavar="N",
-        help="those that did not answer the last N calls or more",
+        help="devices that did not answer their last N or more calls",
     )
     parser.add_argument(
         "--not-seen-for",
         type=_positive,
         default=0,
         metavar="DAYS",
-        help="those that did not register, check in or answer for so many days",
+        help="devices that did not register, check in or answer for this many days",
     )
     parser.add_argument(
-        "--shared", action="store_true", help="those whose phone has several accounts"
+        "--shared", action="store_true", help="devices on phones with several accounts"
     )
 
 

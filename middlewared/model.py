@@ -78,11 +78,11 @@ class Call:
 @attrs.frozen
 class Answer:
     """
-    What a phone said to a call, and when this process received it.
+    A phone's answer to a call, and when this process received it.
 
-    ``message_start_time`` is the start time the phone echoed, in epoch seconds. It is
-    its own word: only the round-trip report may use it. ``id`` is ours: daemons pass an
-    answer on, and one that arrives twice is counted once.
+    ``message_start_time`` is the start time the phone echoed, in epoch seconds. It cannot
+    be trusted: only the round-trip report may use it. ``id`` is ours: daemons pass answers
+    on, and one that arrives twice is counted once.
     """
 
     available: bool
@@ -101,7 +101,7 @@ class DeviceKind:
 
 @attrs.frozen
 class LateAnswer:
-    """A phone answered a call whose wait had ended ``late_s`` seconds before."""
+    """A phone answered ``late_s`` seconds after its call had timed out."""
 
     unique_key: str
     sip_user_id: int
@@ -119,7 +119,7 @@ class Settlement:
 
     @staticmethod
     def by(answer: Answer) -> Settlement:
-        """How a call ends that ``answer`` decides."""
+        """How ``answer`` settles a call."""
         return Settlement(Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE, answer)
 
 
@@ -132,8 +132,8 @@ class Device:
     environment; ``push_profile`` is "once" or "". ``registered_at`` and
     ``last_seen`` are epoch seconds.
 
-    ``silent_streak`` counts the woken calls in a row that it did not answer;
-    ``last_answered``: when it answered the last one, in epoch seconds, None: it never did.
+    ``silent_streak`` counts the pushed calls in a row that it has not answered;
+    ``last_answered``: when it last answered a call, in epoch seconds; None: never.
     """
 
     sip_user_id: int
@@ -156,10 +156,10 @@ class Device:
     @property
     def installation(self) -> str:
         """
-        What of the push token stays the same while the app is installed.
+        The part of the push token that does not change while the app is installed.
 
-        Of a token of Google's the part before the colon: the Firebase installation ID,
-        which newer apps register alone.
+        For Google's tokens, the part before the colon: the Firebase installation ID, which
+        is all that newer apps register.
         """
         head, colon, _ = self.token.partition(":")
         return head if colon and head and self.platform is not Platform.APNS else self.token
@@ -170,8 +170,8 @@ class Wakeup:
     """
     A call whose push was accepted for ``device`` has ended.
 
-    ``answered_at``: when the phone answered, either way, in epoch seconds; None: it did not
-    in time.
+    ``answered_at``: when the phone answered, with yes or no, in epoch seconds; None: not in
+    time.
     """
 
     device: Device

@@ -1,5 +1,5 @@
 """
-What a provider's verdict, and the end of a call, teach about a device.
+Updating devices after a provider's verdict and after the end of a call.
 
 The one invariant: only a dead token, a canonical token and the other environment's
 acceptance change what is stored, and only while the stored device is the one pushed to: the
@@ -31,13 +31,13 @@ def wakeup(
     device: Device, outcome: Outcome | None, *, accepted: int, answered_at: float | None
 ) -> Wakeup | None:
     """
-    What a call that has ended says of the silent streak of its device.
+    How a call that has ended affects the silent streak of its device.
 
     :param outcome: None: the PBX hung up.
-    :param accepted: how many pushes a provider has taken.
+    :param accepted: how many pushes the provider accepted.
     :param answered_at: when the phone answered, either way, in epoch seconds.
-    :return: None when it says nothing: the phone may not have been woken, or not have had
-        the time to answer.
+    :return: None when it has no effect: the phone may not have been woken, or may not have
+        had enough time to answer.
     """
     silent = outcome is Outcome.TIMEOUT and accepted > 0
     return Wakeup(device, answered_at) if silent or answered_at is not None else None

@@ -41,10 +41,10 @@ class CallMetrics(Protocol):
         """A phone answered ``seconds`` after the provider had taken its push."""
 
     def answered(self, platform: Platform, attempt: int) -> None:
-        """A phone answered when a provider had taken ``attempt`` pushes."""
+        """A phone answered after the provider had accepted ``attempt`` pushes."""
 
     def late_answer(self, kind: DeviceKind, seconds: float) -> None:
-        """A phone answered ``seconds`` after the end of its call's wait."""
+        """A phone answered ``seconds`` after its call had timed out."""
 
     def passed_on(self, seconds: float) -> None:
         """A PBX was told an answer ``seconds`` after it had come."""
@@ -52,7 +52,7 @@ class CallMetrics(Protocol):
 
 class Journal:
     """
-    Tells of ended requests and calls.
+    Logs and counts ended requests and calls.
 
     :param log_response: takes a phone's first answer for the response log.
     :param log_wakeup: takes what a call says of its device's silence.
@@ -185,7 +185,7 @@ def _call_id(call_id: str, known: str) -> str:
 
 
 def _pushes(provider_ids: Sequence[str]) -> str:
-    """By what the provider's support finds the pushes."""
+    """The providers' ids of the pushes, which their support asks for."""
     return f" pushes={','.join(map(word, provider_ids))}" if provider_ids else ""
 
 

@@ -15,7 +15,7 @@ from middlewared.push.interface import Resend
 FIRST_BACKOFF_S = 0.15
 LONGEST_BACKOFF_S = 2.0
 UNCERTAIN_PAUSE_S = 1.5
-"""How long a device that takes each push for a call is given to answer one that it may have."""
+"""How long a "once" device has to answer an uncertain push before it is repeated."""
 
 
 def is_pushed_once(device: Device, resend: Resend) -> bool:

@@ -65,10 +65,10 @@ class EndedRequest:
 @attrs.frozen
 class EndedCall:
     """
-    A call has ended: told once, however many requests were for it.
+    A call has ended; reported once, however many requests it had.
 
-    ``kind``: None when it has no device. ``accepted``: how many pushes a provider took, the
-    first of them at ``accepted_at``. ``settlement``: None when every PBX connection was closed.
+    ``kind``: None when it has no device. ``accepted``: how many pushes the provider accepted,
+    the first of them at ``accepted_at``. ``settlement``: None when every PBX connection was closed.
     ``device``: None as well when no device was found.
     """
 

@@ -31,7 +31,7 @@ class Trace:
     Bounded by the pushes a call may have.
 
     :param now: gives the seconds of a monotonic clock.
-    :ivar provider_ids: what the providers call the pushes, for their support.
+    :ivar provider_ids: the providers' ids of the pushes, for their support.
     """
 
     __slots__ = ("_now", "provider_ids", "steps")

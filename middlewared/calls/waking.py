@@ -1,8 +1,8 @@
 """
 Waking the device of one call: its pushes, from the first to the last.
 
-Nothing is sent once the call is over, and a push's verdict is acted upon even when it comes
-later than that. ``place.pushes`` counts what may have reached the phone at any time.
+Nothing is sent once the call is over; a verdict that arrives later still takes effect.
+``place.pushes`` is the number of pushes that may have reached the phone so far.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ PATIENCE_S = 0.25
 @attrs.frozen
 class WakingSettings:
     """
-    How a device is woken; ``interval_s`` lies between two pushes of a call.
+    How a device is woken; ``interval_s`` is the time between two pushes of a call.
 
-    A device that did not answer the last ``silent_calls`` calls is silent (0: none is): it
-    gets one push and has ``silent_wait_s`` to answer it.
+    A device that did not answer its last ``silent_calls`` calls is silent (0: none is): it
+    gets one push and has ``silent_wait_s`` to answer.
     """
 
     response_api: str
@@ -58,7 +58,7 @@ class WakingSettings:
 
 @attrs.define(eq=False)
 class _Flight:
-    """One push; ``counted``: it is among the pushes that may have reached the phone."""
+    """One push; ``counted``: it is counted as one that may have reached the phone."""
 
     counted: bool = False
 
@@ -72,13 +72,13 @@ class Waking:
     used for another attempt: the retry stands for it. Nor is one at which this process is
     late: its own repeats must not keep an overload alive.
 
-    A device that gets one push for a call is sent another only when the first did not reach
-    it for certain, or may not have and has not been answered for :data:`UNCERTAIN_PAUSE_S`.
+    A device that gets one push per call gets another only if the first certainly did not
+    reach it, or is uncertain and was not answered within :data:`UNCERTAIN_PAUSE_S`.
 
     :param late: whether the event loop has more to do than it can do.
-    :ivar accepted: how many pushes a provider took, by a daemon that died before included.
-    :ivar accepted_at: when a provider first took a push from here; None: none did.
-    :ivar device: that is woken; None: none was found.
+    :ivar accepted: how many pushes the provider accepted, including those of a daemon that died.
+    :ivar accepted_at: when it first accepted a push of this daemon; None: it has not.
+    :ivar device: the one being woken; None: none was found.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class Waking:
         return result
 
     def _departs(self, attempt: int, flight: _Flight) -> bool:
-        """A push is about to be sent, if it is still wanted; then it counts."""
+        """Whether a push is still wanted; if so, it is about to be sent and is counted."""
         wanted = self._is_wanted(attempt)
         if wanted:
             self._count(flight, True)
@@ -278,7 +278,7 @@ class Waking:
             self.stop()
         correction = correct(self._registry, device, result)
         dead = isinstance(result, TokenDead)
-        # An uncertain push may be answered yet, unless there is no such device any more.
+        # An uncertain push may still be answered, unless the device no longer exists.
         if not (isinstance(result, Accepted) or self.accepted) and (dead or not self._place.pushes):
             await self._patiently(correction)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
@@ -303,7 +303,7 @@ class Waking:
             timer.cancel()
 
     async def _fail(self, outcome: Outcome) -> None:
-        """End the call, unless a push of the daemon that has died may still be answered."""
+        """End the call, unless a push of a daemon that died may still be answered."""
         # The PBX may have placed the call again since, with the same UUID for its key.
         if not (self.accepted or self._place.over.called):
             await self._rendezvous.settle(self._key, outcome)

@@ -1,8 +1,8 @@
 """
-Rows for the database, off a call's way: kept here until a batch is worth a commit.
+Batched writes to the database, off the path of a call.
 
-The one invariant: ``add`` never waits and never fails; while the database is away the
-oldest rows are lost, not the newest, and the log says so once.
+The one invariant: ``add`` never waits and never fails; while the database is down the
+oldest rows are dropped, not the newest, and this is logged once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 class Batches(Generic[T]):
     """
-    Writes what was added once a second; :meth:`stop` writes the rest.
+    Writes the added rows once a second; :meth:`stop` writes the rest.
 
-    :param name: of the rows, for the log.
+    :param name: what the log calls the rows.
     :param write: stores rows in one transaction, or raises DatabaseDown.
     """
 
@@ -50,13 +50,13 @@ class Batches(Generic[T]):
         self._flushing: Deferred[None] | None = None
 
     def add(self, row: T) -> None:
-        """Keep one row to be written within about a second."""
+        """Queue one row, to be written within about a second."""
         self._rows.append(row)
         self._trim()
         self._schedule()
 
     async def stop(self) -> None:
-        """Write what is left; what the database does not take now is lost."""
+        """Write what is left; rows that the database does not accept now are lost."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -90,7 +90,7 @@ class Batches(Generic[T]):
                 self._trim()
                 return
             except Exception:
-                # Rows that cannot be written must not come back for ever.
+                # Rows that cannot be written must not be retried for ever.
                 self._log.failure("{name}: {rows} rows lost", name=self._name, rows=len(batch))
             self._report_lost()
 

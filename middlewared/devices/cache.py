@@ -38,8 +38,8 @@ class CachedDevices:
     """
     A :class:`~middlewared.devices.interface.DeviceRegistry` in front of another.
 
-    :param keeps_dead: whether dead devices of an app and platform are not removed now.
-    :ivar settings: may be replaced while it runs.
+    :param keeps_dead: whether removing dead devices of an app and platform is paused.
+    :ivar settings: may be replaced at run time.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """
 How many devices there are, counted in the background.
 
-The one invariant: a count costs the database at most a hundredth of its time, and no one
-waits for it: who asks gets what the last one found.
+The one invariant: counting takes at most a hundredth of the database's time, and no caller
+waits for it: the last result is returned.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from middlewared.model import Platform
 
 _INTERVAL_S = 20.0
 _REST = 100
-"""After a count that took long the next one waits so many times as long."""
+"""After a slow count, the next one waits this many times as long as it took."""
 
 
 class Table(Protocol):
-    """What is needed of the device registry."""
+    """The part of the device registry that is needed."""
 
     async def count(self, silent_calls: int) -> Counts:
         """Count the devices, or raise DatabaseDown in time."""
@@ -34,7 +34,7 @@ class DeviceCounts:
     """
     Counts from :meth:`start` to :meth:`stop`.
 
-    :param silent_calls: gives how many unanswered calls make a device silent; 0: none is.
+    :param silent_calls: returns how many unanswered calls make a device silent; 0: none is.
     """
 
     _log = Logger()
@@ -50,7 +50,7 @@ class DeviceCounts:
 
     @property
     def devices(self) -> Mapping[tuple[str, Platform], int]:
-        """By app and platform; none when they could not be counted."""
+        """By app and platform; empty when they could not be counted."""
         return {} if self._counts is None else self._counts.devices
 
     @property
@@ -59,12 +59,12 @@ class DeviceCounts:
         return None if self._counts is None else self._counts.silent
 
     def start(self) -> None:
-        """Count now, and again and again."""
+        """Count now, and then at intervals."""
         self._timer = None
         self._counting.run(self._count())
 
     async def stop(self) -> None:
-        """Count no more; wait for the count under way."""
+        """Stop counting; wait for a count in progress."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

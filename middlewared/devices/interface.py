@@ -2,7 +2,7 @@
 The device registry: which app rings for which account.
 
 The one invariant: at most one device per ``sip_user_id``, and a device changes only
-if it still is the one the caller spoke about: the same account, platform, app and token.
+if it is still the one the caller means: the same account, platform, app and token.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 
 def is_silent(device: Device, silent_calls: int) -> bool:
-    """Whether it did not answer the last ``silent_calls`` woken calls; 0: none is silent."""
+    """Whether it did not answer its last ``silent_calls`` pushed calls; 0: none is silent."""
     return 0 < silent_calls <= device.silent_streak
 
 
 @attrs.frozen
 class Registered:
     """
-    What a registration took the place of.
+    What a registration replaced.
 
     ``replaced``: the former device of the account, which may equal the new one; None when
     the account had none. ``displaced``: devices of other accounts on the same phone.
@@ -36,11 +36,11 @@ class Registered:
 @attrs.frozen
 class Wanted:
     """
-    Which devices a listing is for; those that fit all of it.
+    The filters of a listing; a device must match all of them.
 
-    ``silent_streak``: with at least this streak. ``unseen_since``: that were neither seen
-    nor answered since, in epoch seconds. ``shared``: on a phone that other accounts have
-    too (the same platform, app and installation).
+    ``silent_streak``: at least this streak. ``unseen_since``: neither seen nor answered since
+    then, in epoch seconds. ``shared``: on a phone that has other accounts too (the same
+    platform, app and installation).
     """
 
     silent_streak: int = 0
@@ -53,8 +53,8 @@ class Page:
     """
     A part of a listing, in order of sip_user_id.
 
-    ``last``: where the next part goes on, also when nothing of this one was wanted; None
-    at the end.
+    ``last``: where the next part starts, even if no device of this one matched; None at
+    the end.
     """
 
     devices: Sequence[Device] = attrs.field(converter=tuple[Device, ...])
@@ -82,13 +82,13 @@ class DeviceRegistry(Protocol):
         """
         Make ``device`` the one of its account.
 
-        Its ``silent_streak`` and ``last_answered`` go on from the replaced device when the
-        platform, the app and the token are the same, else they begin again, whatever
-        ``device`` has.
+        Its ``silent_streak`` and ``last_answered`` continue those of the replaced device if
+        platform, app and token are the same, and are reset otherwise; the values in
+        ``device`` are ignored.
 
         :param alone: remove the devices of other accounts with the same platform, app and
-            installation, in the same transaction: of several that register one phone at
-            once, at any daemons, the last one stays alone.
+            installation, in the same transaction: if several accounts register one phone
+            at once, at any daemons, only the last one remains.
         """
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
@@ -96,23 +96,23 @@ class DeviceRegistry(Protocol):
 
     async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         """
-        Remove a device whose push token is dead, if it still is the same.
+        Remove a device whose push token is dead, if it is still the same.
 
         :param registered_before: when not None, only a device registered at or before
             this time is removed (APNs 410: a later registration revived the token).
         """
 
     async def replace_token(self, device: Device, new_token: str) -> bool:
-        """Store the provider's canonical token, if the device still is the same."""
+        """Store the provider's canonical token, if the device is still the same."""
 
     async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
-        """Keep the environment that accepted a push, if the device still is the same."""
+        """Store the environment that accepted a push, if the device is still the same."""
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
         """Set ``last_seen``; False when the account has no device."""
 
     async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
-        """The wanted ones among the ``limit`` devices that follow the account ``after``."""
+        """Those of the next ``limit`` devices after the account ``after`` that match."""
 
     async def count(self, silent_calls: int) -> Counts:
         """
@@ -126,9 +126,9 @@ class DeviceRegistry(Protocol):
 
     async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
         """
-        Count on the streaks of the devices that were woken, in order, in one transaction.
+        Update the streaks of the devices that were woken, in order, in one transaction.
 
-        A device that is not the same any more is left as it is.
+        A device that has changed since is left as it is.
         """
 
     async def ping(self) -> None:

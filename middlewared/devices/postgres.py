@@ -39,8 +39,8 @@ _CONTINUED = {
     "last_answered": f"case when {_SAME_TOKEN} then devices.last_answered end",
 }
 _UPDATES = ", ".join(f"{name} = {_CONTINUED.get(name, f'excluded.{name}')}" for name in COLUMNS[1:])
-# Rows are locked in order of their accounts, and all of them before the insert (which is
-# what their number is for), so that no two statements wait for each other.
+# Rows are locked in the order of their accounts, all of them before the insert (which is why
+# it depends on their count), so that no two statements deadlock.
 _REGISTER = f"""
     with before as materialized (
         select {NAMES} from devices
@@ -61,8 +61,8 @@ _REGISTER = f"""
     )
     select {NAMES} from before
 """  # noqa: S608 (our own names)
-# A statement of its own within the same transaction, so that the next one sees what was
-# stored by the one that had the lock before.
+# A separate statement in the same transaction, so that the next one sees what the previous
+# holder of the lock stored.
 _LOCK = "select pg_advisory_xact_lock(?);"
 _STREAKS = f"""
     with woken as materialized (
@@ -171,8 +171,8 @@ class PostgresRegistry:
         return None if row is None else from_row(row)
 
     async def register(self, device: Device, *, alone: bool = False) -> Registered:
-        # Two registrations of one account, or of one phone, go one after the other; the locks
-        # of both are taken in order.
+        # Registrations of one account or of one phone are serialized; both locks are taken in
+        # order.
         locks = sorted(_locks_of(device)[: 1 + alone])
         result = await self._run(
             _LOCK * len(locks) + _REGISTER,

@@ -31,23 +31,23 @@ TOUCH = "update devices set last_seen = ? where sip_user_id = ?"
 PING = "update pulse set beaten_at = ?"
 INSERT = f"insert into devices ({NAMES}) values ({_PLACES})"  # noqa: S608
 COUNT = "select app, platform, count(*) from devices group by app, platform"
-# The second condition is that of the index.
+# The second condition lets the planner use the partial index.
 COUNT_SILENT = "select count(*) from devices where silent_streak >= ? and silent_streak > 0"
 
 LARGEST_ID = 2**63 - 1
 """No database here keeps a larger number, so no larger account can have a device."""
 _INDEXED = 128
-"""How much of an installation is in the index."""
+"""How many characters of an installation are indexed."""
 
 
 def identity(device: Device) -> Row:
-    """The values that make a device the same; those of ``DELETE`` and its like."""
+    """The values that identify a device, as ``DELETE`` and similar statements take them."""
     return device.sip_user_id, device.platform.value, device.app, device.token
 
 
 @attrs.frozen
 class Dialect:
-    """``position``: the function that finds a text in another, from 1; 0: it is not there."""
+    """``position``: the function that finds one text in another, from 1; 0: not found."""
 
     position: str
 
@@ -60,7 +60,7 @@ class Dialect:
         )
 
     def page(self, wanted: Wanted) -> tuple[str, Row]:
-        """A statement for a part of a listing; its values follow ``after`` and ``limit``."""
+        """The statement for a page; the values it returns follow ``after`` and ``limit``."""
         conditions = ["page.silent_streak >= ?"]
         values: list[object] = [wanted.silent_streak]
         if wanted.unseen_since is not None:
@@ -80,7 +80,7 @@ class Dialect:
         return statement, tuple(values)
 
     def _shared(self) -> str:
-        """Whether another account has the phone of a device of ``page``."""
+        """Whether another account has the same phone as a device of ``page``."""
         other, own = self._installation("other."), self._installation("page.")
         return f"""exists (
             select 1 from devices as other
@@ -120,7 +120,7 @@ def from_row(row: Row) -> Device:
 
 
 def to_page(rows: Sequence[Row]) -> Page:
-    """The page of the rows that its statement gave: there is always one."""
+    """The page in the rows of its statement, which always returns at least one."""
     return Page([from_row(row[1:]) for row in rows if row[1] is not None], rows[0][0])
 
 

@@ -5,7 +5,7 @@ The one invariant: the reactor's thread never touches the file. A look-up there 
 cost 11 instead of 106 microseconds (bench/devices.py), but a cold page or a stalled disk
 would then stop every held call. Reads and writes have a thread each, since a reader of a
 WAL database waits for no commit: a call finds its device while registrations are
-being flushed. What goes through all devices has a third, which no call waits for.
+being flushed. Queries over all devices have a third, for which no call waits.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class SqliteRegistry:
         await self._changes(queries.PING, self._wall())
 
     async def _survey(self, statement: str, *values: object) -> Sequence[Row]:
-        """The rows of a statement that may take long."""
+        """The rows of a statement that may be slow."""
 
         def select(connection: sqlite3.Connection) -> Sequence[Row]:
             return connection.execute(statement, values).fetchall()

@@ -1,8 +1,7 @@
 """
-How the silent streak of a device goes on. Pure.
+How the silent streak of a device develops. Pure.
 
-The one invariant: a streak belongs to a push token: it goes on with the calls to that
-token, and begins again with another one.
+A streak belongs to a push token: calls to that token continue it, another token resets it.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from middlewared.model import Device, Wakeup
 @attrs.frozen
 class Streak:
     """
-    What several wake-ups of one device come to.
+    The sum of several wake-ups of one device.
 
-    ``missed``: how many it did not answer since it answered last, or in all when
-    ``answered_at`` is None: then they add to its streak, else they are its streak.
+    ``missed``: how many it has not answered since its last answer; they are its new streak.
+    If ``answered_at`` is None it answered none, and they are added to its streak.
     """
 
     device: Device
@@ -30,7 +29,7 @@ class Streak:
 
 
 def merged(wakeups: Sequence[Wakeup]) -> list[Streak]:
-    """One streak for each device, in order of the accounts."""
+    """One streak for each device, ordered by account."""
     found: dict[object, Streak] = {}
     for wakeup in wakeups:
         key = identity(wakeup.device)
@@ -43,7 +42,7 @@ def merged(wakeups: Sequence[Wakeup]) -> list[Streak]:
 
 
 def continued(device: Device, replaced: Device | None) -> Device:
-    """``device`` as it is stored when it registers in the place of ``replaced``."""
+    """``device`` as it is stored when its registration replaces ``replaced``."""
     if replaced is None or identity(replaced) != identity(device):
         return attrs.evolve(device, silent_streak=0, last_answered=None)
     return attrs.evolve(

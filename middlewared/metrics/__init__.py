@@ -1,7 +1,7 @@
 """
-What Prometheus reads: counters and histograms of what happened, gauges of how it stands.
+The Prometheus metrics: counters and histograms of events, gauges of the present state.
 
-Each room knows only the Protocol of what it counts; :class:`Metrics` implements them all.
+Each room knows only the Protocol of its own metrics; :class:`Metrics` implements them all.
 """
 
 from middlewared.metrics.bounded import Bounded, BoundedCounter, BoundedHistogram

@@ -1,10 +1,9 @@
 """
 Metrics with a bound on their label sets.
 
-No label value from outside makes the memory or a scrape grow without end: each is cut at
-``LONGEST_LABEL`` characters, and a metric has at most ``MOST_LABEL_SETS`` sets, the last of
-which takes over what the others counted that had to give up their place. So the sum of all
-sets never goes down.
+Label values from outside cannot make memory or a scrape grow without bound: each is cut at
+``LONGEST_LABEL`` characters, and a metric has at most ``MOST_LABEL_SETS`` label sets. The last
+one, ``other``, takes over the counts of evicted sets, so the sum of all sets never decreases.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Bounded(Generic[M]):
     """
     A metric with a bound on its label sets, and each set's child at one look-up.
 
-    When all places are taken, a new set gets that of the one that was not used for the
-    longest time; what this one has counted is then part of ``other``.
+    When it is full, a new set replaces the least recently used one, whose counts are added
+    to ``other``.
     """
 
     def __init__(self, metric: M, labels: int, *, most_sets: int = MOST_LABEL_SETS) -> None:
@@ -58,12 +57,12 @@ class Bounded(Generic[M]):
         self._other = (OTHER,) * labels
         self._children: dict[tuple[str, ...], M] = {}
         self._uses = 0
-        # (a former last use, label values) of every child but ``other``. Only when a place
-        # is needed are the ones in front brought up to date: a use costs no order.
+        # (an earlier last use, label values) of every child but ``other``. Entries at the front
+        # are updated only when a place is needed, so that a use costs no reordering.
         self._queue: list[tuple[int, tuple[str, ...]]] = []
 
     def of(self, *values: str) -> M:
-        """The child of these label values; it is used at once."""
+        """The child for these label values, which counts as used now."""
         child = self._children.get(values)
         if child is None:
             child = self._admitted(tuple(map(label, values)))
@@ -82,7 +81,7 @@ class Bounded(Generic[M]):
     def _give_place(self, values: tuple[str, ...]) -> None:
         newest = (self._uses + 1, values)
         if len(self._queue) < self._most_sets - 1:
-            self._queue.append(newest)  # still in order: the smallest is in front
+            self._queue.append(newest)  # still in order: the oldest is at the front
             return
         while True:
             last_use, oldest = self._queue[0]
@@ -94,13 +93,13 @@ class Bounded(Generic[M]):
         self._forget(oldest, child)
 
     def _forget(self, values: tuple[str, ...], child: M) -> None:
-        """Make what a set has counted part of ``other``."""
+        """Add the counts of a set to ``other``."""
         self._admitted(self._other).fold(child)
         self._metric.remove(*values)
         del self._children[values]
 
 
 def label(value: str) -> str:
-    """``value`` as a label may have it: cut, and without what would fail every scrape."""
-    # A lone surrogate, which JSON can bring, would fail every scrape from then on.
+    """``value`` as a label: cut, and without characters that would break every scrape."""
+    # A lone surrogate, which JSON may contain, would break every scrape from then on.
     return value[:LONGEST_LABEL].encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Counters and histograms of what happened."""
+"""Counters and histograms of events."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 class Metrics:
     """
-    Counts what the rooms tell; each room knows only the Protocol of what it tells.
+    Counts what the rooms report; each room knows only the Protocol of its own reports.
 
     :ivar registry: all metrics, for the exposition.
-    :ivar sources: of the gauges; set when the parts they look at exist.
+    :ivar sources: of the gauges; set once the parts they read exist.
     """
 
     def __init__(self) -> None:
-        # The client keeps this as one switch for the process: a second time series with
-        # the time of birth for each of ours, which nobody reads.
+        # A global switch of the client library: without this, each time series has a second
+        # one with its creation time, which no one reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.sources = Sources()
@@ -94,12 +94,12 @@ class Metrics:
         )
         self._push_success = counter(
             "vialer_middleware_push_notification_success_total",
-            "Calls whose device said it is available",
+            "Calls whose device is available",
             ("direction", "os"),
         )
         self._push_failed = counter(
             "vialer_middleware_push_notification_failed_total",
-            "Calls whose device said no, or nothing in time",
+            "Calls whose device refused, or did not answer in time",
             ("direction", "failed_reason", "os"),
         )
         self._incoming_success = counter(
@@ -120,22 +120,22 @@ class Metrics:
         )
         self._answers = counter(
             "middlewared_answers_total",
-            "Answers of phones, by the number of pushes that a provider had taken by then",
+            "Answers of phones, by the number of pushes that had been accepted by then",
             ("platform", "attempt"),
         )
         self._late_answers = counter(
             "middlewared_late_answers_total",
-            "Answers that came after the end of their call's wait",
+            "Answers that came after their call had timed out",
             ("app", "platform"),
         )
         self._pushes = counter(
             "middlewared_pushes_total",
-            "Pushes and what the provider made of them",
+            "Pushes by the verdict of the provider",
             ("app", "platform", "result", "reason"),
         )
         self._uncertain = counter(
             "middlewared_uncertain_pushes_total",
-            "Pushes that were sent and got no status: they may have been delivered",
+            "Pushes that were sent but got no status; they may have been delivered",
             ("app", "platform"),
         )
         self._requests = counter(
@@ -154,7 +154,7 @@ class Metrics:
         )
         self._loop_lag = Histogram(
             "middlewared_loop_lag_seconds",
-            "Longest turn of the event loop in each tenth of a second with work",
+            "Longest iteration of the event loop in each tenth of a second with work",
             registry=self.registry,
             buckets=_LAG_BUCKETS_S,
         )
@@ -166,7 +166,7 @@ class Metrics:
         )
         self._late_seconds = Histogram(
             "middlewared_late_answer_seconds",
-            "From the end of a call's wait to its phone's answer",
+            "From the time-out of a call to its late answer",
             registry=self.registry,
             buckets=_LATE_BUCKETS_S,
         )
@@ -178,13 +178,13 @@ class Metrics:
         )
         self._ping_seconds = histogram(
             "middlewared_provider_ping_seconds",
-            "Round trip of the HTTP/2 PINGs to a provider",
+            "Round-trip time of HTTP/2 PINGs to a provider",
             ("app", "environment"),
             _PING_BUCKETS_S,
         )
         self._request_seconds = histogram(
             "middlewared_http_request_seconds",
-            "From a request to its answer, the wait of a held call included",
+            "From a request to its response, including the wait of a held call",
             ("route",),
             _HTTP_BUCKETS_S,
         )
@@ -197,7 +197,7 @@ class Metrics:
         A call has ended.
 
         :param kind: of its device; None: it had none.
-        :param outcome: None: the PBX hung up, which is no outcome and not in calls_total.
+        :param outcome: None: the PBX hung up; not counted in calls_total.
         """
         app, name = (kind.app, kind.platform.value) if kind is not None else (NONE, NONE)
         if outcome is not None:
@@ -213,29 +213,29 @@ class Metrics:
             self._push_failed.of("Incoming", reason, name).inc()
 
     def calls_shed(self, count: int) -> None:
-        """So many calls were refused because of overload."""
+        """``count`` calls were refused because of overload."""
         self._shed.inc(count)
         self._calls.of(NONE, NONE, Outcome.OVERLOADED.value).inc(count)
 
     def loop_lag(self, seconds: float) -> None:
-        """The longest turn of the event loop in a tenth of a second with work."""
+        """The longest iteration of the event loop in a tenth of a second with work."""
         self._loop_lag.observe(seconds)
 
     def woken(self, kind: DeviceKind, seconds: float) -> None:
-        """A phone answered ``seconds`` after the provider had taken its push."""
+        """A phone answered ``seconds`` after the provider had accepted its push."""
         self._wakeup.of(kind.app, kind.platform.value).observe(seconds)
 
     def answered(self, platform: Platform, attempt: int) -> None:
-        """A phone answered when a provider had taken ``attempt`` pushes."""
+        """A phone answered after the provider had accepted ``attempt`` pushes."""
         self._answers.of(platform.value, str(attempt)).inc()
 
     def late_answer(self, kind: DeviceKind, seconds: float) -> None:
-        """A phone answered ``seconds`` after the end of its call's wait."""
+        """A phone answered ``seconds`` after its call had timed out."""
         self._late_answers.of(kind.app, kind.platform.value).inc()
         self._late_seconds.observe(seconds)
 
     def passed_on(self, seconds: float) -> None:
-        """A PBX was told an answer ``seconds`` after it had come."""
+        """A PBX got an answer ``seconds`` after it had arrived."""
         self._answer_to_ack.observe(seconds)
 
     def push_sent(
@@ -248,7 +248,7 @@ class Metrics:
         seconds: float,
         uncertain: bool = False,
     ) -> None:
-        """A provider judged a push: ``result`` and ``reason`` are those of its PushResult."""
+        """The verdict on a push: ``result`` and ``reason`` of its PushResult."""
         if uncertain:
             self._uncertain.of(app, platform.value).inc()
         self._pushes.of(app, platform.value, result, reason).inc()

@@ -18,10 +18,10 @@ from middlewared.model import Platform
 @attrs.frozen
 class Sources:
     """
-    Where the gauges are read at each scrape; in the reactor's thread, so they must be quick.
+    Where the gauges are read at each scrape: in the reactor's thread, so they must be fast.
 
     ``apns_connections`` and ``provider_connections`` by app, environment and state;
-    ``credential_expiry`` epoch seconds; ``silent_devices`` None: not known now.
+    ``credential_expiry`` epoch seconds; ``silent_devices`` None: unknown at present.
     """
 
     waiting: Callable[[], int] = lambda: 0
@@ -70,25 +70,25 @@ class Gauges(Collector):
         )
         yield from self._read(
             "middlewared_dependency_up",
-            "Whether what the daemon depends on answers",
+            "Whether a dependency of the daemon responds",
             ("dependency",),
             lambda: {(name,): up for name, up in sources.dependencies().items()},
         )
         yield from self._read(
             "middlewared_devices",
-            "Devices that are registered in the database, counted every 20 s",
+            "Devices registered in the database, counted every 20 s or less often",
             ("app", "platform"),
             lambda: _by_platform(sources.devices()),
         )
         yield from self._read(
             "middlewared_silent_devices",
-            "Devices that did not answer so many calls in a row as [calls] silent_calls says",
+            "Devices that did not answer their last [calls] silent_calls calls",
             (),
             lambda: {} if (silent := sources.silent_devices()) is None else {(): silent},
         )
         yield from self._read(
             "middlewared_token_removals_paused",
-            "Whether devices with dead tokens are kept, since too many die at once",
+            "Whether removing devices with dead tokens is paused, as too many die at once",
             ("app", "platform"),
             lambda: _by_platform(sources.token_removals_paused()),
         )

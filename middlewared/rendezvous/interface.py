@@ -18,14 +18,13 @@ class Place(Protocol):
     """
     One PBX connection's place at a waiting call.
 
-    Whoever took it calls ``leave`` when the connection ended or was answered.
+    Its owner calls ``leave`` when the connection has ended or been answered.
 
-    :ivar kind: of the device that is woken for the call. Its waker sets it, and every place
-        of this daemon at the call has it; None: not known here.
-    :ivar pushes: how many pushes of the call were sent and not refused by the provider: they
-        were accepted, are under way, or are uncertain. Its waker sets it, and so many
-        refusals of the phone decide the call; a place that takes over from a daemon that
-        died begins with what that one had sent.
+    :ivar kind: of the device that is woken for the call. The waker sets it for all places of
+        this daemon at the call; None: not known here.
+    :ivar pushes: how many pushes of the call are outstanding: accepted by the provider, in
+        flight, or uncertain. The waker sets it; that many refusals of the phone settle the
+        call. A place that takes over from a daemon that died starts with the pushes it sent.
     """
 
     kind: DeviceKind | None
@@ -34,9 +33,9 @@ class Place(Protocol):
     @property
     def taken_over(self) -> bool:
         """
-        Whether the daemon that had to wake the device died, and this place does it now.
+        Whether this place took over waking the device from a daemon that died.
 
-        That one may have sent a push more than ``pushes`` says: it was killed in between.
+        That daemon may have sent one push more than ``pushes``, if it was killed in between.
         """
 
     @property
@@ -108,9 +107,9 @@ class Rendezvous(Protocol):
         """
         A phone answered.
 
-        An available answer settles the call as ANSWERED. A refusal settles it as UNAVAILABLE
-        when there are as many, at all daemons together, as pushes: deployed apps refuse a
-        repeat of the push that they are just dealing with, and accept a moment later.
+        An available answer settles the call as ANSWERED. Refusals settle it as UNAVAILABLE
+        once there are as many, at all daemons together, as outstanding pushes: deployed apps
+        refuse a repeat of a push that they are still handling, and accept a moment later.
 
         :return: False when no call of this key waits or was answered within its wait:
             unknown, too late, or every PBX connection gone. True otherwise; a repeat is

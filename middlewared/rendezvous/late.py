@@ -1,5 +1,5 @@
 """
-Calls whose wait has ended without an answer: one that still comes is late, not unknown.
+Calls that timed out recently, so that an answer to one is known to be late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOST_REMEMBERED = 20_000
 
 
 def ignored(_: LateAnswer) -> None:
-    """For a rendezvous whose late answers are of no interest."""
+    """Ignore a late answer."""
 
 
 @attrs.frozen

@@ -91,7 +91,7 @@ class MemoryRendezvous:
     Calls of one daemon, answered by the same daemon.
 
     :param clock: the time, and the timers that end calls at their deadline.
-    :param late: notified of answers that come after the end of their call's wait.
+    :param late: notified of answers that come after their call has timed out.
     """
 
     def __init__(self, *, clock: Clock, late: Callable[[LateAnswer], None] = ignored) -> None:
@@ -146,7 +146,7 @@ class MemoryRendezvous:
         return True
 
     def counted(self, waiting: _Waiting) -> None:
-        """A refusal has come, or a push turned out not to be one: do they decide the call?"""
+        """After a refusal, or a push that the provider refused: settle the call if it is due."""
         refusals = waiting.refusals
         if waiting.settlement is None and refusals and len(refusals) >= waiting.pushes:
             self._tell(waiting, Settlement.by(next(reversed(refusals.values()))))

@@ -58,7 +58,7 @@ class RedisRendezvous:
     :param daemon: names this process among all; the default is random.
     :param table: where daemons report to each other whether they have Redis; None: there
         are no others to be asked.
-    :param late: notified of answers that come here after the end of their call's wait.
+    :param late: notified of answers that come here after their call has timed out.
     """
 
     log = Logger()

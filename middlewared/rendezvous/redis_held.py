@@ -59,7 +59,7 @@ class SharedPlace:
         self._left(self)
 
     def take_over(self, pushes: int) -> None:
-        """The daemon that was to wake the device has died, after so many pushes."""
+        """Wake the device in place of a daemon that died after ``pushes`` pushes."""
         self.first = self.taken_over = True
         self.held.waker, self.held.pushes = self.member, pushes
 
@@ -70,7 +70,7 @@ class Held:
     A call as this daemon knows it.
 
     ``waker`` is the member that wakes the device, "" when it is not one of ours; ``pushes``
-    counts those of ours. ``refusals`` are the phone's, by their ids, as far as they came here.
+    counts its pushes. ``refusals`` are those of the phone that arrived here, by id.
     ``checked_at`` is when Redis last confirmed the record.
     """
 
@@ -111,9 +111,9 @@ class HeldCalls:
     The table of held calls. A call is in it while a place waits or its device is woken
     here; an answered one until its deadline, so that a repeat finds it.
 
-    :param grace_s: how long after its deadline a call may still hear of an answer that
-        was accepted elsewhere just before it.
-    :param timed_out: notified of a call that was woken here and has no answer.
+    :param grace_s: how long after its deadline a call may still get an answer that was
+        accepted elsewhere just before it.
+    :param timed_out: notified of a call that was woken here and got no answer.
     """
 
     def __init__(self, *, clock: Clock, grace_s: float, timed_out: Callable[[Held], None]) -> None:
@@ -195,12 +195,12 @@ class HeldCalls:
             held.over.callback(held.settlement)
 
     def refuse(self, held: Held, answer: Answer) -> None:
-        """The phone refuses the call, and Redis does not know it."""
+        """Note a refusal of the phone that Redis has not got."""
         held.refusals[answer.id] = answer
         self.count(held)
 
     def count(self, held: Held) -> None:
-        """Decide a call whose device is woken here by its refusals, where Redis cannot."""
+        """Settle a call that is woken here if it has enough refusals, while Redis cannot."""
         refusals = held.refusals
         if held.waits and held.wakes and refusals and len(refusals) >= held.pushes:
             self.settle(held, Settlement.by(next(reversed(refusals.values()))))

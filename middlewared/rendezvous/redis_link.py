@@ -54,12 +54,12 @@ class Link:
     A connection that is made again whenever it is lost.
 
     :param name: what the log calls it.
-    :param endpoint: asked anew for each attempt.
+    :param endpoint: called for each attempt.
     :param greeting: commands each new connection begins with; PING, or SUBSCRIBE.
     :param received: gets each published message; None for a link that takes commands.
     :param came_up: called after each greeting.
     :param went_down: called when a connection that was up is lost.
-    :param failed: gets why an attempt to connect came to nothing.
+    :param failed: gets the reason why an attempt to connect failed.
     :ivar in_trouble: commands to this node fail, and none has succeeded since.
     """
 

@@ -46,7 +46,7 @@ def record_prefix(unique_key: str) -> str:
 
 
 def late_key(unique_key: str) -> str:
-    """The name under which a call that timed out is remembered; of the record's node."""
+    """The key under which a timed-out call is remembered, on the node of its record."""
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
@@ -109,7 +109,7 @@ def settlement_from(text: str, *, received_at: float) -> Settlement:
     outcome, said = json.loads(text)
     if not said:
         return Settlement(Outcome(outcome))
-    available, message_start_time, *rest = said  # a daemon of an older version gives no id
+    available, message_start_time, *rest = said  # a daemon of an older version sends no id
     answer = Answer(available, message_start_time, received_at, *rest)
     return Settlement(Outcome(outcome), answer)
 

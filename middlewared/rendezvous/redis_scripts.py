@@ -9,12 +9,12 @@ A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's d
 ==============  =====================================================================
 ``call``        the call, as JSON
 ``identity``    the name of its identity key, "" without a call_id
-``waker``       the member that wakes the device, "" when nobody knows
+``waker``       the member that wakes the device, "" when unknown
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
                 kept for members that missed the message and is unknown to all others
-``pushes``      how many pushes were sent and not refused by the provider
-``no:``\ *id*   one field for each refusal of the phone, with the settlement it asks for
+``pushes``      how many pushes are outstanding: sent and not refused by the provider
+``no:``\ *id*   one field for each refusal of the phone, with the settlement it implies
 *member*        one field for each place that waits; the name is ``<channel>/<number>``
 ==============  =====================================================================
 
@@ -166,7 +166,7 @@ return settlement
 """
 )
 
-# A phone's answer. An available one decides; of refusals it takes as many as there are pushes.
+# A phone's answer. An available one decides; refusals decide once there are as many as pushes.
 # KEYS: record, late
 # ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes that are known of
 # -> the settlement that stands or '', 1 when there is such a call, account, app and platform of
@@ -192,8 +192,7 @@ return {settlement, 1, '', 0}
 """
 )
 
-# Keeps how many pushes were sent and not refused; when there are fewer than before, the
-# refusals that have come may decide.
+# Stores the number of outstanding pushes; when it goes down, the refusals so far may decide.
 # KEYS: record
 # ARGV: pushes, unique_key
 # -> the settlement that stands, '' when the call is undecided or unknown

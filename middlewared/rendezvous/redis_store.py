@@ -49,7 +49,7 @@ class Joined:
     """
     A call that was opened or joined; it ends in ``left_s``.
 
-    ``waker`` is a member; ``pushes`` were sent by it and not refused by the provider.
+    ``waker`` is a member; ``pushes`` is the number of its outstanding pushes.
     """
 
     call: Call
@@ -62,7 +62,7 @@ class Joined:
 @attrs.frozen
 class Heard:
     """
-    What Redis made of an answer.
+    How Redis took an answer.
 
     ``known``: there is such a call, which waits or was answered. ``settlement``: how it is
     decided, if it is. ``woken`` and ``late_s``: of a call that timed out lately.
@@ -110,10 +110,10 @@ class SharedCalls:
         """
         Make sure that the call is there and has these members.
 
-        :param waker: the one of them that wakes the device, "" when it is none of them.
-        :param pushes: of the waker.
-        :param refusals: of the phone, by their ids.
-        :return: how the call was decided, and who wakes the device.
+        :param waker: which of them wakes the device, "" when none does.
+        :param pushes: the outstanding pushes of the waker.
+        :param refusals: those of the phone, by id.
+        :return: how the call was settled, and which member wakes the device.
         """
         refused = {id_: settlement_text(Settlement.by(each)) for id_, each in refusals.items()}
         args = (
@@ -131,9 +131,9 @@ class SharedCalls:
 
     async def answer(self, unique_key: str, answer: Answer, pushes: int) -> Heard:
         """
-        Hand in a phone's answer.
+        Store a phone's answer.
 
-        :param pushes: how many this daemon knows of.
+        :param pushes: the outstanding pushes known to this daemon.
         """
         text = settlement_text(Settlement.by(answer))
         said = "yes" if answer.available else "no"
@@ -145,7 +145,7 @@ class SharedCalls:
         return Heard(woken=woken_from(woken), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
 
     async def count(self, unique_key: str, pushes: int) -> Settlement | None:
-        """Keep how many pushes were sent and not refused; gives the decision that stands."""
+        """Store the number of outstanding pushes; gives the decision that stands."""
         args = (str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 

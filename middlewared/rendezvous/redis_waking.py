@@ -1,7 +1,7 @@
 """
-What the daemon that wakes a device shares with the others, off the way of the call: how many
-pushes it has sent, so that refusals are judged alike everywhere and a daemon that takes over
-goes on from there; and that the call has timed out, so that an answer to it is known as late.
+What the daemon that wakes a device shares with the others, without delaying the call: how many
+pushes are outstanding, so that refusals count the same everywhere and a daemon that takes over
+carries on from there; and that the call has timed out, so that an answer is known to be late.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Waking:
     def __init__(
         self,
         *,
-        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        clock: Any,  # Twisted's own callers want its zope interface
         background: Background,
         held: HeldCalls,
         shared: SharedCalls,
@@ -35,7 +35,7 @@ class Waking:
         self._shared = shared
 
     def counted(self, held: Held) -> None:
-        """The number of its pushes has changed."""
+        """Its number of outstanding pushes has changed."""
         self._background.run(self._count(held))
 
     def expired(self, unique_key: str, woken: Woken) -> None:
@@ -43,11 +43,11 @@ class Waking:
         self._background.run(self._expire(unique_key, woken))
 
     async def _count(self, held: Held) -> None:
-        await deferLater(self._clock, 0)  # the push itself goes first
+        await deferLater(self._clock, 0)  # let the push itself go first
         try:
             stands = await self._shared.count(held.call.unique_key, held.pushes)
         except RendezvousDown:
-            held.checked_at = 0.0  # the next round of renewals shares it
+            held.checked_at = 0.0  # the next round of renewals stores it
             self._held.count(held)
             return
         if stands is not None:
