@@ -27,10 +27,10 @@ class AnswerTooLong(MiddlewaredError):
 
 class BoundedParser(HTTPClientParser):
     """
-    What it raises ends the request and the connection.
+    A parser with limits; what it raises ends the request and the connection.
 
-    :param most_raw: bytes of a body with its framing.
-    :ivar status: the answer's status as soon as it was read; None: not yet.
+    :param most_raw: the limit in bytes of a body with its framing.
+    :ivar status: the answer's status once it was read; None: not yet.
     """
 
     response: Any

@@ -1,8 +1,8 @@
 """
-One HTTP/1.1 connection, and what is known of it beyond Twisted's.
+One HTTP/1.1 connection, which tracks more than Twisted's does.
 
-The one invariant: whether all of a request was sent is known at any time, also when the
-connection is lost: nothing of it is left in this process.
+The one invariant: it is always known whether all of a request was sent, that is, whether
+none of it is left in this process; also after the connection was lost.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from middlewared.clock import Clock, DelayedCall
 from middlewared.outgoing.bounded import MOST_FRAMING, MOST_HEAD_BYTES, BoundedParser
 
 CLOSING_S = 5.0
-"""For the peer to agree that a connection ends; TLS waits for its word."""
+"""How long the peer may take to confirm a close, for which TLS waits."""
 
-# Where the system knows it: the peer has closed, even if what it sent before was not read.
+# Where the system supports it: the peer has closed, even if its last bytes were not read.
 _CLOSED_BY_PEER = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 class Owner(Protocol):
-    """Who keeps the connection."""
+    """The pool that keeps the connection."""
 
     def opened(self, connection: Connection) -> None:
-        """It was made; a TLS handshake may come next."""
+        """TCP is connected; a TLS handshake may follow."""
 
     def keep(self, connection: Connection) -> None:
-        """An answer was read to its end."""
+        """An answer was read completely."""
 
     def lost(self, connection: Connection) -> None:
         """It has ended."""
 
 
 class Watcher(Protocol):
-    """Who is notified of a request's course."""
+    """Notified of the progress of a request."""
 
     def sent(self) -> None:
         """All of the request was handed to the connection."""
 
     def heard(self) -> None:
-        """A byte of the answer has come; called for the first one at least."""
+        """A byte of the answer has arrived; called at least for the first one."""
 
 
 @implementer(IHandshakeListener)
@@ -61,7 +61,7 @@ class Connection(HTTP11ClientProtocol):
     :ivar handshake_s: how long the TLS handshake took, one or two round trips; 0: none.
     :ivar heard_at: the last sign of life from the peer.
     :ivar leaving: whether it is being closed.
-    :ivar watcher: whose request it is; None while it is idle.
+    :ivar watcher: notified about the present request; None while idle.
     """
 
     _parser: Any
@@ -117,7 +117,7 @@ class Connection(HTTP11ClientProtocol):
             waiting.callback(self)
 
     def when_established(self) -> Deferred[Connection]:
-        """Fires when a request can be sent, or fails; for one asker, which may cancel it."""
+        """Fires when a request can be sent, or fails; for one caller, which may cancel it."""
         waiting: Deferred[Connection] = Deferred(self._not_wanted)
         if self.is_established:
             waiting.callback(self)
@@ -128,7 +128,7 @@ class Connection(HTTP11ClientProtocol):
     def request(self, request: Any) -> Deferred[IResponse]:
         answer = super().request(request)
         if self._parser is not None:
-            # Twisted leaves no choice of the parser: ours takes its place.
+            # Twisted has no hook for the parser, so it is replaced.
             parser = BoundedParser(request, self._finishResponse, self._most_raw)
             parser._responseDeferred = self._parser._responseDeferred
             parser.makeConnection(self._transportProxy)  # type: ignore[no-untyped-call]
@@ -144,7 +144,7 @@ class Connection(HTTP11ClientProtocol):
             self.watcher.heard()
         super().dataReceived(bytes)  # type: ignore[no-untyped-call]
 
-    # Twisted makes this an attribute, which chooses a method by the state.
+    # In Twisted this is an attribute that dispatches on the state.
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if self._closing is not None:
             self._closing.cancel()
@@ -158,7 +158,7 @@ class Connection(HTTP11ClientProtocol):
 
     @property
     def status(self) -> int | None:
-        """The status of the answer to the last request; None: it has not come."""
+        """The status of the answer to the last request; None: not yet."""
         return None if self._answer is None else self._answer.status
 
     @property
@@ -167,26 +167,26 @@ class Connection(HTTP11ClientProtocol):
         return self._unsent <= 0
 
     def is_usable(self) -> bool:
-        """Whether a request may be sent: nothing is under way, the peer has not closed."""
+        """Whether a request may be sent: none is in progress, and the peer has not closed."""
         if self._gone or self.leaving or self.state != "QUIESCENT":
             return False
         return not self._poll.poll(0)
 
     def leave(self) -> None:
-        """Close it; the peer has ``CLOSING_S`` to agree."""
+        """Close it; the peer has ``CLOSING_S`` to confirm."""
         if not (self.leaving or self._gone):
             self.leaving = True
             self._closing = self._clock.callLater(CLOSING_S, self._abandoned)
             self.transport.loseConnection()
 
     def abandon(self) -> None:
-        """Close it at once, whatever the peer does."""
+        """Close it at once, without waiting for the peer."""
         if not self._gone:
             self.leaving = True
             self.transport.abortConnection()
 
     def _count(self) -> None:
-        """Count what leaves: TLS may later write words of its own behind a request."""
+        """Count the bytes that leave: TLS may later write records of its own after a request."""
         write_some = self._tcp.writeSomeData
 
         def counted(data: Any) -> Any:
@@ -198,7 +198,7 @@ class Connection(HTTP11ClientProtocol):
         self._tcp.writeSomeData = counted
 
     def _written(self) -> None:
-        """A request was written: from now on count until its last byte has left."""
+        """A request was written: count from now on until its last byte has left."""
         gathered = getattr(self.transport, "_aggregator", None)  # TLS collects small writes
         if gathered is not None:
             gathered.flush()

@@ -59,9 +59,9 @@ class DirectEndpoint:
 
 def _without_delay(protocol: IProtocol) -> IProtocol:
     """
-    TCP_NODELAY: small writes do not wait for the peer to acknowledge those before them.
+    TCP_NODELAY: small writes do not wait for the peer to acknowledge earlier ones.
 
-    What the protocol wrote as it was connected is only on its way from now on.
+    Nothing has left yet: what the protocol wrote in connectionMade is sent after this.
     """
     transport: Any = getattr(protocol, "transport", None)
     if ITCPTransport.providedBy(transport):

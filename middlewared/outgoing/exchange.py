@@ -63,9 +63,9 @@ class Asked:
 
 class Exchanges:
     """
-    Asks, over connections it keeps, and cuts bodies of answers at ``max_body_bytes``.
+    Sends requests over kept connections; answer bodies are cut at ``max_body_bytes``.
 
-    :param max_connections: how many it keeps for each host; who asks bounds those in use.
+    :param max_connections: how many it keeps for each host; the caller bounds those in use.
     :param rest_s: how long an idle connection is kept.
     """
 
@@ -94,7 +94,7 @@ class Exchanges:
 
         :raises TimedOut: it took longer.
         :raises Dropped: the peer closed the connection instead of answering.
-        :raises Unwanted: ``wanted`` said no.
+        :raises Unwanted: ``wanted`` returned False.
         :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
         """
         return _Exchange(asked, timeout_s, self._pool, self._reactor).run(
@@ -102,7 +102,7 @@ class Exchanges:
         )
 
     def keep_warm(self, url: str) -> None:
-        """Hold one connection to the host of ``url`` ready from now on."""
+        """Keep one connection to the host of ``url`` ready from now on."""
         uri, host = host_of(url)
         if host in self._warm:
             return
@@ -122,7 +122,7 @@ class Exchanges:
         return self._pool.states(host_of(url)[1])
 
     async def close(self) -> None:
-        """Close the connections that no one uses, and open no more ahead."""
+        """Close the idle connections, and open no more in advance."""
         for warm in self._warm.values():
             warm.stop()
         await self._pool.close()
@@ -134,9 +134,9 @@ class Exchanges:
 
 class _Exchange:
     """
-    The course of one request: its connection, its time limits, what came of it.
+    The course of one request: its connection, its time limits, its result.
 
-    For Twisted's agent it is the pool: it hands out the one connection.
+    For Twisted's agent this is the connection pool, which provides that one connection.
     """
 
     persistent = True
@@ -192,7 +192,7 @@ class _Exchange:
             complete = await self._content.read(response)
         except Unwanted:
             raise
-        except Exception as error:  # what a peer can provoke in the layers below has no list
+        except Exception as error:  # the layers below may raise anything that a peer can provoke
             self._record()
             if self._connection is not None:
                 self._connection.abandon()
@@ -240,13 +240,13 @@ class _Exchange:
             self._limit_to(answer.whole_s)
 
     def heard(self) -> None:
-        """A byte of the answer has come."""
+        """A byte of the answer has arrived."""
         if not self._heard and self._sent_at is not None:
             self._heard = True
             self._pool.pace(self._host).answered(self._clock.seconds() - self._sent_at)
 
     def _silent(self, waited_s: float, sent_at: float, answer: AnswerTimes) -> None:
-        """The patience with a kept connection is over."""
+        """The time for the first byte on a kept connection is up."""
         if self._heard:
             longest_s = answer.whole_s
         else:
@@ -271,7 +271,7 @@ class _Exchange:
             self._running.cancel()
 
     def _record(self) -> None:
-        """How far it came, for the asker."""
+        """Record how far the request got, for the caller."""
         connection, progress = self._connection, self._asked.progress
         if connection is None or self._sent_at is None:
             return
@@ -284,7 +284,7 @@ class _Exchange:
             progress.sent_at = self._sent_at
 
     def _translated(self, error: Exception) -> Exception:
-        """What our callers know instead of Twisted's errors, which quote what peers sent."""
+        """Our own error in place of Twisted's, whose texts quote what peers sent."""
         if self._expired_s is not None:
             return TimedOut(f"no answer within {self._expired_s:.3g} s")
         if self._is_cancelled:

@@ -42,9 +42,9 @@ class AnswerTimes:
     """
     How long an answer may take once all of its request was sent, in seconds.
 
-    A kept connection may have died silently, so it is given less time for its first byte:
-    as long as answers of this host lately took (:mod:`.pace`), or ``kept_s`` when that is
-    more. Then the other idle connections to the host are closed as well.
+    A kept connection may have failed silently, so it gets less time for its first byte: as
+    long as recent answers of this host took (:mod:`.pace`), or ``kept_s`` if that is more.
+    After that, the other idle connections to the host are closed as well.
     """
 
     whole_s: float
@@ -82,16 +82,16 @@ class Reply:
 
 @attrs.define
 class Progress:
-    """How far a request came that did not end with a whole answer, or was cancelled."""
+    """How far a request got that was cancelled or ended without a complete answer."""
 
     sent_at: float | None = None
-    """When its last byte was handed to the connection; None: it was not wholly sent."""
+    """When its last byte was handed to the connection; None: it was not completely sent."""
 
     partial: Reply | None = None
-    """What had come of the answer, its status at least; never ``complete``."""
+    """The part of the answer that arrived, at least the status; never ``complete``."""
 
     def clear(self) -> None:
-        """Begin with another request."""
+        """Reset, for another request."""
         self.sent_at = self.partial = None
 
 
@@ -115,13 +115,13 @@ class HttpClient(Protocol):
         One HTTP request; redirects are answers like any other, cookies are ignored.
 
         :param timeout_s: for everything: a free connection, the connect, the whole body.
-        :param turn_s: for the free connection alone, ahead of ``timeout_s``.
-        :param wanted: asked once, right before the request is sent.
-        :param answer: for the answer alone; ``timeout_s`` is then for what comes before it.
-        :param progress: written when the request ends, however it does.
+        :param turn_s: for the free connection only, before ``timeout_s`` starts.
+        :param wanted: called once, right before the request is sent.
+        :param answer: for the answer only; ``timeout_s`` then covers what comes before it.
+        :param progress: set when the request ends, in whatever way.
         :raises TimedOut: it took longer.
         :raises Dropped: the peer closed the connection instead of answering.
-        :raises Unwanted: ``wanted`` said no.
+        :raises Unwanted: ``wanted`` returned False.
         :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
         """
 
@@ -130,10 +130,10 @@ class HttpClient(Protocol):
 
 
 class WarmHttpClient(HttpClient, Protocol):
-    """A client that can hold a connection ready."""
+    """A client that can keep a connection ready."""
 
     def keep_warm(self, url: str) -> None:
-        """Hold one connection to the host of ``url`` ready from now on until the close."""
+        """Keep one connection to the host of ``url`` ready until ``close``."""
 
     def connection_states(self, url: str) -> Mapping[str, int]:
         """Connections to the host of ``url`` by state: connecting, ready, draining."""

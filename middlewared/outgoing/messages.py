@@ -1,5 +1,5 @@
 """
-Requests as treq and Twisted take them, answers and failures as they give them.
+Requests, answers and failures in the form of treq and Twisted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from middlewared.outgoing.bounded import AnswerTooLong
 
 
 class _Url(EncodedURL):
-    """An URL that was encoded once: treq's doing so again is a fifth of a request's cost."""
+    """A URL that is encoded once: treq would do it again, at a fifth of a request's cost."""
 
     _text: str | None = None
 
@@ -44,7 +44,7 @@ def parsed(url: str) -> EncodedURL:
 
 
 class NoCookies(IndexableCookieJar):
-    """treq keeps cookies for all users of a client: one account's would go with another's."""
+    """treq shares cookies among all users of a client: one account's would reach another's."""
 
     def add_cookie_header(self, request: object) -> None:
         """There are none."""
@@ -58,7 +58,7 @@ NO_COOKIES = NoCookies()
 
 @implementer(IBodyProducer)
 class WholeBody:
-    """Writes the body right behind the headers; treq's own way sends it a turn later."""
+    """Writes the body with the headers; treq's own producer sends it one iteration later."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -88,11 +88,11 @@ class AnswerBody(Protocol):
 
     @property
     def content(self) -> bytes:
-        """What has come."""
+        """The bytes so far."""
         return bytes(self._received[: self._limit])
 
     def read(self, response: IResponse) -> Deferred[bool]:
-        """Fires when the limit is reached (False) or all has come (True); fails when it breaks."""
+        """Fires when complete (True) or at the limit (False); fails if the body breaks off."""
         response.deliverBody(self)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
         return self._done
 
@@ -120,7 +120,7 @@ def raw_headers(headers: Mapping[str, str | bytes]) -> Headers:
 
 
 def host_of(url: str) -> tuple[URI, Hashable]:
-    """The host of ``url``, as the agent names it."""
+    """The host of ``url``, with the key the agent uses for it."""
     uri = URI.fromBytes(parsed(url).to_text().encode("ascii"))
     return uri, (uri.scheme, uri.host, uri.port)
 
@@ -130,7 +130,7 @@ def reasons_of(error: BaseException) -> list[BaseException]:
 
 
 def words(error: BaseException) -> str:
-    """Why it failed, without what a peer sent."""
+    """Why it failed, without text that a peer sent."""
     return "; ".join(map(_words, reasons_of(error)))
 
 

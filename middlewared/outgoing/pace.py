@@ -1,5 +1,5 @@
 """
-How long a host takes to answer, and how long its silence is no alarm. Pure.
+How long a host takes to answer, and from when on its silence is suspicious. Pure.
 
 The one invariant: the patience is never below ``SHORTEST_S``.
 """
@@ -13,10 +13,9 @@ _FORGETTING = 1 / 8
 
 class Pace:
     """
-    Follows slower answers at once and forgets them over the next ones.
+    Adapts to slower answers at once, and back to faster ones gradually.
 
-    So a host that has become slow, or is far away, is not taken for a dead path again
-    and again.
+    A host that has become slow, or is far away, is thus not repeatedly taken for a dead path.
     """
 
     def __init__(self) -> None:

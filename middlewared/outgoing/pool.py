@@ -1,5 +1,5 @@
 """
-The connections that are kept for the next requests, by host.
+Idle connections kept for later requests, by host.
 
 The one invariant: a connection that is handed out was idle for less than ``REST_S``, and
 of several it is the one with the latest sign of life.
@@ -25,15 +25,15 @@ Host: TypeAlias = Hashable
 
 REST_S = 60.0
 """
-Translators on the way forget idle connections, some without a word: Azure's balancer after
-240 s, AWS's after 350 s.
+NAT gateways and load balancers drop idle connections, some silently: Azure's after 240 s,
+AWS's after 350 s.
 """
 
 
 class ConnectionPool:
     """
     :param most: how many idle connections are kept for each host.
-    :param max_body_bytes: how long a body its asker takes.
+    :param max_body_bytes: the longest answer body accepted.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class ConnectionPool:
         self._emptied: Deferred[None] | None = None
 
     def watch(self, host: Host, lost: Callable[[float], None]) -> None:
-        """Notify ``lost`` when a connection to ``host`` has ended, of how long it was good."""
+        """Call ``lost`` when a connection to ``host`` has ended, with how long it was usable."""
         self._watching[host] = lost
 
     def take(self, host: Host) -> Connection | None:
-        """The idle connection with the latest sign of life, None when there is none."""
+        """The idle connection with the latest sign of life; None: there is none."""
         idle = self._idle.get(host)
         while idle:
             connection, timer = idle.popitem()
@@ -66,7 +66,7 @@ class ConnectionPool:
         return None
 
     def connect(self, host: Host, endpoint: IStreamClientEndpoint) -> Deferred[Connection]:
-        """A new connection, once a request can be sent; cancelling leaves nothing open."""
+        """Fires with a new connection that can send a request; cancelling leaves none open."""
 
         def ended(result: T) -> T:
             self._connecting[host] -= 1
@@ -88,7 +88,7 @@ class ConnectionPool:
         idle[connection] = self._reactor.callLater(self._rest_s, self._drop, connection)
 
     def doubt(self, host: Host, since: float) -> None:
-        """The path may be dead: drop the idle connections that gave no sign of life ``since``."""
+        """The path may be dead: drop idle connections without a sign of life ``since`` then."""
         for connection in list(self._idle.get(host, ())):
             if connection.heard_at < since:
                 self._forget(connection)
@@ -99,7 +99,7 @@ class ConnectionPool:
         return self._paces.setdefault(host, Pace())
 
     def heard_at(self, host: Host) -> float | None:
-        """The latest sign of life over connections that can be used; None: there are none."""
+        """The latest sign of life on a usable connection; None: there is none."""
         return max((each.heard_at for each in self._ready(host)), default=None)
 
     def states(self, host: Host) -> Mapping[str, int]:
@@ -141,7 +141,7 @@ class ConnectionPool:
             emptied.callback(None)
 
     def _measured(self, connection: Connection) -> Connection:
-        """A host that is far away shows it in the handshake."""
+        """Take the distance of the host from the duration of the handshake."""
         if connection.handshake_s > 0:
             self.pace(connection.host).answered(connection.handshake_s)
         return connection

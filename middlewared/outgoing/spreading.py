@@ -1,8 +1,8 @@
 """
 Spreading connections over all addresses of a name.
 
-The one invariant: the addresses are those of the resolver, the first one of its preferred
-family; only the order inside a family is left to chance.
+The one invariant: the addresses are those of the resolver, starting with its preferred
+family; only the order within a family is random.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class _Shuffling:
 
 def spread(addresses: Sequence[IAddress]) -> list[IAddress]:
     """
-    ``addresses``, by turns from each family: one that leads nowhere delays no more than one
-    attempt (RFC 8305, section 4). Those of a family are in a random order.
+    ``addresses``, alternating between families, so that a family without connectivity costs
+    no more than one attempt (RFC 8305, section 4). Within a family the order is random.
     """
     families: dict[type[IAddress], list[IAddress]] = {}
     for address in addresses:

@@ -1,8 +1,8 @@
 """
 Keeping one connection to a host ready.
 
-The one invariant: at most one connection is being opened, and a host that refuses, or
-closes what it has just accepted, is asked with growing pauses.
+The one invariant: at most one connection is being opened, and a host that refuses
+connections, or closes them at once, is retried with increasing pauses.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ OPENING_TIMEOUT_S = 5.0
 SOON_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 GOOD_LIFE_S = 10.0
-"""A connection that lived so long and ended is no failure."""
+"""A connection that lasted this long before it ended is not a failure."""
 
 
 class WarmConnection:
     """
-    Opens a connection at the start, another when there is none any more, and another when
-    the latest sign of life is older than ``renew_s``: a path that died silently, or a
-    translator that forgot the connection, is then not met by a call.
+    Opens a connection at the start, when none is left, and when the latest sign of life is
+    older than ``renew_s``, so that a call does not run into a path that failed silently.
 
     :param open_one: opens a connection for the next request.
-    :param heard_at: the latest sign of life over the connections there are; None: none.
-    :param explain: a failure in a few words.
+    :param heard_at: the latest sign of life on an open connection; None: there is none.
+    :param explain: describes a failure in a few words.
     """
 
     _log = Logger()
@@ -65,7 +64,7 @@ class WarmConnection:
         self._check()
 
     def stop(self) -> None:
-        """Open nothing more."""
+        """Open no more connections."""
         self._stopped = True
         self._cancel_timer()
         if self._opening is not None:
@@ -123,7 +122,7 @@ class WarmConnection:
             timer.cancel()
 
     def _report(self, problem: str | None) -> None:
-        """One line when it begins to fail, when it fails otherwise, and when it works again."""
+        """Log once when it starts to fail, when the reason changes, and when it works again."""
         if problem == self._problem:
             return
         self._problem = problem

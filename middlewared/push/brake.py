@@ -1,8 +1,8 @@
 """
-A brake on mass deaths: many tokens that die at once are the provider's fault.
+A brake on mass removals: many tokens that die at once indicate a fault of the provider.
 
-The one invariant: what is paused follows from the verdicts of the last minute, by app and
-platform, and takes no more memory than a counter for each second of it.
+The one invariant: pauses follow from the verdicts of the last minute, by app and platform,
+stored as one counter per second.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _App:
 
     def quiet(self, now: float) -> bool:
         """
-        Whether a minute has passed without a death, or without too many of them: of a large
-        app some token dies every minute.
+        Whether a minute has passed without a death, or without too many of them: a large app
+        loses some token every minute.
         """
         return now - min(self.died_at, self.too_many_at) >= WINDOW_S
 
@@ -67,7 +67,7 @@ class _App:
 
 
 class Brake:
-    """Given the verdicts of all providers, those about calls and those about notices."""
+    """Collects the verdicts of all providers, on calls and on notices."""
 
     _log = Logger()
 
@@ -76,12 +76,12 @@ class Brake:
         self._apps: dict[tuple[str, Platform], _App] = {}
 
     def paused(self, app: str, platform: Platform) -> bool:
-        """Whether dead devices of the app are kept, until a minute has passed without many."""
+        """Whether dead devices of the app are kept for now."""
         found = self._apps.get((app, platform))
         return found is not None and found.paused and not found.quiet(self._clock.seconds())
 
     def judged(self, app: str, platform: Platform, result: PushResult) -> None:
-        """A provider has answered a push; only what it says of the token counts."""
+        """A provider has answered a push; only verdicts on the token count."""
         if not isinstance(result, Accepted | TokenDead | TokenSuspect):
             return
         dead = isinstance(result, TokenDead)

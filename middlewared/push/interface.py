@@ -25,9 +25,9 @@ class CallPush:
     """
     Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1.
 
-    ``wanted`` is asked right before the push is sent, also before it is sent once more within
-    one attempt: False, the call is over, and it is dropped as Temporary("unwanted"); True
-    counts it as sent.
+    ``wanted`` is called right before the push is sent, and again if it is resent within one
+    attempt. False: the call is over, and the push is dropped as Temporary("unwanted"). True:
+    it counts as sent.
     """
 
     device: Device
@@ -37,8 +37,8 @@ class CallPush:
     wanted: Callable[[], bool] = attrs.field(default=_always, eq=False, repr=False)
     repeat_after_s: float = 0.0
     """
-    When an uncertain push is repeated at the earliest, from its sending: until then its
-    status may still come and spare the repeat.
+    The shortest time from sending a push to its repeat, if it is uncertain: until then its
+    status may still arrive and make the repeat unnecessary.
     """
 
     @property
@@ -79,7 +79,7 @@ class Accepted:
     """Apple refused the device's environment with BadDeviceToken and took it in the other."""
 
     provider_id: str = attrs.field(default="", eq=False)
-    """The provider's own name of the push, for the log and its support; "": it gave none."""
+    """The provider's id of the push, for the log and its support; "": it gave none."""
 
 
 @attrs.frozen
@@ -129,11 +129,11 @@ class Temporary:
 @attrs.frozen
 class Uncertain:
     """
-    All of the push was sent and no status came: it may have been delivered.
+    All of the push was sent but no status came: it may have been delivered.
 
-    The connection was lost, the stream was reset (other than as refused), the provider's
-    time was up, or a GOAWAY covers the stream. A push of which the last byte was not sent,
-    and one that the provider says it did not process, is Temporary.
+    The connection was lost, the stream was reset (other than as refused), the provider did
+    not answer in time, or a GOAWAY covers the stream. A push whose last byte was not sent, or
+    that the provider did not process by its own account, is Temporary.
     """
 
     label: ClassVar[str] = "temporary"
@@ -142,7 +142,7 @@ class Uncertain:
     """When its last byte was handed to the connection, by the process's own clock."""
 
     provider_id: str = attrs.field(default="", eq=False)
-    """What the provider would call the push, as far as it is known; see :class:`Accepted`."""
+    """The provider's id of the push, if known; see :class:`Accepted`."""
 
 
 MALFORMED_TOKEN = TokenSuspect("malformed-token")
@@ -176,8 +176,8 @@ class PushProvider(Protocol):
         """
         Send ``push`` once and give the provider's verdict.
 
-        Ends when ``push.deadline`` passes: as Temporary("deadline") when the push was not
-        wholly sent, else as Uncertain. Cancelling the awaiting Deferred withdraws a push that
+        Ends when ``push.deadline`` passes: as Temporary("deadline") if the push was not
+        completely sent, else as Uncertain. Cancelling the awaiting Deferred withdraws a push that
         was not sent yet.
         """
 

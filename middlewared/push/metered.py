@@ -20,7 +20,7 @@ from middlewared.push.interface import Push, PushProvider, PushResult, Rejected,
 RETIRE_S = 30.0
 
 Judged: TypeAlias = Callable[[str, Platform, PushResult], None]
-"""Notified of the verdict about a push of an app on a platform."""
+"""Notified of the verdict on a push of an app on a platform."""
 
 
 class PushMetrics(Protocol):
@@ -37,9 +37,9 @@ class PushMetrics(Protocol):
         uncertain: bool,
     ) -> None:
         """
-        A provider judged a push after ``seconds``.
+        A provider's verdict on a push, after ``seconds``.
 
-        :param uncertain: it may have taken the push, although it did not say so.
+        :param uncertain: it may have accepted the push without answering.
         """
 
 

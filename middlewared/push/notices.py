@@ -39,10 +39,10 @@ class LostAccountNotices:
 
     def notify(self, lost: Device, present: Device) -> None:
         """
-        Notify ``lost`` that ``present`` has its account now, if that is another phone.
+        Notify ``lost`` that its account has moved to ``present``, if that is another phone.
 
-        An app whose token was renewed is still on the same phone: on Android its
-        installation shows it, on an iPhone its alert token.
+        If only the token was renewed, it is the same phone: on Android the installation is
+        the same, on an iPhone the alert token.
         """
         if lost.installation == present.installation:
             return

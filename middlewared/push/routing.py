@@ -32,7 +32,7 @@ class RouteTable:
     """
     The present routes, by app id and platform; implements :class:`~.interface.Routes`.
 
-    A provider that replaces another one is used when it can push; the other goes on until then.
+    A provider that replaces another is used once it can push; until then the old one is.
     """
 
     def __init__(self, *, background: Background, clock: Clock) -> None:
@@ -86,25 +86,25 @@ class RouteTable:
             self._switches[key] = switch
 
     def _use_new(self, key: tuple[str, Platform]) -> None:
-        """The provider that is wanted takes the place of the present one."""
+        """Replace the present provider by the new one."""
         before = self._providers()
         self._switches.pop(key, None)
         self._routes = {**self._routes, key: self._wanted[key]}
         self._retire_others(before)
 
     def _retire_others(self, before: Mapping[int, MeteredProvider]) -> None:
-        """Of those ``before``, retire what is of no use any more."""
+        """Retire the providers of ``before`` that are no longer used."""
         for gone in before.keys() - self._providers().keys():
             self._background.run(before[gone].retire())
 
     def _providers(self) -> dict[int, MeteredProvider]:
-        """Those in use and those that are to be used, by identity."""
+        """The providers in use and those about to be, by identity."""
         routes = [*self._routes.values(), *self._wanted.values()]
         return {id(route.provider): route.provider for route in routes}
 
 
 def _with_provider(route: MeteredRoute, present: MeteredRoute | None) -> MeteredRoute:
-    """``route`` by way of the provider that is in use now, if there is one."""
+    """``route`` with the provider that is in use now, if there is one."""
     if present is None or present.provider is route.provider:
         return route
     return attrs.evolve(route, provider=present.provider)

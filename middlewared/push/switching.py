@@ -1,8 +1,8 @@
 """
-The wait for a provider that is to take the place of another one.
+Waiting for a provider that is to replace another one.
 
-The one invariant: its end is told once, after a bounded time at the latest, and never when
-it was cancelled.
+The one invariant: the end is reported exactly once, within a bounded time, and never after a
+cancellation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from middlewared.clock import Clock
 from middlewared.push.metered import MeteredProvider
 
 PATIENCE_S = 10.0
-"""How long a new provider may take to connect before the operator hears of it."""
+"""How long a new provider may take to connect before this is logged."""
 
 REMINDER_S = 60.0
 LONGEST_S = 3600.0
-"""How long an old provider is used because the new one has no connection."""
+"""How long an old provider stays in use while the new one has no connection."""
 
 
 class Switch:
@@ -29,7 +29,7 @@ class Switch:
     Waits until ``provider``, which was started, can push.
 
     :param app: for the log.
-    :param done: called when it can, or when the time is up; perhaps at once.
+    :param done: called when it can, or when the time is up; possibly at once.
     :ivar over: whether it has been called.
     """
 
@@ -49,7 +49,7 @@ class Switch:
         self._waiting.addCallbacks(self._prepared, self._failed)
 
     def cancel(self) -> None:
-        """Wait no more, and say nothing."""
+        """Stop waiting, without a report."""
         if not self.over:
             self.over = True
             self._reminder.cancel()

@@ -1,7 +1,7 @@
 """
-What an operator hears of a provider that refuses pushes, or cannot be reached.
+Logging that a provider refuses pushes or cannot be reached.
 
-The one invariant: one line for each trouble in a minute, not one for each push that met it.
+The one invariant: at most one line a minute for each problem, not one for each push.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_LINES_KEPT = 50
 
 class Troubles:
     """
-    The troubles of one app's pushes.
+    The problems of one app's pushes.
 
     :param provider: its name, for the log.
     """
@@ -32,7 +32,7 @@ class Troubles:
         self._told: dict[str, float] = {}
 
     def refused(self, why: str) -> None:
-        """The provider refuses the push for a fault of ours."""
+        """The provider refuses a push because of a fault on our side."""
         if self._is_news(why):
             self._log.error(
                 "{provider} refuses pushes of {app}: {why}",
@@ -42,7 +42,7 @@ class Troubles:
             )
 
     def failed(self, why: str) -> None:
-        """No answer was to be had; it may be better soon."""
+        """There was no answer; it may be temporary."""
         if self._is_news(why):
             self._log.warn("cannot push for {app}: {why}", app=self._app, why=why)
 

@@ -1,8 +1,8 @@
 """
 One TCP and TLS connection to Apple: the session's bytes, and its signs of life.
 
-The one invariant: a connection on which pushes wait hears an answer or a PING's ACK
-within the time its round trip allows, or it ends; when it ends, so do all its exchanges.
+The one invariant: a connection on which pushes wait gets an answer or a PING ACK within
+the time its round trip allows, or it ends; when it ends, so do all its exchanges.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from middlewared.push.apns.pulse import Pulse
 from middlewared.push.apns.session import MAX_STREAMS, Session
 
 FRESH_S = 5.0
-"""Connections that gave a sign of life in this time are alike to new pushes."""
+"""Connections with a sign of life within this time are equally good for new pushes."""
 
 DISTRUST_S = 5.0
 DISTRUST_LOAD = 1_000_000.0
@@ -39,20 +39,20 @@ MAX_UNSENT_FRAMES = 8_192
 RESETS_AT_ONCE = 100
 RESETS_PER_S = 25.0
 """
-How many streams we reset: servers take more for an attack (CVE-2023-44487) and close the
-connection. nghttp2, for one, allows 1,000 at once and 33 a second.
+How many streams we may reset: servers treat more as an attack (CVE-2023-44487) and close the
+connection. nghttp2, for example, allows 1,000 at once and 33 a second.
 """
 
 
 @implementer(IPushProducer, IHandshakeListener)
 class Connection(Protocol):
     """
-    Made by a pool for one connect.
+    Created by a pool for one connection attempt.
 
     :param room: called when more exchanges may be opened than before.
-    :param unprocessed: gets each exchange another connection may carry.
-    :param doubted: called when a sign of life is late: the path may be dead.
-    :param measured: told each round trip, in seconds.
+    :param unprocessed: gets each exchange that may be sent over another connection.
+    :param doubted: called when a sign of life is overdue: the path may be dead.
+    :param measured: gets each round trip, in seconds.
     """
 
     log = Logger()
@@ -78,10 +78,10 @@ class Connection(Protocol):
         """Fires when the connection is gone; never fails."""
 
         self.why = ""
-        """Why it was left, in a few words; "" as long as it was not."""
+        """Why it was left, in a few words; "" until then."""
 
         self.broken = False
-        """Whether it was left because something is wrong with peer or path."""
+        """Whether it was left because of a fault of the peer or the path."""
 
         self.ready_at = 0.0
         """When ``ready`` fired."""
@@ -136,10 +136,10 @@ class Connection(Protocol):
         self._flush_soon()
 
     def give_up(self, exchange: Exchange) -> bool:
-        """End the stream of ``exchange``; False: no further one may be reset now."""
+        """Reset the stream of ``exchange``; False: no further one may be reset now."""
         if self.session.streams.get(exchange.stream_id) is not exchange:
             return True
-        # What the peer does not have wholly must not be sent on.
+        # A request that the peer has only in part must not be continued.
         if exchange.whole and not self._may_reset():
             return False
         self.session.give_up(exchange)
@@ -148,7 +148,7 @@ class Connection(Protocol):
         return True
 
     def relieve(self) -> None:
-        """Leave, if most places are taken by pushes that no one waits for."""
+        """Leave, if most streams are taken by pushes for which no one waits."""
         streams = self.session.streams.values()
         if 2 * sum(exchange.over for exchange in streams) > min(self.session.limit, MAX_STREAMS):
             self.broken = True
@@ -160,7 +160,7 @@ class Connection(Protocol):
         self._trust()
 
     def _trust(self) -> None:
-        """Until when nothing is held against it."""
+        """Until when it is trusted."""
         heard_at = self.pulse.heard_at
         distrusted = self._distrusted_until > heard_at
         self._good_until = -inf if distrusted else heard_at + FRESH_S
@@ -178,7 +178,7 @@ class Connection(Protocol):
         self._settle()
 
     def abort(self, reason: str) -> None:
-        """Drop the connection without a word; its exchanges end for ``reason``."""
+        """Drop the connection without a goodbye; its exchanges end for ``reason``."""
         self._ending = self.why = reason
         self.broken = True
         self._closing = True
@@ -196,7 +196,7 @@ class Connection(Protocol):
         self.flush()
 
     def handshakeCompleted(self) -> None:
-        """TLS is done: did the peer choose HTTP/2?"""
+        """TLS is established: check that the peer chose HTTP/2."""
         if self.transport.negotiatedProtocol != b"h2":
             self._refused = NoHttp2()
             self.abort(str(self._refused))
@@ -259,7 +259,7 @@ class Connection(Protocol):
             self._flushing = self._clock.callLater(0, self.flush)
 
     def flush(self) -> None:
-        """Write what the session has to say, unless the transport takes no more."""
+        """Write the output of the session, unless the transport is full."""
         if self._flushing is not None:
             if self._flushing.active():
                 self._flushing.cancel()
@@ -275,7 +275,7 @@ class Connection(Protocol):
     # Ending.
 
     def _settle(self) -> None:
-        """Tell that we are leaving; close after the last exchange that someone waits for."""
+        """Report that we are leaving; close after the last exchange that is still awaited."""
         if not self.session.leaving:
             return
         if not self.left.called:
@@ -300,7 +300,7 @@ class Connection(Protocol):
         self._settle()
 
     def fell_silent(self) -> None:
-        """No sign of life came in time: replaced, since its path may be dead."""
+        """No sign of life came in time: drop it, as its path may be dead."""
         self.abort("connection silent")
 
     def _may_reset(self) -> bool:

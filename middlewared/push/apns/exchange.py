@@ -35,7 +35,7 @@ class Carrier(Protocol):
     """The connection an exchange was sent on."""
 
     def give_up(self, exchange: Exchange) -> bool:
-        """End its stream, no one waits for the answer; False: not now, but try again later."""
+        """Reset its stream, as no one waits for the answer; False: try again later."""
 
     def distrust(self) -> None:
         """Apple answered 5xx here: other connections are preferred for a while."""
@@ -88,15 +88,15 @@ class Exchange:
         :param block: the HPACK header block.
         :param list_size: of its headers, as RFC 9113 section 6.5.2 counts: the octets of each
             name and value, and 32.
-        :param deadline: when its answer is not waited for any more, by the pool's clock.
-        :param wanted: asked right before it is sent.
+        :param deadline: until when its answer is awaited, by the pool's clock.
+        :param wanted: called right before it is sent.
         :param push_id: its apns-id.
         """
         self.block = block
         self.body = body
         self.deadline = deadline
         self.send_by = deadline
-        """When it must not be sent any more."""
+        """From when on it must not be sent."""
 
         self.wanted = wanted
         self.list_size = list_size
@@ -108,7 +108,7 @@ class Exchange:
         """Whether nobody waits for the end any more."""
 
         self.carrier: Carrier | None = None
-        """The connection it was sent on last; another one is preferred for it."""
+        """The connection it was last sent on; another one is preferred."""
 
         self.refusals = 0
         self.deaths = 0
@@ -117,7 +117,7 @@ class Exchange:
         self.stream_id = 0
         self.sent = 0
         self.sent_at: float | None = None
-        """When its last byte was handed to the transport: from then on it may be delivered."""
+        """When its last byte was handed to the transport: since then it may be delivered."""
 
         self.window = 0
         self.status = 0
@@ -136,13 +136,13 @@ class Exchange:
 
     @property
     def whole(self) -> bool:
-        """Whether windows have let the last byte through."""
+        """Whether flow control has let the last byte through."""
         return self.sent == len(self.body)
 
     def fate(self, reason: str) -> Answer | Uncertain | None:
         """
-        What its loss, for ``reason``, comes to: a status that was read stands, what the peer
-        may have is uncertain; None: the peer cannot have processed it.
+        The result if it is lost for ``reason``: a status that was read stands, a push that
+        the peer may have is uncertain; None: the peer cannot have processed it.
         """
         if self.status:
             return self.answer
@@ -150,7 +150,7 @@ class Exchange:
 
     @property
     def answer(self) -> Answer:
-        """What was read of the answer."""
+        """The part of the answer that was read."""
         return OK if self.status == 200 else Answer(self.status, self.reply, self.retry_after)
 
     def end(self, end: End) -> None:

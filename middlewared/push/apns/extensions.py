@@ -1,8 +1,8 @@
 """
-What Apple writes into a push certificate: for which topics and environments it is.
+Apple's extensions of a push certificate: the topics and environments it is for.
 
-The one invariant: a certificate without Apple's push extensions (a relay's, a test's) has
-no scope, and whatever stands in an extension, reading it never fails.
+A certificate without them (a relay's, a test's) has an empty scope. Reading an extension never
+fails, whatever it contains.
 
 Source: Apple, "Sending notification requests to APNs": the topics of a certificate are
 listed in 1.2.840.113635.100.6.3.6 and .6.3.4. Apple's WWDR certification practice statement
@@ -29,22 +29,22 @@ _DEEPEST = 4
 
 @attrs.frozen
 class Scope:
-    """The topics that a certificate is for, and the environments that it names, maybe none."""
+    """The topics of a certificate, and the environments that it names, if any."""
 
     topics: frozenset[str] = frozenset()
     environments: frozenset[Environment] = frozenset()
 
     @property
     def is_known(self) -> bool:
-        """Whether the certificate says for which topics it is."""
+        """Whether the certificate names its topics."""
         return bool(self.topics)
 
 
 def scope_of(certificate: x509.Certificate) -> Scope:
-    """What Apple wrote into ``certificate``; an empty scope where Apple wrote nothing."""
+    """The scope of ``certificate``; empty if it has no extensions of Apple's."""
     try:
         found = {each.oid.dotted_string: each.value for each in certificate.extensions}
-    except ValueError:  # another extension is not what RFC 5280 says
+    except ValueError:  # another extension violates RFC 5280
         return Scope()
     ours = {oid: value for oid, value in found.items() if oid.startswith(_PUSH)}
     if not ours:
@@ -60,7 +60,7 @@ def scope_of(certificate: x509.Certificate) -> Scope:
         str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
     }
     if not topics:
-        # An older certificate is for its subject's UID, which may be the app's id for calls too.
+        # An older certificate names only its subject's UID, which may be the app id even for calls.
         named |= {f"{each.removesuffix('.voip')}.voip" for each in named}
     topics |= named
     environments: set[Environment] = set()
@@ -72,17 +72,17 @@ def scope_of(certificate: x509.Certificate) -> Scope:
 
 
 def _topics(der: bytes) -> Iterator[str]:
-    """The bundle ids of a list that has the kind (app, voip, complication) after each."""
+    """The topics of a list in which each is followed by its kind (app, voip, complication)."""
     for text in _texts(der, _DEEPEST):
         if "." in text:
             yield text
 
 
 def _texts(der: bytes, depth: int) -> Iterator[str]:
-    """All texts in ``der`` in their order; what is no DER ends it."""
+    """All texts in ``der``, in order, up to the first invalid DER."""
     while len(der) >= 2 and depth:
         tag, length, start = der[0], der[1], 2
-        if length & 0x80:  # the long form: so many octets of length follow
+        if length & 0x80:  # the long form: the number of length octets
             start += length & 0x7F
             length = int.from_bytes(der[2:start], "big")
         content, der = der[start : start + length], der[start + length :]

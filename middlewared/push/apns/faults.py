@@ -1,7 +1,7 @@
 """
-Why there is no connection, or none any more: in a few words, and whether an operator must act.
+Why a connection failed or was lost: in a few words, and whether an operator must act.
 
-The one invariant: only what no retry can heal is called a configuration fault.
+Only what no retry can fix is a configuration fault.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLIENT_ALERTS = ("certificate", "unknown ca", "handshake failure", "access deni
 
 
 class NoHttp2(Exception):
-    """TLS is well, but the peer speaks something else: perhaps a proxy that breaks TLS up."""
+    """TLS works, but the peer does not speak HTTP/2: perhaps a proxy that intercepts TLS."""
 
     def __init__(self) -> None:
         super().__init__(NO_HTTP2)
@@ -62,10 +62,10 @@ def describe(error: BaseException) -> str:
 
 
 def describe_loss(error: BaseException | None) -> str:
-    """Why a connection that was there is lost, for the log."""
+    """Why an established connection was lost, for the log."""
     if isinstance(error, ConnectionDone):
         return "closed by the peer"
-    if isinstance(error, ConnectionLost):  # Twisted keeps the system's error to itself
+    if isinstance(error, ConnectionLost):  # Twisted hides the system's error
         return "reset by the peer or the network"
     said = "; ".join(_tls_reasons(error))
     return f"ended by TLS: {said}" if said else str(error)

@@ -1,9 +1,9 @@
 """
 Keeps one place of a pool filled: connects, waits until the connection leaves, connects again.
 
-The one invariant: a place never makes two attempts closer together than its back-off
-says, unless a push waits; and the back-off is forgotten only after a connection was useful:
-Apple answered a push there, or it lived for a while.
+The one invariant: a place never makes two attempts closer together than its back-off,
+unless a push waits; and the back-off is reset only by a useful connection: one on which
+Apple answered a push, or that lived for a while.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ HURRIED_BACKOFF_S = 1.0
 """How long a place may rest while a push waits."""
 
 REST_S = 10.0
-"""The first push after such a time waits for no back-off at all."""
+"""The first push after this time without pushes skips the back-off."""
 
 USEFUL_AFTER_S = 10.0
-"""A connection that was ready for so long was useful, although no push came."""
+"""A connection that was ready for this long was useful even without a push."""
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Host(Protocol):
         """A connection is ready."""
 
     def refused(self, fault: ConfigFault) -> None:
-        """The connection was refused for good reasons: trying on is for later."""
+        """The connection was refused for a configuration fault: retry later."""
 
 
 class Keeper:
@@ -78,7 +78,7 @@ class Keeper:
         self._running: Deferred[None] | None = None
         self._stopping = False
         self._reporting = False
-        """Whether the host is being told of something: then it may be what stops us."""
+        """Whether a callback of the host is running, which may call :meth:`stop`."""
 
         self._failures = 0
         self._fault: ConfigFault | None = None
@@ -89,7 +89,7 @@ class Keeper:
 
     @property
     def problem(self) -> str:
-        """Why it has no connection, as far as it is known; "" else."""
+        """Why it has no connection; "" if unknown."""
         return self._told
 
     def start(self) -> None:
@@ -129,7 +129,7 @@ class Keeper:
                     return
                 await connection.left
                 self._judge(connection)
-            except Exception as error:  # whatever a network, TLS or a peer come up with
+            except Exception as error:  # the network, TLS or the peer may cause anything
                 if self._stopping:
                     return
                 self._failures += 1
@@ -155,7 +155,7 @@ class Keeper:
         return connection
 
     def _judge(self, connection: Connection) -> None:
-        """A connection was left: was it useful, and why did it end?"""
+        """Evaluate a connection that was left: whether it was useful, and why it ended."""
         lived_s = self._clock.seconds() - connection.ready_at
         if connection.session.answers or lived_s >= USEFUL_AFTER_S:
             self._failures = 0
@@ -171,7 +171,7 @@ class Keeper:
             tell("{name}: {what}; connecting again", name=self._name, what=said)
 
     def _tell(self, fault: ConfigFault | None, what: str) -> None:
-        """There is no connection. It is logged when it is news; a fault is for the operator."""
+        """Log why there is no connection, if the reason is new; a fault is an error."""
         self._fault = fault
         news, self._told = not self._host.is_known(what), what
         if news:

@@ -1,7 +1,7 @@
 """
-Which pools connect to the same host: a path that died is dead for all their connections.
+Which pools connect to the same host: a dead path affects the connections of all of them.
 
-The one invariant: only pools that were started and not yet stopped are asked.
+The one invariant: only pools that were started and not yet stopped are notified.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ class Provable(Protocol):
     """A pool of connections."""
 
     def prove(self) -> None:
-        """Have each connection give a sign of life soon, or fall silent."""
+        """Have each connection show a sign of life soon, or be dropped."""
 
 
 class Paths:
-    """The pools of a process by host; bounded by its configuration."""
+    """The pools of this process by host; bounded by the configuration."""
 
     def __init__(self) -> None:
         self._pools: dict[str, list[Provable]] = {}
@@ -33,6 +33,6 @@ class Paths:
             self._pools[host] = pools
 
     def doubt(self, host: str) -> None:
-        """A connection to ``host`` hears nothing: the others are to prove themselves."""
+        """A connection to ``host`` is silent: have all others prove that they are alive."""
         for pool in list(self._pools.get(host, [])):
             pool.prove()

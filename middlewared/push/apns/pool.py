@@ -34,7 +34,7 @@ SWEEP_S = 0.02
 """How late the end of a push at its deadline may be."""
 
 RESET_AGAIN_S = 1.0
-"""When streams that no one waits for are looked at again, after too many to be reset at once."""
+"""When to reset further streams for which no one waits, if not all could be reset at once."""
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -47,10 +47,10 @@ class Pool:
     Keeps ``size`` connections ready and spreads exchanges over them.
 
     :param name: for the log: app and environment.
-    :param host: where ``endpoint`` leads to.
-    :param endpoint: gives a TLS endpoint for each connect.
+    :param host: the host to which ``endpoint`` connects.
+    :param endpoint: returns a TLS endpoint for each attempt.
     :param paths: knows the other pools of the same host.
-    :param measured: told each round trip of a PING, in seconds.
+    :param measured: gets each round trip of a PING, in seconds.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Pool:
             keeper.start()
 
     async def prepared(self) -> None:
-        """Wait for the first connection; one waits at a time."""
+        """Wait for the first connection; for one caller at a time."""
         if self._hopeful:
             return
         self._prepared = Deferred()
@@ -109,7 +109,7 @@ class Pool:
         return any(keeper.problem == problem for keeper in self._keepers)
 
     def prove(self) -> None:
-        """Have each connection give a sign of life soon, or fall silent."""
+        """Have each connection show a sign of life soon, or be dropped."""
         for connection in list(self._connections):
             connection.pulse.prove()
 
@@ -271,7 +271,7 @@ class Pool:
             self._give_up_late(connection, now)
 
     def _end_late(self, now: float) -> None:
-        """Those in the queue that are too late to be sent."""
+        """End queued exchanges that are too late to be sent."""
         waiting = [each for each in self._queue if not each.over]
         self._queue = deque(each for each in waiting if each.send_by > now)
         for exchange in self._queue:
@@ -281,7 +281,7 @@ class Pool:
                 exchange.end(Temporary("deadline"))
 
     def _give_up_late(self, connection: Connection, now: float) -> None:
-        """Those on the way whose answer comes too late; not all streams may be reset at once."""
+        """Give up sent exchanges past their deadline; not all streams may be reset at once."""
         kept = False
         for exchange in list(connection.session.streams.values()):
             if exchange.deadline > now:

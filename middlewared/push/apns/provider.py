@@ -1,9 +1,9 @@
 """
 Pushes of one app through Apple.
 
-The one invariant: one ``send`` is one request to Apple, except where Apple has refused it
-and its answer asks for a second: a provider token that expired, or was refused although it
-was good before; a connection that idled too long; a device of the other environment.
+The one invariant: one ``send`` is one request to Apple, unless Apple refused it for a reason
+that a second one can fix: a provider token that expired, or was refused although it worked
+before; a connection that idled too long; a device of the other environment.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ from middlewared.push.troubles import Troubles
 
 OTHER_ENVIRONMENT_S = 1.5
 """
-How long a push may wait for the other environment: the caller should soon hear that no one
-rings. One that was sent there in time is waited for.
+How long a push may wait to be sent to the other environment, so that a failed call ends soon.
+The answer to one that was sent in time is awaited.
 """
 
 HTTPS = 443
 LEAVE_EVERY_S = 10.0
 SANDBOX_OFF = TokenSuspect("sandbox-off")
-"""The device says that its token is of the sandbox, which is switched off."""
+"""The device registered with a sandbox token, and the sandbox is switched off."""
 
 _AGAIN = frozenset({EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, IDLE_TIMEOUT})
 _TOKEN = re.compile(r"[0-9A-Fa-f]{2,200}")
@@ -82,9 +82,9 @@ class Endpoints(Protocol):
 @attrs.frozen
 class ApnsSettings:
     """
-    What is configured for one app.
+    The settings of one app.
 
-    ``tls`` gives the TLS set-up for a host: trusted roots, ALPN ``h2`` and, with
+    ``tls`` returns the TLS settings for a host: trusted roots, ALPN ``h2`` and, with
     certificate credentials, that certificate. ``sandbox_url`` "": no sandbox.
     ``sandbox_credentials`` None: the same as in production.
     """
@@ -99,10 +99,10 @@ class ApnsSettings:
     sandbox_credentials: Credentials | None = None
 
 
-@attrs.define  # frozen, it would take three times as long to make
+@attrs.define  # creating a frozen one would take three times as long
 class Message:
     """
-    What a push comes to for Apple: ``call`` tells VoIP from alert. It is not changed.
+    A push in Apple's terms; ``call``: VoIP, else an alert. It is never changed.
 
     ``expiration`` is in epoch seconds, since Apple reads it; ``deadline`` is ours.
     """
@@ -125,10 +125,10 @@ class Environment:
     notice: RequestKind
     credentials: Credentials
     proven: bool = False
-    """Whether Apple takes pushes with these credentials, as far as its last word goes."""
+    """Whether Apple's last answer showed that it accepts these credentials."""
 
     left_at: float = -inf
-    """When a connection was left because of what Apple said of a provider token."""
+    """When a connection was last left because Apple refused a provider token."""
 
     encoded: tuple[ProviderToken, bytes] | None = attrs.field(default=None, repr=False)
     """The present provider token as a header."""
@@ -150,7 +150,7 @@ class ApnsProvider:
     ) -> None:
         """
         :param tokens: shared by all apps of the process; :param paths: likewise.
-        :param measured: told the round trip of each PING: environment and seconds.
+        :param measured: gets environment and round trip in seconds of each PING.
         """
         self._clock = clock
         self._wall = wall
@@ -249,9 +249,9 @@ class ApnsProvider:
         self, environment: Environment, message: Message, send_by: float | None = None
     ) -> PushResult:
         """
-        One request, and a second one when the first was refused for no fault of the push.
+        One request, and a second if the first was refused through no fault of the push.
 
-        :param send_by: when it is too late to be sent; None: at its deadline.
+        :param send_by: until when it may be sent; None: until its deadline.
         """
         credentials = environment.credentials
         token = None
@@ -282,7 +282,7 @@ class ApnsProvider:
         return result
 
     def _leave_seldom(self, environment: Environment, carrier: Carrier, reason: str) -> None:
-        """Leave it, but not one after the other: Apple takes many connects for an attack."""
+        """Leave it, but rarely: Apple treats many new connections as an attack."""
         now = self._clock.seconds()
         if now >= environment.left_at + LEAVE_EVERY_S:
             environment.left_at = now
@@ -295,7 +295,7 @@ class ApnsProvider:
         token: ProviderToken | None,
         send_by: float | None,
     ) -> Exchange:
-        """A request, with an apns-id of its own."""
+        """A request with its own apns-id."""
         kind = environment.call if message.call else environment.notice
         authorization = b"" if token is None else _authorization(environment, token)
         push_id = new_id()
@@ -370,7 +370,7 @@ class ApnsProvider:
 
 
 def _authorization(environment: Environment, token: ProviderToken) -> bytes:
-    """The encoded header of a provider token; encoded once."""
+    """The header of a provider token, encoded once."""
     if environment.encoded is None or environment.encoded[0] is not token:
         environment.encoded = (token, authorization_header(token.text))
     return environment.encoded[1]

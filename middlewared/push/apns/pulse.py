@@ -1,9 +1,9 @@
 """
 The signs of life of one connection: answers, and ACKs of PINGs (RFC 9113, section 6.7).
 
-The one invariant: once a sign is expected, one comes within ``patience_s`` or the
-connection is called silent. Time is counted in ticks of our own, so that a pause of this
-process blames no one, and what has arrived by the last tick is read before the verdict.
+The one invariant: once a sign of life is expected, it comes within ``patience_s`` or the
+connection is reported silent. Time is counted in our own ticks, so that a pause of this process
+is not blamed on the peer, and data that arrived by the last tick is read before the verdict.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from middlewared.clock import Clock, DelayedCall
 from middlewared.push.apns.session import Session
 
 KEEP_ALIVE_S = 60.0
-"""Shorter than the memory of any address translator; as often as other clients ask Apple."""
+"""Shorter than the idle time-out of NAT gateways; as often as other APNs clients do."""
 
 LEAST_PATIENCE_S = 1.0
 ROUND_TRIPS = 4
@@ -22,22 +22,22 @@ TICKS = 4
 DOUBT_AFTER_TICKS = 2
 
 LONGEST_GUESS_S = 1.0
-"""What a connect may take to be believed as the round trip, until a PING has measured it."""
+"""The longest connect time that is taken as the round trip until a PING has measured it."""
 
 SMOOTHING = 1 / 8
-"""The share of a new measurement (RFC 6298, section 2)."""
+"""The weight of a new measurement (RFC 6298, section 2)."""
 
 
 class Patient(Protocol):
-    """The connection whose pulse it is."""
+    """The connection that is monitored."""
 
     session: Session
 
     def flush(self) -> None:
-        """Write what the session has to say."""
+        """Write the output of the session."""
 
     def doubt(self) -> None:
-        """A sign of life is late: the path may be dead."""
+        """A sign of life is overdue: the path may be dead."""
 
     def fell_silent(self) -> None:
         """No sign of life came in time."""
@@ -51,7 +51,7 @@ class Pulse:
     Asks for signs of life, and waits for them.
 
     :ivar heard_at: when the latest sign came.
-    :ivar doubtful: whether a sign is late; the next one ends it.
+    :ivar doubtful: whether a sign is overdue; reset by the next one.
     :ivar round_trip_s: the smoothed round trip of PINGs.
     """
 
@@ -77,19 +77,19 @@ class Pulse:
         return max(LEAST_PATIENCE_S, ROUND_TRIPS * self.round_trip_s)
 
     def begin(self, connecting_s: float) -> None:
-        """The connection is ready, after ``connecting_s``: a first PING measures its path."""
+        """The connection is ready after ``connecting_s``: measure its path by a first PING."""
         self.heard_at = self._clock.seconds()
         self.round_trip_s = min(connecting_s, LONGEST_GUESS_S)
         self._ask()
         self._watch_in(self._tick_s)
 
     def stop(self) -> None:
-        """The connection ends: wait for nothing more."""
+        """The connection has ended: stop waiting."""
         if self._watch is not None and self._watch.active():
             self._watch.cancel()
 
     def expect(self) -> None:
-        """A push is sent; if it is the first after a rest, silence counts from now on."""
+        """A push is sent; if none was in flight, silence counts from now on."""
         if not self._session.streams and not self._session.asked:
             self._signs = self._session.signs
             self._quiet = 0
@@ -98,9 +98,9 @@ class Pulse:
 
     def prove(self) -> None:
         """
-        Another connection to the same host is in doubt: give a sign within half of the time.
+        Another connection to the same host is in doubt: require a sign within half the time.
 
-        It has already had half of it there. One that gave a sign just now need not.
+        The other half has already passed there. A connection heard just now is exempt.
         """
         fresh = self._clock.seconds() - self.heard_at < self._tick_s
         if fresh or self.doubtful or not self._session.ready:
@@ -119,7 +119,7 @@ class Pulse:
         self.heard_at = now
         self.doubtful = False
         if self._session.pongs != self._pongs:
-            # By our ticks too: a pause of this process is none of the path.
+            # By our ticks too: a pause of this process is not the path's.
             took_s = min(now - self._asked_at, (self._ticks_asked + 1) * self._tick_s)
             share = SMOOTHING if self._pongs else 1.0
             self._pongs = self._session.pongs
@@ -163,7 +163,7 @@ class Pulse:
             self._watch_in(self._tick_s if waits else KEEP_ALIVE_S)
 
     def _ask_if_due(self) -> None:
-        """Ask when a sign is late, after a rest, and now and then to measure the path."""
+        """Send a PING when a sign is overdue, after a rest, and regularly to measure the path."""
         late = self._quiet == DOUBT_AFTER_TICKS and not self.doubtful
         due = self._resting or self._clock.seconds() - self._asked_at >= KEEP_ALIVE_S
         if (late or due) and not self._session.asked:

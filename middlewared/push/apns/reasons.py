@@ -75,7 +75,7 @@ MAX_REASON = 64
 
 
 ACCEPTED = Accepted()
-"""The meaning of a 200, made once."""
+"""The meaning of a 200, created once."""
 
 
 def is_config_fault(reason: str) -> bool:

@@ -70,7 +70,7 @@ class RequestKind:
         """
         The header block of one push.
 
-        :param token: the device's; Apple judges it, here it is only made safe to send.
+        :param token: the device's; Apple validates it, here it is only made safe to send.
         :param authorization: a header encoded by :func:`authorization_header`, or nothing.
         :param expiration: epoch seconds until which Apple may keep trying.
         :param push_id: its apns-id; None: a new one.

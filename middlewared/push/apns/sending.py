@@ -41,7 +41,7 @@ class Sender:
         return len(self._out)
 
     def take(self, now: float) -> bytes:
-        """What is written ``now``: the requests whose last byte is in it have been sent."""
+        """The bytes to write ``now``; requests whose last byte is among them count as sent."""
         out, self._out = self._out, []
         if self._completed:
             for exchange in self._completed:

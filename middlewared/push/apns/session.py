@@ -2,8 +2,8 @@
 The client side of one HTTP/2 connection to Apple, without input or output (RFC 9113).
 
 The one invariant: every exchange that was opened leaves ``streams`` exactly once: with
-an answer, as uncertain, or as unprocessed (another connection may carry it, because
-the peer said so or never had the whole of it).
+an answer, as uncertain, or as unprocessed (it may be sent over another connection, because
+the peer said so or never had all of it).
 
 Requests are small, all alike and need no state of HPACK's encoder; answers are mostly
 "200" and nothing else. So streams are kept here in the few lines they need, where a
@@ -63,7 +63,7 @@ class Session:
 
         self.answers = 0
         self.pongs = 0
-        """ACKs of our PINGs, each of the latest one."""
+        """How many ACKs came, each for the PING that was then the latest."""
 
         self.limit = MAX_STREAMS
         self.max_list_size = inf
@@ -130,13 +130,13 @@ class Session:
         return bool(self._question)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a PING."""
         self._pings += 1
         self._question = _QUESTION.pack(self._pings)
         self.sender.write(frames.ping(self._question))
 
     def close(self, code: ErrorCodes, reason: str) -> None:
-        """Say goodbye: no exchange is left; ``reason`` is told of those that are uncertain."""
+        """Send GOAWAY and end all exchanges; ``reason`` is that of the uncertain ones."""
         self.leaving = True
         self.sender.write(frames.goaway(code))
         exchanges = list(self.streams.values())
@@ -146,7 +146,7 @@ class Session:
             self._lost(exchange, reason)
 
     def _lost(self, exchange: Exchange, reason: str) -> None:
-        """No more of an answer will come."""
+        """The rest of an answer will not come."""
         if (fate := exchange.fate(reason)) is not None:
             self.answers += exchange.status > 0
             exchange.end(fate)
@@ -155,7 +155,7 @@ class Session:
             self._unprocessed(exchange)
 
     def _refused(self, exchange: Exchange, *, deadly: bool) -> None:
-        """The peer says it did not process it, unless it has answered already."""
+        """The peer did not process it, by its own account, unless it has already answered."""
         if exchange.status:
             self.answers += 1
             exchange.end(exchange.answer)

@@ -17,7 +17,7 @@ RENEW_AFTER_S = 50 * 60.0
 """Apple takes tokens that are at most an hour old."""
 
 BACKDATED_S = 30
-"""Apple refuses tokens from the future: so much may our clock be ahead of Apple's."""
+"""How far our clock may be ahead of Apple's, which refuses tokens from the future."""
 
 FORCED_PERIOD_S = 20 * 60.0
 MAX_FORCED = 3

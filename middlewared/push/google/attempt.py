@@ -39,15 +39,15 @@ from middlewared.push.troubles import Troubles
 from middlewared.waiting import with_fair_timeout
 
 ATTEMPT_TIMEOUT_S = 2.0
-"""For Google to be connected to, and once more for its answer to a push that it took."""
+"""For connecting to Google, and again for its answer once it has the push."""
 
 Judge: TypeAlias = Callable[[Reply], PushResult | None]
-"""What an answer means; None: its status alone does not say."""
+"""Returns what an answer means; None: its status alone is not enough."""
 
 
 @attrs.frozen
 class Attempt:
-    """One push on its way; ``progress`` is that of its latest request."""
+    """One push in flight; ``progress`` is that of its latest request."""
 
     push: Push
     judge: Judge
@@ -58,7 +58,7 @@ class Attempt:
 
     async def post(self, url: str, headers: Mapping[str, str | bytes], body: bytes) -> Reply:
         """
-        Send the push and give the answer, as far as it came: a status that was read stands.
+        Send the push and return the answer as far as it arrived: a status that was read stands.
 
         :raises OutgoingFailed: no status came.
         """
@@ -91,7 +91,7 @@ class Attempt:
         return result
 
     def without_answer(self, reason: str, retry_after_s: float | None = None) -> PushResult:
-        """The verdict on a push to which no status came, unless the status has come."""
+        """The verdict on a push that ended without a complete answer."""
         if self.progress.partial is not None:
             return self.verdict(self.progress.partial)
         if self.progress.sent_at is not None:
@@ -103,7 +103,7 @@ class Attempts:
     """
     Runs the attempts of one app's provider and reports their troubles to the operator.
 
-    :param timeout_s: for a connection, and once more for the answer.
+    :param timeout_s: for connecting, and again for the answer.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Attempts:
         send: Callable[[Attempt], Coroutine[Deferred[Any], Any, PushResult]],
         judge: Judge,
     ) -> PushResult:
-        """Give the verdict of ``send``, or what can be said when its time is up."""
+        """Return the verdict of ``send``, or what is known when its time is up."""
         left_s = push.deadline - self._clock.seconds()
         if left_s <= 0:
             return Temporary("deadline")

@@ -97,7 +97,7 @@ class FcmProvider:
     ) -> None:
         """
         :param url: the base URL, ``https://fcm.googleapis.com``.
-        :param analytics_label: what Google's delivery reports are to count pushes under.
+        :param analytics_label: the label under which Google's delivery reports count pushes.
         """
         project = quote(account.project_id, safe="")
         self._url = f"{url.rstrip('/')}/v1/projects/{project}/messages:send"
@@ -110,7 +110,7 @@ class FcmProvider:
         self._attempts = Attempts(app=app, http=http, clock=clock, timeout_s=attempt_timeout_s)
 
     def start(self) -> None:
-        """Connect and fetch the first access token, so that no call need wait for either."""
+        """Connect and fetch the first access token, so that no call has to wait for them."""
         self._tokens.start()
         self._http.keep_warm(self._url)
 
@@ -210,7 +210,7 @@ def _names_token(error: dict[str, Any]) -> bool:
     """Whether a 400 is about the push token and not about the rest of our message."""
     for detail in objects(error.get("details")):
         for violation in objects(detail.get("fieldViolations")):
-            # A relay that does not know message.fid refuses it for each device.
+            # A relay that does not know message.fid refuses it for every device.
             unknown = "Cannot find field" in str(violation.get("description"))
             if violation.get("field") in _ADDRESS_FIELDS and not unknown:
                 return True

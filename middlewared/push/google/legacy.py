@@ -137,7 +137,7 @@ def verdict(reply: Reply, token: str, now: float) -> PushResult | None:
     What an answer means for the push to ``token``, the token and the app.
 
     :param now: epoch seconds.
-    :return: None when only the body, which broke off, would say.
+    :return: None when it depends on the body, which broke off.
     """
     if reply.status == 200 and not reply.complete:
         return None

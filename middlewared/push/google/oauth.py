@@ -1,9 +1,9 @@
 """
 Access tokens for FCM HTTP v1 (OAuth 2.0 JWT bearer grant, RFC 7523).
 
-The one invariant: at most one renewal is in flight, and while a token is valid no push
-waits for it; so an outage of the token server is not noticed while a token is kept. The
-clock renews it, so that a call after hours of rest finds a valid one.
+The one invariant: at most one renewal is in flight, and no push waits while a token is
+valid, so an outage of the token server does not affect pushes until the token expires. A timer
+renews it, so that a call after hours without calls finds a valid one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RENEW_EARLY_S = 300.0
 LONGEST_LIFETIME_S = 86_400.0 * 30
 RENEWAL_TIMEOUT_S = 5.0
 LONGEST_RETRY_AFTER_S = 30.0
-# Calls live for seconds: for one that waits we must ask often, else there is time.
+# Calls last seconds: retry often while one waits, otherwise there is time.
 SHORTEST_BACKOFF_S, URGENT_BACKOFF_S, RELAXED_BACKOFF_S = 0.125, 2.0, 30.0
 SAME_LINE_EVERY_S = 60.0
 DISCARD_INTERVAL_S = 1.0
@@ -82,7 +82,7 @@ class AccessTokens:
         self._reported: dict[str, float] = {}
 
     def start(self) -> None:
-        """Get the first token now, and from now on another before it expires."""
+        """Fetch the first token now, and then the next one each time before it expires."""
         self._begin()
 
     async def get(self) -> AccessToken | Fault:
@@ -123,14 +123,14 @@ class AccessTokens:
         return True
 
     async def stop(self) -> None:
-        """End the renewal in flight, whose waiters get Temporary; begin no other."""
+        """Cancel the renewal in flight, whose waiters get Temporary; start no other."""
         self._stopped = True
         self._cancel_timer()
         if self._renewing is not None:
             self._renewing.cancel()
 
     def _begin(self) -> None:
-        """Begin a renewal, unless one is in flight."""
+        """Start a renewal, unless one is in flight."""
         self._cancel_timer()
         if self._renewing is None and not self._stopped:
             renewing = Deferred.fromCoroutine(self._renew())
@@ -178,7 +178,7 @@ class AccessTokens:
         return max(pause_s, min(wish_s or 0.0, LONGEST_RETRY_AFTER_S))
 
     def _report(self, line: str, **fields: object) -> None:
-        """Report why there is no token; the same once a minute."""
+        """Log why there is no token; the same reason once a minute."""
         now = self._clock.seconds()
         name = f"{line} {fields.get('why')}"
         if now < self._reported.get(name, -inf) + SAME_LINE_EVERY_S:

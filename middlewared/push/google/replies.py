@@ -44,7 +44,7 @@ def word(value: object) -> str:
 
 
 def message_id(value: object) -> str:
-    """``value`` if it may be Google's id of a message, else ""."""
+    """``value`` if it can be a message id of Google's, else ""."""
     return value if isinstance(value, str) and _MESSAGE_ID.fullmatch(value) else ""
 
 
