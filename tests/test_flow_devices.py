@@ -127,7 +127,7 @@ class DevicesTestCase(DaemonTestCase):
         outcomes = [await self.call(account) for account in accounts]
         self.assertEqual(outcomes, ["no-device"] * 10 + ["answered"] * 3)
         await self.daemon.stop()
-        self.assertEqual(self.daemon.log.count(f"too many push tokens of {APP} on gcm die"), 1)
+        self.assertEqual(self.daemon.log.count(f"too many dead push tokens of {APP} on gcm"), 1)
 
     async def test_silent_streak(self) -> None:
         """Timeouts after an accepted push count; an answer ends them; all daemons read it."""

@@ -130,7 +130,7 @@ class BrakeTests(SynchronousTestCase):
         self.die()
         self.assertFalse(self.paused())
         (line,) = self.lines(LogLevel.warn)
-        self.assertIn("2 verdicts were passed over", line)
+        self.assertIn("2 verdicts were ignored", line)
         self.die(10)
         self.assertTrue(self.paused())
 

@@ -158,8 +158,8 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(len(told), 5)
         self.assertEqual(
             told[0],
-            "com.example: the new credentials or settings give no connection"
-            " (client certificate refused): the old ones are used meanwhile",
+            "com.example: no connection with the new credentials or settings"
+            " (client certificate refused): the old ones stay in use",
         )
         self.assertIs(self.present().provider, self.route.provider)
         with capturedLogs():

@@ -78,7 +78,7 @@ class CertificateTests(SynchronousTestCase):
         """It cannot send the notice of a lost account."""
         (warned,) = self.read(topics=[VOIP])
         self.assertRegex(
-            warned, rf"^lost_account_notice: the certificate is for {VOIP} alone and cannot"
+            warned, rf"^lost_account_notice: the certificate is only for {VOIP} and cannot"
         )
         self.assertEqual(self.read("lost_account_notice = no\n", topics=[VOIP]), ())
 
@@ -86,9 +86,9 @@ class CertificateTests(SynchronousTestCase):
         """The other one's devices would not ring."""
         topics = [APP, VOIP]
         (warned,) = self.read(topics=topics, environments=["sandbox"])
-        self.assertRegex(warned, "^certificate: is for Apple's sandbox alone")
+        self.assertRegex(warned, "^certificate: is only for Apple's sandbox")
         (warned,) = self.read(topics=topics, environments=["production"])
-        self.assertRegex(warned, "^certificate: is for Apple's production servers alone")
+        self.assertRegex(warned, "^certificate: is only for Apple's production servers")
 
     def test_certificate_that_is_not_apples(self) -> None:
         """A relay's certificate may say what it likes."""

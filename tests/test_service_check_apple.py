@@ -104,8 +104,8 @@ class AppleTests(AppleCheckCase):
             ("UnrelatedKeyIdInToken", "key_file, its key id and team_id"),
             ("BadEnvironmentKeyInToken", "key_file: key SIMKEY0001 is not for the production"),
             ("BadCertificateEnvironment", "BadCertificateEnvironment"),
-            ("Forbidden", "look at the key"),
-            ("InternalServerError", "Apple is in trouble"),
+            ("Forbidden", "check it on"),
+            ("InternalServerError", "Apple has a temporary problem"),
             ("PayloadEmpty", "Apple refuses the push: PayloadEmpty"),
         ):
             server.scripts.clear()
@@ -121,7 +121,7 @@ class AppleTests(AppleCheckCase):
         """The key is good, the check was run too often."""
         server = await self.apple(tokens=None)
         server.scripts.for_all(rejection("TooManyProviderTokenUpdates"))
-        self.assertRegex(await self.asked(server), "^warning .*ask again in 20 minutes")
+        self.assertRegex(await self.asked(server), "^warning .*try again in 20 minutes")
 
     async def test_accepted_push_is_odd(self) -> None:
         """Whatever took a push to a made-up token is not Apple."""
@@ -135,7 +135,7 @@ class AppleTests(AppleCheckCase):
         self.assertEqual(
             found,
             f"wrong 127.0.0.1:{port}: the connection is refused: does a firewall block it? Apple"
-            " listens at port 2197 too (production_url)",
+            " also listens on port 2197 (production_url)",
         )
 
     async def test_unknown_host(self) -> None:

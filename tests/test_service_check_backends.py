@@ -62,10 +62,10 @@ class AccountTests(OnlineTestCase):
     async def test_other_answers(self) -> None:
         """Each names the key to look at; no credentials are sent."""
         for step, what in (
-            (HttpReply(200, b"{}"), "200 without credentials, where 401 is due"),
+            (HttpReply(200, b"{}"), "200 without credentials, where 401 is expected"),
             (HttpReply(404), "set base_url, or profile_path"),
             (redirect("https://elsewhere.example/"), "redirects are not followed"),
-            (HttpReply(502), "is in trouble"),
+            (HttpReply(502), "is failing"),
         ):
             server = Fixed(step)
             self.assertRegex(await self.found(server), f"^wrong .*{what}")
@@ -168,7 +168,9 @@ class PostgresTests(OnlineTestCase):
         """A start will upgrade it."""
         await self.migrated()
         self.server.sql(self.name, "delete from schema_version where version > 1")
-        self.assertRegex(await self.found(self.url), "^ok .*schema 1, which the next start makes")
+        self.assertRegex(
+            await self.found(self.url), "^ok .*schema 1, which the next start upgrades"
+        )
 
     async def test_missing_right(self) -> None:
         """A user who may read alone."""
@@ -190,7 +192,7 @@ class PostgresTests(OnlineTestCase):
         self.server.sql(
             self.name, f"alter database {self.name} set default_transaction_read_only = on"
         )
-        self.assertRegex(await self.found(self.url), "^wrong .*a standby, which takes no writes")
+        self.assertRegex(await self.found(self.url), "^wrong .*a standby, which accepts no writes")
 
     async def test_unknown_host(self) -> None:
         """libpq is not asked to look it up."""
@@ -203,7 +205,7 @@ class PostgresTests(OnlineTestCase):
         url = f"postgresql://u:geheim@127.0.0.1:{ports[0]},localhost:{ports[1]}/x"
         found = await self.found(url)
         self.assertRegex(
-            found, rf"^wrong 127.0.0.1:{ports[0]}: .*refused.*does it run.*; localhost:{ports[1]}: "
+            found, rf"^wrong 127.0.0.1:{ports[0]}: .*refused.*is it run.*; localhost:{ports[1]}: "
         )
         self.assertNotIn("geheim", found)
 
@@ -260,12 +262,12 @@ class RedisTests(OnlineTestCase):
         for right in ("set", "publish", "subscribe", "hset", "evalsha"):
             server.run(*own, "&middlewared:*", *RIGHTS, f"-{right}")
             found = await self.found(nodes, login)
-            self.assertRegex(found, rf"^wrong .*the right \+{right} is missing: docs.*has the ACL")
+            self.assertRegex(found, rf"^wrong .*permission \+{right} is missing: see the ACL")
             self.assertNotIn("geheim", found)
         server.run(*own, "&other:*", *RIGHTS)
-        self.assertRegex(await self.found(nodes, login), "^wrong .*the right to our channels")
+        self.assertRegex(await self.found(nodes, login), "^wrong .*permission for our channels")
         server.run("ACL", "SETUSER", "middlewared", "resetkeys", "~other:*", "&middlewared:*")
-        self.assertRegex(await self.found(nodes, login), "^wrong .*the right to our keys")
+        self.assertRegex(await self.found(nodes, login), "^wrong .*permission for our keys")
 
     def test_every_command_of_the_scripts_is_tried(self) -> None:
         """A right that only a script needs would be missed at the first call else."""
@@ -303,13 +305,13 @@ class RedisTests(OnlineTestCase):
         """It takes no writes."""
         replica = self.own("--replicaof", f"127.0.0.1 {free_port()}")
         found = await self.found(f"127.0.0.1:{replica.port}")
-        self.assertRegex(found, "^wrong .*it is a replica and takes no writes")
+        self.assertRegex(found, "^wrong .*it is a replica and accepts no writes")
 
     async def test_tls_where_there_is_none(self) -> None:
         """The key to look at is named."""
         self.patch(handshake, "LOOK_S", 0.3)
         nodes = f"127.0.0.1:{redis.shared_server().port}"
-        self.assertRegex(await self.found(nodes, "tls = yes\n"), "^wrong .*no TLS: does it speak")
+        self.assertRegex(await self.found(nodes, "tls = yes\n"), "^wrong .*no TLS: does it use")
 
     async def test_tls(self) -> None:
         """Its certificate is judged as the daemon does it, and its signer is named."""
@@ -334,7 +336,7 @@ class RedisTests(OnlineTestCase):
             self.later(socket.close)
             self.assertRegex(await self.found(socket.address, known), verdict)
         found = await self.found(socket.address)
-        self.assertRegex(found, "^wrong .*does it want TLS")
+        self.assertRegex(found, "^wrong .*does it require TLS")
 
     async def test_cluster(self) -> None:
         """Each master is written to; a seed that is away is a warning."""
@@ -342,7 +344,7 @@ class RedisTests(OnlineTestCase):
         nodes = ", ".join(f"{host}:{port}" for host, port in cluster.nodes)
         self.assertRegex(
             await self.found(nodes, "cluster = yes\n"),
-            "^ok 3 masters have all slots, written, messages arrive, clock within",
+            "^ok 3 masters cover all slots, written, messages arrive, clock within",
         )
         dead = f"127.0.0.1:{free_port()}"
         found = await self.found(f"{dead}, {nodes}", "cluster = yes\n")

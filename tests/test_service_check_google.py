@@ -84,8 +84,8 @@ class V1Tests(GoogleCheckCase):
             (oauth_error("invalid_grant", "Invalid JWT Signature."), "the key of .* was revoked"),
             (oauth_error("invalid_grant", "Robot is disabled."), "is disabled: enable it"),
             (oauth_error("disabled_client", "The OAuth client was disabled."), "is disabled"),
-            (oauth_error("invalid_grant", "Invalid grant: account not found"), "does not exist"),
-            (HttpReply(502, b"<html>"), "answers 502: is it in trouble"),
+            (oauth_error("invalid_grant", "Invalid grant: account not found"), "no longer exists"),
+            (HttpReply(502, b"<html>"), "answers 502: is it failing"),
         ):
             server.oauth_scripts.for_all(reply)
             self.assertRegex(await self.v1(server), rf"^wrong no access token \(.*{what}")
@@ -123,11 +123,11 @@ class V1Tests(GoogleCheckCase):
         for reply, what in (
             (HttpReply(403, json.dumps(disabled).encode()), "is not enabled in project simulated-"),
             (bare_error(403, "PERMISSION_DENIED"), "give it the role Firebase Cloud Messaging"),
-            (bare_error(404, "NOT_FOUND"), "FCM knows no project simulated-project"),
-            (bare_error(401, "UNAUTHENTICATED"), "does not take the access token"),
+            (bare_error(404, "NOT_FOUND"), "FCM does not know project simulated-project"),
+            (bare_error(401, "UNAUTHENTICATED"), "does not accept the access token"),
             (fcm_error("SENDER_ID_MISMATCH"), "another Firebase project than simulated-project"),
             (fcm_error("THIRD_PARTY_AUTH_ERROR"), "credentials for Apple or web push"),
-            (fcm_error("UNAVAILABLE"), "Google is in trouble"),
+            (fcm_error("UNAVAILABLE"), "Google has a temporary problem"),
             (fcm_error("INVALID_ARGUMENT", message="No."), "does not understand the message"),
         ):
             server.scripts.for_all(reply)
@@ -159,7 +159,7 @@ class V1Tests(GoogleCheckCase):
         text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
         proxy = f"[http_proxy]\nurl = http://user:geheim@127.0.0.1:{free_port()}\n"
         found = await self.ask_one(text + proxy, ANDROID)
-        self.assertRegex(found, r"no way to the proxy of \[http_proxy\]: the connection is ref")
+        self.assertRegex(found, r"cannot reach the proxy of \[http_proxy\]: the connection is ref")
 
     async def test_no_one_listens(self) -> None:
         """The host of the access token is named."""
@@ -201,6 +201,8 @@ class LegacyTests(GoogleCheckCase):
         self.assertRegex(await self.legacy(server, more="X"), "^wrong .*Google has shut it down")
         server.tokens = None
         server.scripts.for_all(legacy_error("MismatchSenderId"))
-        self.assertRegex(await self.legacy(server), "^wrong .*api_key is another sender's")
+        self.assertRegex(
+            await self.legacy(server), "^wrong .*api_key is not that of the app's sender"
+        )
         server.scripts.for_all(legacy_error("InvalidTtl"))
         self.assertRegex(await self.legacy(server), r"^wrong .*refuses the message \(InvalidTtl\)")

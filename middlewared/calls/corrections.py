@@ -59,7 +59,7 @@ async def _correct(registry: DeviceRegistry, device: Device, result: PushResult)
                 _log.info(
                     "dead push token of {sip_user_id}: device {what}",
                     sip_user_id=device.sip_user_id,
-                    what="removed" if removed else "kept: it registered again, or none is removed",
+                    what="removed" if removed else "kept: registered again, or removals paused",
                 )
             case Accepted(canonical_token=str(token)):
                 await registry.replace_token(device, token)

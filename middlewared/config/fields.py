@@ -114,7 +114,7 @@ account = whole(0, 10**18 - 1)
 
 
 def analytics_label(written: str, _base: Path) -> str:
-    """A label of FCM's delivery reports (FcmOptions.analytics_label); "" means: none."""
+    """A label of FCM's delivery reports (FcmOptions.analytics_label); "": none."""
     if written and not re.fullmatch(r"[a-zA-Z0-9\-_.~%]{1,50}", written):
         raise Wrong("must be at most 50 characters of a-z, A-Z, 0-9 and -_.~%")
     return written

@@ -155,7 +155,7 @@ def _sandbox_key(title: str, app: AppleApp) -> Found:
             yield title, key, "must be set: sandbox_key_file and sandbox_key_id belong together"
     for key in given:
         if app.certificate is not None:
-            yield title, key, "must not be set beside certificate, which is for both environments"
+            yield title, key, "must not be set with certificate, which is for both environments"
         elif app.key_file is None:
             yield title, key, "must not be set without key_file, key_id and team_id"
         elif not app.sandbox_url:

@@ -153,8 +153,8 @@ class AppleApp:
     """
     ``[app:ID:apns]``.
 
-    Either ``certificate``, or all of ``key_file``, ``key_id`` and ``team_id``, is set; with a key
-    perhaps another one for the sandbox. ``sandbox_url`` "": there is no sandbox.
+    Either ``certificate``, or all of ``key_file``, ``key_id`` and ``team_id``, is set; with a key,
+    optionally another one for the sandbox. ``sandbox_url`` "": there is no sandbox.
     """
 
     platform: ClassVar[Platform] = Platform.APNS

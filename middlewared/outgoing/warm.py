@@ -130,4 +130,4 @@ class WarmConnection:
         if problem is None:
             self._log.info("connected to {host} again", **fields)
         else:
-            self._log.warn("cannot connect to {host} ahead of calls: {why}", **fields)
+            self._log.warn("cannot open a standby connection to {host}: {why}", **fields)

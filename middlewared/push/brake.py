@@ -103,17 +103,17 @@ class Brake:
     def _begin(self, app: str, platform: Platform, found: _App) -> None:
         found.paused = True
         self._log.error(
-            "too many push tokens of {app} on {platform} die: no device is removed until a"
-            " minute has passed without so many; look at the provider's status, and at"
-            " the credentials and the app id of the section",
+            "too many dead push tokens of {app} on {platform}: no device is removed until a"
+            " minute passes without so many; check the provider's status page, and the"
+            " credentials and app id of the section",
             app=app,
             platform=platform.value,
         )
 
     def _end(self, app: str, platform: Platform, found: _App) -> None:
         self._log.warn(
-            "dead devices of {app} on {platform} are removed again; {kept} verdicts were passed"
-            " over",
+            "dead devices of {app} on {platform} are removed again; {kept} verdicts were"
+            " ignored meanwhile",
             app=app,
             platform=platform.value,
             kept=found.kept,

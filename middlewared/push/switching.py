@@ -71,13 +71,13 @@ class Switch:
         if self._clock.seconds() - self._began_at >= LONGEST_S:
             self.over = True
             self._waiting.cancel()
-            self.log.error("{app}: the old credentials are given up", app=self._app)
+            self.log.error("{app}: the old credentials or settings are dropped", app=self._app)
             self._done()
             return
         self._reminder = self._clock.callLater(REMINDER_S, self._remind)
         self.log.error(
-            "{app}: the new credentials or settings give no connection ({problem}):"
-            " the old ones are used meanwhile",
+            "{app}: no connection with the new credentials or settings ({problem}):"
+            " the old ones stay in use",
             app=self._app,
             problem=self.provider.problem,
         )

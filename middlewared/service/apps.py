@@ -46,7 +46,7 @@ class LoadedApp:
     """A digest of the extra roots."""
 
     sandbox_credentials: Credentials | None = None
-    """Apple's key for the sandbox, where it has one of its own."""
+    """The sandbox's own key, if it has one."""
 
     @property
     def not_after(self) -> float | None:

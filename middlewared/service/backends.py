@@ -57,7 +57,7 @@ def make_rendezvous(
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
     :param table: where daemons report to each other whether they have Redis.
-    :param late: notified of answers that come after the end of their call's wait.
+    :param late: notified of answers that come after their call has timed out.
     :raises ConfigError: a file for TLS cannot be used.
     """
     redis = config.redis
@@ -78,7 +78,7 @@ def make_rendezvous(
 
 def redis_tls(redis: RedisSettings) -> ClientTLS:
     """
-    Whom we trust as Redis, and what we show it.
+    Which certificates Redis may have, and which one we present.
 
     :raises ConfigError: a file cannot be used.
     """

@@ -1,8 +1,8 @@
 """
-Whether an Apple app's certificate fits what its section says.
+Whether an Apple app's certificate matches its section.
 
-The one invariant: only what Apple wrote into a certificate is held against it; one that
-Apple did not make, as a relay's or a test's, passes.
+Only Apple's own extensions are checked: a certificate without them, as of a relay or a test,
+passes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from middlewared.push.apns.extensions import Scope, scope_of
 
 
 def misfits(app: AppleApp, scope: Scope) -> Iterator[str]:
-    """Why no call of ``app`` can be pushed with a certificate of ``scope``; key and what."""
+    """Why no call of ``app`` can be pushed with a certificate of ``scope``: key and text."""
     if scope.is_known and app.topic not in scope.topics:
         yield (
             f"certificate: {app.certificate} is for {_listed(scope.topics)}, the topic of"
@@ -26,12 +26,12 @@ def misfits(app: AppleApp, scope: Scope) -> Iterator[str]:
 
 
 def sends_alerts(app: AppleApp, scope: Scope) -> bool:
-    """Whether Apple takes an alert to ``app`` with a certificate of ``scope``, for all we know."""
+    """Whether Apple accepts alerts to ``app`` with a certificate of ``scope``, or may do so."""
     return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
 
 
 def certificate_warnings(config: Config) -> Iterator[tuple[str, str, str]]:
-    """What certificates that fit are not good for: section, key and what."""
+    """What matching certificates cannot be used for: section, key and text."""
     for app in config.apps.values():
         if isinstance(app, AppleApp) and app.certificate is not None:
             for key, what in _shortcomings(app, _scope_in(app.certificate)):
@@ -43,26 +43,26 @@ def _shortcomings(app: AppleApp, scope: Scope) -> Iterator[tuple[str, str]]:
     if app.lost_account_notice and not sends_alerts(app, scope):
         yield (
             "lost_account_notice",
-            f"the certificate is for {_listed(scope.topics)} alone and cannot send the alert"
+            f"the certificate is only for {_listed(scope.topics)} and cannot send the alert"
             f" that an account has moved (topic {alerts}): use a key or a universal"
-            " certificate, or set no",
+            " certificate, or set it to no",
         )
     if scope.environments == {"sandbox"}:
-        yield "certificate", "is for Apple's sandbox alone: apps from the App Store will not ring"
+        yield "certificate", "is only for Apple's sandbox: apps from the App Store will not ring"
     if scope.environments == {"production"} and app.sandbox_url:
         yield (
             "certificate",
-            "is for Apple's production servers alone: an empty sandbox_url switches the"
+            "is only for Apple's production servers: leave sandbox_url empty to switch the"
             " sandbox off",
         )
 
 
 def _scope_in(path: Path) -> Scope:
-    """The scope of the one certificate in a file that has any; its key is not looked at."""
+    """The scope of the certificate in a file; the key in it is not read."""
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError):
-        return Scope()  # its problem was reported, or it is gone by now
+        return Scope()  # the problem was already reported, or the file is gone by now
     scopes = [scope_of(each) for each in certificates]
     return next((scope for scope in scopes if scope != Scope()), Scope())
 

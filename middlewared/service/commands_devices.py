@@ -39,7 +39,7 @@ _COLUMNS = {
     "silent_streak": 13,
     "name": 0,
 }
-"""Of the table, with their widths."""
+"""The columns of the table and their widths."""
 
 
 class NoDevice(MiddlewaredError):
@@ -55,16 +55,16 @@ def list_devices(
     as_json: bool,
 ) -> int:
     """
-    Print devices in order of their accounts: a table, or one JSON object a line.
+    Print devices ordered by account: a table, or one JSON object per line.
 
-    :param silent: those alone that did not answer the last so many woken calls.
-    :param not_seen_for_days: those alone that did neither register, check in nor answer for
-        so long; 0: all.
-    :param shared: those alone whose phone several accounts have.
+    :param silent: only those that did not answer at least their last ``silent`` calls.
+    :param not_seen_for_days: only those without a registration, check-in or answer for that
+        long; 0: all.
+    :param shared: only those on a phone with several accounts.
     """
     since = time.time() - not_seen_for_days * _DAY_S if not_seen_for_days else None
     wanted = Wanted(silent_streak=silent, unseen_since=since, shared=shared)
-    # Of one phone the installation is the same, of Google's tokens not the whole token.
+    # What one phone's accounts share is the installation, not the whole of Google's tokens.
     token = "installation" if shared else "token"
 
     async def work(registry: DeviceRegistry) -> int:

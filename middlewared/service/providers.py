@@ -34,7 +34,7 @@ from middlewared.service.certificates import sends_alerts
 
 
 class ProviderMetrics(PushMetrics, Protocol):
-    """Counts pushes, and measures paths; implemented by :class:`middlewared.metrics.Metrics`."""
+    """Counts pushes and measures paths; implemented by :class:`middlewared.metrics.Metrics`."""
 
     def provider_ping(self, app: str, environment: str, seconds: float) -> None:
         """A PING to a provider was answered after ``seconds``."""
@@ -42,7 +42,7 @@ class ProviderMetrics(PushMetrics, Protocol):
 
 @runtime_checkable
 class Connected(Protocol):
-    """A provider that shows its connections."""
+    """A provider that reports its connections."""
 
     def connection_states(self) -> Mapping[tuple[str, str], int]:
         """How many connections there are for each (environment, state)."""
@@ -50,7 +50,7 @@ class Connected(Protocol):
 
 class Providers:
     """
-    Makes routes of loaded apps.
+    Creates the routes of loaded apps.
 
     :param endpoints: where every connection to a provider begins.
     :param judged: notified of every verdict.
@@ -95,7 +95,7 @@ class Providers:
         return self._connections(Platform.APNS)
 
     def provider_connections(self) -> dict[tuple[str, str, str], int]:
-        """Connections to all providers that show theirs, by app, environment and state."""
+        """Connections of all providers that report them, by app, environment and state."""
         return self._connections(*Platform)
 
     def _connections(self, *platforms: Platform) -> dict[tuple[str, str, str], int]:
@@ -175,7 +175,7 @@ class Providers:
 
 
 def _notifies(loaded: LoadedApp) -> bool:
-    """Whether lost-account notices are wanted and can arrive."""
+    """Whether lost-account notices are enabled and can be sent."""
     app, credentials = loaded.app, loaded.credentials
     if isinstance(app, AppleApp) and isinstance(credentials, CertificateCredentials):
         return app.lost_account_notice and sends_alerts(app, credentials.scope)
@@ -183,7 +183,7 @@ def _notifies(loaded: LoadedApp) -> bool:
 
 
 def _substance(loaded: LoadedApp) -> LoadedApp:
-    """What a provider is made of: all but the settings of its route and of registrations."""
+    """What determines a provider: all but the settings of its route and of registrations."""
     app = attrs.evolve(
         loaded.app, resend="auto", lost_account_notice=True, accounts_per_token="one"
     )

@@ -24,8 +24,8 @@ from middlewared.web.settings import WebSettings
 
 class DeviceEndpoints:
     """
-    :param notify_lost: notified of a device that was replaced, and of the one that replaced it.
-    :param settings: gives the present settings.
+    :param notify_lost: called with a replaced device and the one that replaced it.
+    :param settings: returns the present settings.
     """
 
     _log = Logger()
@@ -73,7 +73,7 @@ class DeviceEndpoints:
         registered = await self._devices.register(device, alone=alone)
         for displaced in registered.displaced:
             self._log.info(
-                "device of {sip_user_id} removed: its phone has the account {present} now",
+                "device of {sip_user_id} removed: its phone now has account {present}",
                 sip_user_id=displaced.sip_user_id,
                 present=device.sip_user_id,
             )

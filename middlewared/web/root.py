@@ -62,12 +62,12 @@ class Web:
     Everything that is served over HTTP, but the metrics.
 
     :param background: runs what must be finished although its client has gone.
-    :param notify_lost: notified of a device that was replaced, and of the one that replaced it.
+    :param notify_lost: called with a replaced device and the one that replaced it.
     :param report: given the account and the texts of each log-metrics report.
     :param hangup: given the device, the call's key and the reason of each hangup report.
     :param health: how the daemon is at this moment.
     :param repeats: counts the refusals, which any client can cause at will.
-    :param http_request: told the route, method, status and seconds of each answered request.
+    :param http_request: gets the route, method, status and seconds of each answered request.
     :ivar closing: set it before the end: each connection is closed with its next answer.
     """
 

@@ -48,7 +48,7 @@ class WebSettings:
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
     many_accounts: frozenset[tuple[str, Platform]] = frozenset()
-    """Apps of which one phone may have several accounts."""
+    """Apps that may have several accounts on one phone."""
     max_body_bytes: int = 65_536
     request_timeout_s: float = 10.0
     """From a request's first byte to its last."""

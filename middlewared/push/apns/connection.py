@@ -160,7 +160,7 @@ class Connection(Protocol):
         self._trust()
 
     def _trust(self) -> None:
-        """Until when it is trusted."""
+        """Update until when it is trusted."""
         heard_at = self.pulse.heard_at
         distrusted = self._distrusted_until > heard_at
         self._good_until = -inf if distrusted else heard_at + FRESH_S

@@ -1,1 +1,1 @@
-"""What ``check --online`` asks of the outside, one module for each thing that is asked."""
+"""The checks of ``check --online``, one module for each external service."""

@@ -1,8 +1,7 @@
 """
-Asking the account API whether it is there.
+Checking that the account API is reachable.
 
-The one invariant: no credentials are needed or sent: an API that works refuses a request
-without them.
+No credentials are needed or sent: an API that works refuses a request without them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from middlewared.service.online.web import no_answer
 
 
 async def ask_accounts(accounts: AccountSettings, endpoints: TcpEndpoints, reactor: Any) -> Finding:
-    """A request for a profile without saying whose; 401 or 403 is right."""
+    """Request a profile without credentials; 401 or 403 is correct."""
     tls = ClientTLS(trust=load_trust(None))
     http = PooledHttpClient(reactor=reactor, endpoints=endpoints, tls=tls)
     url = accounts.base_url.rstrip("/") + accounts.profile_path
@@ -41,11 +40,11 @@ async def ask_accounts(accounts: AccountSettings, endpoints: TcpEndpoints, react
         case 404:
             return wrong(f"{place}: 404: set base_url, or profile_path ({accounts.profile_path})")
         case status if 300 <= status < 400:
-            return wrong(f"{place}: {status}: redirects are not followed: set base_url to its aim")
+            return wrong(f"{place}: {status}: redirects are not followed: correct base_url")
         case status if status >= 500:
-            return wrong(f"{place}: {status}: the account API is in trouble")
+            return wrong(f"{place}: {status}: the account API is failing")
         case status:
             return wrong(
-                f"{place}: {status} without credentials, where 401 is due: is base_url the"
+                f"{place}: {status} without credentials, where 401 is expected: is base_url the"
                 " account API's?"
             )

@@ -1,7 +1,7 @@
 """
-Asking Apple: one connection as the daemon makes it, and a push to a token that no phone has.
+Checking Apple: a connection as the daemon makes it, and a push to a token that no phone has.
 
-The one invariant: no phone gets anything: the token is made up, and the push expires at once.
+The one invariant: no phone gets a push: the token is random, and the push expires at once.
 Sources: Apple, "Sending notification requests to APNs" and "Handling notification responses
 from APNs".
 """
@@ -54,7 +54,7 @@ ANSWER_S = 5.0
 OTHER_PORT = 2197
 """Apple's other port, for networks that keep 443 to their proxies."""
 
-# What a refusal means and what to do, by Apple's word; {} is filled in from the app.
+# What each reason of Apple's means and what to do; {} is filled in from the app.
 _KEY_REFUSED = (
     "{key_file}, its key id and team_id do not belong together, or the key was revoked: compare"
     " key {key_id} and team {team_id} with Apple's site"
@@ -64,37 +64,37 @@ _CERTIFICATE_TOPIC = "the certificate is not for topic {topic}: set the certific
 _MEANING_WITH_KEY: Mapping[str, str] = {
     "TopicDisallowed": "topic {topic} is not one of team {team_id}, or the key is for other"
     " topics: set topic, team_id or key_file",
-    "DeviceTokenNotForTopic": "topic: {topic} is not what this key is for: set topic",
-    "BadTopic": "topic: Apple knows no {topic}: set topic",
-    "MissingTopic": "topic: Apple knows no {topic}: set topic",
+    "DeviceTokenNotForTopic": "topic: this key is not for {topic}: set topic",
+    "BadTopic": "topic: Apple does not know {topic}: set topic",
+    "MissingTopic": "topic: Apple does not know {topic}: set topic",
     "InvalidProviderToken": _KEY_REFUSED,
     "MissingProviderToken": _KEY_REFUSED,
     "UnrelatedKeyIdInToken": _KEY_REFUSED,
-    "ExpiredProviderToken": "our clock is wrong: Apple takes tokens of the last hour alone",
+    "ExpiredProviderToken": "our clock is wrong: Apple accepts only tokens of the last hour",
     "BadEnvironmentKeyInToken": _ONE_ENVIRONMENT,
     "BadEnvironmentKeyIdInToken": _ONE_ENVIRONMENT,
-    "Forbidden": "Apple lets this key push nothing: look at the key on Apple's site",
+    "Forbidden": "Apple allows no pushes with this key: check it on Apple's site",
 }
 _MEANING_WITH_CERTIFICATE: Mapping[str, str] = {
     "TopicDisallowed": _CERTIFICATE_TOPIC,
     "DeviceTokenNotForTopic": _CERTIFICATE_TOPIC,
     "BadTopic": _CERTIFICATE_TOPIC,
     "MissingTopic": _CERTIFICATE_TOPIC,
-    "BadCertificate": "certificate: it has expired or was revoked: get another one",
+    "BadCertificate": "certificate: it has expired or was revoked: get a new one",
     "BadCertificateEnvironment": "certificate: it is not for the {environment} environment:"
     " {remedy}",
-    "MissingProviderToken": "certificate: Apple does not see it: does a proxy end TLS between?",
-    "Forbidden": "Apple lets this certificate push nothing: get another one",
+    "MissingProviderToken": "certificate: Apple does not see it: does a proxy intercept TLS?",
+    "Forbidden": "Apple allows no pushes with this certificate: get a new one",
 }
 
 
 @attrs.frozen
 class AskApple:
     """
-    Asks about apps at Apple.
+    Checks apps with Apple.
 
-    :param endpoints: where the daemon's connections begin.
-    :param tokens: shared by all questions, since Apple counts the tokens of a key.
+    :param endpoints: creates connections as the daemon does.
+    :param tokens: shared by all checks, since Apple limits the tokens of a key.
     """
 
     reactor: Any
@@ -102,7 +102,7 @@ class AskApple:
     tokens: ProviderTokens
 
     async def __call__(self, loaded: LoadedApp, environment: Environment) -> Finding:
-        """One environment of one app."""
+        """Check one environment of one app."""
         app = loaded.app
         if not isinstance(app, AppleApp):
             raise TypeError("no app of Apple's")
@@ -112,7 +112,7 @@ class AskApple:
 
 
 class _Call:
-    """One connection, from the name to the answer."""
+    """One connection, from name resolution to the answer."""
 
     def __init__(
         self, asking: AskApple, app: AppleApp, loaded: LoadedApp, environment: Environment, url: str
@@ -148,7 +148,7 @@ class _Call:
         factory.noisy = False
         try:
             await endpoint.connect(factory)
-        except Exception as error:  # a network, a resolver and a proxy have no list of them
+        except Exception as error:  # network, resolver and proxy may raise anything
             return wrong(f"{self._place}: {unreachable(error)}{self._advice(error)}")
         try:
             return await self._connected()
@@ -161,13 +161,13 @@ class _Call:
         connection, clock = self._connection, self._asking.reactor
         try:
             await with_fair_timeout(connection.ready, READY_S, clock)
-        except Exception as error:  # of TLS, HTTP/2, or the peer's end of it
+        except Exception as error:  # from TLS, HTTP/2, or the peer
             return wrong(f"{self._place}: {await self._no_session(error)}")
         if self._handshake.protocol != "h2":
             return wrong(f"{self._place}: {self._no_h2()}")
         exchange = self._exchange()
         if not connection.can_open:
-            return wrong(f"{self._place}: takes no push: its SETTINGS allow no stream")
+            return wrong(f"{self._place}: accepts no push: its SETTINGS allow no streams")
         connection.send(exchange)
         try:
             end = await with_fair_timeout(exchange.ended, ANSWER_S, clock)
@@ -176,7 +176,7 @@ class _Call:
         return self._answered(end)
 
     def _exchange(self) -> Exchange:
-        """A push to a made-up token, which Apple would not store if there were such a phone."""
+        """A push to a made-up token, which Apple would not store even if the token existed."""
         kind = RequestKind.of(authority=self._parts.netloc, topic=self._app.topic, push_type="voip")
         authorization = b""
         if isinstance(self._credentials, KeyCredentials):
@@ -213,11 +213,11 @@ class _Call:
         chosen = self._handshake.protocol
         return (
             f"no HTTP/2 (ALPN h2): it chose {chosen or 'nothing'}, and its certificate is signed"
-            f" by {self._handshake.root}: does a proxy end TLS between? let it pass Apple through"
+            f" by {self._handshake.root}: does a proxy intercept TLS? exempt Apple there"
         )
 
     def _answered(self, end: End) -> Finding:
-        """What the answer, or its absence, says of the configuration."""
+        """What the answer, or its absence, says about the configuration."""
         if not isinstance(end, Answer):
             return self._unanswered(end.reason)
         result = judge(end, wall_clock())
@@ -234,16 +234,17 @@ class _Call:
         if result.reason == "TooManyProviderTokenUpdates":
             return warning(
                 f"{self._place}: Apple has seen too many new tokens of key {self._key_id}"
-                " (TooManyProviderTokenUpdates): ask again in 20 minutes"
+                " (TooManyProviderTokenUpdates): try again in 20 minutes"
             )
         if isinstance(result, Temporary):
             return wrong(
-                f"{self._place}: Apple is in trouble ({result.reason}): ask again in a minute"
+                f"{self._place}: Apple has a temporary problem ({result.reason}): try again in a"
+                " minute"
             )
         return self._refused(result.reason)
 
     def _unanswered(self, reason: str) -> Finding:
-        """The connection ended, or the stream: Apple may have said why in its GOAWAY."""
+        """The connection or stream ended: Apple may have given a reason in its GOAWAY."""
         farewell = self._connection.session.farewell
         fault = farewell_fault(farewell)
         if isinstance(fault, ConfigFault):
@@ -272,7 +273,7 @@ class _Call:
 
     @property
     def _remedy(self) -> str:
-        """What to do about credentials of the other environment."""
+        """What to do about credentials that are for the other environment."""
         if self._environment == "production":
             return "use one that is"
         if isinstance(self._credentials, KeyCredentials):
@@ -283,6 +284,6 @@ class _Call:
         if self._port == OTHER_PORT or isinstance(error, ProxyFailed | DNSLookupError):
             return ""
         return (
-            f": does a firewall block it? Apple listens at port {OTHER_PORT} too"
+            f": does a firewall block it? Apple also listens on port {OTHER_PORT}"
             f" ({self._environment}_url)"
         )

@@ -1,8 +1,8 @@
 """
-``middlewared check --online``: everything the daemon needs of the outside, asked once.
+``middlewared check --online``: checks every external service that the daemon needs.
 
-The one invariant: all questions are asked side by side, each ends in bounded time whatever
-its peer does, and each gives one line, in the order of the configuration.
+The one invariant: all checks run concurrently, each ends in bounded time whatever its peer
+does, and each prints one line, in the order of the configuration.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from middlewared.service.online.response_api import ask_response_api
 from middlewared.waiting import with_fair_timeout
 
 LONGEST_S = 20.0
-"""For one question; each of its steps has a limit of its own, of some seconds."""
+"""For one check; each of its steps has its own limit of a few seconds."""
 
 
 def check_online(config: Config) -> int:
     """
-    Ask, and print a line for each thing that was asked.
+    Run all checks, and print a line for each.
 
     :return: 0 when nothing is wrong; warnings do not count.
     """
@@ -52,7 +52,7 @@ def check_online(config: Config) -> int:
 
 
 def questions(config: Config, reactor: Any) -> Iterator[Question]:
-    """What there is to ask. :raises ConfigError: a file is not what it was a moment ago."""
+    """The checks to run. :raises ConfigError: a file has changed since it was checked."""
     endpoints = make_endpoints(config, reactor=reactor)
     apps = load_apps(config, now=wall_clock())
     if apps:
@@ -85,7 +85,7 @@ def _about(loaded: LoadedApp, apple: AskApple, google: AskGoogle) -> Iterator[Qu
 async def ask_all(
     asked: Sequence[Question], reactor: Any, say: Callable[[str], None]
 ) -> set[Verdict]:
-    """Ask everything at once; ``say`` gets each line as soon as those before it are known."""
+    """Run all checks at once; ``say`` gets each line as soon as those before it are known."""
     width = max(len(question.title) for question in asked)
     running = [Deferred.fromCoroutine(_answered(question, reactor)) for question in asked]
     verdicts = set()
@@ -97,7 +97,7 @@ async def ask_all(
 
 
 async def _answered(question: Question, reactor: Any) -> Finding:
-    """What came of it; a question that fails in a way of its own spoils no other."""
+    """The result of one check; an unexpected failure does not affect the others."""
     asking = Deferred.fromCoroutine(question.ask())
     try:
         return await with_fair_timeout(asking, LONGEST_S, reactor)
@@ -113,8 +113,8 @@ def _say(line: str) -> None:
 
 def _leave_stuck_threads(reactor: Any, code: int) -> None:
     """
-    End the process now when a name look-up still waits for a name server that is silent:
-    its thread cannot be stopped, and the end of the reactor would wait for it.
+    Exit now if a name look-up still waits for a silent name server: its thread cannot be
+    stopped, and the reactor would wait for it.
     """
     if reactor.getThreadPool().working:
         sys.stdout.flush()

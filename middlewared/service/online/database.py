@@ -1,8 +1,8 @@
 """
-Asking the database: is it there, does it have our tables, may we write?
+Checking the database: connection, schema and privileges.
 
-The one invariant: nothing in it is changed: what is written is rolled back, and its schema is
-made or upgraded by a start or by ``migrate``, not here.
+The one invariant: nothing is changed: writes are rolled back, and the schema is created or
+upgraded by a start or by ``migrate``, not here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STATEMENT_S = 2.0
 _STATEMENT_TIMEOUT_MS = 1800
 _VERSION = "select coalesce(max(version), 0) from schema_version"
 _CLOCK = "select extract(epoch from clock_timestamp())::float8"
-# Rights are judged before rows are looked for.
+# Privileges are checked before rows are read, so no row needs to match.
 _WRITES = (
     "insert into devices select * from devices where false",
     "update devices set last_seen = last_seen where false",
@@ -51,7 +51,7 @@ _FIRST_WRITES = ("create table middlewared_check (nothing integer)",)
 
 
 async def ask_database(database: DatabaseSettings, reactor: Any) -> Finding:
-    """SQLite's file, or PostgreSQL's first host that takes writes."""
+    """Check the SQLite file, or the first PostgreSQL host that accepts writes."""
     path = database.sqlite_file
     try:
         if path is not None:
@@ -86,7 +86,7 @@ def _name(host: Mapping[str, str]) -> str:
 
 
 async def _asked(link: Link, name: str, missed: Sequence[str]) -> Finding:
-    """What a link that is open can do."""
+    """Check an open link."""
     try:
         version = await _version(link)
         notes = _schema("postgres", version)
@@ -115,7 +115,7 @@ async def _version(link: Link) -> int:
 
 
 async def _written(link: Link, statements: Sequence[str]) -> None:
-    """Each statement, and then none of them."""
+    """Execute each statement, then roll back."""
     await link.run("begin", (), STATEMENT_S)
     for statement in statements:
         await link.run(statement, (), STATEMENT_S)
@@ -129,20 +129,20 @@ def _schema(dialect: str, version: int) -> str:
         return ""
     newest = missing[-1][0]
     if not version:
-        return f"empty: the first start makes schema {newest}"
-    return f"schema {version}, which the next start makes {newest}"
+        return f"empty: the first start creates schema {newest}"
+    return f"schema {version}, which the next start upgrades to {newest}"
 
 
 def _advised(text: str) -> str:
-    """libpq's words, with what to do where that is known."""
+    """libpq's message, with what to do if that is known."""
     if "read-only" in text or "hot standby" in text:
-        return "a standby, which takes no writes: url must name the primary as well"
+        return "a standby, which accepts no writes: url must also name the primary"
     if "authentication failed" in text or "no password supplied" in text:
         return f"{text}: set user and password in url"
     if "pg_hba.conf" in text:
-        return f"{text}: let this host in"
+        return f"{text}: allow this host there"
     if "refused" in text or "no answer" in text:
-        return f"{text}: does it run, and does a firewall let us through?"
+        return f"{text}: is it running, and does a firewall block it?"
     return text
 
 
@@ -182,16 +182,16 @@ async def _sqlite(path: Path, reactor: Any) -> Finding:
 
 
 def _new_file(path: Path) -> Finding | None:
-    """What becomes of a file that is not there yet; None for one that is."""
+    """The finding for a file that does not exist yet; None if it does."""
     if path.exists():
         return None
     if os.access(path.parent, os.W_OK | os.X_OK):
-        return ok(f"{path} does not exist yet: the first start makes it")
-    return wrong(f"{path.parent} cannot be written: give it to the daemon's user")
+        return ok(f"{path} does not exist yet: the first start creates it")
+    return wrong(f"{path.parent} is not writable: give it to the daemon's user")
 
 
 def _touched(connection: sqlite3.Connection) -> int:
-    """Write, and take it back; the schema's version."""
+    """Write, and roll back; returns the version of the schema."""
     (version,) = connection.execute("pragma user_version").fetchone()
     if version:
         connection.execute("savepoint asked")

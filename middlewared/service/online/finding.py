@@ -1,8 +1,8 @@
 """
-What came of asking one thing, and how it is shown.
+The result of one check, and how it is shown.
 
 The one invariant: a finding is one line for an operator: ``ok`` with what was seen, or what
-is wrong and what to do; it holds no secret and no word of a peer that was not quoted.
+is wrong and what to do. It contains no secrets, and text from peers only in quotes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from middlewared.quoting import quoted
 
 NO_NAME = "the name server does not know the name, or does not answer"
 NOTABLE_SKEW_S = 5.0
-"""A clock so far off was not set by NTP."""
+"""A clock this far off is not synchronised."""
 
 
 class Verdict(enum.Enum):
-    """The word behind what was asked; a warning does not make the check fail."""
+    """The word after the title; a warning does not make the command fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -34,20 +34,20 @@ class Verdict(enum.Enum):
 
 @attrs.frozen
 class Finding:
-    """What an operator should read of one thing."""
+    """What an operator should know about one service."""
 
     verdict: Verdict
     text: str
 
 
 def ok(text: str, warnings: Sequence[str] = ()) -> Finding:
-    """Nothing is wrong; ``warnings`` come first where there are any."""
+    """Nothing is wrong; ``warnings``, if any, come first."""
     verdict = Verdict.WARNING if warnings else Verdict.OK
     return Finding(verdict, "; ".join([*warnings, text]))
 
 
 def warning(text: str) -> Finding:
-    """It works, and is probably not meant."""
+    """It works, but is probably not intended."""
     return Finding(Verdict.WARNING, text)
 
 
@@ -58,17 +58,17 @@ def wrong(text: str) -> Finding:
 
 @attrs.frozen
 class Question:
-    """One thing to be asked: ``title`` names it by its section; ``ask`` ends in bounded time."""
+    """One check: ``title`` names its section; ``ask`` ends in bounded time."""
 
     title: str
     ask: Callable[[], Coroutine[Deferred[Any], Any, Finding]]
 
 
 def unreachable(error: BaseException) -> str:
-    """Why no TCP connection came about, in words; ``error`` as an endpoint gives it."""
+    """Why there is no TCP connection, in words; ``error`` is that of an endpoint."""
     match error:
         case ProxyFailed(__cause__=BaseException() as cause):
-            return f"no way to the proxy of [http_proxy]: {unreachable(cause)}"
+            return f"cannot reach the proxy of [http_proxy]: {unreachable(cause)}"
         case ProxyFailed():
             return f"the proxy of [http_proxy] {error.args[0]}"
         case internet.DNSLookupError():
@@ -78,7 +78,7 @@ def unreachable(error: BaseException) -> str:
         case internet.NoRouteError():
             return "there is no route to it"
         case internet.TimeoutError() | internet.TCPTimedOutError() | WaitedTooLong():
-            return "no connection within some seconds"
+            return "no connection within a few seconds"
         case internet.ConnectionLost() | internet.ConnectionDone():
             return "the connection was closed"
     return quoted(str(error).partition("\n")[0] or type(error).__name__, 120)

@@ -1,8 +1,8 @@
 """
-Asking Google: an access token, and a message to a made-up token, only to be validated.
+Checking Google: an access token, and a message to a made-up token, to be validated only.
 
-The one invariant: no phone gets anything: the token is made up, and FCM is asked to validate
-the message (``validate_only``, ``dry_run``), not to deliver it.
+The one invariant: no phone gets a push: the token is random, and FCM is asked to validate the
+message (``validate_only``, ``dry_run``), not to deliver it.
 Sources: FCM's HTTP v1 reference (projects.messages.send, ErrorCode), google.rpc.ErrorInfo, and
 "Using OAuth 2.0 for server to server applications".
 """
@@ -36,20 +36,21 @@ ANSWER_S = 5.0
 _JSON = "application/json; charset=UTF-8"
 _DRY = {"type": "check"}
 
-# By FCM's word, or the HTTP status; {} is filled in from the service account.
+# By FCM's error code or the HTTP status; {} is filled in from the service account.
 _MEANING: Mapping[str, str] = {
-    "SENDER_ID_MISMATCH": "the app sends to another Firebase project than {project}: set the"
+    "SENDER_ID_MISMATCH": "the app belongs to another Firebase project than {project}: set the"
     " service_account of the project in the app's google-services.json",
-    "THIRD_PARTY_AUTH_ERROR": "the project's own credentials for Apple or web push are bad: look"
-    " at the project's settings in the Firebase console",
-    "401": "service_account: Google does not take the access token of {account}: is token_uri"
+    "THIRD_PARTY_AUTH_ERROR": "the project's own credentials for Apple or web push are invalid:"
+    " check the project's settings in the Firebase console",
+    "401": "service_account: Google does not accept the access token of {account}: is token_uri"
     " Google's, and the account of this project?",
-    "404": "service_account: FCM knows no project {project}: use the key file of the app's project",
+    "404": "service_account: FCM does not know project {project}: use the key file of the"
+    " app's project",
     "INVALID_ARGUMENT": "FCM does not understand the message: is url FCM's?",
 }
 _API_OFF = (
     "the Firebase Cloud Messaging API (V1) is not enabled in project {project}: enable it in the"
-    " Google Cloud console and wait some minutes"
+    " Google Cloud console and wait a few minutes"
 )
 _ROLE_LACKING = (
     "{account} may not send for project {project}: give it the role Firebase Cloud Messaging API"
@@ -59,13 +60,13 @@ _ROLE_LACKING = (
 
 @attrs.frozen
 class AskGoogle:
-    """Asks about apps at Google, or at the relay that ``url`` names."""
+    """Checks apps with Google, or with the relay at ``url``."""
 
     reactor: Any
     endpoints: TcpEndpoints
 
     async def __call__(self, loaded: LoadedApp) -> Finding:
-        """One app, over connections of its own that are closed at the end."""
+        """Check one app, over its own connections, which are closed at the end."""
         app, account = loaded.app, loaded.credentials
         http = Overheard(
             PooledHttpClient(
@@ -121,18 +122,18 @@ class AskGoogle:
             return ok(f"{place}, made-up registration id refused ({result.reason})")
         if isinstance(result, Accepted):
             return warning(
-                f"{place}: a made-up registration id was accepted: the relay does not look at them"
+                f"{place}: a made-up registration id was accepted: the relay does not check them"
             )
         if reply.status in (401, 403):
             return wrong(f"{place}: api_key is refused ({reply.status}): set the sender's key")
         if reply.status == 404:
             return wrong(
-                f"{place}: the legacy protocol is not spoken there (404), Google has shut it"
+                f"{place}: the legacy protocol is not served there (404), Google has shut it"
                 " down: set url to a relay, or use service_account"
             )
         reason = f"http-{reply.status}" if result is None else result.reason
         if reason == "MismatchSenderId":
-            return wrong(f"{place}: MismatchSenderId: api_key is another sender's than the app's")
+            return wrong(f"{place}: MismatchSenderId: api_key is not that of the app's sender")
         return wrong(f"{place}: refuses the message ({reason})")
 
     async def _post(
@@ -151,7 +152,7 @@ class AskGoogle:
             return await no_answer(error, url, self.endpoints, self.reactor)
 
     async def _no_token(self, account: ServiceAccount, http: Overheard, reason: str) -> str:
-        """Why Google gives no access token, and what to do."""
+        """Why there is no access token, and what to do."""
         if http.reply is not None:
             return _refused(account, http.reply, reason)
         failure = http.failure or OutgoingFailed(reason)
@@ -173,11 +174,11 @@ def _refused(account: ServiceAccount, reply: Reply, reason: str) -> str:
     if "disabled" in said or reason == "disabled_client":
         why = f"{who} is disabled: enable it in the Google Cloud console, IAM, Service Accounts"
     elif "account not found" in said or "deleted" in said or reason == "deleted_client":
-        why = f"{who} does not exist any more: make another one, and a key for it"
+        why = f"{who} no longer exists: create a new one, and a key for it"
     elif "Signature" in said or reason == "invalid_grant":
-        why = f"service_account: the key of {who} was revoked: make a new key file"
+        why = f"service_account: the key of {who} was revoked: create a new key file"
     else:
-        why = f"{place} answers {reply.status}: is it in trouble, or is token_uri wrong?"
+        why = f"{place} answers {reply.status}: is it failing, or is token_uri wrong?"
     return f"no access token ({reason}): {why}"
 
 
@@ -196,7 +197,8 @@ def _judged_v1(reply: Reply, place: str, account: ServiceAccount) -> Finding:
     if result.reason == "QUOTA_EXCEEDED":
         return warning(f"{place}: project {account.project_id} is over its quota (QUOTA_EXCEEDED)")
     if isinstance(result, Temporary):
-        return wrong(f"{place}: Google is in trouble ({result.reason}): ask again in a minute")
+        problem = f"Google has a temporary problem ({result.reason})"
+        return wrong(f"{place}: {problem}: try again in a minute")
     meaning = _MEANING.get(result.reason) or _by_status(reply)
     if meaning is None:
         return wrong(f"{place}: refuses the message ({result.reason})")
@@ -215,6 +217,6 @@ def _by_status(reply: Reply) -> str | None:
 
 
 def _server_ahead_s(reply: Reply) -> float:
-    """How far the server's clock is ahead of ours, as far as its answer shows it; else 0."""
+    """How far the server's clock is ahead of ours, by its Date header; 0 without one."""
     there = server_time(reply)
     return 0.0 if there is None else there - wall_clock()

@@ -1,8 +1,8 @@
 """
-What happened in a TLS handshake: who signed, what was agreed on, why the peer is not trusted.
+The result of a TLS handshake: root, ALPN protocol, and why a peer is not trusted.
 
-The one invariant: a connection is trusted exactly as the daemon would trust it. Whose
-certificate was not taken is seen over another connection, on which nothing is sent.
+The one invariant: a connection is trusted exactly as the daemon would trust it. A certificate
+that was not trusted is examined over another connection, on which nothing is sent.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ LOOK_S = 3.0
 
 @implementer(IOpenSSLClientConnectionCreator)
 class Handshake:
-    """Gives connections as ``creator`` does, and remembers the last one."""
+    """Creates connections as ``creator`` does, and remembers the last one."""
 
     def __init__(self, creator: Any) -> None:
         self._creator = creator
         self._connection: SSL.Connection | None = None
 
     def over(self, tcp: IStreamClientEndpoint) -> IStreamClientEndpoint:
-        """TLS on what ``tcp`` connects."""
+        """TLS over the connection of ``tcp``."""
         creator: Any = self
         endpoint: IStreamClientEndpoint = wrapClientTLS(creator, tcp)
         return endpoint
@@ -60,7 +60,7 @@ class Handshake:
 
     @property
     def finished(self) -> bool:
-        """Whether TLS was agreed on."""
+        """Whether the handshake was completed."""
         return self._connection is not None and self._connection.get_finished() is not None
 
     @property
@@ -80,7 +80,7 @@ class Handshake:
 
 async def distrust(endpoint: IStreamClientEndpoint, host: str, clock: Clock) -> str:
     """
-    Why the certificate of ``host`` was not taken, and what to do; "" when it shows none.
+    Why the certificate of ``host`` was rejected, and what to do; "" if it presents none.
 
     :param endpoint: the same TCP endpoint as before.
     """
@@ -99,7 +99,7 @@ async def distrust(endpoint: IStreamClientEndpoint, host: str, clock: Clock) -> 
         return f"its certificate is for another host name, signed by {signer}: who answers there?"
     return (
         f"its certificate is signed by {signer}, which this machine does not trust: does a proxy"
-        " end TLS between? else name the file of that root in ca_file"
+        " intercept TLS? if not, name a file with that root in ca_file"
     )
 
 
@@ -119,7 +119,7 @@ def _is_address(host: str) -> bool:
 async def _shown(
     endpoint: IStreamClientEndpoint, host: str, clock: Clock
 ) -> Sequence[x509.Certificate]:
-    """The chain that a server shows; empty when it shows none in time."""
+    """The chain that a server presents; empty if it presents none in time."""
     looking = _Looking()
     creator: Any = _Unverified(host)
     factory: Any = Factory.forProtocol(lambda: looking)
@@ -128,13 +128,13 @@ async def _shown(
     try:
         await unverified.connect(factory)
         return await with_fair_timeout(looking.chain, LOOK_S, clock)
-    except Exception:  # it was there a moment ago; why it is not now is of no interest
+    except Exception:  # it worked a moment ago; why it fails now does not matter
         return []
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Unverified:
-    """TLS that takes any certificate, to be looked at and for nothing else."""
+    """TLS that accepts any certificate, only to examine it."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -172,7 +172,7 @@ class _Looking(Protocol):
 
 
 def name_of(name: x509.Name) -> str:
-    """What people call the holder of a certificate."""
+    """The readable name of a certificate's holder."""
     for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.ORGANIZATION_NAME):
         for attribute in name.get_attributes_for_oid(oid):
             return escaped(str(attribute.value)[:80])

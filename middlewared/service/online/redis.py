@@ -1,8 +1,8 @@
 """
-Asking Redis for all that a daemon needs of it.
+Checking Redis for everything that a daemon needs.
 
-The one invariant: what is written is one key and one message, under our own prefix and a
-random name, and the key is deleted again (or gone after some seconds).
+The one invariant: only one key and one message are written, under our own prefix and a random
+name, and the key is deleted again (or expires after a few seconds).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ LIMIT_S = 3.0
 """For each step at a node: connecting (which has its own, shorter limit) or a reply."""
 
 KEY_MS = "5000"
-_ACL = "docs/operating.md has the ACL that suffices"
+_ACL = "see the ACL in docs/operating.md"
 _COMMAND = re.compile(r"the '([a-z|]+)' command")
 
-# All that the daemon's own scripts call, so that a right that is missing shows here.
+# All commands of the daemon's scripts, so that a missing permission shows here.
 EVERYTHING = Script(
     """
 local call, key = redis.call, KEYS[1]
@@ -71,12 +71,12 @@ return call('PUBLISH', ARGV[2], ARGV[3])
 _MEANING = {
     "NOAUTH": "it asks for a password: set password",
     "WRONGPASS": "username or password is wrong",
-    "READONLY": "it is a replica and takes no writes: name the master in nodes",
-    "OOM": "its memory is full and it takes no writes: raise maxmemory",
-    "MISCONF": "it cannot save to its disk and takes no writes",
-    "MOVED": "it is one of a cluster: set cluster = yes",
-    "LOADING": "it is loading its data: ask again in a minute",
-    "CLUSTERDOWN": "its cluster is down: look at CLUSTER INFO",
+    "READONLY": "it is a replica and accepts no writes: name the master in nodes",
+    "OOM": "its memory is full and it accepts no writes: raise maxmemory",
+    "MISCONF": "it cannot save to its disk and accepts no writes",
+    "MOVED": "it is a node of a cluster: set cluster = yes",
+    "LOADING": "it is loading its data: try again in a minute",
+    "CLUSTERDOWN": "its cluster is down: see CLUSTER INFO",
 }
 
 
@@ -85,7 +85,7 @@ class Unusable(MiddlewaredError):
 
 
 async def ask_redis(redis: RedisSettings, endpoints: TcpEndpoints, reactor: Any) -> Finding:
-    """The one server, or the masters of the cluster."""
+    """Check the one server, or the masters of the cluster."""
     login = Login(redis.username, redis.password)
     tls = redis_tls(redis) if redis.tls else None
 
@@ -126,7 +126,7 @@ async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _AskedNode]) ->
         if isinstance(answer, Unusable)
     ]
     if not slots.complete:
-        faults.append("some slots have no master: calls with those keys are lost; CLUSTER INFO")
+        faults.append("some slots have no master, calls with those keys are lost: see CLUSTER INFO")
     if faults:
         return wrong("; ".join(faults))
     clocks = {
@@ -135,7 +135,7 @@ async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _AskedNode]) ->
         if not isinstance(answer, Unusable)
     }
     return ok(
-        f"{len(masters)} masters have all slots, written, messages arrive"
+        f"{len(masters)} masters cover all slots, written, messages arrive"
         f"{_clock(list(clocks.values()))}",
         [*missed, *_skews(clocks)],
     )
@@ -149,7 +149,7 @@ async def _master(node: _AskedNode, key: str) -> float | Unusable | None:
 
 
 def _key_at(slots: SlotMap, node: Node) -> str:
-    """A random key that ``node`` has."""
+    """A random key in a slot of ``node``."""
     while True:
         key = f"{PREFIX}check:{secrets.token_hex(8)}"
         if slots.master_of(slot_of(key)) == node:
@@ -158,7 +158,7 @@ def _key_at(slots: SlotMap, node: Node) -> str:
 
 @attrs.define
 class _AskedNode:
-    """One server, over connections that are closed after each question."""
+    """One server, over connections that are closed after each step."""
 
     reactor: Any
     endpoints: TcpEndpoints
@@ -178,10 +178,10 @@ class _AskedNode:
 
     async def used(self, key: str) -> float | None:
         """
-        Write and delete ``key``, publish and hear a message.
+        Write and delete ``key``, publish and receive a message.
 
-        :return: how far its clock is ahead of ours; None where we may not ask.
-        :raises Unusable: something of it is not possible.
+        :return: how far its clock is ahead of ours; None if we may not read it.
+        :raises Unusable: a step fails.
         """
         channel, word = key, secrets.token_hex(8)
         heard: Deferred[str] = Deferred()
@@ -201,14 +201,14 @@ class _AskedNode:
                 await with_fair_timeout(heard, LIMIT_S, self.reactor)
             except TimeoutError:
                 raise Unusable(
-                    "a published message does not come back: is SUBSCRIBE cut?"
+                    "a published message does not arrive: is SUBSCRIBE blocked?"
                 ) from None
             return await self._ahead_s(link)
         finally:
             await self._close()
 
     async def _ahead_s(self, link: Link) -> float | None:
-        """TIME is a right that the daemon does not need."""
+        """None without permission for TIME, which the daemon does not need."""
         before = wall_clock()
         try:
             seconds, micros = await link.execute("TIME")
@@ -217,14 +217,14 @@ class _AskedNode:
         return int(seconds) + int(micros) / 1e6 - (before + wall_clock()) / 2
 
     async def _opened(self, **more: Any) -> Link:
-        """A link that was logged in and greeted. :raises Unusable: why there is none."""
+        """A link that is logged in and ready. :raises Unusable: why there is none."""
         outcome: Deferred[None] = Deferred()
 
         def end(result: Failure | None) -> None:
             if not outcome.called:
                 outcome.callback(result)
 
-        # In the next turn: a link cannot be stopped from inside of what it calls.
+        # In the next iteration: a link cannot be stopped from its own callbacks.
         def up() -> None:
             self.reactor.callLater(0, end, None)
 
@@ -263,13 +263,13 @@ class _AskedNode:
         return self.handshake.over(endpoint)
 
     async def _why_not_open(self, error: Exception) -> str:
-        """TLS that fails shows as a connection that is lost."""
+        """Why there is no link; a TLS failure shows as a lost connection."""
         if self.handshake is None or not isinstance(error, txredisapi.ConnectionError):
             return self._why(error)
         if self.handshake.finished:
-            return "it closes the connection: does it ask for a certificate, or for another one?"
+            return "it closes the connection: does it require another client certificate?"
         why = await distrust(self.endpoints(*self.node), self.node[0], self.reactor)
-        return why or "no TLS: does it speak TLS at that port?"
+        return why or "no TLS: does it use TLS on that port?"
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, LoginRefused):
@@ -279,7 +279,7 @@ class _AskedNode:
         if isinstance(error, txredisapi.ResponseError):
             return _refusal(str(error))
         if isinstance(error, txredisapi.ConnectionError):
-            return "it closes the connection: does it want TLS (tls = yes)?"
+            return "it closes the connection: does it require TLS (tls = yes)?"
         if isinstance(error, TimeoutError):
             return "no connection or reply in time"
         return unreachable(error)
@@ -295,15 +295,15 @@ def _meaning(code: str) -> str | None:
 
 
 def _refusal(text: str) -> str:
-    """What Redis refused, in words; its own text is shown where there are none of ours."""
+    """What Redis refused, in our words if we have any, else in its own."""
     if denied := _COMMAND.search(text):
-        return f"the right +{denied[1]} is missing: {_ACL}"
+        return f"permission +{denied[1]} is missing: {_ACL}"
     code = text.partition(" ")[0]
     if code == "NOPERM" or "ACL failure" in text or "can't run this command" in text:
         what = "channels" if "channel" in text else "keys" if "key" in text else "commands"
-        return f"the right to our {what} is missing: {_ACL}"
+        return f"permission for our {what} is missing: {_ACL}"
     if "cluster support disabled" in text:
-        return "it is no cluster: set cluster = no"
+        return "it is not a cluster: set cluster = no"
     return _meaning(code) or f"it refuses: {quoted(text, 160)}"
 
 

@@ -1,8 +1,7 @@
 """
-Whether phones can find the URL that pushes name for their answers.
+Checking that phones can resolve the host of ``response_api``.
 
-The one invariant: it is looked up as this machine sees it; that phones see the same is for the
-operator to know.
+The name is resolved by this machine; whether phones see the same is for the operator to know.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ async def ask_response_api(url: str, reactor: Any) -> Finding:
         )
     warnings = []
     if parts.scheme != "https":
-        warnings.append("is http: answers can be read and forged on the way")
+        warnings.append("is http: answers can be read and forged in transit")
     shown = ", ".join(addresses[:3]) + (" ..." if len(addresses) > 3 else "")
     text = f"{host} is {shown}" if shown != host else host
     if not all(ip_address(each.partition("%")[0]).is_global for each in addresses):
@@ -62,7 +61,7 @@ class _Receiver:
         self.found: Deferred[list[str]] = Deferred()
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing is known yet."""
+        """No address is known yet."""
 
     def addressResolved(self, address: IAddress) -> None:
         self._addresses.append(address.host)

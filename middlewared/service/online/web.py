@@ -1,8 +1,8 @@
 """
-Asking over HTTP with the daemon's own client, and hearing more than its senders give.
+HTTP requests with the daemon's own client that keep the answer behind a verdict.
 
-The daemon's senders make verdicts of answers; for an operator, the answer behind a verdict has
-more to say (a clock that is wrong, a service that is not enabled).
+The daemon's senders reduce answers to verdicts; an operator needs the details (a clock that is
+wrong, a service that is not enabled).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from middlewared.service.online.handshake import distrust
 
 class Overheard:
     """
-    Implements :class:`~middlewared.outgoing.interface.HttpClient` by another one.
+    A :class:`~middlewared.outgoing.interface.HttpClient` that wraps another and records.
 
     :ivar reply: the last request's answer; None when there was none.
     :ivar failure: why there was none.
@@ -49,7 +49,7 @@ class Overheard:
 async def no_answer(
     failure: OutgoingFailed, url: str, endpoints: TcpEndpoints, clock: Clock
 ) -> str:
-    """Why nothing came from the host of ``url``, which it names, in words for an operator."""
+    """Why the host of ``url`` did not answer, naming it, in words for an operator."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     words = str(failure).rstrip(".")
