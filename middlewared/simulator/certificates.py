@@ -110,7 +110,7 @@ class Authority:
         """
         Issue an APNs VoIP certificate (topic as UID); the PEM file has certificate and key.
 
-        :param extensions: further ones, as :func:`apple_extensions` makes them; a relay's
+        :param extensions: extra ones, as from :func:`apple_extensions`; a relay's
             certificate has none.
         """
         subject = x509.Name(
@@ -178,7 +178,7 @@ def apple_extensions(
 
 
 def _der(tag: int, content: bytes) -> bytes:
-    """One value in DER; its length in the long form where it needs it."""
+    """One value in DER, with the long form of the length if needed."""
     size = len(content)
     octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
     length = bytes([size]) if size < 0x80 else bytes([0x80 | len(octets)]) + octets

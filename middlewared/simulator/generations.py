@@ -1,8 +1,8 @@
 """
-Simulator: how the generations of deployed apps speak to the daemon and read its pushes.
+Simulator: how the generations of deployed apps use the API and read pushes.
 
-The one invariant: a generation is a value; what an app cannot read has the effect that it
-has on phones, and nothing is repaired on its behalf.
+The one invariant: a generation is a value; what an app cannot read has the same effect as on
+real phones, and nothing is corrected for it.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Generation:
     """
     One generation of an app.
 
-    ``extra``: fields of a registration besides the required ones. ``delete_slash``:
-    whether the path of a DELETE ends in one. ``words``: for not available and available.
+    ``extra``: optional fields of a registration. ``delete_slash``: whether the path of a
+    DELETE ends in a slash. ``words``: the values for not available and available.
     ``answers_signed``, ``answers_for``: whether a call-response has credentials, and the
-    account. ``needs``: in the order in which the app looks. ``on_message``: effect of a
+    account. ``needs``: in the order in which the app checks them. ``on_message``: effect of a
     push of type "message" whose text begins with ``message_start``. ``rings_first``: it
     shows the call before it can answer, so a phone without usable data has taken that
     push. ``first_no``: the first attempt that it may answer with "not available".
@@ -110,7 +110,7 @@ class Generation:
     patience_s: float = 10.0
 
     def unmet(self, data: Mapping[str, Any]) -> list[Need]:
-        """The needs that a call push does not meet, up to the first that stops the app."""
+        """The needs that a call push does not meet, up to the first that makes the app stop."""
         unmet = []
         for need in self.needs:
             if not need.fits(data.get(need.key)):

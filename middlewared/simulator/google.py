@@ -45,12 +45,12 @@ class GoogleServer(HttpServer):
 
     ``scripts`` orders faults by push token or for the next pushes, ``oauth_scripts`` for
     token requests (its key is the account's e-mail address); ``google_errors`` makes the
-    replies. ``oauth`` trusts accounts and issues access tokens. ``record`` tells what was
-    seen.
+    replies. ``oauth`` trusts accounts and issues access tokens. ``record`` has what was
+    received.
 
     :param api_keys: the server keys that the legacy addresses accept.
-    :param tokens: the push tokens that phones have; None: any.
-    :param listener: told of each push that a phone gets.
+    :param tokens: the push tokens that exist; None: any.
+    :param listener: notified of each push that a phone gets.
     """
 
     def __init__(

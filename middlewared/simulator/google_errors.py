@@ -74,7 +74,7 @@ def invalid_token() -> HttpReply:
 
 
 def invalid_fid() -> HttpReply:
-    """Make the v1 error about what is no Firebase installation id."""
+    """The v1 error for an invalid Firebase installation id."""
     return invalid_argument("message.fid", "The Firebase installation ID is not valid")
 
 

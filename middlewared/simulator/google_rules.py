@@ -53,11 +53,11 @@ _LEGACY_FIELDS = frozenset(
 @attrs.frozen
 class GooglePush:
     """
-    A push that broke no rule.
+    A valid push.
 
     ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    it came. ``token`` is what addresses the device: with ``is_fid`` its installation id;
-    ``dry``: it is only to be validated, and reaches no phone.
+    received. ``token`` addresses the device: with ``is_fid`` it is the installation id;
+    ``dry``: it is only validated, and not delivered.
     """
 
     protocol: str
@@ -91,7 +91,7 @@ def judge_v1(body: bytes, received_at: float) -> GooglePush:
 
 
 def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
-    """Whether ``fid`` was used, and what it or ``token`` holds; one of them must be set."""
+    """Whether ``fid`` was used, and the value of it or ``token``; one of them must be set."""
     if "fid" not in message:
         token = message.get("token")
         if not isinstance(token, str) or not token:

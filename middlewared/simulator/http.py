@@ -63,7 +63,7 @@ class HangUp:
 
 @attrs.frozen
 class Close:
-    """An orderly end of the connection instead of an answer."""
+    """A clean close of the connection instead of an answer."""
 
 
 @attrs.frozen
@@ -217,7 +217,7 @@ class _Performance:
                     self._transport.abortConnection()
                     return None
                 case Close():
-                    # Else it waits for the request, for whose answer it has a producer.
+                    # Otherwise it waits for the producer of the answer.
                     self._transport.unregisterProducer()
                     self._transport.loseConnection()
                     return None
@@ -237,7 +237,7 @@ class _Performance:
     def _break_off(self, reply: HttpReply) -> None:
         self._begin(reply)
         self._request.write(reply.body[: len(reply.body) // 2])
-        # TLS sends what was written in its next turn, and a reset may overtake it.
+        # TLS sends what was written in the next iteration; a reset could overtake it.
         self._waiting = self._reactor.callLater(BREAK_S, self._reset)
 
     def _reset(self) -> None:

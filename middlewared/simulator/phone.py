@@ -1,9 +1,8 @@
 """
 Simulator: a phone with an app of some generation.
 
-The one invariant: what a push or a reply does to the phone is what it does to its
-generation; nothing is shared with other phones, no connection and no queue. After
-``stop`` it has nothing left to do.
+The one invariant: pushes and replies affect a phone as they affect its generation; phones
+share nothing, neither connections nor queues. After ``stop`` nothing is left running.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ _UNREACHED = (
 @attrs.frozen
 class Reaction:
     """
-    What the phone does with a call push.
+    How the phone reacts to a call push.
 
     ``delay_s``: from the push to the answer: the app starts and registers at the SIP
     proxy. ``available`` None: it never answers; False: it is busy. ``from_attempt``: it
-    sleeps through earlier pushes. ``data_from_attempt``: before that one it has no usable
-    data. ``repeats``: how often it posts its answer again. ``scientific``: the start time
-    goes back as legacy FCM turned it, 1.5E9.
+    misses earlier pushes. ``data_from_attempt``: before that attempt it has no usable mobile
+    data. ``repeats``: how often it repeats its answer. ``scientific``: the start time is
+    echoed in the notation of legacy FCM, 1.5E9.
     """
 
     delay_s: float = 0.0
@@ -75,8 +74,8 @@ class Phone:
 
     :param base_url: the daemon, without a trailing slash.
     :param authorization: the Authorization header of the app's user.
-    :ivar pushes: call pushes it could read; ``notices`` the texts it was shown;
-        ``complaints`` what it could not read as it should; ``effects`` what became of it.
+    :ivar pushes: call pushes it could read; ``notices``: texts it showed; ``complaints``:
+        what it could not read properly; ``effects``: what happened to the app.
     """
 
     def __init__(
@@ -148,9 +147,9 @@ class Phone:
 
     async def answer(self, data: Mapping[str, Any], *, available: bool, at: str = "") -> int:
         """
-        Post one call-response for a push and give the status.
+        Post one call-response for a push and return the status.
 
-        :param at: another address for it than the app's own.
+        :param at: another address than the app's own.
         """
         generation = self._generation
         sent_at = self._reactor.seconds()
@@ -205,7 +204,7 @@ class Phone:
         generation, key = self._generation, data["unique_key"]
         if key in self._handled:
             if generation.rings_first and generation.platform == "apns":
-                self._suffer(Effect.GHOST_CALL)  # iOS shows each VoIP push as a call
+                self._suffer(Effect.GHOST_CALL)  # iOS shows every VoIP push as a call
             if generation.repeat is Repeat.REFUSED:
                 self._background.run(self._answer(data, False, 0.0))
             if generation.repeat is not Repeat.HANDLED:
@@ -224,7 +223,7 @@ class Phone:
         if has_data and self.reaction.available:
             return True
         first_no = self._generation.first_no
-        # Without data no app answers, except old iOS at its last attempt.
+        # Without mobile data no app answers, except old iOS at its last attempt.
         refuses = attempt >= first_no and (has_data or first_no > 1)
         return False if refuses else None
 
@@ -232,7 +231,7 @@ class Phone:
         if delay_s:
             await deferLater(self._reactor, delay_s)
         for _ in range(1 + self.reaction.repeats):
-            if self._is_on:  # a request that was cancelled looks as if no one was reached
+            if self._is_on:  # a cancelled request looks like an unreachable daemon
                 await self.answer(data, available=available)
 
     def _suffer(self, effect: Effect | None) -> None:
@@ -304,7 +303,7 @@ def _data(push: AnyPush) -> Mapping[str, Any]:
 
 
 def _written(url: str, fields: Mapping[str, Any], body: Body) -> tuple[str, bytes | None]:
-    """A request's URL and content."""
+    """URL and body of a request."""
     if body is Body.JSON:
         return url, json.dumps(dict(fields)).encode()
     # A null form field is left out; OkHttp writes a blank as %20.

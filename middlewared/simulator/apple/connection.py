@@ -319,7 +319,7 @@ class AppleConnection(Protocol):
         self.transport.loseConnection()
 
     def hang_up(self) -> None:
-        """Close in order, after all that was said in this turn."""
+        """Close cleanly, after everything written in this iteration."""
         self._flush()
         self.close()
 

@@ -61,7 +61,7 @@ class Wire(Protocol):
         """TCP reset."""
 
     def hang_up(self) -> None:
-        """Close in order, after all that was said in this turn."""
+        """Close cleanly, after everything written in this iteration."""
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call back, unless the connection has ended."""

@@ -102,12 +102,12 @@ class ResetConnection:
 
 @attrs.frozen
 class HangUp:
-    """Close the connection in order, after all that was said."""
+    """Close the connection cleanly, after everything written."""
 
 
 @attrs.frozen
 class Head:
-    """The head of an answer, without its end; a further step decides on that."""
+    """The head of an answer without its end, which a further step determines."""
 
     status: int = 200
 
@@ -205,8 +205,8 @@ class Behaviour:
     ``one_until_success``: one stream until a push was accepted; None: as Apple does it,
     with provider tokens only. ``limit_after_rejection``: the limit from a rejected push
     to the next accepted one. ``replenish``: whether used connection window is given back.
-    ``goaway_after``: GOAWAY and close when so many pushes were taken.
-    ``most_resets``: GOAWAY and close when the peer has reset so many streams.
+    ``goaway_after``: GOAWAY and close after this many accepted pushes.
+    ``most_resets``: GOAWAY and close when the peer has reset this many streams.
     ``validate_headers``: whether h2 looks at every header field (a fifth of its time).
     """
 
