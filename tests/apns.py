@@ -82,7 +82,7 @@ def tcp(host: str, port: int) -> IStreamClientEndpoint:
 
 
 def by_way_of(relay: CuttableProxy) -> Endpoints:
-    """Connections through ``relay``, whatever they are meant for."""
+    """Endpoints that connect through ``relay``, whatever the host."""
     return lambda host, port: tcp(*relay.node)
 
 
@@ -144,7 +144,7 @@ class AppleTestCase(TestCase):
         )
 
     async def relay(self, apple: AppleServer, *, delay_s: float = 0.0) -> CuttableProxy:
-        """A way to ``apple`` that can be made bad."""
+        """A relay to ``apple``, for network faults."""
         relay = CuttableProxy(("127.0.0.1", urlsplit(apple.url).port or 0))
         relay.delay_s = delay_s
         await relay.start()
@@ -152,7 +152,7 @@ class AppleTestCase(TestCase):
         return relay
 
     def provide(self, settings: ApnsSettings, **options: Any) -> ApnsProvider:
-        """A started provider; ``options`` are the provider's own."""
+        """A started provider; ``options`` are passed to it."""
         defaults: dict[str, Any] = {
             "clock": reactor,
             "wall": reactor.seconds,

@@ -1,4 +1,4 @@
-"""Tests: the questions of ``check --online``, asked of real peers."""
+"""Tests: the checks of ``check --online`` against real peers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ APP = "com.voipgrid.vialer"
 
 
 def made_folder(test: SynchronousTestCase) -> Path:
-    """A folder of a test's own."""
+    """A temporary folder for a test."""
     folder = Path(test.mktemp()).absolute()
     folder.mkdir(parents=True)
     return folder
 
 
 class OnlineTestCase(TestCase):
-    """Writes a configuration and asks what it names."""
+    """Writes a configuration and runs its checks."""
 
     timeout = 60
 
@@ -35,11 +35,11 @@ class OnlineTestCase(TestCase):
         self.folder = made_folder(self)
 
     def later(self, stop: Any) -> None:
-        """Run the coroutine function ``stop`` at the end."""
+        """Run the coroutine function ``stop`` as a clean-up."""
         self.addCleanup(lambda: Deferred.fromCoroutine(stop()))
 
     async def ask(self, text: str) -> dict[str, str]:
-        """The finding of each question, by its title: the verdict, a blank, the text."""
+        """The finding of each check, by title: verdict, space, text."""
         path = self.folder / "middlewared.ini"
         path.write_text(text)
         lines: list[str] = []
@@ -54,12 +54,12 @@ class OnlineTestCase(TestCase):
         return found
 
     async def ask_one(self, text: str, title: str) -> str:
-        """The finding of one question."""
+        """The finding of one check."""
         return (await self.ask(text))[title]
 
 
 class AppleCheckCase(OnlineTestCase):
-    """An authority, a key, and Apples that know them."""
+    """An authority, a key, and simulated Apples that accept them."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -67,7 +67,7 @@ class AppleCheckCase(OnlineTestCase):
         self.key = write_provider_key(self.folder)
 
     async def apple(self, **options: Any) -> AppleServer:
-        """Start an Apple whose phones have no token that could be made up."""
+        """Start an Apple that knows no made-up token."""
         options.setdefault("client_authority", self.authority.certificate)
         options.setdefault("provider_keys", [self.key])
         options.setdefault("tokens", ())

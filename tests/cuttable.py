@@ -1,4 +1,4 @@
-"""A TCP relay that does to connections what networks do: cut, swallow, delay, lead elsewhere."""
+"""A TCP relay with network faults: it cuts, swallows, delays or redirects connections."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ clock = cast(Any, reactor)
 
 class CuttableProxy:
     """
-    Between its clients and ``node``, a host and a port.
+    Relays between clients and ``node``, a host and a port.
 
-    :param port: to listen at; 0: any.
-    :ivar delay_s: how long bytes take from one side to the other, in either direction.
-    :ivar opening_s: how long a new connection takes until it passes anything on.
-    :ivar accepted: how many connections clients have made.
+    :param port: the port to listen on; 0: any.
+    :ivar delay_s: the delay of bytes, in either direction.
+    :ivar opening_s: the time before a new connection relays anything.
+    :ivar accepted: how many connections were accepted.
     """
 
     def __init__(self, node: tuple[str, int], *, port: int = 0) -> None:
@@ -53,7 +53,7 @@ class CuttableProxy:
         return sum(isinstance(end, _Accepted) for end in self._ends)
 
     def lead_to(self, node: tuple[str, int]) -> None:
-        """Connect those who come from now on to another node."""
+        """Connect new clients to another node."""
         self._target = node
 
     def cut(self) -> None:
@@ -62,7 +62,7 @@ class CuttableProxy:
 
     def forget(self) -> None:
         """
-        The same for the connections that there are now, as a firewall that forgot them.
+        The same for the present connections only, like a firewall that dropped its state.
 
         New ones work.
         """
@@ -75,7 +75,7 @@ class CuttableProxy:
         self.abort_all()
 
     def abort_all(self) -> None:
-        """Reset the connections that there are now."""
+        """Reset the present connections."""
         for end in list(self._ends):
             end.transport.abortConnection()
 
@@ -90,14 +90,14 @@ class CuttableProxy:
         await maybeDeferred(self._listening.stopListening)
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Do it then, or now when there is nothing to wait for."""
+        """Call ``do`` after ``seconds``, or at once if that is 0."""
         if seconds:
             self._openings.append(clock.callLater(seconds, do))
         else:
             do()
 
     def later(self, do: Callable[[], None]) -> None:
-        """Do it when what is sent now arrives, in the order of sending."""
+        """Call ``do`` when bytes sent now would arrive, in order."""
         if self.delay_s or self._on_the_way:
             self._on_the_way.append(do)
             self._arrivals.append(clock.callLater(self.delay_s, self._arrive))

@@ -1,4 +1,4 @@
-"""A simulated Google over TLS with one app at it, for tests of the Google providers."""
+"""A simulated Google over TLS with one app, for tests of the Google providers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOKEN = "device-token:APA91"
 
 @functools.cache
 def service_account_file() -> bytes:
-    """The content of a key file; making its key takes long."""
+    """The content of a key file; generating the key is slow."""
     with tempfile.TemporaryDirectory() as folder:
         return write_service_account(Path(folder), token_uri="URI").path.read_bytes()
 
@@ -66,7 +66,7 @@ def call_push(wait_s: float = 4.0, token: str = TOKEN, **options: Any) -> CallPu
 
 
 class GoogleTestCase(TestCase):
-    """A simulated Google over TLS, with one app at it."""
+    """A simulated Google over TLS, with one app."""
 
     timeout = 30
     attempt_timeout_s = 5.0
@@ -76,7 +76,7 @@ class GoogleTestCase(TestCase):
     """Through which the provider finds Google's FCM."""
 
     async def setUp(self) -> None:  # type: ignore[override]
-        """Start the server, make the provider."""
+        """Start the server and create the provider."""
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.authority = Authority(folder=self.folder)
@@ -103,7 +103,7 @@ class GoogleTestCase(TestCase):
         raise NotImplementedError
 
     def base_url(self) -> str:
-        """Where the provider finds Google."""
+        """The base URL of Google for the provider."""
         return self.google.url if self.gate is None else "https://{}:{}".format(*self.gate.node)
 
     def new_fcm(self, url: str = "", **options: Any) -> FcmProvider:
@@ -149,14 +149,14 @@ class GoogleTestCase(TestCase):
         return await self.provider.send(push or call_push())
 
     def stalled_push(self) -> tuple[Deferred[PushResult], Deferred[object]]:
-        """A push that is never answered, and when it has arrived."""
+        """A push that is never answered, and a Deferred for its arrival."""
         self.google.scripts.for_token(TOKEN, Deliver(), Stall())
         arrived: Deferred[object] = Deferred()
         self.google.record.listener = arrived.callback
         return self.sending(), arrived
 
     def assert_uncertain(self, result: PushResult, reason: str) -> None:
-        """It was wholly sent, just now, and no status came."""
+        """The push was completely sent just now, and no status came."""
         assert isinstance(result, Uncertain), result
         self.assertEqual(result.reason, reason)
         self.assertTrue(0 <= reactor.seconds() - result.sent_at < 30)

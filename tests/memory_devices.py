@@ -140,7 +140,7 @@ class MemoryDevices:
 
 
 def _same_phone(one: Device, other: Device) -> bool:
-    """Whether two accounts have the same phone."""
+    """Whether two devices are on the same phone."""
     same = (one.platform, one.app, one.installation)
     same_phone = same == (other.platform, other.app, other.installation)
     return same_phone and one.sip_user_id != other.sip_user_id

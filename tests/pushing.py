@@ -31,7 +31,7 @@ SILENT = Reaction(available=None)
 
 @attrs.frozen
 class Apple:
-    """Apple as one app sees it, and the relay on the way to it."""
+    """One app's Apple, and the relay in front of it."""
 
     app: str
     server: AppleServer
@@ -40,9 +40,9 @@ class Apple:
 
 class PushingTestCase(DaemonTestCase):
     """
-    Every app of Apple's has a certificate, and so connections and an Apple of its own.
+    Each iOS app has its own certificate, connections and simulated Apple.
 
-    :ivar balancer: where phones send their answers; leads to the first daemon.
+    :ivar balancer: gets the phones' answers; it connects to the first daemon.
     """
 
     timeout = 40
@@ -68,9 +68,9 @@ class PushingTestCase(DaemonTestCase):
             await phone.stop()
 
     async def apple(self, name: str, *, delay_s: float = 0.0) -> Apple:
-        """An Apple for another app; before the daemons start."""
+        """Create an Apple for another app; call it before the daemons start."""
         app = f"com.example.{name}"
-        # Apple refuses an :authority with another port than its own, so the relay has the same.
+        # Apple refuses an :authority with a port other than its own, so the relay uses the same.
         server = AppleServer(
             reactor=reactor,
             certificate=self.authority.server(name=f"apple-{name}"),
@@ -87,7 +87,7 @@ class PushingTestCase(DaemonTestCase):
         return self.apples[-1]
 
     async def start(self, sections: Sequence[str] = ("",)) -> None:
-        """Start Google and a daemon for each of ``sections``, which its configuration has too."""
+        """Start Google, and a daemon for each of ``sections`` of extra configuration."""
         port = await self.google.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.google.stop()))
         account = write_service_account(self.directory, token_uri=self.google.token_uri)
@@ -129,14 +129,14 @@ class PushingTestCase(DaemonTestCase):
         return text
 
     def lead_to(self, at: int) -> None:
-        """Let the balancer lead to daemon ``at``."""
+        """Let the balancer connect to daemon ``at``."""
         host, _, port = self.daemons[at].addresses["http"].partition(":")
         self.balancer.lead_to((host, int(port)))
 
     async def phone(
         self, generation: Generation, apple: Apple | None = None, reaction: Reaction = USUAL
     ) -> Phone:
-        """A registered phone; ``apple`` None: of Google's."""
+        """A registered phone; ``apple`` None: Android."""
         account = FIRST_ACCOUNT + len(self.owned)
         phone = Phone(
             reactor=reactor,
@@ -154,7 +154,7 @@ class PushingTestCase(DaemonTestCase):
         return phone
 
     def call(self, phone: Phone, *, at: int = 0, call_id: str = "") -> Deferred[CallResult]:
-        """The PBX has a call for ``phone``, and asks daemon ``at``."""
+        """The PBX posts a call for ``phone`` to daemon ``at``."""
         pbx = PBX(http=self.client, base_url=self.daemons[at].url(""), seconds=clock.seconds)
         return pbx.place(phone.sip_user_id, call_id=call_id)
 
@@ -163,16 +163,16 @@ class PushingTestCase(DaemonTestCase):
         return [result.outcome for result in await gatherResults(calls)]
 
     async def pushed(self, phone: Phone, count: int) -> None:
-        """Wait until ``phone`` has got so many pushes."""
+        """Wait until ``phone`` has received ``count`` pushes."""
         await self.until(lambda: len(phone.pushes) >= count)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Look again and again."""
+        """Poll until ``true`` holds."""
         while not true():
             await deferLater(clock, 0.01)
 
     async def answer(self, phone: Phone, available: bool, at: int = 0) -> int:
-        """Answer the latest push of ``phone`` through daemon ``at``, by hand; the status."""
+        """Answer the latest push of ``phone`` through daemon ``at``; returns the status."""
         url = self.daemons[at].url("/api/call-response/")
         return await phone.answer(data(phone), available=available, at=url)
 
@@ -182,12 +182,12 @@ class PushingTestCase(DaemonTestCase):
         return sum(float(number) for number in re.findall(rf"^{pattern} (\S+)$", text, re.M))
 
     async def until_metric(self, pattern: str, least: float, at: int = 0) -> None:
-        """Scrape until it is at least that."""
+        """Scrape until the metric is at least ``least``."""
         while await self.metric(pattern, at) < least:
             await deferLater(clock, 0.02)
 
 
 def data(phone: Phone) -> Mapping[str, Any]:
-    """The data of the latest push that the phone got."""
+    """The data of the latest push to the phone."""
     push = phone.pushes[-1]
     return push.payload if isinstance(push, ReceivedPush) else push.data

@@ -1,4 +1,4 @@
-"""What the end of a call says of its device."""
+"""How the end of a call affects its device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class WakeupTests(SynchronousTestCase):
     """The silent streak."""
 
     def test_answers_of_either_kind(self) -> None:
-        """A phone that answers is not silent, however the call ended."""
+        """A phone that answers is not silent, however the call ends."""
         for outcome in (Outcome.ANSWERED, Outcome.UNAVAILABLE, Outcome.TIMEOUT, None):
             found = wakeup(DEVICE, outcome, accepted=1, answered_at=5.0)
             self.assertEqual(found, Wakeup(DEVICE, 5.0))
 
     def test_silence(self) -> None:
-        """A call that waited for its whole time after a push was accepted, and no other."""
+        """Only a call that waited its full time after an accepted push counts."""
         for outcome in (*Outcome, None):
             found = wakeup(DEVICE, outcome, accepted=2, answered_at=None)
             self.assertEqual(found, Wakeup(DEVICE, None) if outcome is Outcome.TIMEOUT else None)

@@ -167,7 +167,7 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual((row.roundtrip_seconds, row.answered_at), (1.5, START + step_s + 1.5))
 
     def test_silence_and_answers_are_noted(self) -> None:
-        """A timeout after an accepted push, and when a phone answered; not what says nothing."""
+        """A time-out after an accepted push, and an answer, are stored; other ends are not."""
         device = Device(123456789, Platform.GCM, "app", "token")
         ended = EndedCall(KIND, START, START, Settlement(Outcome.TIMEOUT), 1, device)
         self.journal.ended(ended)

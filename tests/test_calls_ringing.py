@@ -185,7 +185,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
 
     def test_refusal_of_a_repeat_decides_nothing(self) -> None:
-        """A phone that is dealing with the first push refuses the second and accepts then."""
+        """A phone that is handling the first push refuses the second, and then accepts."""
         held = self.ring()
         self.advance(1.05)
         self.assertEqual(self.attempts(), [1, 2])
@@ -204,7 +204,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
 
     def test_a_push_that_the_provider_refused_needs_no_refusal(self) -> None:
-        """It reached no phone; while it is under way it may."""
+        """It reached no phone; while in flight it may still do so."""
         verdict: Deferred[PushResult] = Deferred()
         self.with_provider(Accepted(), verdict)
         held = self.ring()
@@ -238,7 +238,7 @@ class RingingTests(RingingCase):
             self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
 
     def test_uncertain_push_to_a_once_device_is_repeated_late(self) -> None:
-        """1.5 s after it was sent: a phone that has got it answers by then."""
+        """1.5 s after it was sent: a phone that got it has answered by then."""
         self.devices.put(IPHONE)
         self.with_provider(Uncertain("connection lost", sent_at=START))
         held = self.ring()
@@ -246,13 +246,13 @@ class RingingTests(RingingCase):
         self.assertEqual(self.attempts(), [1])
         self.advance(0.1)
         self.assertEqual(self.attempts(), [1, 1])
-        self.answer(available=False)  # of the second, when the first is being dealt with
+        self.answer(available=False)  # to the second, while the first is being handled
         self.assertNoResult(held)
         self.answer()
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_loss_that_is_noticed_late_is_repaired_at_once(self) -> None:
-        """The device has had its 1.5 s when the silence of a connection is noticed after 2 s."""
+        """When a silent connection is noticed after 2 s, the 1.5 s are already over."""
         self.devices.put(IPHONE)
         verdict: Deferred[PushResult] = Deferred()
         self.with_provider(verdict)
@@ -269,7 +269,7 @@ class RingingTests(RingingCase):
         self.assertEqual(self.attempts(), [1, 1])
 
     def test_uncertain_push_outlives_a_final_refusal_of_the_next(self) -> None:
-        """It may have reached the phone, whose answer decides."""
+        """It may have reached the phone, whose answer settles the call."""
         self.with_provider(Uncertain("reset", sent_at=START), ConfigFault("BadTopic"))
         held = self.ring()
         self.advance(0.5)
@@ -278,14 +278,14 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_uncertain_push_to_a_dead_token_rings_no_phone(self) -> None:
-        """The token's death is final for the call, whatever became of the first push."""
+        """A dead token ends the call, whatever happened to the first push."""
         self.with_provider(Uncertain("reset", sent_at=START), TokenDead("Unregistered"))
         held = self.ring()
         self.advance(0.5)
         self.assertIs(self.successResultOf(held), Outcome.TOKEN_DEAD)
 
     def test_late_answer_is_reported(self) -> None:
-        """With the app and how late it was, for a minute after the wait."""
+        """With the app and the delay, for a minute after the time-out."""
         self.ring()
         self.advance(5.0)
         self.assertFalse(self.answer())
@@ -297,7 +297,7 @@ class RingingTests(RingingCase):
         self.assertEqual(sum(isinstance(each, LateAnswer) for each in self.told), 1)
 
     def test_device_that_never_answers_gets_less_time(self) -> None:
-        """One push and silent_wait_ms; an answer in that time is an answer."""
+        """One push and silent_wait_ms; an answer in that time counts."""
         waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3, silent_wait_s=1.5)
         self.ringing.settings = attrs.evolve(self.ringing.settings, waking=waking)
         self.devices.put(attrs.evolve(PHONE, silent_streak=3))

@@ -223,7 +223,7 @@ class RuleTests(ConfigCase):
             self.assert_rule(f"[{title}]\n{part}", f"[{title}] {key}: must be set")
 
     def test_shape_of_apples_ids(self) -> None:
-        """Ten capital letters and digits: a file's name or an app's id is none."""
+        """Ten capital letters and digits; file names and app ids are refused."""
         title, ids = "app:a:apns", {"key_id": "ABCDE12345", "team_id": "FGHIJ67890"}
         for key in ids:
             for wrong in ("abcde12345", "ABCDE1234", "ABCDE123456", "AuthKey_AB"):
@@ -231,7 +231,7 @@ class RuleTests(ConfigCase):
                 self.assert_rule(f"[{title}]\nkey_file=k\n{text}", f"[{title}] {key}: must be 10")
 
     def test_the_sandbox_may_have_a_key_of_its_own(self) -> None:
-        """Beside a key for production, with its id, and only where there is a sandbox."""
+        """With a key for production, with its id, and only if there is a sandbox."""
         title, token = "app:a:apns", "key_file=k\nkey_id=ABCDE12345\nteam_id=FGHIJ67890\n"
         own = "sandbox_key_file=s.p8\nsandbox_key_id=KLMNO12345\n"
         app = self.read(f"[{title}]\n{token}{own}").apps["a", Platform.APNS]
@@ -248,7 +248,7 @@ class RuleTests(ConfigCase):
             self.assertIn(f"[{title}] sandbox_key_file: must not be set", problems[0])
 
     def test_the_sandbox_may_be_off(self) -> None:
-        """``check`` says what that means; it is no problem."""
+        """``check`` warns about the effect; it is not a problem."""
         config = self.read(f"{APPLE}sandbox_url =\n")
         self.assertEqual(config.apps["com.x", Platform.APNS].sandbox_url, "")  # type: ignore[union-attr]
         (warning,) = (line for line in config.warnings if "sandbox_url" in line)
@@ -262,7 +262,7 @@ class RuleTests(ConfigCase):
         self.assert_rule("[app:a:gcm]\n", "[app:a:gcm] api_key: must be set")
 
     def test_addressing_of_fcm(self) -> None:
-        """How a device is addressed has three ways; a label is of the letters Google takes."""
+        """There are three ways to address a device; a label has only characters Google accepts."""
         section = "[app:a:android]\nservice_account=s\n"
         (app,) = self.read(f"{section}address=FID\nanalytics_label=calls-1.%~_\n").apps.values()
         assert isinstance(app, AndroidApp)
@@ -359,7 +359,7 @@ class WarningTests(ConfigCase):
         self.assertEqual([], self.warnings(f"{api}[app:a:gcm]\napi_key=k\nurl=https://relay/\n"))
 
     def test_settings_of_fcm_v1_are_warned_about_with_a_legacy_key(self) -> None:
-        """The legacy protocol has no such fields."""
+        """The legacy protocol does not have these fields."""
         legacy = "[app:a:android]\nurl=https://relay/\napi_key=k\n"
         api = f"{PROXIED}[calls]\nresponse_api=https://h/\n"
         for key, value in (("address", "fid"), ("analytics_label", "calls")):

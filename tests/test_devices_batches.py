@@ -1,4 +1,4 @@
-"""Rows that are written to the database in batches, as those of the response log are."""
+"""Rows written to the database in batches, such as the response log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def record(number: int) -> ResponseRecord:
 
 
 class Table:
-    """A response_log table that can be away or slow."""
+    """A response_log table that can be down or slow."""
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
@@ -55,7 +55,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_rows_of_a_second_are_one_batch(self) -> None:
-        """A row is not written when it is added, but with the others a second later."""
+        """A row is not written at once, but with the others a second later."""
         self.add(1, 2, 3)
         self.assertEqual(self.table.batches, [])
         self.clock.advance(1)
@@ -110,7 +110,7 @@ class BatchesTests(SynchronousTestCase):
         self.stop()
 
     def test_long_outage_drops_the_oldest_with_one_warning(self) -> None:
-        """Memory is bounded; the operator is told once that, and afterwards how much, is lost."""
+        """Memory is bounded; the loss is logged once, and afterwards its size."""
         self.table.fault = DatabaseDown("away")
         with capturedLogs() as during:
             self.add(*range(10_003))
@@ -125,7 +125,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
 
     def test_unforeseen_failure_loses_its_batch_alone(self) -> None:
-        """A batch that cannot be written does not come back for ever."""
+        """A batch that cannot be written is not retried for ever."""
         self.table.fault = ValueError("unforeseen")
         self.add(1)
         self.clock.advance(1)

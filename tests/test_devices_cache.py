@@ -164,7 +164,7 @@ class OutageTests(SynchronousTestCase):
         self.assert_down(2)
 
     def test_displaced_devices_are_not_served(self) -> None:
-        """A phone that has another account now rings for that one alone."""
+        """A phone that has moved to another account rings only for that one."""
         self.now(self.cache.register(a_device(1)))
         self.now(self.cache.register(a_device(2), alone=True))
         self.go_away()
@@ -172,7 +172,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(self.now(self.cache.find(2)), a_device(2))
 
     def test_streak_in_an_outage(self) -> None:
-        """A silent phone that registers again with its token is silent in an outage too."""
+        """A silent phone that registers the same token stays silent, also in an outage."""
         self.now(self.cache.register(a_device()))
         self.now(self.cache.log_wakeups([Wakeup(a_device(), None)]))
         self.now(self.cache.register(a_device()))

@@ -15,7 +15,7 @@ KEY = ("com.example", Platform.APNS)
 
 
 class Table:
-    """A table that can be away or slow."""
+    """A table that can be down or slow."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -47,7 +47,7 @@ class DeviceCountsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_counted_at_the_start_and_then_every_20_s(self) -> None:
-        """Who asks in between gets what was found last; the setting may change meanwhile."""
+        """In between, the last result is returned; the setting may change meanwhile."""
         self.assertEqual((dict(self.counts.devices), self.counts.silent), ({}, None))
         self.counts.start()
         self.clock.advance(19)
@@ -59,7 +59,7 @@ class DeviceCountsTests(SynchronousTestCase):
         self.stop()
 
     def test_slow_count_is_followed_by_a_long_rest(self) -> None:
-        """A count takes the database at most a hundredth of its time."""
+        """Counting takes at most a hundredth of the database's time."""
         slow = self.table.slow = Deferred()
         self.counts.start()
         self.clock.advance(2)
@@ -72,7 +72,7 @@ class DeviceCountsTests(SynchronousTestCase):
         self.stop()
 
     def test_database_that_is_away(self) -> None:
-        """There are no counts then, rather than old ones, and they come back."""
+        """There are no counts then, rather than stale ones, until it is back."""
         self.counts.start()
         self.table.fault = DatabaseDown("away")
         self.clock.advance(20)
@@ -93,7 +93,7 @@ class DeviceCountsTests(SynchronousTestCase):
         self.stop()
 
     def test_stop_waits_for_the_count_under_way(self) -> None:
-        """Nothing is left in the clock."""
+        """No timer is left."""
         slow = self.table.slow = Deferred()
         self.counts.start()
         stopped = Deferred.fromCoroutine(self.counts.stop())

@@ -221,8 +221,8 @@ class PostgresConnectionTests(PostgresCase):
 
     async def test_large_tables_are_not_gone_through(self) -> None:
         """
-        What a registration, a page of shared phones and a count need is indexed, also before
-        the server knows how the table is filled.
+        A registration, a page of shared phones and a count use indexes, even before the server
+        has statistics of the table.
         """
         await (await self.started()).stop()
         self.server.sql(

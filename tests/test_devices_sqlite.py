@@ -175,10 +175,10 @@ class SqliteStartTests(SqliteCase):
 
 
 class SqliteLargeTests(SqliteCase):
-    """What must not take longer with the number of devices."""
+    """Operations whose cost must not grow with the number of devices."""
 
     async def test_large_tables_are_not_gone_through(self) -> None:
-        """A registration and a page of shared phones are indexed; counts read an index alone."""
+        """A registration and a page of shared phones use indexes; counts read only an index."""
         await self.started()
         dialect = Dialect(position="instr")
         page, _ = dialect.page(Wanted(shared=True))
@@ -196,7 +196,7 @@ class SqliteLargeTests(SqliteCase):
             self.assertNotRegex(plan, r"SCAN devices$|SCAN other")
 
     async def test_counting_holds_up_no_call(self) -> None:
-        """A look-up is answered while a count is under way, however long that takes."""
+        """A look-up is answered during a count, however long that takes."""
         registry = await self.started()
         await registry.register(a_device())
         self.sql(

@@ -1,4 +1,4 @@
-"""What registrations and verdicts do to the devices of a real daemon, seen from outside."""
+"""How registrations and verdicts change the devices of a real daemon, from outside."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DevicesTestCase(DaemonTestCase):
         self.daemon: DaemonProcess = await self.start_daemon(self.config)
 
     def pushed(self, push: GooglePush) -> None:
-        """The phone's answer to a call; a notice has none."""
+        """Answer a call push as the phone; a notice gets no answer."""
         self.pushes.append(push)
         if push.data["type"] != "call":
             self.notices.put(push.token)
@@ -54,12 +54,12 @@ class DevicesTestCase(DaemonTestCase):
         self.answers.append(Deferred.fromCoroutine(self.post(url, **fields)))
 
     async def register(self, account: int, token: str, app: str = APP) -> int:
-        """The status of a registration."""
+        """Register; returns the status."""
         url = self.daemon.url("/api/gcm-device/")
         return (await self.post(url, sip_user_id=str(account), token=token, app=app)).status
 
     async def call(self, account: int) -> str:
-        """The outcome of a call."""
+        """Post a call; returns the outcome."""
         answered = await self.post(
             self.daemon.url("/api/incoming-call/"),
             sip_user_id=str(account),
@@ -72,7 +72,7 @@ class DevicesTestCase(DaemonTestCase):
         return (await self.get(self.daemon.url("/metrics", "metrics"))).text
 
     async def until_streak(self, streak: int, *, answered: bool) -> None:
-        """Wait until the database has it; the test's own time-out bounds this."""
+        """Wait until the database has the streak, within the test's own time-out."""
         path = self.directory / "middlewared.sqlite3"
         query = "select silent_streak, last_answered is not null from devices"
         while True:
@@ -82,7 +82,7 @@ class DevicesTestCase(DaemonTestCase):
             await deferLater(clock, 0.05)
 
     async def test_one_account_a_phone(self) -> None:
-        """A phone that registers for another account rings for that one alone, without a notice."""
+        """A phone that registers another account rings only for that one, and gets no notice."""
         self.assertEqual(await self.register(FIRST_ACCOUNT, "phone:1"), 201)
         self.assertEqual(await self.register(FIRST_ACCOUNT + 1, "phone:2"), 201)
         self.assertEqual(await self.call(FIRST_ACCOUNT), "no-device")
@@ -101,7 +101,7 @@ class DevicesTestCase(DaemonTestCase):
             self.assertEqual(await self.call(account), "answered")
 
     async def test_notice_goes_to_another_phone_alone(self) -> None:
-        """A renewed token of the same installation is no other phone."""
+        """A renewed token of the same installation is not another phone."""
         self.assertEqual(await self.register(FIRST_ACCOUNT, "phone:1"), 201)
         self.assertEqual(await self.register(FIRST_ACCOUNT, "phone:2"), 200)
         self.assertEqual(await self.register(FIRST_ACCOUNT, "other:1"), 200)
@@ -157,10 +157,10 @@ class DevicesTestCase(DaemonTestCase):
 
 
 class FleetDevicesTests(FleetTestCase):
-    """Two daemons at one database."""
+    """Two daemons that share a database."""
 
     async def test_one_account_a_phone_at_any_daemon(self) -> None:
-        """A phone that registers at another daemon rings there and here for one account."""
+        """A phone that registers at another daemon rings for one account, at both daemons."""
         await self.start_fleet(Shared.of(shared_cluster()), daemons=2)
         fields = {"token": "phone:1", "app": "com.example"}
         for at, account in enumerate((FIRST_ACCOUNT, FIRST_ACCOUNT + 1)):

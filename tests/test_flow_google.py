@@ -1,4 +1,4 @@
-"""Faults of Google that cost no call, with phones that refuse repeats of a push."""
+"""Faults of Google do not lose calls to phones that refuse repeats of a push."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from middlewared.simulator.http import BreakOff, Deliver, HangUp, HttpReply, Htt
 from middlewared.simulator.phone import Phone, Reaction
 from tests.test_flow_calls import FlowTestCase
 
-# From push to answer; to a repeat meanwhile this app says no.
+# From push to answer; meanwhile this app refuses repeats.
 SLOW = Reaction(1.2)
 
 
 class GoogleFaultTests(FlowTestCase):
-    """Each fault meets the first push of the call, which reaches the phone."""
+    """Each fault hits the first push of the call, which reaches the phone."""
 
     calls = "roundtrip_wait_ms = 4000\nresend_interval_ms = 1000\n"
 
     async def meet(self, *fault: HttpStep, push_profile: str | None = None) -> Phone:
-        """A call is answered in spite of ``fault``; gives the phone."""
+        """A call is answered despite ``fault``; returns the phone."""
         await self.start()
         phone = await self.phone(ANDROID_6, reaction=SLOW, push_profile=push_profile)
         self.stage.google.scripts.for_next(1, Deliver(), *fault)
@@ -37,6 +37,6 @@ class GoogleFaultTests(FlowTestCase):
         self.assertEqual(len(phone.pushes), 1)
 
     async def test_silence(self) -> None:
-        """Google took the push and says nothing."""
+        """Google has the push but does not answer."""
         phone = await self.meet(Stall(), push_profile="once")
         self.assertEqual(len(phone.pushes), 1)

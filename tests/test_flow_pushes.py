@@ -1,4 +1,4 @@
-"""No call dies of its own pushes: whole calls with phones that refuse repeated pushes."""
+"""No call is lost to its own pushes: whole calls with phones that refuse repeated pushes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INTERNAL_ERROR = 2
 
 @attrs.frozen
 class Case:
-    """A fault of Apple's, met by the first push; the phone; how many pushes Apple then has."""
+    """A fault at the first push to Apple; the phone; how many pushes Apple gets."""
 
     name: str
     steps: tuple[Step, ...]
@@ -36,7 +36,7 @@ class Case:
 
 
 class ApplePushTests(PushingTestCase):
-    """Pushes to Apple, each case with connections of its own, side by side."""
+    """Pushes to Apple; the cases run concurrently on separate connections."""
 
     async def all_answered(self, *cases: Case) -> None:
         """Every call is answered, and Apple got as many pushes as expected."""
@@ -56,7 +56,7 @@ class ApplePushTests(PushingTestCase):
 
     async def test_pushes_that_may_have_been_delivered(self) -> None:
         """
-        A push of which no status came is not repeated while the phone may be waking up: the
+        A push without a status is not repeated while the phone may be waking up: the
         connection is closed after Apple has read it, its stream is reset, a GOAWAY covers it,
         Apple does not reply, or the connection falls silent.
         """
@@ -72,8 +72,8 @@ class ApplePushTests(PushingTestCase):
 
     async def test_pushes_that_were_not_delivered(self) -> None:
         """
-        To a "once" device a push of unknown fate goes again after 1.5 s; when the phone had
-        got the first, its answer to the second does not end the call.
+        An uncertain push to a "once" device is repeated after 1.5 s; if the phone got the
+        first, its refusal of the second does not end the call.
         """
         await self.all_answered(
             Case("lost", (ResetConnection(),), delay_s=0.5, pushes=2),
@@ -83,7 +83,7 @@ class ApplePushTests(PushingTestCase):
         )
 
     async def test_status_that_was_read(self) -> None:
-        """A 200 stands, whatever becomes of its stream and its connection."""
+        """A 200 stands, whatever happens to its stream and connection."""
         status = (Deliver(), Interim(200))
         await self.all_answered(
             Case("stream", (*status, ResetStream(INTERNAL_ERROR)), delay_s=2.0),
@@ -95,7 +95,7 @@ class GooglePushTests(PushingTestCase):
     """Pushes to Google; native Android answers each repeat with false."""
 
     async def test_pushes_that_may_have_been_delivered(self) -> None:
-        """Google closes the connection after each push that it took, or never replies."""
+        """Google closes the connection after each push it reads, or never replies."""
         await self.start()
         closed, silent = [await self.phone(ANDROID_6, reaction=SLOW) for _ in range(2)]
         self.google.scripts.for_token(closed.token, http.Deliver(), http.HangUp())
@@ -109,8 +109,8 @@ class GooglePushTests(PushingTestCase):
 
     async def test_token_server_away_after_a_rest(self) -> None:
         """
-        The access token is renewed by the clock: a call after a rest asks no token server,
-        and is answered while there is none.
+        The access token is renewed by a timer: a call after a rest needs no token server, and
+        is answered while that is down.
         """
         self.google.oauth.expires_in_s = 4
         await self.start()
@@ -123,14 +123,14 @@ class GooglePushTests(PushingTestCase):
 
 
 class RefusalTests(PushingTestCase):
-    """False decides only with as many falses as pushes."""
+    """Refusals settle a call only when there are as many as pushes."""
 
     calls = "roundtrip_wait_ms = 3000\nresend_interval_ms = 1000\n"  # pushes at 0 and 1 s
 
     async def test_refusals(self) -> None:
         """
-        One false for two pushes does not decide, a true after it wins, two falses decide;
-        one false decides when there was one push.
+        One refusal of two pushes does not settle the call, a later acceptance does, and so do
+        two refusals; one refusal does if there was one push.
         """
         await self.start()
         native = await self.phone(ANDROID_6, reaction=SLOW)
@@ -152,7 +152,7 @@ class RefusalTests(PushingTestCase):
         self.assertNotIn(Effect.SIP_STOPPED, native.effects)
 
     async def test_late_answers(self) -> None:
-        """After its wait a call's answer is 404 and counted; that of no call is not."""
+        """An answer after the time-out gets 404 and is counted; one to an unknown call is not."""
         self.calls = "roundtrip_wait_ms = 500\nresend_interval_ms = 250\n"
         await self.start()
         phone = await self.phone(ANDROID_6, reaction=SILENT)
@@ -167,7 +167,7 @@ class RefusalTests(PushingTestCase):
 
 
 def has_answered(phone: Phone, available: bool) -> bool:
-    """Whether the phone gave this answer and has got a reply."""
+    """Whether the phone sent this answer and got a reply."""
     return any(answer.available is available for answer in phone.answers)
 
 

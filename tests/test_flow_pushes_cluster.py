@@ -17,7 +17,7 @@ from tests.servers.redis import Redis
 
 
 class SeveralDaemonsTests(PushingTestCase):
-    """Two daemons at one PostgreSQL and one Redis."""
+    """Two daemons that share a PostgreSQL and a Redis."""
 
     calls = "roundtrip_wait_ms = 3000\nresend_interval_ms = 1000\n"  # pushes at 0 and 1 s
 
@@ -32,9 +32,9 @@ class SeveralDaemonsTests(PushingTestCase):
 
     async def test_daemon_killed_after_its_push(self) -> None:
         """
-        The PBX repeats its call at another daemon, which knows that the push was taken, or
-        was under way: a "once" device gets no second one, others the next of their series,
-        and the phones' answers find their calls.
+        The PBX repeats its call at another daemon, which knows that the push was accepted or
+        in flight: a "once" device gets no second one, others get the next of the series, and
+        the phones' answers find their calls.
         """
         taken, under_way = [await self.phone(FLUTTER_IOS, self.ios) for _ in range(2)]
         android = await self.phone(ANDROID_6, reaction=SLOW)
@@ -60,8 +60,8 @@ class SeveralDaemonsTests(PushingTestCase):
 
     async def test_refusals_through_different_daemons(self) -> None:
         """
-        They count together: as many as pushes decide, fewer do not. So do late answers,
-        wherever the call waited.
+        They are counted together: as many as pushes settle the call, fewer do not. Late
+        answers are counted too, wherever the call waited.
         """
         refusing, changing, late = [await self.phone(ANDROID_6, reaction=SILENT) for _ in range(3)]
         calls = [self.call(phone) for phone in (refusing, changing, late)]
@@ -73,10 +73,10 @@ class SeveralDaemonsTests(PushingTestCase):
         self.assertEqual(await self.answer(changing, True, 0), 202)
         self.assertEqual(await self.outcomes(*calls), ["unavailable", "answered", "timeout"])
         counted = r'middlewared_late_answers_total\{.*platform="android".*\}'
-        while not await self.metric(counted, at=1):  # Redis learns of a time-out after the PBX
+        while not await self.metric(counted, at=1):  # Redis gets a time-out after the PBX does
             self.assertEqual(await self.answer(late, True, 1), 404)
 
 
 def attempts(phone: Phone) -> list[int]:
-    """Which attempts of a call a phone of Google's got."""
+    """The attempts of a call that an Android phone received."""
     return [int(push.data["attempt"]) for push in phone.pushes if isinstance(push, GooglePush)]

@@ -1,4 +1,4 @@
-"""Calls while the way to Apple or Google is dead or long."""
+"""Calls while the path to Apple or Google is dead or long."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KEPT = 5
 
 
 class DeadPathTests(PushingTestCase):
-    """A firewall has forgotten all connections: what is sent over them vanishes."""
+    """A firewall has dropped all connections: what is sent over them is lost."""
 
     connections = 4
 
     async def test_all_idle_connections_are_dead(self) -> None:
-        """The first silence lets all prove themselves, at Apple and at Google: no call is lost."""
+        """One silent connection makes all others be checked: no call is lost."""
         apple = await self.apple("ios")
         await self.start()
         iphones = [await self.phone(FLUTTER_IOS, apple) for _ in range(self.connections)]
@@ -35,10 +35,10 @@ class DeadPathTests(PushingTestCase):
 
 
 class LongPathTests(PushingTestCase):
-    """A round trip to Apple takes 560 ms, as by way of a satellite."""
+    """A round trip to Apple takes 560 ms, as over a satellite."""
 
     async def test_one_push_of_one_call(self) -> None:
-        """Silence is judged by the round trip: the push is sent once."""
+        """The patience follows the round trip: the push is sent once."""
         apple = await self.apple("far", delay_s=0.28)
         await self.start()
         phone = await self.phone(FLUTTER_IOS, apple)

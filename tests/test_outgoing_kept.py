@@ -1,4 +1,4 @@
-"""Kept connections, and how far a request came that was not answered, on real sockets."""
+"""Kept connections, and how far unanswered requests got, on real sockets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Peer(Protocol):
-    """One connection to a server that answers each request with what the test says."""
+    """One connection to a server that answers each request as the test specifies."""
 
     transport: Any
 
@@ -47,7 +47,7 @@ class Peer(Protocol):
         self.server.peers.append(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer what is a whole request."""
+        """Answer each complete request."""
         self.server.asked.append(self)
         self.server.answer(self)
 
@@ -56,7 +56,7 @@ class Peer(Protocol):
 
 
 class Server(Factory):
-    """Keeps all its connections in the order in which they came."""
+    """Keeps all its connections, in order of arrival."""
 
     noisy = False
 
@@ -78,7 +78,7 @@ class Server(Factory):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Ends when ``condition`` holds; the test's own time-out is the guard."""
+    """Wait until ``condition`` holds, within the test's own time-out."""
     while not condition():
         await deferLater(reactor, 0.01)
 
@@ -124,7 +124,7 @@ class KeptTestCase(TestCase):
 
 
 class KeptTests(KeptTestCase):
-    """Over plain TCP; and below over TLS."""
+    """Over plain TCP; below, over TLS."""
 
     async def test_latest_sign_of_life_is_preferred(self) -> None:
         """The connection that answered last is used first."""
@@ -143,7 +143,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual(self.server.asked[2:], [first] * 3)
 
     async def test_connection_that_the_peer_has_closed_is_not_used(self) -> None:
-        """Even before this process has read of it."""
+        """Even before this process has read the end."""
         await self.asking()
         (peer,) = self.server.peers
         handle = peer.transport.transport if self.is_secure else peer.transport
@@ -152,7 +152,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual((reply.status, len(self.server.peers)), (200, 2))
 
     async def test_connection_does_not_rest_for_long(self) -> None:
-        """A translator on the way may forget it silently."""
+        """A NAT gateway may drop it silently."""
         self.client = self.new_client(rest_s=0.1)
         await self.asking()
         await until(lambda: len(self.server.gone) == 1)
@@ -160,7 +160,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual(len(self.server.peers), 2)
 
     async def test_warm_connection_is_there_before_the_first_request(self) -> None:
-        """It is used by it, and replaced when it is closed or has rested."""
+        """The request uses it; it is replaced when it is closed or was idle."""
         self.client = self.new_client(rest_s=0.3)
         self.client.keep_warm(self.url)
         await until(lambda: self.client.connection_states(self.url)["ready"] == 1)
@@ -180,7 +180,7 @@ class KeptTests(KeptTestCase):
         await both
 
     async def test_silent_connection_casts_doubt_on_those_that_rest(self) -> None:
-        """They are closed before the next request finds out by itself."""
+        """They are closed before the next request tries them."""
         await self.keep_two()
         self.server.answer = lambda _: None
         began = reactor.seconds()
@@ -189,7 +189,7 @@ class KeptTests(KeptTestCase):
         await until(lambda: len(self.server.gone) == 2)
 
     async def test_sign_of_life_removes_the_doubt(self) -> None:
-        """The path is good when another connection was answered meanwhile."""
+        """An answer on another connection shows that the path works."""
         await self.keep_two()
         silent = self.asking(answer=AnswerTimes(5.0))
         await until(lambda: len(self.server.asked) == 3)
@@ -201,7 +201,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual(len(self.server.peers), 2)
 
     async def test_first_byte_ends_the_doubt(self) -> None:
-        """Then the answer has its whole time."""
+        """After that, the answer has its full time."""
         await self.asking()
         self.server.answer = lambda peer: peer.transport.write(OK[:5])
         asking = self.asking(answer=AnswerTimes(5.0))
@@ -210,7 +210,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual((await asking).status, 200)
 
     async def test_states_of_connections(self) -> None:
-        """Being made, ready, and none."""
+        """Connecting, ready, and none."""
         self.assertEqual(set(self.client.connection_states(self.url).values()), {0})
         asking = self.asking()
         self.assertEqual(self.client.connection_states(self.url)["connecting"], 1)
@@ -239,14 +239,14 @@ class KeptTests(KeptTestCase):
             self.assertIsNone(self.progress.partial)
 
     async def test_closed_after_the_request(self) -> None:
-        """All of it was sent, and no status came."""
+        """All of it was sent, but no status came."""
         self.server.answer = lambda peer: peer.transport.loseConnection()
         await self.assertFailure(self.asking(), Dropped)
         self.assertIsNotNone(self.progress.sent_at)
         self.assertIsNone(self.progress.partial)
 
     async def test_status_line_is_enough(self) -> None:
-        """The status is kept when no more came than that."""
+        """The status is kept, even if nothing else came."""
         self.server.answer = answer_and_close(b"HTTP/1.1 404 Not Found\r\nContent-")
         await self.assertFailure(self.asking(), OutgoingFailed)
         assert self.progress.partial is not None
@@ -281,7 +281,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual(partial.header("Retry-After"), "3")
 
     async def test_cancelled_request_that_was_sent(self) -> None:
-        """Its asker learns that it was."""
+        """The caller sees that it was sent."""
         self.server.answer = lambda _: None
         asking = self.asking()
         await until(lambda: len(self.server.asked) == 1)
@@ -304,7 +304,7 @@ class KeptTests(KeptTestCase):
         self.assertIsNone(self.progress.sent_at)
 
     async def test_close_ends_though_the_peer_does_not(self) -> None:
-        """A path that is dead does not hold up the end of the daemon."""
+        """A dead path does not delay the end of the daemon."""
         await self.asking()
         (peer,) = self.server.peers
         peer.transport.pauseProducing()
@@ -318,7 +318,7 @@ class KeptOverTlsTests(KeptTests):
     is_secure = True
 
     async def test_wrong_name_is_sent_nothing(self) -> None:
-        """The handshake was completed, and yet no request may follow."""
+        """No request follows, although the handshake was completed."""
         with tempfile.TemporaryDirectory() as folder:
             authority = Authority(folder=Path(folder))
             self.tls = ClientTLS(trust=load_trust(authority.certificate))
@@ -334,7 +334,7 @@ class KeptOverTlsTests(KeptTests):
 
 
 def answer_and_close(answer: bytes) -> Callable[[Peer], None]:
-    """What a server does that breaks off."""
+    """A server that breaks off after ``answer``."""
 
     def do(peer: Peer) -> None:
         peer.transport.write(answer)

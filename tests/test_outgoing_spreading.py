@@ -49,7 +49,7 @@ class SpreadingTests(SynchronousTestCase):
     """The order of addresses."""
 
     def test_every_address_comes_first_at_times(self) -> None:
-        """All are there each time, by turns of the families, the preferred one first."""
+        """All are present each time, alternating between families, the preferred one first."""
         firsts = set()
         for _ in range(300):
             receiver = Receiver()

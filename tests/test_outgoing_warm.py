@@ -1,4 +1,4 @@
-"""One connection held ready, and how fast a host answers."""
+"""One connection kept ready, and how fast a host answers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class WarmConnectionTests(SynchronousTestCase):
         self.clock.pump([1.0] * int(seconds))
 
     def test_connection_is_opened_at_the_start(self) -> None:
-        """And no second one while it is good."""
+        """And no second one while it is usable."""
         self.warm.start()
         self.opened()
         self.pass_time(RENEW_S - 2)
         self.assertEqual(len(self.opening), 1)
 
     def test_rested_connection_is_replaced_before_it_is_needed(self) -> None:
-        """Again and again, as long as no one uses it."""
+        """Repeatedly, as long as it is not used."""
         self.warm.start()
         for count in range(1, 5):
             self.opened()
@@ -62,7 +62,7 @@ class WarmConnectionTests(SynchronousTestCase):
             self.assertEqual(len(self.opening), count + 1)
 
     def test_connection_in_use_is_proof_enough(self) -> None:
-        """With pushes every second no other connection is opened."""
+        """With a push every second, no other connection is opened."""
         self.warm.start()
         self.opened()
         for _ in range(300):
@@ -71,7 +71,7 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertEqual(len(self.opening), 1)
 
     def test_closed_connection_is_opened_again_soon(self) -> None:
-        """It had lived long enough to be no failure."""
+        """It had lived long enough not to count as a failure."""
         self.warm.start()
         self.opened()
         self.pass_time(40)
@@ -88,7 +88,7 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertEqual(len(self.opening), 1)
 
     def test_refusing_host_is_not_asked_busily(self) -> None:
-        """The pauses grow to a minute; it is reported once."""
+        """The pauses grow to a minute; the failure is logged once."""
         with capturedLogs() as events:
             self.warm.start()
             for _ in range(3600):
@@ -100,7 +100,7 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertIn("fcm.example", str(events))
 
     def test_host_that_closes_at_once_is_not_asked_busily(self) -> None:
-        """To accept a connection is not yet to be well."""
+        """Accepting a connection does not count as success."""
         self.warm.start()
         for _ in range(3600):
             if not self.opening[-1].called:
@@ -126,7 +126,7 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertEqual([event["log_level"].name for event in events], ["warn", "info"])
 
     def test_nothing_is_left_after_the_stop(self) -> None:
-        """Whatever was going on: opening, resting, or a pause."""
+        """While opening, idle, or in a pause."""
         self.warm.start()
         self.warm.stop()
         self.assertTrue(self.opening[-1].called)
@@ -138,7 +138,7 @@ class PaceTests(SynchronousTestCase):
     """Pace."""
 
     def test_fast_host_has_the_shortest_patience(self) -> None:
-        """Also one of which nothing is known."""
+        """Also a host without answers yet."""
         pace = Pace()
         self.assertEqual(pace.patience_s(), 0.7)
         for _ in range(10):

@@ -24,7 +24,7 @@ from middlewared.push.apns.pulse import KEEP_ALIVE_S
 from middlewared.push.interface import Uncertain
 
 PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
-"""How a PING of ours begins."""
+"""The beginning of our PINGs."""
 
 
 def ok(stream_id: int) -> bytes:
@@ -63,7 +63,7 @@ class ConnectionTests(SynchronousTestCase):
         self.addCleanup(self.at_the_end)
 
     def connect(self, *, round_trip_s: float = 0.0) -> None:
-        """Make a connection over a path of this length; its first PING is answered."""
+        """Connect over a path with this round trip; the first PING is answered."""
         self.connection = Connection(
             clock=self.clock,
             room=self.room,
@@ -102,7 +102,7 @@ class ConnectionTests(SynchronousTestCase):
 
     @property
     def pings(self) -> int:
-        """How many PINGs were sent since the connection was made."""
+        """The number of PINGs sent on the connection."""
         return int(self.transport.value().count(PING))
 
     def lose(self) -> None:
@@ -114,7 +114,7 @@ class ConnectionTests(SynchronousTestCase):
         return self.send_exchange()[1]
 
     def send_exchange(self) -> tuple[Exchange, list[End]]:
-        """Send a push, and give it too."""
+        """Send a push; returns the exchange too."""
         sent = Exchange(block=b"\x83", body=b"{}", deadline=4.0)
         ends: list[End] = []
         sent.ended.addCallback(ends.append)
@@ -143,7 +143,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.transport.writes, 1)
 
     def test_a_silent_peer_is_asked_and_then_left(self) -> None:
-        """PING after half a second, the end after one; the push may have arrived."""
+        """PING after half a second, dropped after one; the push may have arrived."""
         ends = self.send()
         self.tick(0.5)
         self.assertEqual((self.pings, self.doubts), (1, 1))
@@ -154,7 +154,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((self.connection.why, self.connection.broken), ("connection silent", True))
 
     def test_a_long_path_has_more_time(self) -> None:
-        """Four times its round trip; PINGs are as rare, and what the connect took counts not."""
+        """Four round trips; PINGs are no more frequent, and the connect time does not count."""
         self.lose()
         self.connect(round_trip_s=0.56)
         self.assertEqual(self.round_trips[1:], [0.56])
@@ -176,7 +176,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertAlmostEqual(self.round_trips[-1], 0.4)
 
     def test_a_pause_of_this_process_is_no_round_trip(self) -> None:
-        """It is not counted, as none of our time-outs counts it."""
+        """It is not counted, as in all our time-outs."""
         self.clock.advance(0.25)
         self.clock.advance(KEEP_ALIVE_S)
         self.clock.rightNow += 30.0
@@ -202,7 +202,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(ends, [OK])
 
     def test_in_doubt_it_takes_no_pushes(self) -> None:
-        """Until a sign of life has come: then it says that there is room."""
+        """Until a sign of life comes: then it reports room."""
         self.send()
         self.tick(0.5)
         self.assertFalse(self.connection.can_open)
@@ -211,7 +211,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((self.connection.can_open, self.rooms), (True, rooms + 1))
 
     def test_it_proves_itself_at_once(self) -> None:
-        """Asked to, it has half of the time for the ACK: another one has used up the rest."""
+        """On request, within half the time: the rest has passed on another connection."""
         self.tick(1.0)
         self.connection.pulse.prove()
         self.assertEqual((self.pings, self.connection.can_open), (1, False))
@@ -227,7 +227,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.doubts, 0)
 
     def test_one_that_was_just_heard_need_not_prove_itself(self) -> None:
-        """Its path is alive."""
+        """Its path works."""
         self.tick(1.0)
         self.send()
         self.connection.dataReceived(ok(1))
@@ -282,7 +282,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.connection.give_up(sent))
 
     def test_resets_do_not_come_in_floods(self) -> None:
-        """Apple closes connections that reset too many streams; the rest waits its turn."""
+        """Apple closes connections that reset too many streams; further resets wait."""
         sent = [self.send_exchange()[0] for _ in range(RESETS_AT_ONCE + 50)]
         self.clock.advance(0)
         given_up = [self.connection.give_up(each) for each in sent]
@@ -292,7 +292,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(given_up.count(True), RESETS_PER_S)
 
     def test_a_connection_full_of_pushes_given_up_is_left(self) -> None:
-        """And closed at once, since no one waits for an answer; without one reset more."""
+        """And closed at once, as no one waits for an answer; without further resets."""
         self.connection.dataReceived(frames.settings({3: 10}))
         sent = [self.send_exchange()[0] for _ in range(10)]
         for each in sent[:5]:

@@ -163,14 +163,14 @@ class ProviderTokenTests(KeyTests):
             self.assertIs(self.tokens.current(credentials), first)
 
     def test_the_time_in_a_token_is_the_wall_clocks(self) -> None:
-        """Less some seconds: Apple compares it with its own, and takes none from the future."""
+        """Minus some seconds: Apple compares it with its own clock, and refuses the future."""
         self.clock.advance(12345)
         token = self.tokens.current(self.load(self.key.path))
         claims = jwt.decode(token.text, options={"verify_signature": False})
         self.assertEqual(claims["iat"], int(self.wall_s) - BACKDATED_S)
 
     def test_a_token_is_never_an_hour_old(self) -> None:
-        """By Apple's clock, though it is made some seconds back and ours may be slow."""
+        """By Apple's clock, although it is backdated and our clock may be slow."""
         self.assertLess(RENEW_AFTER_S + BACKDATED_S, 3600 - 5 * 60)
 
     def test_tokens_called_expired_are_not_renewed_for_ever(self) -> None:

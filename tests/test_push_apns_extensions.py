@@ -1,4 +1,4 @@
-"""What Apple writes into push certificates is read, whatever its form."""
+"""Apple's extensions of push certificates, in every form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScopeTests(SynchronousTestCase):
         self.authority = Authority(folder=made_folder(self))
 
     def scope(self, *extensions: tuple[int, bytes], topic: str = f"{APP}.voip") -> Scope:
-        """Of a certificate with these extensions below Apple's arc for push."""
+        """The scope of a certificate with these extensions under Apple's push arc."""
         path = self.authority.apns_client(
             topic=topic,
             extensions=[
@@ -35,11 +35,11 @@ class ScopeTests(SynchronousTestCase):
         return scope_of(x509.load_pem_x509_certificate(path.read_bytes()))
 
     def listed(self) -> bytes:
-        """A list of topics as it stands in a certificate."""
+        """A list of topics, as encoded in a certificate."""
         return apple_extensions(TOPICS, ())[0].value
 
     def test_form_of_the_list(self) -> None:
-        """Each topic is a UTF8String, and its kind one in a SEQUENCE."""
+        """Each topic is a UTF8String, followed by its kind in a SEQUENCE."""
         self.assertEqual(
             apple_extensions(["a.b", "a.b.voip"], ())[0].value,
             b"\x30\x1e\x0c\x03a.b\x30\x05\x0c\x03app\x0c\x08a.b.voip\x30\x06\x0c\x04voip",
@@ -52,11 +52,11 @@ class ScopeTests(SynchronousTestCase):
         self.assertEqual(scope, Scope(frozenset(TOPICS), frozenset({"sandbox", "production"})))
 
     def test_list_of_voip_topics(self) -> None:
-        """Apple names a second extension for them."""
+        """Apple documents a second extension for them."""
         self.assertEqual(self.scope((4, self.listed())).topics, set(TOPICS))
 
     def test_older_certificate(self) -> None:
-        """Only its subject says for what it is: the app, or its calls."""
+        """Only its subject names what it is for: the app, or its calls."""
         scope = self.scope((2, b"\x05\x00"))
         self.assertEqual((scope.topics, scope.environments), ({f"{APP}.voip"}, {"production"}))
         scope = self.scope((1, b"\x05\x00"), topic=APP)
@@ -68,7 +68,7 @@ class ScopeTests(SynchronousTestCase):
         self.assertFalse(self.scope().is_known)
 
     def test_what_is_no_der(self) -> None:
-        """Whatever stands there, reading it ends, and does not fail."""
+        """Reading ends without an error, whatever the content."""
         chance = random.Random(7)
         good = self.listed()
         broken = [b"", b"\x30", b"\x30\x84\xff\xff\xff\xff", b"\x0c\xff" + b"\xff" * 40, good[:9]]

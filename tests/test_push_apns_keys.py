@@ -1,4 +1,4 @@
-"""Credentials at work: keys of each environment, refusals that heal, the sandbox switched off."""
+"""Keys for each environment, temporary refusals, and the sandbox switched off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SandboxOffTests(AppleTestCase):
     """``sandbox_url`` is empty."""
 
     async def test_devices_of_the_sandbox_are_not_pushed_to(self) -> None:
-        """The device is kept: it may be registered again with another build."""
+        """The device is kept: it may register again with another build."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""))
         self.assertEqual(await provider.send(call_push(sandbox=True)), SANDBOX_OFF)
@@ -63,7 +63,7 @@ class KeysTests(AppleTestCase):
         self.other_key = write_provider_key(self.folder, key_id="SANDBOXKEY")
 
     async def test_each_environment_gets_its_own(self) -> None:
-        """Apple would answer BadEnvironmentKeyInToken else."""
+        """Otherwise Apple would answer BadEnvironmentKeyInToken."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(
             environment="sandbox", tokens=[OTHER_TOKEN], provider_keys=[self.other_key]
@@ -82,7 +82,7 @@ class KeysTests(AppleTestCase):
         self.assertEqual(len({p.headers["authorization"] for p in sandbox.record.received}), 1)
 
     async def test_a_key_for_production_alone(self) -> None:
-        """What the sandbox says of it is no verdict on the device, but the operator hears it."""
+        """The sandbox's refusal of the key is not a verdict on the device, but is logged."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox")
         sandbox.scripts.for_all(rejection("BadEnvironmentKeyInToken"))
@@ -98,10 +98,10 @@ class KeysTests(AppleTestCase):
 
 
 class RefusedTokenTests(AppleTestCase):
-    """Provider tokens that Apple refuses for a while, although nothing is wrong with them."""
+    """Valid provider tokens that Apple refuses for a while."""
 
     async def test_one_that_was_good_before_is_tried_on_another_connection(self) -> None:
-        """Such refusals come in outbreaks, and heal."""
+        """Such refusals come in bursts and are temporary."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, "", credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -114,7 +114,7 @@ class RefusedTokenTests(AppleTestCase):
             self.assertNotEqual(first.headers["apns-id"], second.headers["apns-id"])
 
     async def test_an_outbreak_makes_no_flood_of_connections(self) -> None:
-        """However many are refused and taken elsewhere: one connection is left in ten seconds."""
+        """However many are refused, only one connection is left in ten seconds."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, "", credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -134,7 +134,7 @@ class RefusedTokenTests(AppleTestCase):
         self.assertEqual(apple.record.received_count, 3)
 
     async def test_one_that_is_bad_for_good_is_a_fault_soon(self) -> None:
-        """A key that was revoked: the first push asks twice, then each asks once again."""
+        """A revoked key: the first push is sent twice, each later one once."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, "", credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -151,7 +151,7 @@ class IdleTimeoutTests(AppleTestCase):
     """Apple answers IdleTimeout."""
 
     async def test_it_is_sent_once_more_on_another_connection(self) -> None:
-        """Within the same send; only that connection was meant, and it is left."""
+        """Within the same send; the idle connection is left."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, "", connections=1))
         apple.scripts.for_next(1, rejection("IdleTimeout"))
@@ -168,7 +168,7 @@ class IdleTimeoutTests(AppleTestCase):
         self.assertEqual(apple.record.received_count, 2)
 
     async def test_not_when_the_call_is_over(self) -> None:
-        """It is asked again before it is sent again."""
+        """``wanted`` is called again before the second request."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, "", connections=1))
         apple.scripts.for_next(1, rejection("IdleTimeout"))
@@ -178,7 +178,7 @@ class IdleTimeoutTests(AppleTestCase):
 
 
 class TroublesTests(SynchronousTestCase):
-    """The operator's line."""
+    """Log lines for the operator."""
 
     def test_one_line_a_minute_for_each_trouble(self) -> None:
         """Not one for each push."""

@@ -1,4 +1,4 @@
-"""Paths that are long, dead, or lead to the wrong peer: real sockets, TLS and HTTP/2."""
+"""Paths that are long, dead, or end at the wrong peer: real sockets, TLS and HTTP/2."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.apns import APP, OTHER_TOKEN, AppleTestCase, by_way_of, call_push, re
 
 
 async def until(condition: Any) -> None:
-    """Let the reactor turn until something is so."""
+    """Run the reactor until ``condition`` holds."""
     while not condition():
         await deferLater(reactor, 0.005)
 
 
 def ready(provider: ApnsProvider, environment: str = "production") -> int:
-    """How many connections take pushes."""
+    """How many connections are ready for pushes."""
     return provider.connection_states()[environment, "ready"]
 
 
 class LongPathTests(AppleTestCase):
-    """A round trip of 560 ms, as by way of a satellite."""
+    """A round trip of 560 ms, as over a satellite."""
 
     connections = 1
 
     async def test_one_push_is_sent_once(self) -> None:
-        """Also the first one, before the path has been measured; and what it measures is told."""
+        """Even the first one, before the path is measured; the measurements are reported."""
         apple = await self.serve()
         relay = await self.relay(apple, delay_s=0.28)
         told: list[tuple[str, float]] = []
@@ -55,12 +55,12 @@ class LongPathTests(AppleTestCase):
 
 
 class DeadPathTests(AppleTestCase):
-    """A firewall has forgotten our connections: what is sent over them vanishes."""
+    """A firewall has dropped our connections: what is sent over them is lost."""
 
     connections = 4
 
     async def test_all_connections_are_dead(self) -> None:
-        """It costs one silence, not four: then every push goes over a new one."""
+        """It costs one wait, not four: after that every push uses a new connection."""
         apple = await self.serve()
         relay = await self.relay(apple)
         settings = self.settings(apple.url, "")
@@ -68,7 +68,7 @@ class DeadPathTests(AppleTestCase):
         await until(lambda: sum(map(ready, providers)) == 8)
         for provider in providers:
             await provider.send(call_push(OTHER_TOKEN))
-        await deferLater(reactor, 0.3)  # a connection that was just heard need prove nothing
+        await deferLater(reactor, 0.3)  # a connection with a fresh sign of life is not checked
         relay.forget()
         since = reactor.seconds()
         result = await providers[0].send(call_push())
@@ -108,7 +108,7 @@ class LogTests(AppleTestCase):
     connections = 1
 
     async def test_each_loss_is_explained(self) -> None:
-        """By the network's word, Apple's, or ours."""
+        """In the words of the network, of Apple, or our own."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""))
         with capturedLogs() as events:
@@ -145,7 +145,7 @@ class PeerTests(AppleTestCase):
     connections = 1
 
     async def test_a_peer_without_http2(self) -> None:
-        """A proxy that ends TLS, for one: said in words, at once, to the call that waits."""
+        """A proxy that intercepts TLS, for one: a waiting call fails at once, with the reason."""
         url = await serve_tls(self, self.authority.server(name="proxy"))
         with capturedLogs() as events:
             provider = self.provide(self.settings(url, ""))
@@ -161,7 +161,7 @@ class PeerTests(AppleTestCase):
         )
 
     async def test_a_header_list_beyond_the_peers_limit(self) -> None:
-        """That push fails in words and is not sent; the connection stays (RFC 9113, 6.5.2)."""
+        """The push fails with a reason and is not sent; the connection stays (RFC 9113, 6.5.2)."""
         for limit, result in ((300, Rejected("header list larger than the peer takes")),):
             apple = await self.serve(behaviour=Behaviour(max_header_list_size=limit))
             provider = self.provide(self.settings(apple.url, ""))
@@ -170,17 +170,17 @@ class PeerTests(AppleTestCase):
             self.assertEqual(ready(provider), 1)
 
     async def test_apples_own_limit_is_enough_for_any_push(self) -> None:
-        """The longest token, with a provider token: 8,000 octets are never used up."""
+        """Even the longest token with a provider token stays below 8,000 octets."""
         apple = await self.serve(behaviour=Behaviour(max_header_list_size=8_000))
         provider = self.provide(self.settings(apple.url, "", credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push("ab" * 100)), Accepted())
 
 
 class TcpTests(AppleTestCase):
-    """The TCP connections below."""
+    """The underlying TCP connections."""
 
     async def test_nothing_waits_for_an_acknowledgement(self) -> None:
-        """TCP_NODELAY: a push is not held back while an earlier one is under way."""
+        """TCP_NODELAY: a push is not delayed while an earlier one is unacknowledged."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""), endpoint=DirectEndpoints(reactor))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -189,7 +189,7 @@ class TcpTests(AppleTestCase):
             self.assertTrue(connection.transport.transport.getTcpNoDelay())
 
     async def test_of_plain_connections_too(self) -> None:
-        """Every outgoing one begins at the same place."""
+        """All outgoing connections are created in the same place."""
         socket = ListeningSocket(reactor=reactor)
         port = socket.open(quiet(Protocol))
         self.addCleanup(lambda: Deferred.fromCoroutine(socket.close()))

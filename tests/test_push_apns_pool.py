@@ -27,7 +27,7 @@ PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
 
 
 class Wire(StringTransport):
-    """A transport over which PINGs are answered, as long as its network is alive."""
+    """A transport on which PINGs are answered while its network works."""
 
     def __init__(self, network: Network, connection: Connection) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -35,7 +35,7 @@ class Wire(StringTransport):
         self._connection = connection
 
     def write(self, data: bytes) -> None:
-        """Answer in the next turn."""
+        """Answer in the next iteration."""
         for piece in data.split(PING)[1:]:
             self._network.clock.callLater(0, self._pong, piece[:8])
         super().write(data)  # type: ignore[no-untyped-call]
@@ -142,7 +142,7 @@ class PoolTests(SynchronousTestCase):
         self.assertGreaterEqual(self.network.connects - early, 600 / (MAX_BACKOFF_S + 1) - 1)
 
     def test_the_first_push_after_a_rest_waits_for_no_back_off(self) -> None:
-        """It has but a few seconds; those that follow hurry the attempts, but not each one."""
+        """It has only a few seconds; later ones speed up the attempts, but not each of them."""
         self.pool.start()
         self.clock.pump([1.0] * 600)
         before = self.network.connects
@@ -223,7 +223,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(other, [OK])
 
     def test_a_push_is_asked_for_when_it_is_sent_and_not_before(self) -> None:
-        """Whoever says yes takes it for sent: in the queue it is not."""
+        """``wanted`` counts it as sent, which a queued push is not."""
         asked: list[bool] = []
 
         def wanted() -> bool:
@@ -236,7 +236,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(asked, [True])
 
     def test_a_connection_that_lived_for_a_while_is_replaced_at_once(self) -> None:
-        """That the peer closes an idle one at last is no failure; one that has just come is."""
+        """Closing an old idle connection is not a failure; closing a new one is."""
         self.start()
         self.clock.pump([0.25] * int(4 * USEFUL_AFTER_S))
         self.network.lose(self.network.connections[0])
@@ -245,7 +245,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(self.network.connects, 2)
 
     def test_pushes_go_where_the_latest_sign_of_life_came_from(self) -> None:
-        """Of connections that rested: the path of the other may have died meanwhile."""
+        """Among idle connections: the path of the other may have failed meanwhile."""
         self.network.settings = {3: 1000}
         pool = self.make_pool(size=3)
         self.start(pool)
@@ -261,7 +261,7 @@ class PoolTests(SynchronousTestCase):
         )
 
     def test_connections_that_were_heard_share_the_load(self) -> None:
-        """Then one is as good as the other."""
+        """They are equally good then."""
         self.network.settings = {3: 1000}
         pool = self.make_pool(size=2)
         self.start(pool)
@@ -270,7 +270,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual([len(each.session.streams) for each in self.network.connections], [3, 3])
 
     def test_a_dead_path_costs_the_time_of_one_connection(self) -> None:
-        """The first doubt makes all to that host prove themselves, those of other apps too."""
+        """The first doubt makes all connections to that host be checked, also of other apps."""
         pools = [self.make_pool(size=2), self.make_pool(size=2)]
         elsewhere = self.make_pool(host="sandbox:443")
         for pool in (*pools, elsewhere):
@@ -286,7 +286,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(self.network.connects, 9)
 
     def test_a_push_in_doubt_waits_for_a_sign_of_life(self) -> None:
-        """It is sent when a connection has proved itself: not over one that may be dead."""
+        """It is sent once a connection has shown a sign of life, not over one that may be dead."""
         self.network.settings = {3: 1000}
         self.start()
         self.clock.pump([0.25] * 40)
@@ -303,7 +303,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual((first, second, len(connection.session.streams)), ([], [], 2))
 
     def test_what_may_be_sent_for_a_while_only_is_answered_until_the_deadline(self) -> None:
-        """Too late to be sent, it ends; sent in time, its answer is waited for."""
+        """If too late to be sent, it ends; if sent in time, its answer is awaited."""
         self.start()
         self.clock.pump([0.25] * 40)
         now = self.clock.seconds()

@@ -612,7 +612,7 @@ class LifeTests(AppleTestCase):
         self.assertIsNone(provider.credential_expiry)
 
     async def test_stopping_ends_what_is_in_flight_or_queued(self) -> None:
-        """Of those that were sent it is not known whether Apple took them."""
+        """Those that were sent are uncertain."""
         apple = await self.serve(behaviour=Behaviour(max_concurrent_streams=1))
         provider = self.provide(self.settings(apple.url, connections=1))
         apple.scripts.for_token(TOKEN, Stall())

@@ -1,4 +1,4 @@
-"""A reload with other credentials for Apple: the daemon's routes, and real connections."""
+"""A reload with new credentials for Apple: the daemon's routes and real connections."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class ReloadTests(AppleTestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.end()))
 
     async def end(self) -> None:
-        """As the daemon ends."""
+        """Stop as the daemon does."""
         self.background.cancel()
         await self.table.stop()
         await self.background.finish()
 
     def reload(self, apple: AppleServer, credentials: Credentials) -> ApnsProvider:
-        """Use these credentials from now on."""
+        """Reload with these credentials."""
         provider = ApnsProvider(
             clock=reactor,
             endpoint=tcp,
@@ -56,19 +56,19 @@ class ReloadTests(AppleTestCase):
         return provider
 
     def in_use(self) -> object:
-        """The provider that pushes now."""
+        """The provider in use."""
         route = self.table.find(*KEY)
         assert route is not None
         return route.provider.provider
 
     async def push(self) -> PushResult:
-        """Push by way of the present route."""
+        """Push by the present route."""
         route = self.table.find(*KEY)
         assert route is not None
         return await route.provider.send(call_push())
 
     async def test_a_refused_certificate_replaces_no_good_one(self) -> None:
-        """Calls go on with the old one until a later reload brings one that Apple takes."""
+        """Calls continue with the old one until a later reload brings one that Apple accepts."""
         apple = await self.serve()
         stranger = Authority(folder=self.folder, name="stranger")
         refused = load_certificate(stranger.apns_client(), now=reactor.seconds())
@@ -87,7 +87,7 @@ class ReloadTests(AppleTestCase):
             await deferLater(reactor, 0.01)
 
     async def test_no_push_waits_for_a_reload(self) -> None:
-        """Those sent while the new one connects go over connections that are there."""
+        """Pushes during the change use the existing connections."""
         apple = await self.serve()
         self.reload(apple, self.by_certificate())
         self.assertEqual(await self.push(), Accepted())

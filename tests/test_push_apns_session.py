@@ -25,7 +25,7 @@ SENT_AT = 7.0
 
 
 def goaway(last_stream_id: int, code: int) -> bytes:
-    """A GOAWAY of the peer."""
+    """A GOAWAY frame of the peer."""
     return pack(frames.GOAWAY, 0, 0, struct.pack(">II", last_stream_id, code))
 
 
@@ -70,7 +70,7 @@ class Peers:
                 self.resets.append(stream_id)
 
     def open(self, body: bytes = b"{}", *, written: bool = True) -> tuple[Exchange, list[End]]:
-        """Open an exchange, and perhaps write it; its end will be in the list."""
+        """Open an exchange, optionally write it; its end is added to the list."""
         opened = exchange(body)
         ends: list[End] = []
         opened.ended.addCallback(ends.append)
@@ -80,12 +80,12 @@ class Peers:
         return opened, ends
 
     def reset(self, opened: Exchange, code: int) -> None:
-        """Have the peer reset a stream."""
+        """Let the peer reset a stream."""
         frame = pack(frames.RST_STREAM, 0, opened.stream_id, struct.pack(">I", code))
         self.session.receive(frame)
 
     def ping(self) -> bytes:
-        """Have the session ask for a sign of life; the ACK, which is not delivered."""
+        """Let the session send a PING; returns the ACK without delivering it."""
         self.session.sender.take(SENT_AT)
         self.session.ping()
         return frames.ping(self.session.sender.take(SENT_AT)[frames.HEAD_SIZE :], ack=True)
@@ -399,7 +399,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((peers.unprocessed, ends), ([opened], []))
 
     def test_any_other_reset_is_uncertain(self) -> None:
-        """All was sent: whether it was processed is not known."""
+        """All was sent, so it may have been processed."""
         peers = Peers()
         for code, name in ((ErrorCodes.INTERNAL_ERROR, "INTERNAL_ERROR"), (0xBAD, "code-0xbad")):
             opened, ends = peers.open()
@@ -407,14 +407,14 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(ends, [Uncertain(f"RST_STREAM {name}", SENT_AT)])
 
     def test_a_reset_before_the_last_byte_gives_it_back(self) -> None:
-        """The peer cannot have processed what it never had."""
+        """The peer cannot have processed what it does not have completely."""
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         opened, ends = peers.open(b"too long")
         peers.reset(opened, ErrorCodes.INTERNAL_ERROR)
         self.assertEqual((ends, peers.unprocessed, opened.deaths), ([], [opened], 1))
 
     def test_a_status_that_was_read_stands(self) -> None:
-        """Whatever becomes of the stream, or of the connection, after it."""
+        """Whatever happens to the stream or connection afterwards."""
         losses: dict[str, Callable[[Peers, Exchange], None]] = {
             "reset": lambda peers, opened: peers.reset(opened, ErrorCodes.INTERNAL_ERROR),
             "refused": lambda peers, opened: peers.reset(opened, ErrorCodes.REFUSED_STREAM),
@@ -436,7 +436,7 @@ class EndTests(SynchronousTestCase):
                 self.assertEqual((ends, peers.unprocessed), ([answer], []), name)
 
     def test_what_the_peer_never_had_wholly_was_not_processed(self) -> None:
-        """So it may be sent again when the connection ends; what it had is uncertain."""
+        """So it may be resent when the connection ends; what was complete is uncertain."""
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         _, ends = peers.open(b"{}")
         cut, _ = peers.open(b"too long")
@@ -446,7 +446,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(peers.unprocessed, [unwritten, cut])
 
     def test_it_was_sent_when_its_last_byte_was_written(self) -> None:
-        """Not before: the rest of a body may wait for a window."""
+        """Not earlier: the rest of a body may wait for flow control."""
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         opened, ends = peers.open(b"too long")
         self.assertIsNone(opened.sent_at)
@@ -468,7 +468,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(ends, [Uncertain("gone", SENT_AT)])
 
     def test_a_malformed_answer_to_what_was_sent_is_uncertain(self) -> None:
-        """There was an answer, but not which."""
+        """There was an answer, but it is unknown which."""
         peers = Peers()
         opened, ends = peers.open()
         block = Encoder().encode([("apns-id", "x")])
@@ -485,7 +485,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((peers.session.signs, peers.session.asked), (1, False))
 
     def test_an_ack_of_no_ping_is_no_sign_of_life(self) -> None:
-        """Only the latest PING's is: an older one says nothing of the path now."""
+        """Only the ACK of the latest PING counts: an older one does not show the present path."""
         peers = Peers()
         old = peers.ping()
         new = peers.ping()

@@ -27,12 +27,12 @@ INTERNAL_ERROR = 2
 
 
 class UncertainTests(AppleTestCase):
-    """All of a push was sent, and no status came."""
+    """All of a push was sent, but no status came."""
 
     connections = 1
 
     async def test_losses_of_pushes_that_were_sent(self) -> None:
-        """Each is said once, with its time, and the push is not sent a second time."""
+        """Each is reported once, with its time, and the push is not sent a second time."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         for steps, reason in (
@@ -50,7 +50,7 @@ class UncertainTests(AppleTestCase):
             self.assertEqual(apple.record.received_count, received + 1, steps)
 
     async def test_it_was_sent_before_the_loss(self) -> None:
-        """The time is that of the push, not that at which its loss was noticed."""
+        """The time is that of sending the push, not of noticing its loss."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         await provider.send(call_push())
@@ -60,7 +60,7 @@ class UncertainTests(AppleTestCase):
         self.assertGreater(reactor.seconds() - result.sent_at, 0.25)  # type: ignore[union-attr]
 
     async def test_a_status_that_was_read_stands(self) -> None:
-        """Whatever becomes of the stream or the connection; a body that never came is missed."""
+        """Whatever happens to stream or connection; only the body is missing."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         ends: tuple[tuple[Step, ...], ...] = (
@@ -81,7 +81,7 @@ class UncertainTests(AppleTestCase):
                 self.assertEqual(apple.record.received_count, received + 1)
 
     async def test_a_status_stands_at_the_deadline_too(self) -> None:
-        """The rest of the answer is late; what it means is known."""
+        """The rest of the answer is late, but its meaning is known."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         await provider.send(call_push())
@@ -89,7 +89,7 @@ class UncertainTests(AppleTestCase):
         self.assertEqual(await provider.send(call_push(wait_s=0.2)), Accepted())
 
     async def test_what_was_not_processed_is_replayed_if_it_is_wanted(self) -> None:
-        """REFUSED_STREAM, and GOAWAY that leaves it out: certain, and asked for again."""
+        """After REFUSED_STREAM, or a GOAWAY below it; ``wanted`` is called again."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         for step in (ResetStream(REFUSED_STREAM), GoAway(unprocessed=1, close=True)):
@@ -102,11 +102,11 @@ class UncertainTests(AppleTestCase):
                 self.assertEqual(apple.record.received_count, most + 1)
 
     def not_more_than(self, apple: AppleServer, received: int) -> bool:
-        """Whether Apple has received so many pushes at most."""
+        """Whether Apple has received at most ``received`` pushes."""
         return apple.record.received_count <= received
 
     async def test_a_push_that_meets_goaway_with_an_error_twice(self) -> None:
-        """It may be what the connections die of: certainly not processed, but not tried again."""
+        """It may be the cause: it was certainly not processed, but is not retried."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         apple.scripts.for_next(2, GoAway(unprocessed=1, code=INTERNAL_ERROR, close=True))
@@ -120,10 +120,10 @@ class UncertainTests(AppleTestCase):
 
 
 class SecondRequestTests(AppleTestCase):
-    """What is uncertain is the result: no other request follows it."""
+    """An uncertain result is final: no second request follows."""
 
     async def test_an_uncertain_first_request_is_the_result(self) -> None:
-        """The other environment is not asked."""
+        """The other environment is not tried."""
         production = await self.serve()
         sandbox = await self.serve(environment="sandbox")
         provider = self.provide(self.settings(production.url, sandbox.url))
@@ -135,7 +135,7 @@ class SecondRequestTests(AppleTestCase):
         self.assertEqual(counts, (1, 0))
 
     async def test_an_uncertain_push_to_the_other_environment(self) -> None:
-        """The phone may ring: that the first environment knows no such token is no verdict."""
+        """The phone may ring: the first environment's refusal is not the verdict."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox", tokens=[OTHER_TOKEN])
         provider = self.provide(self.settings(production.url, sandbox.url))
@@ -145,7 +145,7 @@ class SecondRequestTests(AppleTestCase):
         self.assert_uncertain(result, "connection lost", since=since)
 
     async def test_a_slow_other_environment_is_waited_for(self) -> None:
-        """It has the push, and it answers PINGs; only a push that cannot be sent is given up."""
+        """It has the push and answers PINGs; only a push that cannot be sent is given up."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox", tokens=[OTHER_TOKEN])
         provider = self.provide(self.settings(production.url, sandbox.url))
@@ -178,7 +178,7 @@ class DeadlineTests(AppleTestCase):
     connections = 1
 
     async def test_resets_do_not_come_in_floods(self) -> None:
-        """Apple closes connections for it; the pushes end all the same, and later ones go on."""
+        """Apple would close connections for that; the pushes still end, and later ones work."""
         apple = await self.serve(behaviour=Behaviour(most_resets=150))
         provider = self.provide(self.settings(apple.url))
         await provider.send(call_push())

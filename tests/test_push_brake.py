@@ -1,4 +1,4 @@
-"""The brake on mass deaths of push tokens."""
+"""The brake on mass removals of devices with dead push tokens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BrakeTests(SynchronousTestCase):
         return [formatEvent(event) for event in self.events if event["log_level"] is level]
 
     def test_from_the_eleventh_death_on(self) -> None:
-        """Ten in a minute may be; one error line names the app."""
+        """Ten in a minute are normal; one error line names the app."""
         self.die(MOST_DEATHS)
         self.assertFalse(self.paused())
         self.die(5)
@@ -66,7 +66,7 @@ class BrakeTests(SynchronousTestCase):
         self.assertIn("com.example on apns", line)
 
     def test_half_of_the_verdicts(self) -> None:
-        """As many that live, or whose token is suspect, keep it off; one more death does not."""
+        """As many live or suspect tokens keep it off; one more death turns it on."""
         self.judge(Accepted(), 10)
         self.judge(TokenSuspect("BadDeviceToken"), 1)
         self.die(11)
@@ -75,14 +75,14 @@ class BrakeTests(SynchronousTestCase):
         self.assertTrue(self.paused())
 
     def test_what_says_nothing_of_a_token(self) -> None:
-        """Temporary trouble and faults of our own are no verdicts about tokens."""
+        """Temporary failures and configuration faults are not verdicts on tokens."""
         for result in (Temporary("x"), Uncertain("x", 1.0), ConfigFault("x"), Rejected("x")):
             self.judge(result, 50)
         self.die(11)
         self.assertTrue(self.paused())
 
     def test_apps_and_platforms_are_apart(self) -> None:
-        """Others are removed as before."""
+        """Other apps' devices are still removed."""
         self.die(20)
         self.assertFalse(self.paused(platform=Platform.ANDROID))
         self.assertFalse(self.paused(app="com.example.other"))
@@ -90,7 +90,7 @@ class BrakeTests(SynchronousTestCase):
         self.assertTrue(self.paused(platform=Platform.GCM))
 
     def test_deaths_spread_over_more_than_a_minute(self) -> None:
-        """Those are the phones' own."""
+        """Those are normal."""
         for _ in range(100):
             self.die()
             self.clock.advance(6)
@@ -101,7 +101,7 @@ class BrakeTests(SynchronousTestCase):
         self.assertTrue(self.paused())
 
     def test_until_a_minute_without_too_many(self) -> None:
-        """As long as more than ten a minute go on dying, among few that live."""
+        """As long as more than ten a minute die, among few that live."""
         self.die(11)
         for _ in range(30):
             self.clock.advance(5)
@@ -109,7 +109,7 @@ class BrakeTests(SynchronousTestCase):
             self.assertTrue(self.paused())
 
     def test_a_large_app_loses_a_token_every_minute(self) -> None:
-        """One death among many lives does not begin the minute again."""
+        """One death among many live tokens does not restart the minute."""
         self.die(11)
         self.clock.advance(30)
         self.judge(Accepted(), 100)  # the first few of them do not outweigh the deaths
@@ -121,7 +121,7 @@ class BrakeTests(SynchronousTestCase):
         self.assertFalse(self.paused())
 
     def test_until_a_minute_without_a_death(self) -> None:
-        """It ends by itself; one line says so with the next death."""
+        """It ends by itself; one line is logged at the next death."""
         self.die(12)
         self.clock.advance(59.9)
         self.assertTrue(self.paused())

@@ -191,7 +191,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(self.text_of(waiting), "ya29.two")
 
     def test_clock_renews_the_token(self) -> None:
-        """After any rest a call finds a good one and waits for no one."""
+        """After any time without calls, a call finds a valid token and does not wait."""
         self.tokens.start()
         self.answer(grant("ya29.0"))
         for hour in range(1, 4):
@@ -201,7 +201,7 @@ class AccessTokensTests(SynchronousTestCase):
             self.assertEqual(self.text_of(self.get()), f"ya29.{hour}")
 
     def test_clock_tries_again_while_the_token_server_is_away(self) -> None:
-        """With pauses, and without a call; calls go on with the token there is."""
+        """With pauses, and without a call; calls use the token there is."""
         self.tokens.start()
         self.answer(grant("ya29.one", 3600))
         with capturedLogs() as events:
@@ -219,7 +219,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(self.text_of(self.get()), "ya29.two")
 
     def test_clock_gets_the_first_token_after_an_outage(self) -> None:
-        """The token server was away at the start; the first call comes when it is back."""
+        """The token server was down at the start; the first call comes when it is back."""
         self.tokens.start()
         self.answer(refusal(503))
         while self.http.answers[-1].called:
@@ -228,7 +228,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(self.text_of(self.get()), "ya29.one")
 
     def test_token_server_is_not_asked_busily(self) -> None:
-        """An account that was removed is asked about twice a minute, and reported once."""
+        """A removed account is retried twice a minute, and logged once."""
         with capturedLogs() as events:
             self.tokens.start()
             for _ in range(600):
@@ -239,7 +239,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertTrue(8 < len(events) < 13, len(events))
 
     def test_nothing_is_asked_after_the_stop(self) -> None:
-        """Neither by the clock nor by a call."""
+        """Neither by the timer nor by a call."""
         self.with_token()
         self.successResultOf(Deferred.fromCoroutine(self.tokens.stop()))
         self.clock.advance(10_000)

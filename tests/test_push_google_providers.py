@@ -178,7 +178,7 @@ class FcmProviderTests(Common, GoogleTestCase):
             self.assertEqual(await self.send(), expected)
 
     async def test_start_prepares_the_first_push(self: Any) -> None:
-        """It need not wait for the token server, nor for a connection."""
+        """It has to wait neither for the token server nor for a connection."""
         self.provider.start()
         while self.provider.connection_states()["production", "ready"] < 2:
             await deferLater(reactor, 0.02)  # one of them for the access token
@@ -188,7 +188,7 @@ class FcmProviderTests(Common, GoogleTestCase):
         self.assertEqual(self.google.connections_opened, opened)
 
     async def test_addresses(self) -> None:
-        """What is no registration token goes as the installation's id, or as is wished."""
+        """A value without a colon is sent as an installation id, unless configured otherwise."""
         fid = TOKEN.partition(":")[0]
         for address, token, expected in (
             ("auto", TOKEN, (TOKEN, False)),
@@ -204,7 +204,7 @@ class FcmProviderTests(Common, GoogleTestCase):
         self.assertEqual(await self.send(call_push(token=":no-installation")), MALFORMED_TOKEN)
 
     async def test_dead_installation(self) -> None:
-        """As dead as a dead token."""
+        """It counts as a dead token."""
         self.google.scripts.for_next(1, invalid_fid())
         self.assertEqual(await self.send(call_push(token="x" * 22)), TokenDead("INVALID_ARGUMENT"))
 
@@ -284,7 +284,7 @@ class LegacyProviderTests(Common, GoogleTestCase):
             self.assertEqual(await self.send(), expected)
 
     async def test_canonical_token_is_passed_on(self) -> None:
-        """The registry is to store it; the log has the id of the message."""
+        """The registry stores it; the log has the id of the message."""
         self.google.scripts.for_next(1, legacy_success("0:1", "canonical"))
         result = await self.send()
         self.assertEqual(result, Accepted(canonical_token="canonical"))

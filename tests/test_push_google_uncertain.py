@@ -1,4 +1,4 @@
-"""What Google may have been given, what it was not, and paths to it that die silently."""
+"""Pushes that Google may have, pushes it has not, and paths that fail silently."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.google import GoogleTestCase, call_push, reactor
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Ends when ``condition`` holds; the test's own time-out is the guard."""
+    """Wait until ``condition`` holds, within the test's own time-out."""
     while not condition():
         await deferLater(reactor, 0.02)
 
 
 class Uncertainties:
-    """What both protocols promise of a push to which no status came."""
+    """The rules of both protocols for a push without a status."""
 
     async def test_connection_that_ends_after_the_push_was_read(self: Any) -> None:
         """It may have been delivered, on a new connection as on a kept one."""
@@ -50,26 +50,26 @@ class Uncertainties:
         self.assertEqual(await self.send(), Temporary("transport"))
 
     async def test_connection_that_ends_in_the_handshake(self: Any) -> None:
-        """Nothing was sent, so another try at once is safe."""
+        """Nothing was sent, so an immediate retry is safe."""
         self.provider = await self.provider_at(Hasty)
         self.assertEqual(await self.send(), Temporary("transport", 0.0))
 
     async def test_handshake_that_is_not_answered(self: Any) -> None:
-        """Nothing was sent, whether the time of the peer ends or the call."""
+        """Nothing was sent, whether the time-out or the call's deadline comes first."""
         self.attempt_timeout_s = 0.3
         self.provider = await self.provider_at(Mute)
         self.assertEqual(await self.send(), Temporary("timeout"))
         self.assertEqual(await self.send(call_push(wait_s=0.2)), Temporary("deadline"))
 
     async def test_error_status_stands_without_its_body(self: Any) -> None:
-        """It is judged by the status, whatever becomes of the connection."""
+        """The status decides, whatever happens to the connection."""
         self.google.scripts.for_next(1, BreakOff(HttpReply(503, b"<html>" * 10)))
         self.assertEqual(await self.send(), Temporary("http-503"))
         self.google.scripts.for_next(1, BreakOff(HttpReply(403, b"<html>" * 10)))
         self.assertEqual(await self.send(), ConfigFault("http-403"))
 
     async def test_slow_connection_takes_nothing_from_the_answer(self: Any) -> None:
-        """The provider's time begins when it has the push."""
+        """The time for the answer starts when the provider has the push."""
         self.attempt_timeout_s = 0.5
         self.provider = self.new_provider()
         self.google.scripts.for_next(1, Delay(0.3))
@@ -79,10 +79,10 @@ class Uncertainties:
 
 
 class Paths:
-    """Kept connections whose path has died without a word."""
+    """Kept connections whose path has failed silently."""
 
     async def test_dead_path_costs_one_time(self: Any) -> None:
-        """Five kept connections: the first push finds out, the next goes at once on a new one."""
+        """Of five kept connections: the first push notices, the next opens a new one at once."""
         await self.keep_connections(5)
         self.gate.forget()
         took_s, result = await self.timed(call_push())
@@ -94,7 +94,7 @@ class Paths:
         self.assertLess(took_s, 0.6)
 
     async def test_repeat_to_a_once_device_is_not_wanted_earlier(self: Any) -> None:
-        """Its push waits as long as its repeat has to; meanwhile others use a new connection."""
+        """Its push waits until the repeat is due; meanwhile others use a new connection."""
         await self.keep_connections(3)
         self.gate.forget()
         once = Deferred.fromCoroutine(self.timed(call_push(repeat_after_s=1.5)))
@@ -112,7 +112,7 @@ class Paths:
         self.assertEqual(self.google.record.received_count, 3)
 
     async def test_slow_google_is_learnt(self: Any) -> None:
-        """One push is uncertain; then kept connections are given the time that it takes."""
+        """One push is uncertain; after that, kept connections get the time Google needs."""
         await self.keep_connections(1)
         self.google.scripts.for_next(3, Deliver(), Delay(0.9))
         self.assert_uncertain(await self.send(), "timeout")
@@ -120,7 +120,7 @@ class Paths:
         self.assertEqual(await self.send(), Accepted())
 
     async def test_new_connection_is_given_two_seconds(self: Any) -> None:
-        """It has just proven its path."""
+        """Its path was just proven."""
         await self.keep_connections(1)
         self.gate.forget()
         await self.send()
@@ -128,7 +128,7 @@ class Paths:
         self.assertEqual(await self.send(), Accepted())
 
     async def test_silence_is_not_counted_while_this_process_is_paused(self: Any) -> None:
-        """The answer lies in the socket when it goes on."""
+        """The answer is in the socket when the process continues."""
         await self.keep_connections(1)
         self.google.scripts.for_next(1, Delay(0.3))
         sending = self.sending()
@@ -136,7 +136,7 @@ class Paths:
         self.assertEqual(await sending, Accepted())
 
     async def keep_connections(self: Any, count: int) -> None:
-        """That many connections, idle in the client."""
+        """Leave ``count`` connections idle in the client."""
         self.google.scripts.for_next(count, Delay(0.1))
         await gatherResults([self.sending() for _ in range(count)])
         self.assertEqual(self.provider.connection_states()["production", "ready"], count)
@@ -148,7 +148,7 @@ class Paths:
 
 
 class Hasty(Protocol):
-    """Closes as soon as something has come."""
+    """Closes as soon as something arrives."""
 
     def dataReceived(self, data: bytes) -> None:
         """Close."""
@@ -157,11 +157,11 @@ class Hasty(Protocol):
 
 
 class Mute(Protocol):
-    """Takes everything and says nothing."""
+    """Reads everything and never answers."""
 
 
 class GatedTestCase(GoogleTestCase):
-    """Google behind a gate that can forget connections."""
+    """Google behind a relay that can drop connections silently."""
 
     is_gated = True
     attempt_timeout_s = 2.0
@@ -175,37 +175,37 @@ class GatedTestCase(GoogleTestCase):
 
 
 class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
-    """FCM HTTP v1. Paths are alike for both protocols, and tested here alone."""
+    """FCM HTTP v1. Paths are the same for both protocols, and only tested here."""
 
     def new_provider(self) -> PushProvider:
         """FCM HTTP v1."""
         return self.new_fcm()
 
     async def provider_at(self, protocol: type[Protocol]) -> PushProvider:
-        """A provider whose token server is well, but not FCM."""
+        """A provider whose token server works, but not FCM."""
         return self.new_fcm(url=await self.listening(protocol))
 
     async def test_success_stands_without_its_body(self) -> None:
-        """200 says that the message was taken; its name is only for the log."""
+        """200 means that the message was accepted; its name is only for the log."""
         self.google.scripts.for_next(1, Deliver(), BreakOff(HttpReply(200, b'{"name": "x"}' * 5)))
         self.assertEqual(await self.send(), Accepted())
 
     async def test_access_token_refused_without_a_body(self) -> None:
-        """The push was not taken: it is sent once more with another token."""
+        """The push was not accepted: it is sent again with another token."""
         status, _ = FCM_ERRORS["THIRD_PARTY_AUTH_ERROR"]
         self.google.scripts.for_next(1, BreakOff(HttpReply(status, b"<html>" * 10)))
         self.assertEqual(await self.send(), Accepted())
         self.assertEqual(self.google.oauth.issued_count, 2)
 
     async def test_deadline_after_a_refused_access_token(self) -> None:
-        """What was refused was not delivered."""
+        """A refused push was not delivered."""
         await self.send()
         self.google.oauth.revoke_all()
         self.google.oauth_scripts.for_all(Stall())
         self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
 
     async def test_retry_after_stands(self) -> None:
-        """Headers that came are read."""
+        """The headers that arrived are used."""
         reply = fcm_error("UNAVAILABLE", retry_after="3")
         self.google.scripts.for_next(1, BreakOff(reply))
         self.assertEqual(await self.send(), Temporary("http-503", 3.0))
@@ -223,7 +223,7 @@ class LegacyUncertainTests(Uncertainties, GatedTestCase):
         return self.new_legacy(url=await self.listening(protocol))
 
     async def test_success_without_its_results_is_uncertain(self) -> None:
-        """Only the body says whether the message was taken."""
+        """Only the body shows whether the message was accepted."""
         self.google.scripts.for_next(1, Deliver(), BreakOff(legacy_success("0:1")))
         result = await self.send()
         self.assertIsInstance(result, Uncertain)

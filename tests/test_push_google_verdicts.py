@@ -111,7 +111,7 @@ class FcmVerdictTests(SynchronousTestCase):
             self.assertEqual(fcm_verdict(answer), TokenDead("INVALID_ARGUMENT"))
 
     def test_invalid_argument_about_the_installation_is_a_dead_token(self) -> None:
-        """The details name message.fid; a server that does not know the field is another case."""
+        """The details name message.fid; a server that does not know the field is different."""
         for description, expected in (
             ("The Firebase installation ID is not valid", TokenDead),
             ("Unknown name \"fid\" at 'message': Cannot find field.", Rejected),
@@ -122,12 +122,12 @@ class FcmVerdictTests(SynchronousTestCase):
             self.assertEqual(fcm_verdict(answer), expected("INVALID_ARGUMENT"))
 
     def test_statuses_of_google_rpc_are_temporary(self) -> None:
-        """ABORTED and CANCELLED (google.rpc.Code) may work another time."""
+        """ABORTED and CANCELLED (google.rpc.Code) may succeed later."""
         for status, name in ((409, "ABORTED"), (499, "CANCELLED")):
             self.assertEqual(fcm_verdict(fcm_error(status, status=name)), Temporary(name))
 
     def test_name_of_the_message_is_kept(self) -> None:
-        """It is what Google's support asks for; what could not be one is left out."""
+        """Google's support asks for it; a value that cannot be one is dropped."""
         for name, kept in (
             ("projects/p/messages/0:15%31bd", "projects/p/messages/0:15%31bd"),
             ("two\nlines", ""),

@@ -1,4 +1,4 @@
-"""Who is notified that an account has moved, and how often it is tried."""
+"""Which devices are notified that an account has moved, and how often."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertEqual(self.provider.pushes, [])
 
     def test_same_installation_is_not_told(self) -> None:
-        """Its token was renewed, or it registers its Firebase installation ID alone now."""
+        """Its token was renewed, or it now registers only its Firebase installation ID."""
         for before, now, platform in (
             ("fid:1", "fid:2", Platform.ANDROID),
             ("fid:1", "fid", Platform.ANDROID),

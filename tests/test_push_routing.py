@@ -135,7 +135,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertNoResult(sending)
 
     def test_a_provider_without_a_connection_does_not_replace_one(self) -> None:
-        """The old one is used until the new one can push; settings of the route count at once."""
+        """The old one is used until the new one can push; route settings apply at once."""
         new = ConnectingProvider()
         route = attrs.evolve(self.make_route(new), lost_account_notice=False)
         self.table.replace({KEY: route})
@@ -149,7 +149,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_operator_hears_that_the_new_one_does_not_connect(self) -> None:
-        """Again each minute; after an hour the old one is given up all the same."""
+        """It is logged every minute; after an hour the old one is dropped anyway."""
         new = ConnectingProvider()
         with capturedLogs() as events:
             self.table.replace({KEY: self.make_route(new)})
@@ -168,7 +168,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual((self.provider.stopped, self.clock.getDelayedCalls()), (1, []))
 
     def test_a_later_reload_takes_the_place_of_one_that_waits(self) -> None:
-        """The one that was never used is stopped; one that is wanted still is waited for."""
+        """The one that was never used is stopped; one that is still wanted is awaited."""
         second, third = ConnectingProvider(), ConnectingProvider()
         self.table.replace({KEY: self.make_route(second)})
         wanted = self.make_route(third)
@@ -182,7 +182,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(self.provider.stopped, 1)
 
     def test_back_to_the_old_settings(self) -> None:
-        """The provider in use stays, the new one is stopped."""
+        """The provider in use stays; the new one is stopped."""
         new = ConnectingProvider()
         self.table.replace({KEY: self.make_route(new)})
         self.table.replace({KEY: self.route})
@@ -191,7 +191,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_app_that_goes_while_its_new_provider_connects(self) -> None:
-        """Both are stopped, and so they are at the end of the daemon."""
+        """Both are stopped, as at the end of the daemon."""
         for stops in (False, True):
             old, new = SlowProvider(), ConnectingProvider()
             self.table.replace({KEY: self.make_route(old)})

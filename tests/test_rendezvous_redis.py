@@ -66,7 +66,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertEqual(self.here.waiting, 0)
 
     async def test_another_daemon_wakes_for_one_that_died(self) -> None:
-        """The repeat of a call whose daemon died is first."""
+        """The repeat of a call whose daemon died becomes its waker."""
         first = await self.here.join(a_call(call_id="abc"))
         self.cable.cut()
         repeat = await self.there.join(a_call(call_id="abc"))
@@ -76,7 +76,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
 
     async def test_who_takes_over_knows_the_pushes(self) -> None:
-        """Those that the daemon which died had sent: they may have reached the phone."""
+        """Those that the failed daemon had sent: they may have reached the phone."""
         first = await self.here.join(a_call(call_id="abc"))
         first.pushes = 2
         await self.until(lambda: self.pushes_of(first.call.unique_key) == "2")
@@ -86,7 +86,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         repeat.leave()
 
     async def test_refusals_count_without_redis_and_with_it_again(self) -> None:
-        """One that came while it was away, and one after it came back, make two."""
+        """One while it was down and one after it came back make two."""
         place = await self.here.join(a_call())
         place.pushes = 2
         await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
@@ -112,7 +112,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
 
     def pushes_of(self, unique_key: str) -> str | None:
-        """What Redis has."""
+        """The pushes stored in Redis."""
         pushes: str | None = self.server.run("HGET", record_key(unique_key), "pushes")
         return pushes
 

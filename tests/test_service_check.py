@@ -1,4 +1,4 @@
-"""``middlewared check``: certificates against topics, and the command that asks outside."""
+"""``middlewared check``: certificates and topics, and the command ``check --online``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOIP = f"{APP}.voip"
 
 
 class CertificateTests(SynchronousTestCase):
-    """What Apple wrote into a certificate, held against its section."""
+    """Apple's certificate extensions, compared with the section."""
 
     def setUp(self) -> None:
         self.folder = made_folder(self)
@@ -45,13 +45,13 @@ class CertificateTests(SynchronousTestCase):
         )
 
     def problem(self, **certificate: Any) -> str:
-        """The one problem of it."""
+        """The only problem of that configuration."""
         error = self.assertRaises(ConfigError, self.read, **certificate)
         (line,) = error.problems
         return str(line)
 
     def test_another_apps_certificate(self) -> None:
-        """Both topics are named: no call could be pushed."""
+        """Both topics are named; no call could be pushed."""
         other = "com.example.other.voip"
         self.assertRegex(
             self.problem(topic=other, topics=[other]),
@@ -64,13 +64,13 @@ class CertificateTests(SynchronousTestCase):
         self.assertIn(f"is for {APP}, the topic", self.problem(topic=APP, topics=[APP]))
 
     def test_topic_of_the_section(self) -> None:
-        """It decides, not the section's name."""
+        """The topic decides, not the section's name."""
         other = "com.example.other.voip"
         more = f"topic = {other}\nlost_account_notice = no\n"
         self.assertEqual(self.read(more, topic=other, topics=[other]), ())
 
     def test_universal_certificate(self) -> None:
-        """It is for calls and alerts, among others."""
+        """It covers calls and alerts, among others."""
         topics = [APP, VOIP, f"{APP}.complication"]
         self.assertEqual(self.read(topic=APP, topics=topics), ())
 
@@ -83,7 +83,7 @@ class CertificateTests(SynchronousTestCase):
         self.assertEqual(self.read("lost_account_notice = no\n", topics=[VOIP]), ())
 
     def test_certificate_for_one_environment(self) -> None:
-        """The other one's devices would not ring."""
+        """Devices of the other one would not ring."""
         topics = [APP, VOIP]
         (warned,) = self.read(topics=topics, environments=["sandbox"])
         self.assertRegex(warned, "^certificate: is only for Apple's sandbox")
@@ -91,7 +91,7 @@ class CertificateTests(SynchronousTestCase):
         self.assertRegex(warned, "^certificate: is only for Apple's production servers")
 
     def test_certificate_that_is_not_apples(self) -> None:
-        """A relay's certificate may say what it likes."""
+        """A relay's certificate is not checked."""
         self.assertEqual(self.read(topic="relay.example"), ())
 
 
@@ -128,7 +128,7 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         self.assertNotIn("geheim", ran.out)
 
     async def test_exit_codes(self) -> None:
-        """0 when nothing is wrong, warnings or not; 1 else."""
+        """0 when nothing is wrong, even with warnings; otherwise 1."""
         production, sandbox = await self.both()
         good = self.with_key(production.url, sandbox.url)
         self.assertEqual((await self.check(good)).code, 0)
@@ -137,7 +137,7 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         self.assertRegex(ran.out, r"(?m)production +ok .*\n.*sandbox +wrong ")
 
     def test_sandbox_that_is_off(self) -> None:
-        """It is not asked."""
+        """It is not checked."""
         url = "https://127.0.0.1:1"
         config = read_all(self.write_config(self.with_key(url, "")))
         asked = questions(config, reactor)
@@ -155,7 +155,7 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         self.assertEqual(production.record.connection_count, 0)
 
     async def test_silent_name_server(self) -> None:
-        """A look-up that never ends holds up neither the other questions nor the end."""
+        """A look-up that never ends delays neither the other checks nor the exit."""
         blocked = (
             "import socket, sys, time\n"
             "def silent(*_, **__): time.sleep(90)\n"

@@ -1,4 +1,4 @@
-"""``check --online`` at Apple: each thing that can be wrong is named with what to do."""
+"""``check --online`` with Apple: each fault is named, with what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SANDBOX = f"[app:{APP}:apns] sandbox"
 
 
 class WebServer(Protocol):
-    """Refuses whatever it is asked, in HTTP/1.1."""
+    """Refuses every request, in HTTP/1.1."""
 
     def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
@@ -30,7 +30,7 @@ class AppleTests(AppleCheckCase):
     """A real HTTP/2 server over TLS answers."""
 
     async def asked(self, server: Any, more: str = "") -> str:
-        """What is found at ``server``."""
+        """The finding for ``server``."""
         return await self.ask_one(self.with_key(server.url, server.url, more), PRODUCTION)
 
     async def test_all_is_well(self) -> None:
@@ -47,7 +47,7 @@ class AppleTests(AppleCheckCase):
             self.assertEqual(server.record.delivered_count, 0)
 
     async def test_certificate_instead_of_a_key(self) -> None:
-        """The certificate is shown in the handshake."""
+        """The certificate is presented in the handshake."""
         server = await self.apple(provider_keys=())
         text = (
             f"[app:{APP}:apns]\ncertificate = {self.authority.apns_client()}\n"
@@ -57,7 +57,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.ask_one(text, PRODUCTION), "^ok ")
 
     async def test_refused_certificate(self) -> None:
-        """TLS ends because of ours: the key is named."""
+        """TLS fails because of ours: the key is named."""
         server = await self.apple()
         stranger = Authority(folder=self.folder, name="stranger")
         text = (
@@ -77,14 +77,14 @@ class AppleTests(AppleCheckCase):
         )
 
     async def test_wrong_key(self) -> None:
-        """Apple does not know the key: its id and the team are shown to be compared."""
+        """Apple does not know the key: key id and team are shown."""
         other = write_provider_key(self.folder, key_id="OTHERKEY01")
         found = await self.asked(await self.apple(provider_keys=[other]))
         self.assertRegex(found, "^wrong InvalidProviderToken: key_file, its key id and team_id")
         self.assertIn("compare key SIMKEY0001 and team SIMTEAM001", found)
 
     async def test_key_of_the_sandbox(self) -> None:
-        """Where the sandbox has a key of its own, that one is shown there, and named."""
+        """If the sandbox has its own key, that one is used and named there."""
         own = write_provider_key(self.folder, key_id="SANDBOXKEY")
         more = f"sandbox_key_file = {own.path}\nsandbox_key_id = {own.key_id}\n"
         production, sandbox = await self.apple(), await self.apple(provider_keys=[own])
@@ -95,7 +95,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(found[SANDBOX], "^wrong Inv.*: sandbox_key_file, its .* key SANDBOXKEY a")
 
     async def test_every_refusal_names_a_key(self) -> None:
-        """Also those that need an Apple of one environment, or a clock that is wrong."""
+        """Including those that depend on the environment or a wrong clock."""
         server = await self.apple(tokens=None)
         for reason, what in (
             ("DeviceTokenNotForTopic", "set topic"),
@@ -118,13 +118,13 @@ class AppleTests(AppleCheckCase):
         self.assertIn("set sandbox_key_file and sandbox_key_id, or leave", found)
 
     async def test_too_many_tokens_is_a_warning(self) -> None:
-        """The key is good, the check was run too often."""
+        """The key is valid; the check was run too often."""
         server = await self.apple(tokens=None)
         server.scripts.for_all(rejection("TooManyProviderTokenUpdates"))
         self.assertRegex(await self.asked(server), "^warning .*try again in 20 minutes")
 
     async def test_accepted_push_is_odd(self) -> None:
-        """Whatever took a push to a made-up token is not Apple."""
+        """A peer that accepts a push to a made-up token is not Apple."""
         found = await self.asked(await self.apple(tokens=None))
         self.assertRegex(found, "^wrong .*made-up token was accepted.*simulator ca")
 
@@ -139,13 +139,13 @@ class AppleTests(AppleCheckCase):
         )
 
     async def test_unknown_host(self) -> None:
-        """A name that no name server has."""
+        """A name that does not exist."""
         url = "https://apple.invalid"
         found = await self.ask_one(self.with_key(url, url), PRODUCTION)
         self.assertRegex(found, "^wrong apple.invalid:443: the name server does not know the name")
 
     async def test_unknown_root(self) -> None:
-        """The root that is missing here is named, and ca_file."""
+        """The missing root and ca_file are named."""
         stranger = Authority(folder=self.folder, name="stranger")
         server = await self.apple(certificate=stranger.server(name="strange"))
         found = await self.asked(server)
@@ -166,7 +166,7 @@ class AppleTests(AppleCheckCase):
         )
 
     async def test_no_h2(self) -> None:
-        """A proxy that ends TLS in between speaks HTTP/1.1, and its root shows whose it is."""
+        """A proxy that intercepts TLS speaks HTTP/1.1; its root identifies it."""
         tls = ServerTLS(self.authority.server(name="web"))
         socket = ListeningSocket(reactor=reactor)
         socket.open(tls.wrap(Factory.forProtocol(WebServer)))
@@ -188,7 +188,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.asked(server), "^wrong .*no TLS: ")
 
     async def test_no_answer(self) -> None:
-        """A push that is never answered does not hold up the check."""
+        """A push that is never answered does not delay the check."""
         self.patch_limits()
         server = await self.apple(tokens=None)
         server.scripts.for_all(Stall())
@@ -201,7 +201,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.asked(server), "^wrong .*BadCertificate")
 
     def patch_limits(self) -> None:
-        """Less patience than an operator has."""
+        """Shorten the limits."""
         for name in ("READY_S", "ANSWER_S"):
             self.patch(asking, name, 0.3)
 

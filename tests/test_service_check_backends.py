@@ -1,4 +1,4 @@
-"""``check --online`` at the account API, the database, Redis and the name server."""
+"""``check --online`` with the account API, the database, Redis and the name server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RIGHTS = [
 
 
 class Fixed(HttpServer):
-    """Answers every request alike."""
+    """Gives every request the same answer."""
 
     def __init__(self, *steps: HttpStep) -> None:
         super().__init__(reactor=reactor)
@@ -53,7 +53,7 @@ class AccountTests(OnlineTestCase):
         return await self.ask_one(text, "[accounts]")
 
     async def test_api_that_refuses_a_request(self) -> None:
-        """401 to a request without credentials is what a working API says."""
+        """A working API answers 401 to a request without credentials."""
         server = AccountsServer(reactor=reactor)
         self.assertRegex(
             await self.found(server), r"^ok .*refuses a request without credentials \(401\)$"
@@ -84,7 +84,7 @@ class AccountTests(OnlineTestCase):
         self.assertRegex(found, f"^wrong 127.0.0.1:{port}: the connection is refused")
 
     async def test_other_backends_ask_no_one(self) -> None:
-        """No line for what is not asked."""
+        """There is no line for a backend that is not contacted."""
         self.assertEqual(list(await self.ask("[accounts]\nbackend = open\n")), ["[database]"])
 
 
@@ -105,29 +105,29 @@ class SqliteTests(OnlineTestCase):
         return connection
 
     async def test_new(self) -> None:
-        """The check does not make it."""
+        """The check does not create it."""
         self.assertRegex(await self.found(), "^ok .*does not exist yet")
         self.assertFalse((self.folder / "devices.sqlite3").exists())
 
     async def test_in_use(self) -> None:
-        """Read and written, and nothing of it stays."""
+        """It is read and written, and left unchanged."""
         connection = await self.made()
         connection.execute("update pulse set beaten_at = 5")
         self.assertRegex(await self.found(), r"^ok .*devices.sqlite3, schema \d+, writable$")
         self.assertEqual(connection.execute("select beaten_at from pulse").fetchall(), [(5,)])
 
     async def test_newer_release(self) -> None:
-        """A schema that this program does not know."""
+        """A schema newer than this program."""
         (await self.made()).execute("pragma user_version = 900")
         self.assertRegex(await self.found(), "^wrong .*schema 900.*used by a newer release")
 
     async def test_no_database(self) -> None:
-        """Something else has that name."""
+        """The file is something else."""
         (self.folder / "devices.sqlite3").write_bytes(b"nothing of ours" * 100)
         self.assertRegex(await self.found(), "^wrong .*not a database")
 
     async def test_locked(self) -> None:
-        """Another program holds the file: the check ends all the same."""
+        """Another program has locked the file: the check still ends."""
         (await self.made()).execute("begin exclusive")
         self.assertRegex(await self.found(), "^wrong .*locked|did not answer")
 
@@ -150,13 +150,13 @@ class PostgresTests(OnlineTestCase):
         await registry.stop()
 
     async def test_empty(self) -> None:
-        """It could be made, and was not."""
+        """The schema could be created, but is not."""
         self.assertRegex(await self.found(self.url), r"^ok 127.0.0.1:\d+, empty: the first st")
         tables = self.server.sql(self.name, "select 1 from pg_tables where tablename = 'devices'")
         self.assertEqual(tables, [])
 
     async def test_in_use(self) -> None:
-        """Schema, rights and clock; nothing that was written stays."""
+        """Schema, privileges and clock; all writes are rolled back."""
         await self.migrated()
         self.assertRegex(
             await self.found(self.url),
@@ -173,7 +173,7 @@ class PostgresTests(OnlineTestCase):
         )
 
     async def test_missing_right(self) -> None:
-        """A user who may read alone."""
+        """A user with read-only privileges."""
         await self.migrated()
         user = f"reader_{self.name}"
         self.server.sql(
@@ -187,7 +187,7 @@ class PostgresTests(OnlineTestCase):
         self.assertNotIn("geheim", found)
 
     async def test_standby(self) -> None:
-        """A server that takes no writes, as a standby does."""
+        """A server that accepts no writes, like a standby."""
         await self.migrated()
         self.server.sql(
             self.name, f"alter database {self.name} set default_transaction_read_only = on"
@@ -210,7 +210,7 @@ class PostgresTests(OnlineTestCase):
         self.assertNotIn("geheim", found)
 
     async def test_second_host(self) -> None:
-        """The one that works is ok, the other one a warning."""
+        """The one that works is ok; the other one is a warning."""
         await self.migrated()
         url = self.url.replace("127.0.0.1:", f"127.0.0.1:{free_port()},127.0.0.1:")
         self.assertRegex(
@@ -222,7 +222,7 @@ class PostgresTests(OnlineTestCase):
         self.assertRegex(await self.found(self.url + "x"), "^wrong .*does not exist")
 
     async def test_silent_server(self) -> None:
-        """A server that is stopped does not hold up the check."""
+        """A stopped server does not delay the check."""
         server = postgres.PostgresServer()
         self.addCleanup(server.stop)
         server.start()
@@ -243,7 +243,7 @@ class RedisTests(OnlineTestCase):
         return server
 
     async def test_all_is_well(self) -> None:
-        """Written and deleted again, a messages arrive, clocks compared."""
+        """A key is written and deleted, a message arrives, clocks are compared."""
         server = self.own()
         self.assertRegex(
             await self.found(f"127.0.0.1:{server.port}"),
@@ -252,7 +252,7 @@ class RedisTests(OnlineTestCase):
         self.assertEqual(server.run("KEYS", "*"), [])
 
     async def test_rights(self) -> None:
-        """The documented ACL suffices; without one of its rights that one is named."""
+        """The documented ACL suffices; a missing permission is named."""
         server = self.own()
         login = "username = middlewared\npassword = geheim\n"
         own = ("ACL", "SETUSER", "middlewared", "reset", "on", ">geheim", "~middlewared:*")
@@ -270,14 +270,14 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(await self.found(nodes, login), "^wrong .*permission for our keys")
 
     def test_every_command_of_the_scripts_is_tried(self) -> None:
-        """A right that only a script needs would be missed at the first call else."""
+        """Otherwise a permission that only a script needs would be missing at the first call."""
         texts = [each.text for each in vars(redis_scripts).values() if isinstance(each, Script)]
         used = set(re.findall(r"call\('([A-Z]+)'", "".join(texts)))
         self.assertLessEqual(used, set(re.findall(r"call\('([A-Z]+)'", EVERYTHING.text)))
         self.assertIn("HSET", used)
 
     async def test_login(self) -> None:
-        """A password that is wrong, missing, or one too many."""
+        """A password that is wrong, missing, or not needed."""
         server = self.own("--requirepass", "geheim")
         nodes = f"127.0.0.1:{server.port}"
         self.assertRegex(await self.found(nodes), "^wrong .*asks for a password: set password")
@@ -294,7 +294,7 @@ class RedisTests(OnlineTestCase):
         self.assertEqual(await self.found(nodes), f"wrong {nodes}: the connection is refused")
 
     async def test_silent(self) -> None:
-        """A stopped server does not hold up the check."""
+        """A stopped server does not delay the check."""
         server = self.own()
         server.pause()
         self.addCleanup(server.resume)
@@ -302,7 +302,7 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(found, "^wrong 127.0.0.1:")
 
     async def test_replica(self) -> None:
-        """It takes no writes."""
+        """It accepts no writes."""
         replica = self.own("--replicaof", f"127.0.0.1 {free_port()}")
         found = await self.found(f"127.0.0.1:{replica.port}")
         self.assertRegex(found, "^wrong .*it is a replica and accepts no writes")
@@ -314,7 +314,7 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(await self.found(nodes, "tls = yes\n"), "^wrong .*no TLS: does it use")
 
     async def test_tls(self) -> None:
-        """Its certificate is judged as the daemon does it, and its signer is named."""
+        """Its certificate is verified as the daemon does it, and its signer is named."""
         authority = Authority(folder=self.folder)
         stranger = Authority(folder=self.folder, name="stranger")
         known = f"tls = yes\nca_file = {authority.certificate}\n"
@@ -339,7 +339,7 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(found, "^wrong .*does it require TLS")
 
     async def test_cluster(self) -> None:
-        """Each master is written to; a seed that is away is a warning."""
+        """Each master is written to; a seed that is down is a warning."""
         cluster = redis.shared_cluster()
         nodes = ", ".join(f"{host}:{port}" for host, port in cluster.nodes)
         self.assertRegex(

@@ -1,4 +1,4 @@
-"""``check --online`` at Google and its relays: each fault is named with what to do."""
+"""``check --online`` with Google and relays: each fault is named, with what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GCM = f"[app:{APP}:gcm]"
 
 
 class GoogleCheckCase(OnlineTestCase):
-    """A Google whose phones have no token that could be made up."""
+    """A Google that knows no made-up token."""
 
     account: ServiceAccount
 
@@ -38,7 +38,7 @@ class GoogleCheckCase(OnlineTestCase):
         return server
 
     async def v1(self, server: GoogleServer) -> str:
-        """What is found of the account."""
+        """The finding for the account."""
         text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
         return await self.ask_one(text, ANDROID)
 
@@ -60,7 +60,7 @@ class V1Tests(GoogleCheckCase):
         self.assertFalse(any(token in found for token in server.oauth.tokens))
 
     async def test_unregistered_is_well_too(self) -> None:
-        """FCM may know the form of the token and not the token."""
+        """FCM may accept the form of the token, but not know it."""
         server = await self.google()
         server.tokens = None
         server.scripts.for_all(fcm_error("UNREGISTERED"))
@@ -75,7 +75,7 @@ class V1Tests(GoogleCheckCase):
         self.assertEqual(server.record.delivered_count, 0)
 
     async def test_no_token(self) -> None:
-        """A clock that is wrong, a key that was revoked, an account that is disabled or gone."""
+        """A wrong clock, a revoked key, an account that is disabled or deleted."""
         server = await self.google()
         hour_ago = ("Date", formatdate(time.time() - 3600, usegmt=True))
         skewed = attrs.evolve(oauth_error("invalid_grant"), headers=(hour_ago,))
@@ -91,7 +91,7 @@ class V1Tests(GoogleCheckCase):
             self.assertRegex(await self.v1(server), rf"^wrong no access token \(.*{what}")
 
     async def test_revoked_key(self) -> None:
-        """As Google itself judges it: the signature of another key."""
+        """Google sees the signature of another key."""
         server = await self.google()
         other = self.folder / "other"
         other.mkdir()
@@ -137,7 +137,7 @@ class V1Tests(GoogleCheckCase):
         self.assertRegex(await self.v1(server), "^warning .*over its quota")
 
     async def test_silent_server(self) -> None:
-        """It does not hold up the check."""
+        """It does not delay the check."""
         self.patch(asking, "ANSWER_S", 0.3)
         server = await self.google()
         server.tokens = None
@@ -145,7 +145,7 @@ class V1Tests(GoogleCheckCase):
         self.assertRegex(await self.v1(server), "^wrong .*no answer within 0.3 s$")
 
     async def test_unknown_root(self) -> None:
-        """What a proxy that ends TLS shows; its signer is named."""
+        """As with a proxy that intercepts TLS; its signer is named."""
         authority = Authority(folder=self.folder)
         server = await self.google(certificate=authority.server())
         found = await self.v1(server)
@@ -154,7 +154,7 @@ class V1Tests(GoogleCheckCase):
         self.assertRegex(await self.ask_one(text, ANDROID), "^wrong .*api_key is refused")
 
     async def test_proxy_that_is_away(self) -> None:
-        """It is named, and none of its credentials."""
+        """It is named, without its credentials."""
         server = await self.google()
         text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
         proxy = f"[http_proxy]\nurl = http://user:geheim@127.0.0.1:{free_port()}\n"
@@ -186,7 +186,7 @@ class LegacyTests(GoogleCheckCase):
         self.assertRegex(await self.ask_one(text, ANDROID), "^ok ")
 
     async def test_relay_that_takes_everything(self) -> None:
-        """That it does is said."""
+        """This is a warning."""
         server = await self.google()
         server.tokens = None
         self.assertRegex(await self.legacy(server), "^warning .*was accepted")

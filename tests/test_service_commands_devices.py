@@ -1,4 +1,4 @@
-"""``middlewared devices``: which devices it lists, and what it says of one."""
+"""``middlewared devices``: which devices it lists, and the details of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWERED_AT = 1_700_000_000.0
 
 
 class RegistryTestCase(CommandTestCase):
-    """Four devices: two on one phone, one that is silent, one that was not seen for long."""
+    """Four devices: two on one phone, one silent, one not seen for long."""
 
     def url(self) -> str:
         """``[database] url``."""
@@ -57,7 +57,7 @@ class RegistryTestCase(CommandTestCase):
         return ran
 
     async def listed(self, *filters: object) -> list[int]:
-        """The accounts that are listed, the same in both forms."""
+        """The listed accounts, which are the same in both formats."""
         ran = await self.devices_command("list", *filters, "--json")
         self.assertEqual((ran.code, ran.err), (0, ""))
         accounts = [json.loads(line)["sip_user_id"] for line in ran.out.splitlines()]
@@ -70,7 +70,7 @@ class DevicesOnSqliteTests(RegistryTestCase):
     """A registry in a file."""
 
     async def test_all(self) -> None:
-        """The table has when each answered and its streak."""
+        """The table shows the last answer and the streak of each."""
         self.assertEqual(await self.listed(), [100, 101, 102, 103])
         ran = await self.devices_command("list")
         head, first, second, third, _ = ran.out.splitlines()
@@ -90,14 +90,14 @@ class DevicesOnSqliteTests(RegistryTestCase):
         self.assertEqual(await self.listed("--not-seen-for", 21), [])
 
     async def test_shared(self) -> None:
-        """Those whose phone several accounts have; what is the same of their tokens is shown."""
+        """Those on a phone with several accounts; the common part of their tokens is shown."""
         self.assertEqual(await self.listed("--shared"), [100, 101])
         table = (await self.devices_command("list", "--shared")).out.splitlines()
         self.assertEqual(table[0].split()[3], "installation")
         self.assertEqual(len({line.split()[3] for line in table}), 2)
 
     async def test_wrong_filters(self) -> None:
-        """A number that is none is refused in words."""
+        """An invalid number is refused with an explanation."""
         for wrong in ("0", "x", "9" * 5000):
             ran = await self.devices_command("list", f"--silent={wrong}")
             self.assertEqual((ran.code, ran.out), (2, ""))
@@ -114,13 +114,13 @@ class DevicesOnSqliteTests(RegistryTestCase):
 
 
 class DevicesOnPostgresTests(RegistryTestCase):
-    """The same at a server."""
+    """The same with a server."""
 
     def url(self) -> str:
         return shared_server().url(shared_server().create_database())
 
     async def test_filters(self) -> None:
-        """Each by itself, and all together: a device has to fit each of them."""
+        """Each one alone, and all combined: a device must match all of them."""
         self.assertEqual(await self.listed("--silent", 3), [102])
         self.assertEqual(await self.listed("--shared"), [100, 101])
         self.assertEqual(await self.listed("--not-seen-for", 19), [103])

@@ -1,4 +1,4 @@
-"""Which apps have lost-account notices: those whose credentials may send them."""
+"""Lost-account notices are sent only for apps whose credentials allow them."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class NoticeRouteTests(SynchronousTestCase):
         )
 
     def route(self, app: AppleApp) -> Any:
-        """The way to the devices of ``app``."""
+        """The route of ``app``."""
         apps = load_apps(Config(apps={KEY: app}), now=wall_clock())
         return self.providers.routes(apps)[KEY]
 
     def certified(self, *topics: str) -> AppleApp:
-        """The app with a certificate that Apple made for ``topics``."""
+        """The app with a certificate from Apple for ``topics``."""
         extensions = apple_extensions(topics) if topics else ()
         path = Authority(folder=self.folder).apns_client(topic=f"{APP}.voip", extensions=extensions)
         return AppleApp(app=APP, certificate=path)
 
     def test_voip_certificate(self) -> None:
-        """It cannot send an alert, so none is tried."""
+        """It cannot send alerts, so none are tried."""
         app = self.certified(f"{APP}.voip")
         self.assertFalse(self.route(app).lost_account_notice)
 
     def test_certificates_that_may_send_alerts(self) -> None:
-        """The universal one, and one that Apple did not make."""
+        """The universal one, and one that is not from Apple."""
         for topics in ((APP, f"{APP}.voip"), ()):
             app = self.certified(*topics)
             self.assertTrue(self.route(app).lost_account_notice)
@@ -68,7 +68,7 @@ class NoticeRouteTests(SynchronousTestCase):
         self.assertTrue(self.route(app).lost_account_notice)
 
     def test_accounts_of_a_phone(self) -> None:
-        """A reload that changes accounts_per_token makes no new provider."""
+        """A reload that changes accounts_per_token creates no new provider."""
         app = self.certified()
         before = self.route(app).provider
         self.assertIs(self.route(attrs.evolve(app, accounts_per_token="many")).provider, before)

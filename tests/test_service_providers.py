@@ -69,7 +69,7 @@ class ProvidersTests(SynchronousTestCase):
 
 
 class AppleTests(AppleTestCase):
-    """An app of Apple's, from its configuration to a push."""
+    """An iOS app, from its configuration to a push."""
 
     def load(self, lines: str) -> tuple[Providers, Metrics, Mapping[AppKey, MeteredRoute]]:
         """The providers of a configuration with these lines, started."""
@@ -87,7 +87,7 @@ class AppleTests(AppleTestCase):
         return providers, metrics, routes
 
     async def test_a_key_for_each_environment(self) -> None:
-        """And what the metrics have of the connections: round trips, states."""
+        """With metrics of the connections: round trips and states."""
         other = write_provider_key(self.folder, key_id="SANDBOXKEY")
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox", provider_keys=[other])
@@ -110,7 +110,7 @@ class AppleTests(AppleTestCase):
                 await deferLater(reactor, 0.01)
 
     async def test_a_sandbox_key_that_cannot_be_read(self) -> None:
-        """Its problem names its key."""
+        """The problem names the configuration key."""
         lines = (
             f"key_file = {self.key.path}\nkey_id = ABCDE12345\nteam_id = FGHIJ67890\n"
             "sandbox_key_file = missing.p8\nsandbox_key_id = KLMNO12345\n"

@@ -349,7 +349,7 @@ class FaultTests(AppleTestCase):
         self.assertEqual(server.record.delivered_count, 0)
 
     async def test_a_flood_of_resets(self) -> None:
-        """A peer that resets more streams than are allowed is left."""
+        """The connection of a peer that resets too many streams is closed."""
         server = await self.serve(behaviour=Behaviour(most_resets=3))
         server.scripts.for_all(Stall())
         peer = await self.connect()

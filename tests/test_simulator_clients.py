@@ -1,4 +1,4 @@
-"""The simulated account API, benchmarks' phones, PBX and process of all servers, on the wire."""
+"""The simulated account API, phones of benchmarks, PBX and server process, on the wire."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ class MessageTests(GoogleTestCase):
         self.assertIn("already set", both.text)
 
     async def test_analytics_label(self) -> None:
-        """A label of the letters that the reference names is kept."""
+        """A label of the documented characters is kept."""
         self.assertEqual((await self.send(fcm_options={"analytics_label": "calls-1"})).status, 200)
         self.assertEqual(self.told[0].analytics_label, "calls-1")
         wrong: tuple[Any, ...] = ({"analytics_label": "two words"}, {"label": "x"}, [])
@@ -256,7 +256,7 @@ class MessageTests(GoogleTestCase):
             self.assertEqual((await self.send(fcm_options=options)).status, 400)
 
     async def test_answers_that_break_off(self) -> None:
-        """An orderly close instead of an answer, and a reset in the middle of one."""
+        """A clean close instead of an answer, and a reset in the middle of one."""
         self.server.scripts.for_next(1, Close())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()

@@ -19,7 +19,7 @@ from tests.test_simulator_clients import KEY, SocketTestCase
 
 
 def start_of(generation: Generation) -> object:
-    """The start time as a push to this generation has it."""
+    """The start time in a push to this generation."""
     return 1575988800.1234567 if generation.platform == "apns" else "1575988800.1234567"
 
 
@@ -69,7 +69,7 @@ class PhoneTestCase(SocketTestCase):
         return self.android(attempt=str(attempt), **changed)
 
     def fields(self, at: int = -1) -> dict[str, Any]:
-        """What the daemon got in a request."""
+        """The fields of a request to the daemon."""
         request = self.daemon.requests[at]
         if "json" in request.headers["content-type"]:
             fields: dict[str, Any] = json.loads(request.body)
@@ -82,7 +82,7 @@ class PhoneTestCase(SocketTestCase):
 
 
 class PhoneRequestTests(PhoneTestCase):
-    """Phones speak as their generation does."""
+    """Phones send the requests of their generation."""
 
     async def test_registration(self) -> None:
         """Every generation registers with its fields, body form and credentials."""
@@ -101,7 +101,7 @@ class PhoneRequestTests(PhoneTestCase):
         self.assertIn(b"name=maker%20product", self.daemon.requests[0].body)
 
     async def test_unregistration(self) -> None:
-        """A DELETE has a body, but one generation writes its fields into the query."""
+        """A DELETE has a body; one generation puts its fields into the query instead."""
         await self.phone(generations.IOS_6).unregister()
         self.assertEqual(self.fields()["token"], "t" * 8)
         await self.phone(generations.FLUTTER_IOS).unregister()
@@ -112,7 +112,7 @@ class PhoneRequestTests(PhoneTestCase):
         self.assertIn("/api/apns-device/?sip_user_id=123456789&", last.path)
 
     async def test_answers(self) -> None:
-        """Each generation answers in its form at its path."""
+        """Each generation answers in its own format at its own path."""
         usual, number = "/api/call-response/", 1575988800.1234567
         for generation, path, available, start in (
             (generations.ANDROID_3, usual + usual[1:], "true", str(number)),
@@ -144,7 +144,7 @@ class PhoneRequestTests(PhoneTestCase):
         self.assertEqual(self.daemon.requests[1].path, "/api/call-response/")
 
     async def test_connections_are_not_shared(self) -> None:
-        """A phone waits for no other one: each request has a connection of its own."""
+        """Phones do not wait for each other: each request has its own connection."""
         self.daemon.steps = [Stall()]
         for number in range(20):
             phone = self.phone(generations.IOS_6)
@@ -153,7 +153,7 @@ class PhoneRequestTests(PhoneTestCase):
         self.assertEqual(self.daemon.connections_opened, 20)
 
     async def test_a_lost_daemon_is_status_0(self) -> None:
-        """No app asks twice: a connection that is lost is noted."""
+        """No app retries: a lost connection is recorded."""
         self.daemon.steps = [HangUp()]
         self.assertEqual(await self.phone(generations.ANDROID_6).register(), 0)
 
@@ -182,7 +182,7 @@ class PhoneRequestTests(PhoneTestCase):
             self.assertEqual(phone.effects, effects)
 
     async def test_a_user_who_was_logged_out(self) -> None:
-        """The app has lost its account: no push wakes it any more."""
+        """The app has lost its account: pushes no longer wake it."""
         self.daemon.steps = [HttpReply(401)]
         phone = self.phone(generations.ANDROID_6)
         await phone.register()
@@ -191,10 +191,10 @@ class PhoneRequestTests(PhoneTestCase):
 
 
 class PhonePushTests(PhoneTestCase):
-    """Phones read pushes as their generation does, and answer them in its way."""
+    """Phones read and answer pushes as their generation does."""
 
     async def test_reactions(self) -> None:
-        """A phone can repeat itself, write 1.5E9, be slow, sleep through, or keep silent."""
+        """A phone can repeat answers, write 1.5E9, be slow, miss pushes, or not answer."""
         phone = self.phone(generations.ANDROID_6)
         phone.reaction = Reaction(delay_s=0.01, repeats=1, scientific=True)
         phone.receive(self.android())
@@ -227,7 +227,7 @@ class PhonePushTests(PhoneTestCase):
             self.assertEqual(phone.effects, effects)
 
     async def test_busy_phones(self) -> None:
-        """They answer false at once, but old iOS at its eighth attempt only."""
+        """They answer false at once, except old iOS, only at the eighth attempt."""
         for generation, answers in ((generations.ANDROID_6, "false"), (generations.IOS_6, "False")):
             phone = self.phone(generation, reaction=Reaction(available=False))
             count = len(self.daemon.requests)
@@ -242,7 +242,7 @@ class PhonePushTests(PhoneTestCase):
         self.assertEqual(self.availability()[2:], ["False"])
 
     async def test_phones_without_usable_data(self) -> None:
-        """Native apps wait for the next attempt; those that ring first have used theirs up."""
+        """Native apps wait for the next attempt; those that ring first have no further one."""
         for generation, answers in (
             (generations.ANDROID_6, ["true"]),
             (generations.IOS_4, ["True"]),
@@ -258,7 +258,7 @@ class PhonePushTests(PhoneTestCase):
             self.assertEqual((generation.name, self.availability()), (generation.name, answers))
 
     async def test_unreadable_pushes(self) -> None:
-        """What a push does to the app that cannot read it; such a push is not answered."""
+        """The effect on an app of a push it cannot read, and which it does not answer."""
         for generation, wrong, effect in (
             (generations.ANDROID_3, {"message_start_time": ""}, Effect.CRASHED),
             (generations.ANDROID_6, {"attempt": "1.0"}, Effect.CRASHED),
@@ -279,7 +279,7 @@ class PhonePushTests(PhoneTestCase):
         self.assertEqual(self.daemon.requests, [])
 
     async def test_misread_pushes(self) -> None:
-        """What is misread is noted, and the call is handled all the same."""
+        """Misread values are recorded, and the call is handled anyway."""
         for generation, wrong in (
             (generations.ANDROID_6, {"message_start_time": "1575988800.12"}),
             (generations.IOS_6, {"message_start_time": "1575988800.1234567"}),
@@ -294,7 +294,7 @@ class PhonePushTests(PhoneTestCase):
             self.assertEqual((phone.effects, len(phone.complaints)), ([Effect.MISREAD], 1))
 
     async def test_what_each_needs_is_enough_for_it(self) -> None:
-        """Neither vg_cid nor type is looked at by those that do not know it."""
+        """Apps ignore vg_cid and type if they do not know them."""
         for generation, changed in (
             (generations.ANDROID_6, {"vg_cid": None, "response_api": None}),
             (generations.FLUTTER_DART_ANDROID, {"vg_cid": None}),
@@ -323,7 +323,7 @@ class PhonePushTests(PhoneTestCase):
         self.assertEqual((ios.notices, ios.effects), (["An other device"], []))
 
     async def test_messages_that_do_harm(self) -> None:
-        """By VoIP push to iOS; to Flutter one whose text it does not know."""
+        """By VoIP push to iOS; to Flutter, one with an unknown text."""
         message: dict[str, Any] = {"type": "message", "message": "A other device has registered"}
         for generation, effect in (
             (generations.IOS_4, Effect.VOIP_OFF),

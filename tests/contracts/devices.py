@@ -34,7 +34,7 @@ else:
 
 
 def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
-    """A device with a value in every field that a registration gives."""
+    """A device with every field that a registration can set."""
     return Device(
         sip_user_id=sip_user_id,
         platform=Platform.APNS,
@@ -54,12 +54,12 @@ def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
 
 
 def an_android(sip_user_id: int = ACCOUNT, token: str = "installation:1") -> Device:
-    """A device of Google's."""
+    """An Android device."""
     return attrs.evolve(a_device(sip_user_id, token), platform=Platform.ANDROID)
 
 
 def others(device: Device) -> list[Device]:
-    """Devices that differ from ``device`` in one of what makes it the same."""
+    """Devices that each differ from ``device`` in one part of its identity."""
     return [
         attrs.evolve(device, sip_user_id=1),
         attrs.evolve(device, platform=Platform.GCM),
@@ -75,15 +75,15 @@ class DeviceRegistryContract(_Case):
     there: DeviceRegistry
 
     async def all(self, wanted: Wanted | None = None) -> list[Device]:
-        """All devices that are wanted."""
+        """All devices that match."""
         return list((await self.here.page(wanted=wanted)).devices)
 
     async def wake(self, device: Device, *answered: float | None) -> None:
-        """One batch with calls to ``device``, each answered at a time or not."""
+        """One batch of calls to ``device``: when each was answered, or None."""
         await self.here.log_wakeups([Wakeup(device, at) for at in answered])
 
     async def assert_streak(self, streak: int, last_answered: float | None) -> None:
-        """The account's device has this streak, everywhere."""
+        """The account's device has this streak at every daemon."""
         for member in (self.here, self.there):
             found = await member.find(ACCOUNT)
             assert found is not None
@@ -150,7 +150,7 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(tokens, sorted(device.token for device in devices))
 
     async def test_one_account_a_phone(self) -> None:
-        """Devices of other accounts on the same phone go, and are returned; others stay."""
+        """Devices of other accounts on the same phone are removed and returned; others stay."""
         phone = an_android(2, "installation:2")
         same = [an_android(3, "installation:3"), an_android(4, "installation")]
         other = [
@@ -168,14 +168,14 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(await self.here.register(moved, alone=True), Registered(other[0], [phone]))
 
     async def test_several_accounts_a_phone(self) -> None:
-        """Unless the phone is to have one account, its other devices stay."""
+        """Without ``alone`` the other devices on a phone stay."""
         devices = [an_android(number) for number in (1, 2, 3)]
         for device in devices:
             self.assertEqual(await self.here.register(device), Registered(None))
         self.assertEqual(await self.all(), devices)
 
     async def test_what_is_the_same_phone(self) -> None:
-        """Apple's token as a whole, and a token of Google's that has nothing before its colon."""
+        """Apple's tokens, and Google's with nothing before the colon, are compared as a whole."""
         for alike, other in (
             (a_device(1, "aa:1"), a_device(2, "aa:2")),
             (an_android(1, ":1"), an_android(2, ":2")),
@@ -189,7 +189,7 @@ class DeviceRegistryContract(_Case):
                 await self.here.remove_dead(device, None)
 
     async def test_one_phone_registers_for_several_accounts_at_once(self) -> None:
-        """At any daemons: the last one stays alone, and each other was displaced once."""
+        """At any daemons: only the last one remains, and each other is displaced once."""
         devices = [an_android(number, f"installation:{number}") for number in range(1, 41)]
         members = [self.here, self.there] * 20
         registered = await gatherResults(
@@ -205,7 +205,7 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(accounts, list(range(1, 41)))
 
     async def test_phones_that_exchange_their_accounts_at_once(self) -> None:
-        """No registration waits for another that waits for it."""
+        """Registrations do not deadlock."""
         phones = ["a", "b", "c"]
         registering = [
             Deferred.fromCoroutine(member.register(an_android(account, f"{phone}:1"), alone=True))
@@ -229,7 +229,7 @@ class DeviceRegistryContract(_Case):
             self.assertEqual(await self.there.find(ACCOUNT), None if matches else device)
 
     async def test_dead_token_is_removed_only_from_its_device(self) -> None:
-        """A device with another account, platform, app or token is not the one that died."""
+        """A device with another account, platform, app or token is kept."""
         device = a_device()
         await self.here.register(device)
         for other in others(device):
@@ -247,7 +247,7 @@ class DeviceRegistryContract(_Case):
         self.assertTrue(await self.here.remove_dead(device, at))
 
     async def test_canonical_token_replaces_the_token_it_was_given_for(self) -> None:
-        """A device that registered otherwise meanwhile keeps its token."""
+        """A device that has registered another token meanwhile keeps it."""
         device = a_device()
         await self.here.register(device)
         for other in others(device):
@@ -266,7 +266,7 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(await self.here.find(ACCOUNT), attrs.evolve(device, sandbox=False))
 
     async def test_calls_that_are_not_answered_in_a_row(self) -> None:
-        """They are counted over all batches and daemons, an answer ends the row."""
+        """They are counted across batches and daemons; an answer resets the count."""
         await self.here.log_wakeups([])
         await self.here.register(a_device())
         await self.assert_streak(0, None)
@@ -279,14 +279,14 @@ class DeviceRegistryContract(_Case):
         await self.assert_streak(0, 1700000001.25)
 
     async def test_answer_that_is_stored_late(self) -> None:
-        """The time of the last answer does not go back."""
+        """The time of the last answer never decreases."""
         await self.here.register(a_device())
         await self.wake(a_device(), 1700000001.0)
         await self.wake(a_device(), 1700000000.0)
         await self.assert_streak(0, 1700000001.0)
 
     async def test_streaks_of_many_devices(self) -> None:
-        """A batch counts for each device what is its own, and for others nothing."""
+        """A batch changes only the devices in it, each by its own calls."""
         devices = [a_device(number) for number in range(1, 301)]
         for device in devices:
             await self.here.register(device)
@@ -298,7 +298,7 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(await self.all(), expected)
 
     async def test_batches_at_once(self) -> None:
-        """From all daemons, whatever their order: no call is lost, none waits for ever."""
+        """From all daemons, in any order: no call is lost, and nothing deadlocks."""
         devices = [a_device(number) for number in range(1, 51)]
         for device in devices:
             await self.here.register(device)
@@ -312,14 +312,14 @@ class DeviceRegistryContract(_Case):
         self.assertEqual({device.silent_streak for device in await self.all()}, {20})
 
     async def test_streak_is_of_the_device_that_was_woken(self) -> None:
-        """A device that is another by now has a streak of its own."""
+        """A device that has changed since keeps its own streak."""
         await self.here.register(a_device())
         for other in others(a_device()):
             await self.wake(other, None, 1700000000.0)
         await self.assert_streak(0, None)
 
     async def test_registration_and_streak(self) -> None:
-        """With the same token the streak goes on, with another it begins again."""
+        """The same token continues the streak, another one resets it."""
         await self.here.register(attrs.evolve(a_device(), silent_streak=9, last_answered=1.0))
         await self.assert_streak(0, None)
         await self.wake(a_device(), 1700000000.0, None)
@@ -333,14 +333,14 @@ class DeviceRegistryContract(_Case):
             await self.wake(other, None)
 
     async def test_what_is_silent(self) -> None:
-        """A device with at least so long a streak; none when it is switched off."""
+        """A device with at least that streak; none if this is off."""
         device = attrs.evolve(a_device(), silent_streak=3)
         self.assertEqual(
             [is_silent(device, calls) for calls in (0, 1, 3, 4)], [False, True, True, False]
         )
 
     async def test_counts(self) -> None:
-        """Devices by app and platform; silent ones when there may be any."""
+        """Devices by app and platform, and silent ones unless that is off."""
         for number in (1, 2):
             await self.here.register(a_device(number))
         await self.here.register(an_android(3))
@@ -374,7 +374,7 @@ class DeviceRegistryContract(_Case):
         self.assertEqual(await self.there.page(after=9, limit=3), Page([], None))
 
     async def test_wanted_devices(self) -> None:
-        """Silent ones, those not seen, those on a shared phone, and all of it together."""
+        """Silent, unseen and shared ones, and all filters combined."""
         shared = [an_android(1, "phone:1"), attrs.evolve(an_android(2, "phone:2"), last_seen=10.0)]
         alone = [attrs.evolve(an_android(3, "other:1"), last_seen=10.0), an_android(4, "more:1")]
         for device in (*shared, *alone):
@@ -396,7 +396,7 @@ class DeviceRegistryContract(_Case):
             self.assertEqual(found, accounts, wanted)
 
     async def test_page_without_a_wanted_device(self) -> None:
-        """The next page is found all the same."""
+        """The next page can still be found."""
         for number in range(1, 6):
             await self.here.register(a_device(number))
         await self.wake(a_device(4), None)

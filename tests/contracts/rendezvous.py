@@ -98,7 +98,7 @@ class RendezvousContract(_Case):
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
 
     async def test_one_refusal_of_two_pushes_decides_nothing(self) -> None:
-        """Wherever it arrives; the acceptance that follows does."""
+        """Wherever it arrives; a later acceptance settles the call."""
         place = await self.here.join(a_call())
         place.pushes = 2
         self.assertTrue(await self.answered(self.here, place.call, available=False))
@@ -107,7 +107,7 @@ class RendezvousContract(_Case):
         self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
 
     async def test_refusals_are_counted_over_all_members(self) -> None:
-        """As many as pushes decide the call for all who joined it."""
+        """As many refusals as pushes settle the call for all its places."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         first.pushes = 2
@@ -118,7 +118,7 @@ class RendezvousContract(_Case):
         self.assertIs((await second.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_one_refusal_that_arrives_twice_counts_once(self) -> None:
-        """It may be passed on and repeated between daemons."""
+        """Daemons may pass it on and repeat it."""
         place = await self.here.join(a_call())
         place.pushes = 2
         refusal = an_answer(available=False)
@@ -128,7 +128,7 @@ class RendezvousContract(_Case):
         place.leave()
 
     async def test_refusals_decide_when_a_push_turns_out_to_be_none(self) -> None:
-        """The provider refused it after the phone had refused the others."""
+        """The provider refuses a push after the phone has refused all others."""
         place = await self.here.join(a_call())
         place.pushes = 2
         await self.answered(self.here, place.call, available=False)
@@ -136,7 +136,7 @@ class RendezvousContract(_Case):
         self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_answer_after_a_timeout_is_reported_as_late(self) -> None:
-        """Where it arrives, with the kind of the device."""
+        """At the daemon where it arrives, with the kind of the device."""
         place = await self.here.join(a_call(wait_s=0.2))
         place.kind = kind = DeviceKind("com.example.app", Platform.GCM)
         self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
