@@ -1,8 +1,8 @@
 """
 The console script ``middlewared``: what an operator does beside running the daemon.
 
-The one invariant: a command ends with 0 when it did what its name says, with 1 and a
-plain line on standard error when it did not, and never with a traceback for bad input.
+A command ends with 0 when it did what its name says, with 1 and a plain line on standard error
+when it did not, and never with a traceback for bad input.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 Updating devices after a provider's verdict and after the end of a call.
 
-The one invariant: only a dead token, a canonical token and the other environment's
-acceptance change what is stored, and only while the stored device is the one pushed to: the
-same account, platform, app and token.
+Only a dead token, a canonical token and the other environment's acceptance change what is
+stored, and only while the stored device is the one pushed to: the same account, platform, app
+and token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def wakeup(
 
     :param outcome: None: the PBX hung up.
     :param accepted: how many pushes the provider accepted.
-    :param answered_at: when the phone answered, either way, in epoch seconds.
+    :param answered_at: when the phone answered, yes or no, in epoch seconds.
     :return: None when it has no effect: the phone may not have been woken, or may not have
         had enough time to answer.
     """

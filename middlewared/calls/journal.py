@@ -1,8 +1,8 @@
 """
 What is told of calls that have ended: a log line, metrics, a row for response_log.
 
-The one invariant: nothing of it is done before the reply to the PBX has left. Ended
-calls are put down and told a moment later, many at once under load.
+The one invariant: nothing is done before the reply to the PBX has left. Ended calls are
+queued and processed a moment later, many at once under load.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Journal:
 
     def _write(self, ended: EndedRequest) -> None:
         incoming, key = ended.call.incoming, ended.call.unique_key
-        # Whoever reads the key of a call that still waits could answer it.
+        # Anyone who reads the key of a waiting call could answer it.
         waits, mark = ended.waits(), fingerprint(key)
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"

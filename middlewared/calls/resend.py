@@ -1,8 +1,8 @@
 """
 When a device that has not answered is pushed to again. Pure.
 
-The one invariant: the first push goes at once, no two go together, and there are at
-least one and at most ``int(wait / interval) - 1`` of them.
+The first push is sent at once, no two at the same time, and there are at least one and at
+most ``int(wait / interval) - 1``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 How one value is read: a parser for each kind of setting.
 
-The one invariant: a parser gives a usable value or raises :class:`Wrong`, whose text
-says what is expected and never repeats what was written.
+A parser returns a usable value or raises :class:`Wrong`, whose text says what is expected and
+never repeats what was written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 From an ini file to a Config: finds every section and key, and collects every problem.
 
-The one invariant: a Config is returned only when there was no problem at all.
+A Config is returned only when there was no problem at all.
 """
 
 from __future__ import annotations

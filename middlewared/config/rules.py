@@ -1,7 +1,7 @@
 """
 What must hold between values, and what works but is probably not meant.
 
-The one invariant: pure functions of a Config; each yields (section, key, what).
+Pure functions of a Config; each yields (section, key, text).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The configuration's values: one frozen class for each kind of section.
 
-The one invariant: a class here is the section's documentation for the reader, field by
-field: name of the key, parser, default. The text form of each hides its secrets.
+Each class describes a section for the reader, field by field: name of the key, parser,
+default. The text form of each hides its secrets.
 """
 
 # ruff: noqa: RUF009 -- setting() declares a field, it is attrs.field with our metadata.

@@ -1,7 +1,7 @@
 """
 Running the demo: the stage is set, the scenes are played, the curtain falls.
 
-The one invariant: the exit code is 0 only when every scene ended as it said.
+The exit code is 0 only if every scene ended as announced.
 """
 
 from __future__ import annotations

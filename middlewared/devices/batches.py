@@ -65,7 +65,7 @@ class Batches(Generic[T]):
         await self._write_all()
         if self._rows:
             lost = len(self._rows)
-            self._log.warn("{name}: {rows} rows lost at the stop", name=self._name, rows=lost)
+            self._log.warn("{name}: {rows} rows lost at shutdown", name=self._name, rows=lost)
 
     def _schedule(self) -> None:
         if self._rows and self._timer is None and self._flushing is None:
@@ -98,7 +98,7 @@ class Batches(Generic[T]):
         if len(self._rows) <= _CAPACITY:
             return
         if not self._lost:
-            what = "{name}: the database is away, the oldest rows are dropped"
+            what = "{name}: the database is down, dropping the oldest rows"
             self._log.warn(what, name=self._name)
         while len(self._rows) > _CAPACITY:
             self._rows.popleft()

@@ -1,5 +1,5 @@
 """
-Devices kept in memory, for calls that come while the database is away.
+Devices kept in memory, for calls that come while the database is down.
 
 The one invariant: the database is asked first, each time. What is remembered is used only
 when it fails or keeps a call waiting, and never longer than the operator allows.

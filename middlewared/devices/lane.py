@@ -100,8 +100,8 @@ class Lane:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """
-        Do ``work`` in a transaction. Of its statements that write, the first alone may be
-        refused for its data: nothing takes back those before it.
+        Do ``work`` in a transaction. Only the first of its statements that write may be
+        refused for its data: earlier ones would not be rolled back.
 
         :return: what ``work`` returned, after the commit.
         :raises DatabaseDown: the database failed, was too slow, or too many wait.

@@ -1,8 +1,8 @@
 """
 The devices room's SQL that every database understands, and the shape of its rows.
 
-The one invariant: a row holds the fields of :class:`~middlewared.model.Device` in their
-order, so that the columns are named in one place.
+A row holds the fields of :class:`~middlewared.model.Device` in order, so that the columns
+are named in one place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Spreading connections over all addresses of a name.
 
-The one invariant: the addresses are those of the resolver, starting with its preferred
-family; only the order within a family is random.
+The addresses are those of the resolver, starting with its preferred family; only the order
+within a family is random.
 """
 
 from __future__ import annotations

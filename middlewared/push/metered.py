@@ -1,8 +1,8 @@
 """
 A provider whose pushes are counted and timed.
 
-The one invariant: every push that was asked for is counted once, with the verdict it
-got; a provider's bug is one, too.
+The one invariant: every requested push is counted once, with its verdict; a bug of the
+provider counts as one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Which provider pushes for which app.
 
-The one invariant: a look-up gives a provider that was started and not yet stopped; one
-that a reload took out of use first ends the pushes it has begun.
+The one invariant: a look-up returns a provider that was started and not yet stopped; one
+that a reload replaced finishes its pushes first.
 """
 
 from __future__ import annotations

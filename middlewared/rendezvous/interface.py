@@ -1,8 +1,8 @@
 """
 The rendezvous: where a phone's answer finds the call that waits for it.
 
-The one invariant: a call is settled at most once, and every place at it is told
-the same outcome.
+The one invariant: a call is settled at most once, and every place at it gets the
+same outcome.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The calls that this daemon's PBX connections wait for: the local half of the shared rendezvous.
 
-The one invariant: each place is told once, whatever is heard from whom in which order.
+The one invariant: each place is settled once, whatever messages arrive in which order.
 Nothing here reads or writes a socket.
 """
 

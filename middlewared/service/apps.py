@@ -1,8 +1,8 @@
 """
 The providers of the configured apps, and the credentials they show.
 
-The one invariant: credentials of all apps are read and judged before any provider is
-made, so that a fault in one leaves everything as it was.
+The credentials of all apps are read and checked before any provider is created, so that a
+fault in one changes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """
 Which implementation of a seam the configuration chooses.
 
-The one invariant: a choice is named in the configuration and made here; no room knows
-that there are others of its kind.
+The configuration names a backend, which is chosen here; no room knows of the alternatives.
 """
 
 from __future__ import annotations

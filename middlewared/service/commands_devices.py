@@ -1,7 +1,7 @@
 """
 ``middlewared devices``: what the registry holds, and taking a device out of it.
 
-The one invariant: a push token leaves the database only as its fingerprint.
+Push tokens are shown only as fingerprints.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 ``twistd middlewared``: its command line, and the service it gives to twistd.
 
-The one invariant: a wrong configuration ends the start with every problem on a line of
-its own and exit code 1, and no traceback.
+A wrong configuration ends the start with exit code 1 and each problem on its own line,
+without a traceback.
 """
 
 from __future__ import annotations

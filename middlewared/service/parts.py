@@ -1,8 +1,8 @@
 """
 The wiring: every part of the daemon, made and joined here and nowhere else.
 
-The one invariant: each part gets no more than it needs, by its constructor; a reload
-gives parts new settings, never new partners.
+Each part gets only what it needs, in its constructor; a reload gives parts new settings,
+never new collaborators.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Making the provider of each app, and keeping those that a reload leaves as they are.
 
-The one invariant: a provider is made anew only if something it was made of has changed.
+The one invariant: a provider is replaced only if its settings or credentials have changed.
 """
 
 from __future__ import annotations

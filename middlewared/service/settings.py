@@ -1,7 +1,7 @@
 """
 What each room takes from the configuration, as the frozen settings it is given.
 
-The one invariant: milliseconds become seconds here and nowhere else.
+Milliseconds become seconds here and nowhere else.
 """
 
 from __future__ import annotations

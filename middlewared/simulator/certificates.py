@@ -1,8 +1,8 @@
 """
 Simulator: throw-away credentials, as Apple, Google and an operator would issue them.
 
-The one invariant: every secret is fresh and is written only into the folder the caller
-gave. Keys are P-256 where the peer allows it, because RSA keys take long to make.
+Every secret is new and is written only to the caller's folder. Keys are P-256 where the peer
+allows it, because generating RSA keys is slow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Simulator: how the generations of deployed apps use the API and read pushes.
 
-The one invariant: a generation is a value; what an app cannot read has the same effect as on
-real phones, and nothing is corrected for it.
+A generation is a value; what an app cannot read has the same effect as on real phones, and
+nothing is corrected for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Simulator, Google: OAuth, FCM HTTP v1 and both legacy addresses on one server.
 
-The one invariant: a push is judged before its script is played; only a push that broke
-no rule is recorded and can reach a phone.
+The one invariant: a push is validated before its script runs; only a valid push is recorded
+and can reach a phone.
 """
 
 from __future__ import annotations

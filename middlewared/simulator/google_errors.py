@@ -1,8 +1,8 @@
 """
 Simulator, Google: every answer of FCM that is not a success, as replies.
 
-The one invariant: forms and statuses are those of the public pages: ErrorCode of FCM's
-HTTP v1 reference, and "Downstream message error response codes" of the legacy protocol.
+Forms and statuses are those of the public pages: ErrorCode of FCM's HTTP v1 reference, and
+"Downstream message error response codes" of the legacy protocol.
 """
 
 from __future__ import annotations

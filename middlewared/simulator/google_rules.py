@@ -1,8 +1,8 @@
 """
 Simulator, Google: judges messages of FCM HTTP v1 and of the legacy protocol.
 
-The one invariant: nothing is converted for the sender. Where Google would guess (a
-number in legacy data), the judge refuses, because the phone would get something else.
+Nothing is converted for the sender. Where Google would convert (a number
+in legacy data), the push is refused, because the phone would get something else.
 
 Source: FCM's HTTP v1 reference (Message, AndroidConfig) and the legacy HTTP reference.
 """

@@ -1,8 +1,8 @@
 """
 What the web room takes from the configuration.
 
-The one invariant: the value is frozen; a reload assigns a whole new one, so that one
-request is judged by one set of rules.
+The one invariant: the value is frozen; a reload assigns a new one, so that each request is
+handled by one set of rules.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The warm connections to one of Apple's environments, and the queue before them.
 
-The one invariant: an exchange is in the queue, on one stream, or ended. It waits in the
-order of arrival, never past its deadline, and an unprocessed one goes on ahead of it all.
+The one invariant: an exchange is in the queue, on one stream, or ended. It waits in
+order of arrival, never past its deadline; an unprocessed one goes to the front.
 """
 
 from __future__ import annotations

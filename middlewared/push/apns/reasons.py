@@ -1,7 +1,7 @@
 """
 What Apple's answers mean: the one table of its reasons.
 
-The one invariant: only "dead" changes stored data, so only what Apple calls dead is dead.
+Only "dead" changes stored data, so only what Apple calls dead is dead.
 Source: Apple, "Handling notification response errors from APNs".
 """
 

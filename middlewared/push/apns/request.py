@@ -1,8 +1,8 @@
 """
 A push as an HTTP/2 request: the header block and the body.
 
-The one invariant: the headers that all pushes of a kind share are encoded once, and
-what could identify a device or a team is marked never to be indexed.
+The headers that all pushes of a kind share are encoded once, and what could identify a device
+or a team is marked never to be indexed.
 Source: Apple, "Sending notification requests to APNs".
 """
 

@@ -2,8 +2,8 @@
 One attempt to push: its deadline, its troubles, its line in the log.
 
 The one invariant: an attempt ends with a verdict no later than the push's deadline. Its
-own time-out is the peer's: to wait for a connection costs nobody anything, while to give
-up and try again would keep the daemon busy just when there is too much to do.
+own time-out applies to the peer only: waiting for a connection costs nothing, while giving up
+and retrying would keep the daemon busy just when it is overloaded.
 """
 
 from __future__ import annotations

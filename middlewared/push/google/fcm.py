@@ -1,8 +1,8 @@
 """
 FCM HTTP v1: one message a request, with an OAuth access token.
 
-The one invariant: an answer is judged by ``_VERDICTS`` and by nothing else; only what
-says that the push token itself is dead becomes TokenDead.
+Answers are classified by ``_VERDICTS`` alone; only those about the push token itself become
+TokenDead.
 
 Sources: firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and .../projects.messages.
 """

@@ -1,8 +1,8 @@
 """
 The legacy protocol of FCM and GCM, for relays that still speak it.
 
-The one invariant: an answer is judged by ``_VERDICTS`` and by nothing else; only what
-says that the push token itself is dead becomes TokenDead.
+Answers are classified by ``_VERDICTS`` alone; only those about the push token itself become
+TokenDead.
 
 Google removed its own servers for it in 2019 (GCM) and 2024 (FCM); the configuration
 warns when an app still points at them. Source: firebase.google.com/docs/cloud-messaging/

@@ -1,8 +1,8 @@
 """
 Reading what Google's servers answer, whatever its shape.
 
-The one invariant: nothing here raises for what a peer sent, and no text a peer sent
-becomes a reason unless it is a plain word: a body may quote the push token.
+Nothing here raises because of what a peer sent, and no text of a peer becomes a reason
+unless it is a plain word: a body may quote the push token.
 """
 
 from __future__ import annotations

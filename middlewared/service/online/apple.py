@@ -1,7 +1,7 @@
 """
 Checking Apple: a connection as the daemon makes it, and a push to a token that no phone has.
 
-The one invariant: no phone gets a push: the token is random, and the push expires at once.
+No phone gets a push: the token is random, and the push expires at once.
 Sources: Apple, "Sending notification requests to APNs" and "Handling notification responses
 from APNs".
 """

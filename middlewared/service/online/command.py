@@ -1,8 +1,8 @@
 """
 ``middlewared check --online``: checks every external service that the daemon needs.
 
-The one invariant: all checks run concurrently, each ends in bounded time whatever its peer
-does, and each prints one line, in the order of the configuration.
+All checks run concurrently, each ends in bounded time whatever its peer does, and each prints
+one line, in the order of the configuration.
 """
 
 from __future__ import annotations

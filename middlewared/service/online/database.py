@@ -1,8 +1,8 @@
 """
 Checking the database: connection, schema and privileges.
 
-The one invariant: nothing is changed: writes are rolled back, and the schema is created or
-upgraded by a start or by ``migrate``, not here.
+Nothing is changed: writes are rolled back, and the schema is created or upgraded by a start or
+by ``migrate``, not here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The result of one check, and how it is shown.
 
-The one invariant: a finding is one line for an operator: ``ok`` with what was seen, or what
-is wrong and what to do. It contains no secrets, and text from peers only in quotes.
+A finding is one line for an operator: ``ok`` with what was seen, or what is wrong and what to
+do. It contains no secrets, and text from peers only in quotes.
 """
 
 from __future__ import annotations

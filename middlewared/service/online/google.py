@@ -1,8 +1,8 @@
 """
 Checking Google: an access token, and a message to a made-up token, to be validated only.
 
-The one invariant: no phone gets a push: the token is random, and FCM is asked to validate the
-message (``validate_only``, ``dry_run``), not to deliver it.
+No phone gets a push: the token is random, and FCM is asked to validate the message
+(``validate_only``, ``dry_run``), not to deliver it.
 Sources: FCM's HTTP v1 reference (projects.messages.send, ErrorCode), google.rpc.ErrorInfo, and
 "Using OAuth 2.0 for server to server applications".
 """

@@ -1,8 +1,8 @@
 """
 Checking Redis for everything that a daemon needs.
 
-The one invariant: only one key and one message are written, under our own prefix and a random
-name, and the key is deleted again (or expires after a few seconds).
+Only one key and one message are written, under our own prefix and a random name, and the key
+is deleted again (or expires after a few seconds).
 """
 
 from __future__ import annotations

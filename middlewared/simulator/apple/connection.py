@@ -1,8 +1,8 @@
 """
 Simulator, Apple: one HTTP/2 connection, server side, on h2.
 
-The one invariant: all that one reactor turn has to say leaves in one write, and a
-connection that ended leaves no delayed call behind.
+The one invariant: the output of one reactor iteration leaves in one write, and a connection
+that ended leaves no delayed call behind.
 
 GOAWAY frames are written past h2, whose state machine would end the connection with
 them; RFC 9113 (section 6.8) lets the streams up to the last one finish.

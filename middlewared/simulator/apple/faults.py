@@ -3,7 +3,7 @@ Simulator, Apple: the troubles that can be ordered, as values.
 
 The one invariant: a script is a sequence of steps taken in order for one push; a step
 that answers or destroys ends it, and a script that runs out accepts the push. Only a
-push that broke no rule meets its script.
+valid push runs its script.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Simulator, Apple: h2 set up as Apple's side of a connection.
 
-The one invariant: the peer's frames are judged by h2 as strictly as it can, the stream
+The one invariant: the peer's frames are validated by h2 as strictly as possible, the stream
 limit from its acknowledgement on.
 """
 

@@ -1,10 +1,10 @@
--- How many woken calls in a row a device did not answer, and when it answered the last one.
+-- How many pushed calls in a row a device has not answered, and when it last answered one.
 alter table devices
     add column silent_streak integer not null default 0,
     add column last_answered double precision;
 
--- The accounts of one phone: of Google's tokens the part before the colon stays the same.
--- Cut, since a token may be longer than what an index takes.
+-- Finds the accounts of one phone: in Google's tokens the part before the colon is constant.
+-- Truncated, as a token may exceed the limit of an index entry.
 create index devices_installation on devices (
     substr(
         case when platform = 'apns' or strpos(token, ':') < 2 then token
@@ -14,6 +14,6 @@ create index devices_installation on devices (
     platform, app
 );
 
--- None on app and platform alone: before there are statistics the planner might take it for
--- finding a phone.
+-- No index on app and platform only: without statistics the planner might choose it to find a
+-- phone.
 create index devices_silent on devices (silent_streak) where silent_streak > 0;

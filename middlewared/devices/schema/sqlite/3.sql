@@ -1,8 +1,8 @@
--- How many woken calls in a row a device did not answer, and when it answered the last one.
+-- How many pushed calls in a row a device has not answered, and when it last answered one.
 alter table devices add column silent_streak integer not null default 0;
 alter table devices add column last_answered real;
 
--- The accounts of one phone: of Google's tokens the part before the colon stays the same.
+-- Finds the accounts of one phone: in Google's tokens the part before the colon is constant.
 create index devices_installation on devices (
     substr(
         case when platform = 'apns' or instr(token, ':') < 2 then token
@@ -12,6 +12,6 @@ create index devices_installation on devices (
     platform, app
 );
 
--- For counting alone.
+-- Used only for counting.
 create index devices_app on devices (app, platform);
 create index devices_silent on devices (silent_streak) where silent_streak > 0;
