@@ -215,7 +215,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
 
     def test_refusals_of_a_call_that_was_taken_over(self) -> None:
-        """Those of the pushes that were due decide it: the daemon that died has counted them."""
+        """As many as pushes were due settle it: the daemon that died had counted those."""
         self.patch(MemoryPlace, "taken_over", True)
         join = self.rendezvous.join
 

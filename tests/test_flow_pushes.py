@@ -180,7 +180,7 @@ class SilentDeviceTests(PushingTestCase):
     )
 
     async def test_late_answer_ends_the_silence(self) -> None:
-        """A silent device that takes longer than its short wait has all of the wait again."""
+        """A silent device that answers after its short wait gets the full wait again."""
         await self.start()
         phone = await self.phone(ANDROID_6, reaction=SILENT)
         while await self.pushes_of_a_call(phone) != 1:

@@ -26,7 +26,7 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
         await deferLater(reactor, seconds)
 
     async def test_late_answer_is_not_taken_for_an_unknown_one(self) -> None:
-        """However many come at once: a flood of unknown keys is not even looked at."""
+        """However many come at once, while a flood of unknown keys is dropped unread."""
         place = await self.here.join(a_call(wait_s=0.05))
         place.kind = DeviceKind("com.example.app", Platform.GCM)
         await place.settled

@@ -56,7 +56,7 @@ class Journal:
 
     :param log_response: takes a phone's first answer for the response log.
     :param log_wakeup: takes what a call says of its device's silence.
-    :param log_late: takes a late answer, and when it was received in epoch seconds.
+    :param log_late: gets a late answer and when it was received, in epoch seconds.
     """
 
     log = Logger()

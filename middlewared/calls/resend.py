@@ -31,9 +31,9 @@ def is_pushed_once(device: Device, resend: Resend) -> bool:
 @attrs.frozen(kw_only=True)
 class Series:
     """
-    When pushes of a call go out, beginning with ``started_at``.
+    When the pushes of a call are sent, starting at ``started_at``.
 
-    ``once``: the device gets one push only.
+    ``once``: the device gets only one push.
     """
 
     once: bool
@@ -48,14 +48,14 @@ class Series:
         Of the times that have passed, because the device was looked up slowly, only the
         last is given: several pushes at once wake no phone better than one.
 
-        :param sent: so many were sent by a daemon that has died since.
+        :param sent: how many were sent by a daemon that has died since.
         """
         times = self._all()[sent:]
         passed = sum(at <= now for at in times)
         return times[max(0, passed - 1) :]
 
     def due(self, now: float) -> int:
-        """How many have come at ``now``."""
+        """How many are due at ``now``."""
         return sum(at <= now for at in self._all())
 
     def _all(self) -> list[float]:

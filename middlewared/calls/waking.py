@@ -108,7 +108,7 @@ class Waking:
         self._over = False
         self._latest = self.accepted = place.pushes
         if place.taken_over:
-            place.pushes += 1  # for refusals: one may have been sent and not yet counted
+            place.pushes += 1  # it may have sent one that it had not counted yet
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
@@ -170,7 +170,7 @@ class Waking:
         )
         now = self._clock.seconds()
         if self._place.taken_over and not self._over and sent >= series.due(now):
-            self._place.pushes -= 1  # none was due that is not counted
+            self._place.pushes -= 1  # all that were due are counted
         for at in series.times(now, sent=sent):
             await self._sleep(at - self._clock.seconds())
             if self._over:

@@ -22,7 +22,7 @@ def ignored(_: LateAnswer) -> None:
 
 @attrs.frozen
 class Woken:
-    """Whose device was woken for a call, and which kind it is of."""
+    """The account and kind of the device that was woken for a call."""
 
     sip_user_id: int
     kind: DeviceKind
@@ -55,7 +55,7 @@ class LateCalls:
         return known is not None and not self._is_forgotten(known[0])
 
     def answered(self, unique_key: str, answer: Answer) -> bool:
-        """An answer to a call that does not wait; whether it is late."""
+        """Whether an answer to a call that does not wait is late; if so, it is reported."""
         ended_at, woken = self._calls.get(unique_key, (0.0, None))
         if woken is None or self._is_forgotten(ended_at):
             return False
@@ -63,7 +63,7 @@ class LateCalls:
         return True
 
     def notify(self, unique_key: str, answer: Answer, woken: Woken, late_s: float) -> None:
-        """An answer came ``late_s`` seconds after the end of its call's wait."""
+        """Report an answer that came ``late_s`` seconds after its call had timed out."""
         late_s = max(0.0, late_s)
         self._late(LateAnswer(unique_key, woken.sip_user_id, woken.kind, answer.available, late_s))
 

@@ -87,7 +87,7 @@ class Held:
 
     @property
     def woken(self) -> Woken | None:
-        """Whose device was woken, None: none was."""
+        """The device that was woken; None: none was."""
         return None if self.kind is None else Woken(self.call.incoming.sip_user_id, self.kind)
 
     @property

@@ -115,11 +115,11 @@ def settlement_from(text: str, *, received_at: float) -> Settlement:
 
 
 def woken_text(woken: Woken) -> str:
-    """Account, app and platform, as Redis keeps them."""
+    """Account, app and platform as stored in Redis."""
     return json.dumps([woken.sip_user_id, woken.kind.app, woken.kind.platform.value])
 
 
 def woken_from(text: str) -> Woken:
-    """What was given to :func:`woken_text`."""
+    """The inverse of :func:`woken_text`."""
     sip_user_id, app, platform = json.loads(text)
     return Woken(sip_user_id, DeviceKind(app, Platform(platform)))

@@ -21,7 +21,7 @@ A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's d
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so what it names counts only if the record names it as well.
 
-``middlewared:{tag}:late:<unique_key>`` has the account, app and platform of a call that
+``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
 timed out, as JSON, for a minute.
 """
 
@@ -114,8 +114,8 @@ return {
 """
 )
 
-# Makes sure that the record has these members: puts back what Redis lost or never had; the
-# refusals among it may decide, together with those that Redis has.
+# Makes sure that the record has these members: restores what Redis lost or never had. The
+# restored refusals may decide, together with those in Redis.
 # KEYS: record, identity (absent without call_id)
 # ARGV: unique_key, call, ms to live, waker or '', pushes (of the waker) or '', refusals as a
 #   JSON object of settlements by id, or '', members ...
@@ -168,9 +168,9 @@ return settlement
 
 # A phone's answer. An available one decides; refusals decide once there are as many as pushes.
 # KEYS: record, late
-# ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes that are known of
+# ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes known to the caller
 # -> the settlement that stands or '', 1 when there is such a call, account, app and platform of
-#    a call that timed out or '', ms for which this is remembered
+#    a call that timed out or '', ms for which it is still remembered
 ANSWER = Script(
     _COMMON
     + """
@@ -214,7 +214,7 @@ return last
 
 # Remembers a call that timed out.
 # KEYS: late
-# ARGV: account, app and platform, ms to be remembered
+# ARGV: account, app and platform, ms to remember them
 EXPIRED = Script(
     """
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

@@ -64,8 +64,8 @@ class Heard:
     """
     How Redis took an answer.
 
-    ``known``: there is such a call, which waits or was answered. ``settlement``: how it is
-    decided, if it is. ``woken`` and ``late_s``: of a call that timed out lately.
+    ``known``: there is such a call, waiting or answered. ``settlement``: how it was
+    settled, if it was. ``woken`` and ``late_s``: of a call that timed out recently.
     """
 
     known: bool = False
@@ -150,7 +150,7 @@ class SharedCalls:
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 
     async def expired(self, unique_key: str, woken: Woken) -> None:
-        """Remember that a call times out now, for those of its answers that come too late."""
+        """Remember that a call timed out now, so that later answers are known to be late."""
         args = (woken_text(woken), str(int(REMEMBERED_S * 1000)))
         await self.nodes.run(EXPIRED, [late_key(unique_key)], args)
 

@@ -340,7 +340,7 @@ class Parts:
         self.rendezvous.abandon(Outcome.DRAINING)
 
     async def _heard_late(self, late: LateAnswer, received_time: float) -> None:
-        """A phone that answers late is not silent, whatever its call was told."""
+        """A phone that answers late is not silent, although its call timed out."""
         if self.overload.late:
             return
         with suppress(DatabaseDown):

@@ -45,7 +45,7 @@ class Host(Protocol):
     """The pool whose place this is."""
 
     def is_known(self, problem: str) -> bool:
-        """Whether a place of the pool has reported that it has no connection for this reason."""
+        """Whether a place of the pool has already logged this reason."""
 
     def joined(self, connection: Connection) -> None:
         """A connection is ready."""
