@@ -99,6 +99,27 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertTrue(await self.answered(self.there, place.call, available=False))
         self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
 
+    async def test_a_push_that_redis_does_not_know_yet_counts(self) -> None:
+        """The phone has refused it through another daemon before: the waker knows better."""
+        place = await self.here.join(a_call())
+        place.pushes = 2
+        record = record_key(place.call.unique_key)
+        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        self.server.run("HSET", record, "pushes", "1")  # as if it had not come yet
+        self.assertTrue(await self.answered(self.there, place.call, available=False))
+        self.assertTrue(await self.answered(self.there, place.call, available=True))
+        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+
+    async def test_refusals_decide_for_a_place_whose_waker_is_dead(self) -> None:
+        """Those of the pushes that Redis knows of."""
+        place = await self.here.join(a_call(call_id="abc"))
+        joined = await self.there.join(a_call(call_id="abc"))
+        place.pushes = 1
+        await self.until(lambda: self.pushes_of(place.call.unique_key) == "1")
+        self.cable.cut()
+        self.assertTrue(await self.answered(self.there, joined.call, available=False))
+        self.assertIs((await joined.settled).outcome, Outcome.UNAVAILABLE)
+
     async def test_refusals_of_two_daemons_meet_when_redis_is_back(self) -> None:
         """One that Redis got, and one that came where it was away, decide together."""
         place = await self.here.join(a_call())

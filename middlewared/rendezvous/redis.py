@@ -33,7 +33,7 @@ from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
 from middlewared.rendezvous import redis_records as records
 from middlewared.rendezvous.cluster import Node
-from middlewared.rendezvous.late import LateCalls, ignored
+from middlewared.rendezvous.late import LateCalls, Woken, ignored
 from middlewared.rendezvous.peers import AnyPeers, NoPeers, Peers
 from middlewared.rendezvous.redis_departures import Departure, Departures
 from middlewared.rendezvous.redis_elsewhere import Elsewhere
@@ -188,7 +188,7 @@ class RedisRendezvous:
         settlement, held = Settlement.by(answer), self._held.find(unique_key)
         if held is not None and held.waits and answer.available:
             self._held.settle(held, settlement)
-        pushes = held.pushes if held is not None and held.wakes else 0
+        pushes = held.pushes if held is not None and held.wakes else None
         down = None
         try:
             heard = await self._shared.answer(unique_key, answer, pushes)
@@ -199,6 +199,8 @@ class RedisRendezvous:
                 self._held.settle(held, heard.settlement)
             elif held is not None:
                 held.refusals[answer.id] = answer
+            if heard.left_to_waker:
+                self._waking.left(unique_key)
             return True
         if heard.woken is not None:
             self._late.notify(unique_key, answer, heard.woken, heard.late_s)
@@ -337,10 +339,9 @@ class RedisRendezvous:
         if joined.waker == place.member and place.held.waits:
             place.take_over(joined.pushes)
 
-    def _timed_out(self, held: Held) -> None:
-        if held.woken is not None:
-            self._late.ended(held.call.unique_key, held.woken)
-            self._waking.expired(held.call.unique_key, held.woken)
+    def _timed_out(self, unique_key: str, woken: Woken) -> None:
+        self._late.ended(unique_key, woken)
+        self._waking.expired(unique_key, woken)
 
     # Leaving
 
@@ -359,13 +360,9 @@ class RedisRendezvous:
         if not held.waits:
             self._held.end(held)
 
-    # Trouble
-
     def _subscribed(self) -> None:
         self._renewals.renew_all()
         self._background.run(self._renewals.learn_secret())
-
-    # Messages
 
     def _received(self, message: str) -> None:
         """Another daemon, or a script, says something; it may be said twice."""
@@ -376,6 +373,8 @@ class RedisRendezvous:
                     self._settled(*words)
                 case "gone":
                     self._gone(*words)
+                case "refused":
+                    self._waking.refused(*words)
                 case "asked":
                     self._elsewhere.questions.asked(*words)
                 case "yes":

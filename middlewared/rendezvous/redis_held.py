@@ -113,10 +113,12 @@ class HeldCalls:
 
     :param grace_s: how long after its deadline a call may still get an answer that was
         accepted elsewhere just before it.
-    :param timed_out: notified of a call that was woken here and got no answer.
+    :param timed_out: notified of a call that got no answer, and of the device woken here.
     """
 
-    def __init__(self, *, clock: Clock, grace_s: float, timed_out: Callable[[Held], None]) -> None:
+    def __init__(
+        self, *, clock: Clock, grace_s: float, timed_out: Callable[[str, Woken], None]
+    ) -> None:
         self._clock = clock
         self._timed_out = timed_out
         self._grace_s = grace_s
@@ -182,8 +184,9 @@ class HeldCalls:
     def settle(self, held: Held, settlement: Settlement) -> None:
         """Tell the places that wait; only an answered call stays in the table."""
         if held.settlement is None:
-            if settlement.outcome is Outcome.TIMEOUT and held.wakes:
-                self._timed_out(held)
+            woken = held.woken if held.wakes else None
+            if settlement.outcome is Outcome.TIMEOUT and woken is not None:
+                self._timed_out(held.call.unique_key, woken)
             held.settlement = settlement
             places, held.places = held.places, set()
             self.waiting -= len(places)

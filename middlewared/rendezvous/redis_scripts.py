@@ -167,10 +167,11 @@ return settlement
 )
 
 # A phone's answer. An available one decides; refusals decide once there are as many as pushes.
+# Only the waker knows of the pushes that it has just sent: it is asked to count.
 # KEYS: record, late
-# ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes known to the caller
-# -> the settlement that stands or '', 1 when there is such a call, account, app and platform of
-#    a call that timed out or '', ms for which it is still remembered
+# ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes (of the waker) or ''
+# -> the settlement that stands or '', 1 when there is such a call (2: its waker may decide it),
+#    account, app and platform of a call that timed out or '', ms for which it is still remembered
 ANSWER = Script(
     _COMMON
     + """
@@ -185,26 +186,31 @@ if answered then return {answered, 1, '', 0} end
 if available == 'no' then
   call('HSET', record, 'no:' .. id, settlement)
   local known = tonumber(call('HGET', record, 'pushes') or '0')
-  if refusals(record) < math.max(known, tonumber(pushes)) then return {'', 1, '', 0} end
+  if refusals(record) < math.max(known, tonumber(pushes) or 0) then return {'', 1, '', 0} end
+  if pushes == '' then
+    local waker = string.match(call('HGET', record, 'waker') or '', '^(.+)/')
+    if waker then call('PUBLISH', waker, cjson.encode({'refused', unique_key})) end
+    return {'', 2, '', 0}
+  end
 end
 decide(record, 'answered', settlement, unique_key)
 return {settlement, 1, '', 0}
 """
 )
 
-# Stores the number of outstanding pushes; when it goes down, the refusals so far may decide.
+# Stores the number of outstanding pushes; the refusals so far may decide.
 # KEYS: record
-# ARGV: pushes, unique_key
+# ARGV: pushes or '': as before, unique_key
 # -> the settlement that stands, '' when the call is undecided or unknown
 COUNT = Script(
     _COMMON
     + """
 local record, pushes, unique_key = KEYS[1], ARGV[1], ARGV[2]
 if not lives(record) then return '' end
-local before = call('HGET', record, 'pushes') or '0'
+if pushes == '' then pushes = call('HGET', record, 'pushes') or '0' end
 call('HSET', record, 'pushes', pushes)
 local answered = call('HGET', record, 'answered')
-if answered or tonumber(pushes) > tonumber(before) then return answered or '' end
+if answered then return answered end
 local count, last = refusals(record)
 if count == 0 or count < tonumber(pushes) then return '' end
 decide(record, 'answered', last, unique_key)

@@ -65,11 +65,13 @@ class Heard:
     How Redis took an answer.
 
     ``known``: there is such a call, waiting or answered. ``settlement``: how it was
-    settled, if it was. ``woken`` and ``late_s``: of a call that timed out recently.
+    settled, if it was; ``left_to_waker``: its waker was asked to decide it. ``woken`` and
+    ``late_s``: of a call that timed out recently.
     """
 
     known: bool = False
     settlement: Settlement | None = None
+    left_to_waker: bool = False
     woken: Woken | None = None
     late_s: float = 0.0
 
@@ -129,24 +131,28 @@ class SharedCalls:
         args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
 
-    async def answer(self, unique_key: str, answer: Answer, pushes: int) -> Heard:
+    async def answer(self, unique_key: str, answer: Answer, pushes: int | None) -> Heard:
         """
         Store a phone's answer.
 
-        :param pushes: the outstanding pushes known to this daemon.
+        :param pushes: the outstanding pushes when this daemon is the waker, else None.
         """
         text = settlement_text(Settlement.by(answer))
         said = "yes" if answer.available else "no"
         keys = [record_key(unique_key), late_key(unique_key)]
-        args = (said, answer.id, text, unique_key, str(pushes))
+        args = (said, answer.id, text, unique_key, "" if pushes is None else str(pushes))
         text, known, woken, left_ms = await self.nodes.run(ANSWER, keys, args)
         if not woken:
-            return Heard(bool(known), self._settlement(text))
+            return Heard(bool(known), self._settlement(text), left_to_waker=known == 2)
         return Heard(woken=woken_from(woken), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
 
-    async def count(self, unique_key: str, pushes: int) -> Settlement | None:
-        """Store the number of outstanding pushes; gives the decision that stands."""
-        args = (str(pushes), unique_key)
+    async def count(self, unique_key: str, pushes: int | None) -> Settlement | None:
+        """
+        Store the number of outstanding pushes; gives the decision that stands.
+
+        :param pushes: None: as many as before.
+        """
+        args = ("" if pushes is None else str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 
     async def expired(self, unique_key: str, woken: Woken) -> None:

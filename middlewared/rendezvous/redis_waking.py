@@ -17,6 +17,9 @@ from middlewared.rendezvous.late import Woken
 from middlewared.rendezvous.redis_held import Held, HeldCalls
 from middlewared.rendezvous.redis_store import SharedCalls
 
+WAKER_DECIDES_S = 0.5
+"""After this time a waker that lives has decided a call by its refusals, or has not."""
+
 
 class Waking:
     """Reports of the daemon that wakes a call's device."""
@@ -38,6 +41,16 @@ class Waking:
         """Its number of outstanding pushes has changed."""
         self._background.run(self._count(held))
 
+    def refused(self, unique_key: str) -> None:
+        """The phone has refused the call elsewhere, as often as Redis knows of pushes."""
+        held = self._held.find(unique_key)
+        if held is not None and held.wakes:
+            self.counted(held)
+
+    def left(self, unique_key: str) -> None:
+        """The waker was asked whether refusals decide; it may be dead."""
+        self._background.run(self._decide(unique_key))
+
     def expired(self, unique_key: str, woken: Woken) -> None:
         """A call for which a device was woken has timed out."""
         self._background.run(self._expire(unique_key, woken))
@@ -52,6 +65,11 @@ class Waking:
             return
         if stands is not None:
             self._held.settle(held, stands)
+
+    async def _decide(self, unique_key: str) -> None:
+        await deferLater(self._clock, WAKER_DECIDES_S)
+        with contextlib.suppress(RendezvousDown):
+            await self._shared.count(unique_key, None)
 
     async def _expire(self, unique_key: str, woken: Woken) -> None:
         with contextlib.suppress(RendezvousDown):
