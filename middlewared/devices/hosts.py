@@ -77,13 +77,22 @@ async def with_addresses(reactor: Any, host: Mapping[str, str]) -> Sequence[Mapp
         return [host]
     if isIPAddress(name) or isIPv6Address(name):
         return [{**host, "hostaddr": name}]
-    receiver = _Addresses()
-    reactor.nameResolver.resolveHostName(receiver, name)
     try:
-        addresses = await with_fair_timeout(receiver.complete, _LOOK_UP_TIMEOUT_S, reactor)
+        addresses = await look_up(reactor, name, _LOOK_UP_TIMEOUT_S)
     except TimeoutError:
         return []
     return [{**host, "hostaddr": address} for address in addresses]
+
+
+async def look_up(reactor: Any, name: str, timeout_s: float) -> list[str]:
+    """
+    The addresses of a host name; none when it is not known.
+
+    :raises TimeoutError: the name server did not answer in time.
+    """
+    receiver = _Addresses()
+    reactor.nameResolver.resolveHostName(receiver, name)
+    return await with_fair_timeout(receiver.complete, timeout_s, reactor)
 
 
 @implementer(IResolutionReceiver)

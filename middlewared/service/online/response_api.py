@@ -10,12 +10,10 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
-from zope.interface import implementer
+from twisted.internet.defer import TimeoutError
 
+from middlewared.devices.hosts import look_up
 from middlewared.service.online.finding import Finding, ok, warning, wrong
-from middlewared.waiting import with_fair_timeout
 
 LOOK_UP_S = 5.0
 
@@ -47,25 +45,4 @@ async def _addresses(host: str, reactor: Any) -> list[str]:
     try:
         return [str(ip_address(host))]
     except ValueError:
-        receiver = _Receiver()
-        reactor.nameResolver.resolveHostName(receiver, host)
-        return await with_fair_timeout(receiver.found, LOOK_UP_S, reactor)
-
-
-@implementer(IResolutionReceiver)
-class _Receiver:
-    """Collects the addresses of a name."""
-
-    def __init__(self) -> None:
-        self._addresses: list[str] = []
-        self.found: Deferred[list[str]] = Deferred()
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """No address is known yet."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        self._addresses.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        if not self.found.called:
-            self.found.callback(list(dict.fromkeys(self._addresses)))
+        return list(dict.fromkeys(await look_up(reactor, host, LOOK_UP_S)))
