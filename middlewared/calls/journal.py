@@ -102,10 +102,11 @@ class Journal:
 
     def _tell_call(self, ended: EndedCall) -> None:
         kind, settlement = ended.kind, ended.settlement
-        self._metrics.call_ended(kind, None if settlement is None else settlement.outcome)
+        outcome = None if settlement is None else settlement.outcome
         answer = None if settlement is None else settlement.answer
+        self._metrics.call_ended(kind, outcome)
         received_time = None if answer is None else self._time_of(answer)
-        self._tell_silence(ended, received_time)
+        self._tell_silence(ended, outcome, received_time)
         if kind is None or answer is None or received_time is None:
             return
         if ended.accepted_at is not None:
@@ -115,10 +116,11 @@ class Journal:
         record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
         self._log_response(record)
 
-    def _tell_silence(self, ended: EndedCall, answered_at: float | None) -> None:
+    def _tell_silence(
+        self, ended: EndedCall, outcome: Outcome | None, answered_at: float | None
+    ) -> None:
         if ended.device is None:
             return
-        outcome = None if ended.settlement is None else ended.settlement.outcome
         said = wakeup(ended.device, outcome, accepted=ended.accepted, answered_at=answered_at)
         if said is not None:
             self._log_wakeup(said)

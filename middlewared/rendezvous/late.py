@@ -51,14 +51,14 @@ class LateCalls:
 
     def knows(self, unique_key: str) -> bool:
         """Whether an answer to the call would be late."""
-        known = self._calls.get(unique_key)
-        return known is not None and not self._is_forgotten(known[0])
+        return self._find(unique_key) is not None
 
     def answered(self, unique_key: str, answer: Answer) -> bool:
         """Whether an answer to a call that does not wait is late; if so, it is reported."""
-        ended_at, woken = self._calls.get(unique_key, (0.0, None))
-        if woken is None or self._is_forgotten(ended_at):
+        known = self._find(unique_key)
+        if known is None:
             return False
+        ended_at, woken = known
         self.notify(unique_key, answer, woken, self._clock.seconds() - ended_at)
         return True
 
@@ -66,6 +66,10 @@ class LateCalls:
         """Report an answer that came ``late_s`` seconds after its call had timed out."""
         late_s = max(0.0, late_s)
         self._late(LateAnswer(unique_key, woken.sip_user_id, woken.kind, answer.available, late_s))
+
+    def _find(self, unique_key: str) -> tuple[float, Woken] | None:
+        known = self._calls.get(unique_key)
+        return None if known is None or self._is_forgotten(known[0]) else known
 
     def _is_forgotten(self, ended_at: float) -> bool:
         return self._clock.seconds() - ended_at > REMEMBERED_S
