@@ -217,6 +217,7 @@ class HeldCalls:
         """The call is over here: nothing is to be pushed or remembered."""
         if held.expiry is not None and held.expiry.active():
             held.expiry.cancel()
+        held.expiry = None  # it refers to the call: only the collector could free the two
         if self._calls.get(held.call.unique_key) is held:
             del self._calls[held.call.unique_key]
         identity = identity_key(held.call.incoming)

@@ -8,7 +8,6 @@ without a traceback.
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -24,13 +23,10 @@ from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
 from middlewared.service.certificates import certificate_warnings
+from middlewared.service.collector import FullCollections
 from middlewared.service.daemon import Daemon
 from middlewared.service.notify import ServiceManager
 from middlewared.service.parts import Parts
-
-# With Python's own thresholds the collector walks all waiting calls several times a
-# second, for garbage that only calls leave whose PBX hung up.
-COLLECTOR_THRESHOLDS = (20_000, 50, 100)
 
 
 class Options(usage.Options):
@@ -64,7 +60,8 @@ def makeService(options: Options) -> Daemon:
         failed=failed,
     )
     reactor.callWhenRunning(_take_signals, reactor, daemon)
-    reactor.callWhenRunning(_collect_rarely)
+    collections = FullCollections(clock=cast(Clock, reactor), waiting=lambda: parts.ringing.waiting)
+    reactor.callWhenRunning(collections.start)
     return daemon
 
 
@@ -81,13 +78,6 @@ def read_all(path: Path | None) -> Config:
 def _complain(problems: list[str]) -> None:
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201
-
-
-def _collect_rarely() -> None:
-    """What is there now stays for good, and calls come and go without the collector."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _take_signals(reactor: Any, daemon: Daemon) -> None:
