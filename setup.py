@@ -24,7 +24,7 @@ setup(
     # twisted.plugins is a namespace of Twisted's: only our one module is added to it.
     packages=[*find_packages(include=["middlewared", "middlewared.*"]), "twisted.plugins"],
     package_data={"middlewared": ["py.typed", "devices/schema/*/*.sql", "web/openapi.json"]},
-    entry_points={"console_scripts": ["middlewared = middlewared.cli:main"]},
+    entry_points={"console_scripts": ["middlewared = middlewared.cli.main:main"]},
     install_requires=[
         "attrs>=24.2",
         "bcrypt>=4.2",

@@ -19,11 +19,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from middlewared.model import Call, Device, IncomingCall, Platform
-from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
-from middlewared.push.apns.credentials import load_certificate
+from middlewared.push.apns.apple_credentials import load_certificate
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
-from middlewared.push.apns.token import ProviderTokens
+from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.interface import Accepted, CallPush
 
 reactor: Any = _reactor

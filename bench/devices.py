@@ -23,8 +23,8 @@ from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.devices import queries
-from middlewared.devices.postgres import PostgresRegistry
-from middlewared.devices.sqlite import SqliteRegistry
+from middlewared.devices.postgres.postgres_registry import PostgresRegistry
+from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.model import Device, Platform
 from tests.servers.postgres import shared_server
 

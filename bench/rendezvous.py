@@ -19,10 +19,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
 from middlewared.model import Answer, Call, IncomingCall
-from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
-from middlewared.rendezvous.redis import RedisRendezvous
+from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 from tests.servers.redis import shared_cluster, shared_server
 
 

@@ -1,18 +1,41 @@
 """
-Work that nobody waits for at the moment it starts.
+Work that goes on without its caller.
 
-The one invariant: no such work is lost sight of: its failure is logged, and a stop
-waits for it.
+No such work is lost sight of: its failure is logged, and a stop waits for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+
+def shielded(work: Deferred[T]) -> Deferred[T]:
+    """
+    The result of ``work`` for its caller, whose cancellation does not reach ``work``.
+
+    ``work`` keeps its result. It keeps a failure only if the caller was cancelled before;
+    Twisted then logs it as unhandled, unless someone adds an errback.
+    """
+    caller: Deferred[T] = Deferred()
+
+    def ended(result: T | Failure) -> T | Failure:
+        if caller.called:
+            return result
+        if isinstance(result, Failure):
+            caller.errback(result)
+            return None  # type: ignore[return-value]  # it has been passed on
+        caller.callback(result)
+        return result
+
+    work.addBoth(ended)
+    return caller
 
 
 class Background:

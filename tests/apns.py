@@ -17,16 +17,16 @@ from twisted.trial.unittest import TestCase
 
 from middlewared.model import Call, Device, IncomingCall, Platform
 from middlewared.outgoing.tls import ClientTLS, load_trust
-from middlewared.push.apns.credentials import (
+from middlewared.push.apns.apple_credentials import (
     CertificateCredentials,
     Credentials,
     load_certificate,
     load_key,
 )
-from middlewared.push.apns.exchange import always_wanted
-from middlewared.push.apns.paths import Paths
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings, Endpoints
-from middlewared.push.apns.token import ProviderTokens
+from middlewared.push.apns.provider_tokens import ProviderTokens
+from middlewared.push.http2.exchange import always_wanted
+from middlewared.push.http2.paths import Paths
 from middlewared.push.interface import CallPush, Push, PushResult, Uncertain
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key

@@ -10,7 +10,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.service.online.command import ask_all, questions
+from middlewared.cli.check.online import ask_all, questions
 from middlewared.service.options import read_all
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key

@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
-from middlewared.simulator.daemon import DaemonFailed, DaemonProcess
+from middlewared.simulator.daemon_process import DaemonFailed, DaemonProcess
 
 PORTS = """
 [http]

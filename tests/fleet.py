@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, DeferredQueue, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from middlewared.simulator.daemon import DaemonProcess
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.google_server import GoogleServer
 from tests.daemons import PORTS, Answered, DaemonTestCase
 from tests.servers.postgres import PostgresServer, shared_server
 from tests.servers.redis import Redis, RedisCluster

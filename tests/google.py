@@ -14,17 +14,21 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from middlewared.model import Call, Device, IncomingCall, Platform
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http_client import PooledHttpClient
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
-from middlewared.push.google.credentials import ServiceAccount as Account
-from middlewared.push.google.credentials import load_service_account
 from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
+from middlewared.push.google.service_account import ServiceAccount as Account
+from middlewared.push.google.service_account import load_service_account
 from middlewared.push.interface import CallPush, Push, PushProvider, PushResult, Uncertain
-from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
-from middlewared.simulator.google import GoogleServer
-from middlewared.simulator.http import Deliver, Stall
+from middlewared.simulator.certificates import (
+    Authority,
+    IssuedServiceAccount,
+    write_service_account,
+)
+from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.http1_server import HttpDeliver, HttpStall
 from tests.cuttable import CuttableProxy
 
 reactor = cast(Any, twisted_reactor)
@@ -39,10 +43,10 @@ def service_account_file() -> bytes:
         return write_service_account(Path(folder), token_uri="URI").path.read_bytes()
 
 
-def as_google_knows(account: Account, path: Path) -> ServiceAccount:
+def as_google_knows(account: Account, path: Path) -> IssuedServiceAccount:
     """The account with its public key."""
     public = account.private_key.public_key()
-    return ServiceAccount(
+    return IssuedServiceAccount(
         path=path,
         project_id=account.project_id,
         client_email=account.client_email,
@@ -150,7 +154,7 @@ class GoogleTestCase(TestCase):
 
     def stalled_push(self) -> tuple[Deferred[PushResult], Deferred[object]]:
         """A push that is never answered, and a Deferred for its arrival."""
-        self.google.scripts.for_token(TOKEN, Deliver(), Stall())
+        self.google.scripts.for_token(TOKEN, HttpDeliver(), HttpStall())
         arrived: Deferred[object] = Deferred()
         self.google.record.listener = arrived.callback
         return self.sending(), arrived

@@ -13,9 +13,9 @@ from twisted.internet.task import deferLater
 
 from middlewared.simulator.apple import AppleServer, ReceivedPush
 from middlewared.simulator.certificates import Authority, write_service_account
-from middlewared.simulator.daemon import DaemonProcess
+from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.generations import Generation
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone, Phones, Reaction
 from tests.cuttable import CuttableProxy

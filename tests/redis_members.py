@@ -15,8 +15,8 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from middlewared.model import LateAnswer
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.rendezvous.redis import RedisRendezvous
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
+from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 from tests.servers.redis import Redis
 
 T = TypeVar("T")

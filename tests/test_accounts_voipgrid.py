@@ -21,8 +21,8 @@ from twisted.web.server import NOT_DONE_YET, Site
 from middlewared.accounts.interface import Account
 from middlewared.accounts.voipgrid import MAX_LOOKUPS, VoipgridAccounts, VoipgridSettings
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http_client import PooledHttpClient
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots
 from tests.contracts.accounts import ACCOUNT, AccountBackendContract, basic
 

@@ -10,11 +10,22 @@ from twisted.trial.unittest import SynchronousTestCase
 PACKAGE = Path(__file__).parent.parent / "middlewared"
 WIRING = {"service", "cli", "demo"}
 # What everybody may know: the domain's words, and time.
-COMMON = {"model", "errors", "clock", "background", "waiting", "quoting", "__init__"}
+COMMON = {
+    "model",
+    "errors",
+    "clock",
+    "background",
+    "backoff",
+    "basic_auth",
+    "booleans",
+    "waiting",
+    "quoting",
+    "__init__",
+}
 
 
 def room_of(module: str) -> str:
-    """The room a module of ours is in: ``middlewared.push.apns.pool`` is in ``push``."""
+    """The room a module of ours is in: ``middlewared.push.http2.pool`` is in ``push``."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 

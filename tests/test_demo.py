@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from middlewared.demo.scenes import SCENES
 from tests.daemons import DaemonTestCase
 
-DEMO = [sys.executable, "-c", "import sys; from middlewared.cli import main; sys.exit(main())"]
+DEMO = [sys.executable, "-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]
 # Its children are in one process group, as below a shell.
 GROUP = [sys.executable, "-c", "import os; os.setsid();" + DEMO[-1]]
 ROOT = Path(__file__).parent.parent

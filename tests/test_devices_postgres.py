@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 from middlewared.devices import queries
 from middlewared.devices.interface import DeviceRegistry, Registered, Wanted
 from middlewared.devices.migrations import pending
-from middlewared.devices.postgres import PostgresRegistry
+from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
 from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices.cache import CachedDevices, CacheSettings
-from middlewared.devices.postgres import PostgresRegistry
+from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import DatabaseDown
 from tests.contracts.devices import ACCOUNT, a_device
 from tests.servers.postgres import PostgresServer

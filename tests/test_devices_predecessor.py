@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.predecessor import Imported, Refused, import_devices, read_devices
+from middlewared.devices.predecessor import Imported, RefusedLine, import_devices, read_devices
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Device, Platform
 from tests.memory_devices import MemoryDevices
@@ -35,7 +35,7 @@ DEVICE = Device(
 )
 
 
-def read(*lines: str) -> list[Device | Refused]:
+def read(*lines: str) -> list[Device | RefusedLine]:
     return list(read_devices([f"{line}\n" for line in (HEADER, *lines)]))
 
 
@@ -97,7 +97,7 @@ class ReadTests(SynchronousTestCase):
         ]
         found = read(*[line for each in bad for line in (each, "")], LINE, LINE)
         self.assertEqual(found[-2], DEVICE)
-        refused = [each for each in found if isinstance(each, Refused)]
+        refused = [each for each in found if isinstance(each, RefusedLine)]
         self.assertEqual([each.line for each in refused[:-1]], list(range(2, 2 + 2 * len(bad), 2)))
         self.assertIn("before", refused[-1].why)
         for each in refused:
@@ -109,7 +109,7 @@ class ReadTests(SynchronousTestCase):
         text = io.StringIO()
         csv.writer(text).writerows([HEADER.split(","), *rows])
         for each in read_devices(io.StringIO(text.getvalue(), newline="")):
-            self.assertIsInstance(each, Device | Refused)
+            self.assertIsInstance(each, Device | RefusedLine)
 
 
 class ImportTests(SynchronousTestCase):
@@ -117,7 +117,7 @@ class ImportTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.devices = MemoryDevices()
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedLine] = []
 
     def run_import(self, *lines: str) -> Deferred[Imported]:
         text = [f"{line}\n" for line in (HEADER, *lines)]

@@ -18,7 +18,7 @@ import middlewared
 from middlewared.devices.interface import Registered, Wanted
 from middlewared.devices.migrations import pending
 from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect, to_row
-from middlewared.devices.sqlite import SqliteRegistry
+from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
 from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
@@ -27,7 +27,7 @@ STARTED_AT_ONCE = """
 import sys
 from pathlib import Path
 from twisted.internet import reactor, task
-from middlewared.devices.sqlite import SqliteRegistry
+from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 async def main(reactor, path):
     registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=30)
     await registry.start()

@@ -17,8 +17,8 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
-from middlewared.exposition import MetricsResource, exposition
-from middlewared.web.operators import operator_site
+from middlewared.metrics.exposition import MetricsResource, exposition
+from middlewared.web.operator_site import operator_site
 
 reactor: Any = installed_reactor
 

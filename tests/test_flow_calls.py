@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.http_headers import Headers
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, AnyPush, Stage
-from middlewared.simulator.accounts import basic
+from middlewared.simulator.accounts_server import basic
 from middlewared.simulator.apple import Delay, Deliver, ReceivedPush, Reject, rejection
 from middlewared.simulator.generations import (
     ANDROID_6,

@@ -20,7 +20,7 @@ from tests.fleet import FleetTestCase, Shared
 from tests.servers.postgres import PostgresServer, shared_server
 from tests.servers.redis import Redis, shared_cluster
 
-COMMAND = ["-c", "import sys; from middlewared.cli import main; sys.exit(main())"]
+COMMAND = ["-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]
 CHECKOUT = Path(__file__).parent.parent
 
 

@@ -9,10 +9,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.task import deferLater
 
-from middlewared.simulator.daemon import DaemonProcess
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_errors import legacy_error
 from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.google_server import GoogleServer
 from tests.daemons import PORTS, Answered, DaemonTestCase
 from tests.fleet import FleetTestCase, Shared, clock
 from tests.servers.redis import shared_cluster

@@ -8,7 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from middlewared.simulator.daemon import DaemonProcess
+from middlewared.simulator.daemon_process import DaemonProcess
 from tests.daemons import PORTS, Answered, DaemonTestCase
 
 BATCH = 20

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from twisted.internet.threads import deferToThread
 
 from middlewared.simulator.certificates import Authority
-from middlewared.simulator.daemon import DaemonProcess
+from middlewared.simulator.daemon_process import DaemonProcess
 from tests.daemons import DaemonTestCase
 from tests.test_flow_abuse import resident_megabytes
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import attrs
 
-from middlewared.simulator import http
+from middlewared.simulator import http1_server
 from middlewared.simulator.apple import (
     Delay,
     Deliver,
@@ -98,8 +98,12 @@ class GooglePushTests(PushingTestCase):
         """Google closes the connection after each push it reads, or never replies."""
         await self.start()
         closed, silent = [await self.phone(ANDROID_6, reaction=SLOW) for _ in range(2)]
-        self.google.scripts.for_token(closed.token, http.Deliver(), http.HangUp())
-        self.google.scripts.for_token(silent.token, http.Deliver(), http.Stall())
+        self.google.scripts.for_token(
+            closed.token, http1_server.HttpDeliver(), http1_server.HttpHangUp()
+        )
+        self.google.scripts.for_token(
+            silent.token, http1_server.HttpDeliver(), http1_server.HttpStall()
+        )
         outcomes = await self.outcomes(self.call(closed), self.call(silent))
         self.assertEqual(outcomes, ["answered", "answered"])
         for phone in (closed, silent):
@@ -118,7 +122,7 @@ class GooglePushTests(PushingTestCase):
         self.assertEqual(await self.outcomes(self.call(phone)), ["answered"])
         issued = self.google.oauth.issued_count
         await self.until(lambda: self.google.oauth.issued_count > issued)
-        self.google.oauth_scripts.for_all(http.HangUp())
+        self.google.oauth_scripts.for_all(http1_server.HttpHangUp())
         self.assertEqual(await self.outcomes(self.call(phone)), ["answered"])
 
 

@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.logs import LineFile
-from middlewared.logs.lines import MOST_BYTES
+from middlewared.logs.line_file import MOST_BYTES
 from tests.test_logs import FileCase
 
 TAC = """

@@ -19,9 +19,9 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
 from middlewared.errors import ConfigError
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import MAX_BODY_BYTES, PooledHttpClient
-from middlewared.outgoing.interface import OutgoingFailed, Reply, TimedOut
+from middlewared.outgoing.http_client import MAX_BODY_BYTES, PooledHttpClient
+from middlewared.outgoing.interface import HttpResponse, OutgoingFailed, TimedOut
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots, load_trust
 from middlewared.simulator.certificates import EXPIRED, Authority
 
@@ -169,7 +169,9 @@ class HttpClientTests(TestCase):
         self.addCleanup(port.stopListening)
         return f"https://localhost:{port.getHost().port}"
 
-    async def get(self, url: str, timeout_s: float = 5, turn_s: float | None = None) -> Reply:
+    async def get(
+        self, url: str, timeout_s: float = 5, turn_s: float | None = None
+    ) -> HttpResponse:
         return await self.client.request("GET", url, headers={}, timeout_s=timeout_s, turn_s=turn_s)
 
     async def failure(self, url: str) -> str:

@@ -16,17 +16,17 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import (
     AnswerTimes,
     Dropped,
+    HttpResponse,
     OutgoingFailed,
     Progress,
-    Reply,
     TimedOut,
     Unwanted,
 )
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots, load_trust
 from middlewared.simulator.certificates import Authority
 from middlewared.simulator.listening import ServerTLS
@@ -116,7 +116,7 @@ class KeptTestCase(TestCase):
         self.addCleanup(lambda: ensureDeferred(client.close()))
         return client
 
-    def asking(self, **options: Any) -> Deferred[Reply]:
+    def asking(self, **options: Any) -> Deferred[HttpResponse]:
         asked: dict[str, Any] = {"headers": {}, "body": b"push", "timeout_s": 5.0} | options
         return ensureDeferred(
             self.client.request("POST", self.url, progress=self.progress, **asked)

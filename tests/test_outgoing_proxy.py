@@ -24,7 +24,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from middlewared.errors import ConfigError
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import OutgoingFailed
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints, ProxyFailed
 from middlewared.outgoing.tls import ClientTLS, load_trust

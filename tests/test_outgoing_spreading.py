@@ -11,8 +11,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from middlewared.outgoing.endpoints import DirectEndpoint
 from middlewared.outgoing.spreading import Spreading, SpreadingResolver
+from middlewared.outgoing.tcp_endpoints import DirectEndpoint
 
 FOUR = [IPv4Address("TCP", f"192.0.2.{number}", 443) for number in range(1, 9)]
 SIX = [IPv6Address("TCP", f"2001:db8::{number}", 443) for number in range(1, 9)]

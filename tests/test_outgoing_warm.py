@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.outgoing.pace import Pace
-from middlewared.outgoing.warm import LONGEST_PAUSE_S, OPENING_TIMEOUT_S, WarmConnection
+from middlewared.outgoing.warm_connection import LONGEST_PAUSE_S, OPENING_TIMEOUT_S, WarmConnection
 
 RENEW_S = 50.0
 

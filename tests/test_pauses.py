@@ -19,14 +19,14 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from middlewared.devices.postgres import PostgresRegistry
-from middlewared.outgoing.endpoints import DirectEndpoints
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.devices.postgres.postgres_registry import PostgresRegistry
+from middlewared.outgoing.http_client import PooledHttpClient
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots
-from middlewared.push.apns import frames
-from middlewared.push.apns.connection import Connection
-from middlewared.push.apns.exchange import OK, Exchange
-from middlewared.service.watch import DEADLINE_S, DependencyWatch
+from middlewared.push.http2 import frames
+from middlewared.push.http2.connection import Http2Connection
+from middlewared.push.http2.exchange import OK, Exchange
+from middlewared.service.dependency_watch import DEADLINE_S, DependencyWatch
 from middlewared.waiting import with_fair_timeout
 from tests.contracts.devices import ACCOUNT, a_device
 from tests.servers.postgres import shared_server
@@ -145,13 +145,15 @@ class PauseTests(TestCase):
 
     async def test_apple_that_answered_is_not_silent(self) -> None:
         """The answer is read before the tick that would give the connection up."""
-        connection = Connection(clock=reactor, room=lambda: None, unprocessed=lambda exchange: None)
+        connection = Http2Connection(
+            clock=reactor, room=lambda: None, unprocessed=lambda exchange: None
+        )
         theirs = self.adopt(connection)
         theirs.send(frames.settings({}))
         await connection.ready
         push = Exchange(block=b"\x83", body=b"{}", deadline=reactor.seconds() + 60)
         connection.send(push)
-        connection.pulse._quiet = 3  # as after three quarters of a second
+        connection.liveness._quiet = 3  # as after three quarters of a second
 
         def answer() -> None:
             whole = frames.END_HEADERS | frames.END_STREAM

@@ -10,17 +10,17 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns import frames
-from middlewared.push.apns.connection import (
+from middlewared.push.http2 import frames
+from middlewared.push.http2.connection import (
     CLOSE_TIMEOUT_S,
     MAX_UNSENT_FRAMES,
     RESETS_AT_ONCE,
     RESETS_PER_S,
-    Connection,
+    Http2Connection,
 )
-from middlewared.push.apns.exchange import OK, End, Exchange
-from middlewared.push.apns.frames import pack
-from middlewared.push.apns.pulse import KEEP_ALIVE_S
+from middlewared.push.http2.exchange import OK, End, Exchange
+from middlewared.push.http2.frames import pack
+from middlewared.push.http2.liveness import KEEP_ALIVE_S
 from middlewared.push.interface import Uncertain
 
 PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
@@ -64,7 +64,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def connect(self, *, round_trip_s: float = 0.0) -> None:
         """Connect over a path with this round trip; the first PING is answered."""
-        self.connection = Connection(
+        self.connection = Http2Connection(
             clock=self.clock,
             room=self.room,
             unprocessed=self.unprocessed.append,
@@ -172,7 +172,7 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(KEEP_ALIVE_S)
         self.clock.pump([0.1] * 4)
         self.pong()
-        self.assertAlmostEqual(self.connection.pulse.round_trip_s, 0.4 / 8)
+        self.assertAlmostEqual(self.connection.liveness.round_trip_s, 0.4 / 8)
         self.assertAlmostEqual(self.round_trips[-1], 0.4)
 
     def test_a_pause_of_this_process_is_no_round_trip(self) -> None:
@@ -190,7 +190,7 @@ class ConnectionTests(SynchronousTestCase):
         self.send()
         self.clock.advance(0.1)
         self.connection.dataReceived(ok(1))
-        self.assertAlmostEqual(self.connection.pulse.round_trip_s, 0.1)
+        self.assertAlmostEqual(self.connection.liveness.round_trip_s, 0.1)
 
     def test_a_peer_that_answers_pings_is_waited_for(self) -> None:
         """A slow answer is Apple's affair."""
@@ -213,13 +213,13 @@ class ConnectionTests(SynchronousTestCase):
     def test_it_proves_itself_at_once(self) -> None:
         """On request, within half the time: the rest has passed on another connection."""
         self.tick(1.0)
-        self.connection.pulse.prove()
+        self.connection.liveness.prove()
         self.assertEqual((self.pings, self.connection.can_open), (1, False))
         self.tick(0.25)
         self.pong()
         self.assertTrue(self.connection.can_open)
         self.tick(5.0)
-        self.connection.pulse.prove()
+        self.connection.liveness.prove()
         self.tick(0.25)
         self.assertFalse(self.connection.closed.called)
         self.tick(0.25)
@@ -231,7 +231,7 @@ class ConnectionTests(SynchronousTestCase):
         self.tick(1.0)
         self.send()
         self.connection.dataReceived(ok(1))
-        self.connection.pulse.prove()
+        self.connection.liveness.prove()
         self.assertEqual((self.pings, self.connection.can_open), (0, True))
 
     def test_answers_are_signs_of_life(self) -> None:
@@ -356,7 +356,7 @@ class ConnectionTests(SynchronousTestCase):
 
     def test_before_the_settings_a_timeout_ends_it(self) -> None:
         """Whoever waits for it to be ready may give up."""
-        connection = Connection(
+        connection = Http2Connection(
             clock=self.clock, room=self.room, unprocessed=self.unprocessed.append
         )
         transport = Transport()

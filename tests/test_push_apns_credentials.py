@@ -18,8 +18,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import ConfigError
-from middlewared.push.apns.credentials import KeyCredentials, load_certificate, load_key
-from middlewared.push.apns.token import BACKDATED_S, MAX_FORCED, RENEW_AFTER_S, ProviderTokens
+from middlewared.push.apns.apple_credentials import KeyCredentials, load_certificate, load_key
+from middlewared.push.apns.provider_tokens import (
+    BACKDATED_S,
+    MAX_FORCED,
+    RENEW_AFTER_S,
+    ProviderTokens,
+)
 from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
 from tests.apns import reactor
 

@@ -7,7 +7,7 @@ import random
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.extensions import Scope, scope_of
+from middlewared.push.apns.certificate_scope import Scope, scope_of
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import made_folder
 

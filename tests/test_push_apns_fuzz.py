@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns import frames
-from middlewared.push.apns.exchange import Answer, End, Exchange
-from middlewared.push.apns.frames import ProtocolFault, pack
-from middlewared.push.apns.session import Session
+from middlewared.push.http2 import frames
+from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.frames import ProtocolFault, pack
+from middlewared.push.http2.session import Session
 from middlewared.push.interface import Temporary, Uncertain
 
 STREAMS = 8
@@ -100,7 +100,7 @@ class RandomPeerTests(SynchronousTestCase):
         for opened, ends in zip(watched.opened, watched.ends, strict=True):
             back = sum(each is opened for each in watched.unprocessed)
             self.assertEqual(len(ends) + back, 1, (ends, back))
-            self.assertTrue(all(isinstance(end, Answer | Temporary | Uncertain) for end in ends))
+            self.assertTrue(all(isinstance(end, Response | Temporary | Uncertain) for end in ends))
         self.assertGreaterEqual(watched.session.sender.window, 0)
         self.assertFalse(watched.session.streams)
 

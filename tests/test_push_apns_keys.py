@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.credentials import Credentials, load_key
+from middlewared.push.apns.apple_credentials import Credentials, load_key
 from middlewared.push.apns.provider import SANDBOX_OFF
 from middlewared.push.interface import (
     Accepted,

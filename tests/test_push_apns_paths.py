@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from middlewared.outgoing.endpoints import DirectEndpoint, DirectEndpoints
+from middlewared.outgoing.tcp_endpoints import DirectEndpoint, DirectEndpoints
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import Accepted, ConfigFault, Rejected
 from middlewared.simulator.apple import Behaviour, Delay, GoAway, HangUp, Stall

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.payload import (
+from middlewared.push.apns.apns_payload import (
     MAX_CALL_BYTES,
     apple_call_payload,
     apple_notice_payload,

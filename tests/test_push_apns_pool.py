@@ -1,4 +1,4 @@
-"""Pool and keepers: back-off, the queue's bound, the alarm. Time is a ``task.Clock``."""
+"""Pool and connectors: back-off, the queue's bound, the alarm. Time is a ``task.Clock``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns import frames
-from middlewared.push.apns.alarm import MASS, PERIOD_S, MassRefusal
-from middlewared.push.apns.connection import Connection
-from middlewared.push.apns.exchange import OK, End, Exchange, always_wanted
-from middlewared.push.apns.keeper import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
-from middlewared.push.apns.paths import Paths
-from middlewared.push.apns.pool import MAX_QUEUE, Pool
+from middlewared.push.apns.mass_refusal import MASS, PERIOD_S, MassRefusal
+from middlewared.push.http2 import frames
+from middlewared.push.http2.connection import Http2Connection
+from middlewared.push.http2.connector import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
+from middlewared.push.http2.exchange import OK, End, Exchange, always_wanted
+from middlewared.push.http2.paths import Paths
+from middlewared.push.http2.pool import MAX_QUEUE, Http2Pool
 from middlewared.push.interface import Rejected, Temporary, Uncertain
 
 PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
@@ -29,7 +29,7 @@ PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
 class Wire(StringTransport):
     """A transport on which PINGs are answered while its network works."""
 
-    def __init__(self, network: Network, connection: Connection) -> None:
+    def __init__(self, network: Network, connection: Http2Connection) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._network = network
         self._connection = connection
@@ -59,9 +59,9 @@ class Network:
         self.dead = False
         self.connects = 0
         self.settings = {3: 1}
-        self.connections: list[Connection] = []
+        self.connections: list[Http2Connection] = []
 
-    def connect(self, factory: Any) -> Deferred[Connection]:
+    def connect(self, factory: Any) -> Deferred[Http2Connection]:
         """As an endpoint does."""
         self.connects += 1
         if not self.up:
@@ -72,7 +72,7 @@ class Network:
         connection.dataReceived(frames.settings(self.settings))
         return succeed(connection)
 
-    def lose(self, connection: Connection) -> None:
+    def lose(self, connection: Http2Connection) -> None:
         """The connection is gone."""
         if connection in self.connections:
             self.connections.remove(connection)
@@ -86,13 +86,13 @@ class PoolTests(SynchronousTestCase):
         self.clock = Clock()
         self.network = Network(self.clock)
         self.paths = Paths()
-        self.pools: list[Pool] = []
+        self.pools: list[Http2Pool] = []
         self.pool = self.make_pool()
         self.addCleanup(self.at_the_end)
 
-    def make_pool(self, *, host: str = "apple:443", size: int = 1) -> Pool:
+    def make_pool(self, *, host: str = "apple:443", size: int = 1) -> Http2Pool:
         """A pool that was not started."""
-        pool = Pool(
+        pool = Http2Pool(
             name="app production",
             clock=self.clock,
             host=host,
@@ -116,7 +116,7 @@ class PoolTests(SynchronousTestCase):
         deadline: float = 1e9,
         send_by: float | None = None,
         wanted: Callable[[], bool] = always_wanted,
-        pool: Pool | None = None,
+        pool: Http2Pool | None = None,
     ) -> list[End]:
         """Submit a push; its end will be in the list."""
         exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
@@ -126,7 +126,7 @@ class PoolTests(SynchronousTestCase):
         (pool or self.pool).submit(exchange)
         return ends
 
-    def start(self, pool: Pool | None = None) -> None:
+    def start(self, pool: Http2Pool | None = None) -> None:
         """Start a pool; its connections come up and are measured."""
         self.network.up = True
         (pool or self.pool).start()

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from middlewared.push.apns.alarm import MASS
+from middlewared.push.apns.mass_refusal import MASS
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import (
     MALFORMED_TOKEN,

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.exchange import OK, Answer
 from middlewared.push.apns.reasons import judge
+from middlewared.push.http2.exchange import OK, Response
 from middlewared.push.interface import (
     Accepted,
     ConfigFault,
@@ -51,7 +51,7 @@ class JudgeTests(SynchronousTestCase):
     def test_every_documented_reason(self) -> None:
         """Only what Apple calls dead is dead; what is not listed here is our bug."""
         for reason, status in STATUS_OF_REASON.items():
-            result = judge(Answer(status, b'{"reason":"%s"}' % reason.encode()), NOW)
+            result = judge(Response(status, b'{"reason":"%s"}' % reason.encode()), NOW)
             kinds = ((DEAD, TokenDead), (SUSPECT, TokenSuspect), (CONFIGURATION, ConfigFault))
             wanted = next((kind for some, kind in kinds if reason in some), Rejected)
             self.assertIs(type(result), Temporary if reason in TEMPORARY else wanted, reason)
@@ -72,13 +72,13 @@ class JudgeTests(SynchronousTestCase):
             (b"1e300", None),
         ):
             body = b'{"reason":"Unregistered","timestamp":%s}' % said
-            self.assertEqual(judge(Answer(410, body), NOW), TokenDead("Unregistered", since))
+            self.assertEqual(judge(Response(410, body), NOW), TokenDead("Unregistered", since))
 
     def test_what_is_meant_for_one_connection_may_be_retried_at_once(self) -> None:
         """Another connection can take the push."""
         for reason in ("Shutdown", "IdleTimeout"):
             body = b'{"reason":"%s"}' % reason.encode()
-            self.assertEqual(judge(Answer(503, body), NOW), Temporary(reason, retry_after_s=0))
+            self.assertEqual(judge(Response(503, body), NOW), Temporary(reason, retry_after_s=0))
 
     def test_retry_after(self) -> None:
         """Seconds or a date, kept within reason; anything else is none."""
@@ -90,7 +90,7 @@ class JudgeTests(SynchronousTestCase):
             ("Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
             ("soon", None),
         ):
-            result = judge(Answer(503, b'{"reason":"ServiceUnavailable"}', said), NOW)
+            result = judge(Response(503, b'{"reason":"ServiceUnavailable"}', said), NOW)
             self.assertEqual(result, Temporary("ServiceUnavailable", retry_after_s=seconds))
 
     def test_answers_without_a_known_reason(self) -> None:
@@ -105,9 +105,9 @@ class JudgeTests(SynchronousTestCase):
             (400, b'{"reason":"a token: 12ab"}', Rejected("HTTP 400")),
             (400, b'{"reason":["x"]}', Rejected("HTTP 400")),
         ):
-            self.assertEqual(judge(Answer(status, body), NOW), result)
+            self.assertEqual(judge(Response(status, body), NOW), result)
 
     @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.text())
     def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: str) -> None:
         """Never an exception, and the reason is short."""
-        self.assertLessEqual(len(judge(Answer(status, body, retry_after), NOW).reason), 64)
+        self.assertLessEqual(len(judge(Response(status, body, retry_after), NOW).reason), 64)

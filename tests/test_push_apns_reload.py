@@ -8,11 +8,11 @@ from twisted.internet.task import deferLater
 from middlewared.background import Background
 from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.push.apns.credentials import Credentials, load_certificate
+from middlewared.push.apns.apple_credentials import Credentials, load_certificate
 from middlewared.push.apns.provider import ApnsProvider
+from middlewared.push.instrumented import InstrumentedProvider
 from middlewared.push.interface import Accepted, PushResult
-from middlewared.push.metered import MeteredProvider
-from middlewared.push.routing import MeteredRoute, RouteTable
+from middlewared.push.routing import InstrumentedRoute, RouteTable
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority
 from tests.apns import APP, AppleTestCase, call_push, reactor, tcp
@@ -45,14 +45,14 @@ class ReloadTests(AppleTestCase):
             tokens=self.tokens,
             settings=self.settings(apple.url, "", credentials=credentials),
         )
-        metered = MeteredProvider(
+        instrumented = InstrumentedProvider(
             provider=provider,
             clock=reactor,
             metrics=Metrics(),
             app=APP,
             platform=Platform.APNS,
         )
-        self.table.replace({KEY: MeteredRoute(provider=metered)})
+        self.table.replace({KEY: InstrumentedRoute(provider=instrumented)})
         return provider
 
     def in_use(self) -> object:

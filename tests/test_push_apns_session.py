@@ -13,11 +13,11 @@ from h2.settings import SettingCodes
 from hpack import Encoder
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns import frames
-from middlewared.push.apns.exchange import OK, Answer, End, Exchange
-from middlewared.push.apns.frames import ProtocolFault, pack
-from middlewared.push.apns.request import RequestKind, authorization_header
-from middlewared.push.apns.session import MAX_STREAMS, MOST_IDLE_FRAMES, Session
+from middlewared.push.apns.push_request import RequestKind, authorization_header
+from middlewared.push.http2 import frames
+from middlewared.push.http2.exchange import OK, End, Exchange, Response
+from middlewared.push.http2.frames import ProtocolFault, pack
+from middlewared.push.http2.session import MAX_STREAMS, MOST_IDLE_FRAMES, Session
 from middlewared.push.interface import Temporary, Uncertain
 
 KIND = RequestKind.of(authority="apple.example", topic="app.voip", push_type="voip")
@@ -258,7 +258,7 @@ class FlowControlTests(SynchronousTestCase):
         for number in range(200):
             opened, ends = peers.open()
             peers.answer(opened.stream_id, 400, b"x" * 16_000)
-            self.assertEqual(ends, [Answer(400, b"x" * 16_000)], number)
+            self.assertEqual(ends, [Response(400, b"x" * 16_000)], number)
 
 
 class AnswerTests(SynchronousTestCase):
@@ -280,7 +280,7 @@ class AnswerTests(SynchronousTestCase):
         peers.server.send_headers(1, headers)
         peers.server.send_data(1, b'{"reason":"TooManyRequests"}', end_stream=True)
         peers.exchange_bytes()
-        self.assertEqual(ends, [Answer(429, b'{"reason":"TooManyRequests"}', "7")])
+        self.assertEqual(ends, [Response(429, b'{"reason":"TooManyRequests"}', "7")])
 
     def test_answers_in_pieces_of_one_byte(self) -> None:
         """Where TCP cuts is nobody's concern."""
@@ -291,7 +291,7 @@ class AnswerTests(SynchronousTestCase):
             peers.server.send_data(stream_id, b"{}" if status == 410 else b"", end_stream=True)
         for byte in peers.server.data_to_send():
             peers.session.receive(bytes([byte]))
-        self.assertEqual(ends, [[OK], [Answer(410, b"{}")], [OK]])
+        self.assertEqual(ends, [[OK], [Response(410, b"{}")], [OK]])
 
     def test_long_headers_trailers_and_interim_answers(self) -> None:
         """CONTINUATION, 103 and trailers are legal, and none of them is the answer."""
@@ -303,7 +303,7 @@ class AnswerTests(SynchronousTestCase):
         peers.server.send_data(1, b"{}", pad_length=200)
         peers.server.send_headers(1, [("x-trailer", "1")], end_stream=True)
         peers.exchange_bytes()
-        self.assertEqual(ends, [Answer(400, b"{}")])
+        self.assertEqual(ends, [Response(400, b"{}")])
 
     def test_unknown_frames_and_priorities_are_ignored(self) -> None:
         """RFC 9113, section 4.1."""
@@ -327,14 +327,14 @@ class AnswerTests(SynchronousTestCase):
             block = encoder.encode([(":status", status), ("x-same", "in the table")])
             flags = frames.END_HEADERS | frames.END_STREAM
             session.receive(pack(frames.HEADERS, flags, stream_id, block))
-        self.assertEqual(ends, [OK, OK, Answer(410)])
+        self.assertEqual(ends, [OK, OK, Response(410)])
 
     def test_an_answer_before_the_body_was_sent(self) -> None:
         """It counts, and our half of the stream is closed."""
         peers = Peers(INITIAL_WINDOW_SIZE=0)
         _, ends = peers.open()
         peers.answer(1, 413, b"{}")
-        self.assertEqual(ends, [Answer(413, b"{}")])
+        self.assertEqual(ends, [Response(413, b"{}")])
         self.assertEqual(peers.resets, [1])
         self.assertFalse(peers.session.streams)
 
@@ -425,7 +425,7 @@ class EndTests(SynchronousTestCase):
             ),
         }
         for name, lose in losses.items():
-            for status, answer in ((200, OK), (410, Answer(410, b"", "7"))):
+            for status, answer in ((200, OK), (410, Response(410, b"", "7"))):
                 peers = Peers()
                 opened, ends = peers.open()
                 headers = [(":status", str(status)), ("retry-after", "7")]

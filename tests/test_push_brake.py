@@ -9,7 +9,6 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import Platform
-from middlewared.push.brake import MOST_DEATHS, Brake
 from middlewared.push.interface import (
     Accepted,
     ConfigFault,
@@ -20,6 +19,7 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
+from middlewared.push.removal_brake import MOST_DEATHS, RemovalBrake
 
 APP = "com.example"
 DEAD = TokenDead("Unregistered")
@@ -31,7 +31,7 @@ class BrakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.5)
-        self.brake = Brake(clock=self.clock)
+        self.brake = RemovalBrake(clock=self.clock)
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
         globalLogPublisher.addObserver(observer)

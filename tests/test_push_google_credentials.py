@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import ConfigError
-from middlewared.push.google.credentials import load_service_account
+from middlewared.push.google.service_account import load_service_account
 from middlewared.simulator.certificates import write_service_account
 
 

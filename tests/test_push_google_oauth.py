@@ -18,11 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
-from middlewared.outgoing.interface import AnswerTimes, OutgoingFailed, Progress, Reply
-from middlewared.push.google.credentials import ServiceAccount, load_service_account
+from middlewared.outgoing.interface import AnswerTimes, HttpResponse, OutgoingFailed, Progress
 from middlewared.push.google.oauth import AccessToken, AccessTokens
+from middlewared.push.google.service_account import ServiceAccount, load_service_account
 from middlewared.push.interface import ConfigFault, Temporary
-from middlewared.simulator.certificates import ServiceAccount as Made
+from middlewared.simulator.certificates import IssuedServiceAccount as Made
 from middlewared.simulator.certificates import write_service_account
 
 NOW = 1_700_000_000.0
@@ -34,7 +34,7 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        self.answers: list[Deferred[Reply]] = []
+        self.answers: list[Deferred[HttpResponse]] = []
 
     async def request(
         self,
@@ -48,7 +48,7 @@ class ScriptedClient:
         wanted: Callable[[], bool] | None = None,
         answer: AnswerTimes | None = None,
         progress: Progress | None = None,
-    ) -> Reply:
+    ) -> HttpResponse:
         """Wait for the test."""
         assert (method, url) == ("POST", URI)
         self.bodies.append(body or b"")
@@ -59,16 +59,16 @@ class ScriptedClient:
         """Nothing to close."""
 
 
-def grant(text: str = "ya29.one", expires_in: object = 3599) -> Reply:
+def grant(text: str = "ya29.one", expires_in: object = 3599) -> HttpResponse:
     document = {"access_token": text, "expires_in": expires_in, "token_type": "Bearer"}
-    return Reply(200, Headers(), json.dumps(document).encode())
+    return HttpResponse(200, Headers(), json.dumps(document).encode())
 
 
-def refusal(status: int, body: bytes = b"", **headers: bytes) -> Reply:
+def refusal(status: int, body: bytes = b"", **headers: bytes) -> HttpResponse:
     named = Headers()
     for name, value in headers.items():
         named.setRawHeaders(name.replace("_", "-").encode(), [value])
-    return Reply(status, named, body)
+    return HttpResponse(status, named, body)
 
 
 @functools.cache
@@ -103,7 +103,7 @@ class AccessTokensTests(SynchronousTestCase):
         assert isinstance(token, AccessToken), token
         return token.text
 
-    def answer(self, reply: Reply) -> None:
+    def answer(self, reply: HttpResponse) -> None:
         self.http.answers[-1].callback(reply)
 
     def with_token(self) -> AccessToken:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import Call, Device, IncomingCall, Platform
-from middlewared.push.google.payload import MAX_DATA_BYTES, google_data
+from middlewared.push.google.google_payload import MAX_DATA_BYTES, google_data
 from middlewared.push.interface import CallPush, NoticePush
 
 DEVICE = Device(sip_user_id=123456789, platform=Platform.ANDROID, app="app", token="token")

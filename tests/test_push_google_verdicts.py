@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from middlewared.outgoing.interface import Reply
+from middlewared.outgoing.interface import HttpResponse
 from middlewared.push.google import fcm, legacy
 from middlewared.push.interface import (
     Accepted,
@@ -43,12 +43,12 @@ json_values = st.recursive(
 )
 
 
-def reply(status: int, body: bytes, **headers: str) -> Reply:
+def reply(status: int, body: bytes, **headers: str) -> HttpResponse:
     named = {name.replace("_", "-"): [value] for name, value in headers.items()}
-    return Reply(status, Headers(named), body)
+    return HttpResponse(status, Headers(named), body)
 
 
-def fcm_error(http: int, code: str | None = None, /, **fields: Any) -> Reply:
+def fcm_error(http: int, code: str | None = None, /, **fields: Any) -> HttpResponse:
     details: list[Any] = [{"@type": "type.googleapis.com/google.rpc.Help"}]
     if code is not None:
         details.append({"@type": FCM_ERROR, "errorCode": code})
@@ -56,7 +56,7 @@ def fcm_error(http: int, code: str | None = None, /, **fields: Any) -> Reply:
     return reply(http, json.dumps({"error": error}).encode())
 
 
-def fcm_verdict(answer: Reply) -> PushResult:
+def fcm_verdict(answer: HttpResponse) -> PushResult:
     return fcm.verdict(answer, NOW)
 
 

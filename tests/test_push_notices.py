@@ -10,7 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.background import Background
 from middlewared.model import Device, Platform
 from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Route, Temporary
-from middlewared.push.notices import LOST_ACCOUNT_TEXT, MOST_AT_ONCE, TRIES, LostAccountNotices
+from middlewared.push.lost_account_notices import (
+    LOST_ACCOUNT_TEXT,
+    MOST_AT_ONCE,
+    TRIES,
+    LostAccountNotices,
+)
 
 ANDROID = Device(123456789, Platform.ANDROID, "com.example.app", "old")
 IPHONE = attrs.evolve(ANDROID, platform=Platform.APNS, remote_notification_token="alert")

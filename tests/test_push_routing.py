@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
 from middlewared.model import Device, Platform
+from middlewared.push.instrumented import RETIRE_S, InstrumentedProvider
 from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Rejected
-from middlewared.push.metered import RETIRE_S, MeteredProvider
-from middlewared.push.routing import MeteredRoute, RouteTable
+from middlewared.push.routing import InstrumentedRoute, RouteTable
 
 KEY = ("com.example", Platform.GCM)
 NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.0)
@@ -79,9 +79,9 @@ class RouteTableTests(SynchronousTestCase):
         self.route = self.make_route(self.provider)
         self.table.replace({KEY: self.route})
 
-    def make_route(self, provider: SlowProvider) -> MeteredRoute:
-        return MeteredRoute(
-            provider=MeteredProvider(
+    def make_route(self, provider: SlowProvider) -> InstrumentedRoute:
+        return InstrumentedRoute(
+            provider=InstrumentedProvider(
                 provider=provider,
                 clock=self.clock,
                 metrics=self.metrics,
@@ -98,7 +98,7 @@ class RouteTableTests(SynchronousTestCase):
 
     def test_what_stays_is_neither_stopped_nor_started_again(self) -> None:
         """A reload that changes a setting of the route keeps the provider."""
-        same = MeteredRoute(provider=self.route.provider, lost_account_notice=False)
+        same = InstrumentedRoute(provider=self.route.provider, lost_account_notice=False)
         self.table.replace({KEY: same})
         self.assertIs(self.table.find(*KEY), same)
         self.assertEqual((self.provider.started, self.provider.stopped), (1, 0))
@@ -204,7 +204,7 @@ class RouteTableTests(SynchronousTestCase):
             self.assertIsNone(self.table.find(*KEY))
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def present(self) -> MeteredRoute:
+    def present(self) -> InstrumentedRoute:
         """The route in use."""
         route = self.table.find(*KEY)
         assert route is not None

@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
-from middlewared.rendezvous.cluster import SLOTS, Redirect, SlotMap, redirect_from, slot_of
-from middlewared.rendezvous.redis_keys import Keys
-from middlewared.rendezvous.redis_link import Login
-from middlewared.rendezvous.redis_records import (
+from middlewared.rendezvous.redis.cluster_slots import (
+    SLOTS,
+    Redirect,
+    SlotMap,
+    redirect_from,
+    slot_of,
+)
+from middlewared.rendezvous.redis.keys import Keys
+from middlewared.rendezvous.redis.records import (
     call_from,
     call_text,
     identity_key,
@@ -23,6 +28,7 @@ from middlewared.rendezvous.redis_records import (
     settlement_from,
     settlement_text,
 )
+from middlewared.rendezvous.redis.redis_connection import Login
 
 HOST = ("10.0.0.1", 6379)
 keys = st.one_of(st.uuids().map(str), st.uuids().map(lambda key: key.hex.upper()))

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
 from middlewared.model import Call
-from middlewared.rendezvous.redis_departures import AT_ONCE, RETRY_PAUSE_S, Departure, Departures
+from middlewared.rendezvous.redis.departures import AT_ONCE, RETRY_PAUSE_S, Departure, Departures
 from tests.contracts.rendezvous import a_call
 from tests.redis_members import OwnServerCase
 

@@ -12,7 +12,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from middlewared.rendezvous.redis_link import Link, Login
+from middlewared.rendezvous.redis.redis_connection import Login, RedisConnection
 
 reactor: Any = installed_reactor
 PASSWORD = "correct-horse"
@@ -44,14 +44,14 @@ class LoginTests(TestCase):
         warned: Deferred[str] = Deferred()
 
         def watch(event: LogEvent) -> None:
-            if "redis_link" in event.get("log_namespace", "") and not warned.called:
+            if "redis_connection" in event.get("log_namespace", "") and not warned.called:
                 warned.callback(formatEvent(event))
 
         publisher: Any = globalLogPublisher
         publisher.addObserver(watch)
         self.addCleanup(publisher.removeObserver, watch)
         endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-        link = Link(
+        link = RedisConnection(
             name="r",
             clock=reactor,
             endpoint=lambda: endpoint,

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from middlewared.model import Outcome, Settlement
-from middlewared.rendezvous.redis_protocol import SILENCE_S
-from middlewared.rendezvous.redis_records import late_key, record_key, settlement_text
-from middlewared.rendezvous.redis_scripts import ANSWER
+from middlewared.rendezvous.redis.lua_scripts import ANSWER
+from middlewared.rendezvous.redis.records import late_key, record_key, settlement_text
+from middlewared.rendezvous.redis.redis_protocol import SILENCE_S
 from tests.contracts.rendezvous import a_call, an_answer
 from tests.redis_members import OwnServerCase
 

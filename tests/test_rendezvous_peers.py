@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.devices.interface import PeerState
 from middlewared.errors import DatabaseDown
-from middlewared.rendezvous.peers import DOUBT_S, INTERVAL_S, REPORTS_LAST_S, Peers
+from middlewared.rendezvous.redis.peers import DOUBT_S, INTERVAL_S, REPORTS_LAST_S, Peers
 
 
 def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerState:

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.rendezvous.redis_records import record_key
+from middlewared.rendezvous.redis.records import record_key
 from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer, shared_facts
 from tests.redis_members import Cable, SharedRendezvousCase
 from tests.servers.redis import Redis, shared_server

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from middlewared.model import Outcome
-from middlewared.rendezvous.cluster import slot_of
 from middlewared.rendezvous.interface import Place
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.rendezvous.redis_records import record_key
+from middlewared.rendezvous.redis.cluster_slots import slot_of
+from middlewared.rendezvous.redis.records import record_key
 from tests.contracts.rendezvous import a_call, an_answer
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import Redis, shared_cluster

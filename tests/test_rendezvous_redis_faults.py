@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
-from middlewared.rendezvous.redis_records import record_key
+from middlewared.rendezvous.redis.records import record_key
 from tests.contracts.rendezvous import a_call, an_answer, shared_facts
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import Redis

@@ -16,8 +16,8 @@ from middlewared.config import Config, RedisSettings
 from middlewared.devices.interface import PeerState
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.rendezvous.late import ignored
-from middlewared.rendezvous.redis import RedisRendezvous
-from middlewared.service.backends import make_rendezvous
+from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
+from middlewared.service.implementations import make_rendezvous
 from middlewared.simulator.certificates import Authority
 from tests.contracts.rendezvous import a_call, an_answer
 from tests.redis_members import SharedRendezvousCase

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 
 from middlewared.model import Outcome
 from middlewared.service import ports
-from middlewared.web.settings import Face, Network
+from middlewared.web.settings import Network, RouteSet
 from tests.web_stand_ins import RawClient, Response, WebCase, http_message
 
 reactor: Any = installed_reactor
@@ -45,9 +45,9 @@ class PortCase(WebCase):
 
     async def open(self, description: str) -> Any:
         """Listen as the daemon does; gives a client's endpoint."""
-        site = self.web.site(Face.WHOLE)
+        site = self.web.site(RouteSet.WHOLE)
         self.sites.append(site)
-        face = ports.Face(
+        face = ports.Listener(
             "[http] listen",
             "http",
             [description],

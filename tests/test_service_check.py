@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
+from middlewared.cli.check.online import questions
 from middlewared.demo.stage import free_port
 from middlewared.errors import ConfigError
-from middlewared.service.online.command import questions
 from middlewared.service.options import read_all
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority, apple_extensions
@@ -160,8 +160,8 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
             "import socket, sys, time\n"
             "def silent(*_, **__): time.sleep(90)\n"
             "socket.getaddrinfo = silent\n"
-            "from middlewared.cli import main\n"
-            "from middlewared.service.online import command\n"
+            "from middlewared.cli.main import main\n"
+            "from middlewared.cli.check import command\n"
             "command.LONGEST_S = 1.0\n"
             "sys.exit(main())\n"
         )

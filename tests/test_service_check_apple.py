@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
+from middlewared.cli.check import apple_checks as asking
 from middlewared.demo.stage import free_port
-from middlewared.service.online import apple as asking
 from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Stall, rejection
 from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
 from middlewared.simulator.listening import ListeningSocket, ServerTLS

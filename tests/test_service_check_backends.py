@@ -9,16 +9,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.protocols.portforward import ProxyFactory
 
+from middlewared.cli.check import handshake, response_api
+from middlewared.cli.check.redis_checks import EVERYTHING
 from middlewared.demo.stage import free_port
-from middlewared.devices.postgres import PostgresRegistry
-from middlewared.devices.sqlite import SqliteRegistry
-from middlewared.rendezvous import redis_scripts
-from middlewared.rendezvous.redis_scripts import Script
-from middlewared.service.online import handshake, response_api
-from middlewared.service.online.redis import EVERYTHING
-from middlewared.simulator.accounts import AccountsServer, redirect
+from middlewared.devices.postgres.postgres_registry import PostgresRegistry
+from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
+from middlewared.rendezvous.redis import lua_scripts
+from middlewared.rendezvous.redis.lua_scripts import Script
+from middlewared.simulator.accounts_server import AccountsServer, redirect
 from middlewared.simulator.certificates import Authority
-from middlewared.simulator.http import HttpReply, HttpServer, HttpStep, Received, Stall
+from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStall, HttpStep, Received
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
 from tests.checks import OnlineTestCase, reactor
 from tests.servers import postgres, redis
@@ -73,7 +73,7 @@ class AccountTests(OnlineTestCase):
 
     async def test_silence(self) -> None:
         """Its own time-out holds."""
-        found = await self.found(Fixed(Stall()), "timeout_ms = 200\n")
+        found = await self.found(Fixed(HttpStall()), "timeout_ms = 200\n")
         self.assertRegex(found, r"^wrong .*no answer within timeout_ms \(0.2 s\)")
 
     async def test_no_one_listens(self) -> None:

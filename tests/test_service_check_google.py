@@ -9,13 +9,17 @@ from typing import Any
 
 import attrs
 
+from middlewared.cli.check import google_checks as asking
 from middlewared.demo.stage import free_port
-from middlewared.service.online import google as asking
-from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.certificates import (
+    Authority,
+    IssuedServiceAccount,
+    write_service_account,
+)
 from middlewared.simulator.google_errors import bare_error, fcm_error, legacy_error
 from middlewared.simulator.google_oauth import oauth_error
-from middlewared.simulator.http import HttpReply, Stall
+from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.http1_server import HttpReply, HttpStall
 from tests.checks import OnlineTestCase, reactor
 
 APP = "com.example.phone"
@@ -26,7 +30,7 @@ GCM = f"[app:{APP}:gcm]"
 class GoogleCheckCase(OnlineTestCase):
     """A Google that knows no made-up token."""
 
-    account: ServiceAccount
+    account: IssuedServiceAccount
 
     async def google(self, **options: Any) -> GoogleServer:
         """Start it; it trusts an account."""
@@ -141,7 +145,7 @@ class V1Tests(GoogleCheckCase):
         self.patch(asking, "ANSWER_S", 0.3)
         server = await self.google()
         server.tokens = None
-        server.scripts.for_all(Stall())
+        server.scripts.for_all(HttpStall())
         self.assertRegex(await self.v1(server), "^wrong .*no answer within 0.3 s$")
 
     async def test_unknown_root(self) -> None:

@@ -16,11 +16,11 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from middlewared.demo.stage import free_port
 from middlewared.simulator.certificates import Authority
-from middlewared.simulator.google import GoogleServer
 from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.google_server import GoogleServer
 from tests.daemons import PORTS, DaemonTestCase
 
-MAIN = ["-c", "import sys; from middlewared.cli import main; sys.exit(main())"]
+MAIN = ["-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]
 ROOT = Path(__file__).parent.parent
 TOKEN = "a-push-token-that-nobody-may-see"
 CSV = "sip_user_id,platform,app,token,last_seen\n"

@@ -10,7 +10,7 @@ from twisted.internet import reactor
 
 from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
-from middlewared.service.backends import make_registry
+from middlewared.service.implementations import make_registry
 from tests.servers.postgres import shared_server
 from tests.test_service_commands import CommandTestCase, Ran
 

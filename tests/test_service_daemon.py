@@ -8,9 +8,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.config import Config
+from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
-from middlewared.service.notify import ServiceManager
-from middlewared.service.parts import Parts
+from middlewared.service.service_manager import ServiceManager
 
 
 class OnePart:
@@ -42,7 +42,7 @@ class ReloadTests(SynchronousTestCase):
         self.parts = OnePart()
         self.daemon = Daemon(
             reactor=Reactor(),
-            parts=cast(Parts, self.parts),
+            parts=cast(Components, self.parts),
             manager=ServiceManager(clock=Clock(), environ={}),
             reread=self.reread,
             failed=lambda problems: None,

@@ -9,9 +9,9 @@ import socket
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from middlewared.simulator.daemon import DaemonProcess
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.google_server import GoogleServer
 from tests.daemons import PORTS, Answered, DaemonTestCase
 
 

@@ -12,8 +12,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.service.notify import ServiceManager
-from middlewared.simulator.daemon import DaemonProcess
+from middlewared.service.service_manager import ServiceManager
+from middlewared.simulator.daemon_process import DaemonProcess
 from tests.daemons import PORTS, DaemonTestCase
 
 

@@ -13,7 +13,7 @@ from middlewared.clock import wall_clock
 from middlewared.config import AppleApp, Config
 from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.service.apps import load_apps
 from middlewared.service.providers import Providers
 from middlewared.simulator.certificates import Authority, apple_extensions, write_provider_key

@@ -15,12 +15,12 @@ from middlewared.config import GcmApp, read_config
 from middlewared.errors import ConfigError
 from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.outgoing.endpoints import DirectEndpoints
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import load_trust
 from middlewared.push.apns.provider import SANDBOX_OFF
+from middlewared.push.instrumented import InstrumentedProvider
 from middlewared.push.interface import Accepted, Resend
-from middlewared.push.metered import MeteredProvider
-from middlewared.push.routing import MeteredRoute
+from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.providers import Providers
 from middlewared.simulator.certificates import write_provider_key
@@ -71,7 +71,7 @@ class ProvidersTests(SynchronousTestCase):
 class AppleTests(AppleTestCase):
     """An iOS app, from its configuration to a push."""
 
-    def load(self, lines: str) -> tuple[Providers, Metrics, Mapping[AppKey, MeteredRoute]]:
+    def load(self, lines: str) -> tuple[Providers, Metrics, Mapping[AppKey, InstrumentedRoute]]:
         """The providers of a configuration with these lines, started."""
         ini = self.folder / "middlewared.ini"
         ini.write_text(f"[app:{APP}:apns]\nca_file = {self.authority.certificate}\n{lines}")
@@ -135,6 +135,6 @@ class AppleTests(AppleTestCase):
         )
 
 
-def stop(provider: MeteredProvider) -> Deferred[None]:
+def stop(provider: InstrumentedProvider) -> Deferred[None]:
     """Stop a provider."""
     return Deferred.fromCoroutine(provider.stop())

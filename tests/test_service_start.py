@@ -13,7 +13,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from middlewared.simulator.certificates import EXPIRED, Authority
-from middlewared.simulator.daemon import DaemonFailed, DaemonProcess
+from middlewared.simulator.daemon_process import DaemonFailed, DaemonProcess
 from tests.daemons import PORTS, DaemonTestCase
 
 reactor: Any = installed_reactor

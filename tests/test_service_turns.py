@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.epollreactor import EPollReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.service.turns import watch_turns
+from middlewared.service.reactor_turns import watch_turns
 
 
 class TurnTests(SynchronousTestCase):

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import DatabaseDown
-from middlewared.service.watch import DependencyWatch
+from middlewared.service.dependency_watch import DependencyWatch
 
 
 class WatchTests(SynchronousTestCase):

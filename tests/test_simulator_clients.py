@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 
-from middlewared.simulator.accounts import (
+from middlewared.simulator.accounts_server import (
     PROFILE_PATH,
     AccountsServer,
     basic,
@@ -26,9 +26,16 @@ from middlewared.simulator.accounts import (
     redirect,
 )
 from middlewared.simulator.answering import Answering
-from middlewared.simulator.daemon import CHECKOUT
+from middlewared.simulator.daemon_process import CHECKOUT
 from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http import HangUp, HttpReply, HttpServer, HttpStep, Received, Stall
+from middlewared.simulator.http1_server import (
+    HttpHangUp,
+    HttpReply,
+    HttpServer,
+    HttpStall,
+    HttpStep,
+    Received,
+)
 from middlewared.simulator.pbx import PBX
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -135,7 +142,7 @@ class AccountsTests(SocketTestCase):
             orders.for_next(1, reply)
             status, text = await self.get(PROFILE_PATH, header)
             self.assertEqual((status, text.encode()), (reply.status, reply.body))
-        orders.for_next(1, HangUp())
+        orders.for_next(1, HttpHangUp())
         with self.assertRaises(ResponseFailed):
             await self.get(PROFILE_PATH, header)
         self.accounts.account_scripts.for_token("222222222", HttpReply(500))
@@ -174,7 +181,7 @@ class AnsweringTests(SocketTestCase):
 
     async def test_answers_do_not_share_a_queue(self) -> None:
         """However many answers the daemon lets wait, a further phone's reaches it at once."""
-        self.daemon.steps = [Stall()]
+        self.daemon.steps = [HttpStall()]
         answering = Answering(reactor=reactor, delay_s=0)
         self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
         for number in range(300):
@@ -250,7 +257,7 @@ class PBXTests(SocketTestCase):
 
     async def test_hang_up(self) -> None:
         """Cancelling a call closes its connection."""
-        self.daemon.steps = [Stall()]
+        self.daemon.steps = [HttpStall()]
         calling = self.pbx.place(123456789)
         await self.daemon.got(1)
         calling.cancel()

@@ -24,8 +24,11 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
-from middlewared.simulator.certificates import Authority, ServiceAccount, write_service_account
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.certificates import (
+    Authority,
+    IssuedServiceAccount,
+    write_service_account,
+)
 from middlewared.simulator.google_errors import (
     FCM_ERRORS,
     LEGACY_ERRORS,
@@ -39,14 +42,15 @@ from middlewared.simulator.google_errors import (
 )
 from middlewared.simulator.google_oauth import GRANT_TYPE, SCOPE, oauth_error
 from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http import (
+from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.http1_server import (
     BreakOff,
     Close,
-    Delay,
-    Deliver,
-    HangUp,
+    HttpDelay,
+    HttpDeliver,
+    HttpHangUp,
     HttpReply,
-    Stall,
+    HttpStall,
     html_reply,
 )
 
@@ -97,10 +101,10 @@ class GoogleTestCase(TestCase):
         }
         return Answer(response.code, await treq.text_content(response), fields)
 
-    def account(self, **options: Any) -> ServiceAccount:
+    def account(self, **options: Any) -> IssuedServiceAccount:
         return write_service_account(self.folder, token_uri=self.server.token_uri, **options)
 
-    async def ask_token(self, account: ServiceAccount, **claims: object) -> Answer:
+    async def ask_token(self, account: IssuedServiceAccount, **claims: object) -> Answer:
         document = json.loads(account.path.read_text())
         now = int(time.time())
         content = {
@@ -160,7 +164,7 @@ class OAuthTests(GoogleTestCase):
         self.assertEqual((await self.ask_token(account)).status, 401)
         self.assertEqual((await self.ask_token(account)).status, 503)
         self.assertEqual((await self.ask_token(account)).text, "not JSON")
-        orders.for_next(1, HangUp())
+        orders.for_next(1, HttpHangUp())
         with self.assertRaises(ResponseNeverReceived):
             await self.ask_token(account)
         self.assertEqual((await self.ask_token(account)).status, 200)
@@ -284,14 +288,14 @@ class MessageTests(GoogleTestCase):
         self.server.scripts.for_next(1, html_reply(502))
         answer = await self.send()
         self.assertEqual((answer.status, answer.headers["content-type"][:9]), (502, "text/html"))
-        self.server.scripts.for_next(1, Deliver(), Delay(0.01), HttpReply(503))
+        self.server.scripts.for_next(1, HttpDeliver(), HttpDelay(0.01), HttpReply(503))
         self.assertEqual((await self.send()).status, 503)
         self.assertEqual(len(self.told), 1)
-        self.server.scripts.for_next(1, HangUp())
+        self.server.scripts.for_next(1, HttpHangUp())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()
-        self.server.scripts.for_token("slow", Delay(60))
-        self.server.scripts.for_token("silent", Stall())
+        self.server.scripts.for_token("slow", HttpDelay(60))
+        self.server.scripts.for_token("silent", HttpStall())
         waiting = [Deferred.fromCoroutine(self.send(token=each)) for each in ("slow", "silent")]
         self.assertEqual((await self.send()).status, 200)
         self.assertFalse(any(each.called for each in waiting))

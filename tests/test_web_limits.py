@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 
 from middlewared.model import Outcome
 from middlewared.simulator.certificates import Authority
-from middlewared.web.sending import send_now
+from middlewared.web.immediate import send_now
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"

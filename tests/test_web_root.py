@@ -7,7 +7,7 @@ import json
 import attrs
 
 from middlewared.model import Outcome
-from middlewared.web.settings import Face
+from middlewared.web.settings import RouteSet
 from tests.web_stand_ins import WebCase
 
 CALL = b"sip_user_id=260010001&phonenumber=1"
@@ -107,7 +107,7 @@ class RoutingTests(WebCase):
 class FaceTests(WebCase):
     async def test_pbx_route_is_served_on_the_pbx_face_alone(self) -> None:
         """The public face answers 404 to any method, still in the PBX's format."""
-        public, pbx = await self.listen(Face.PUBLIC), await self.listen(Face.PBX)
+        public, pbx = await self.listen(RouteSet.PUBLIC), await self.listen(RouteSet.PBX)
         for method in ("POST", "GET"):
             response = await self.request(method, "/api/incoming-call/", CALL, FORM, port=public)
             self.assertEqual((response.status, response.body), (404, b"status=NAK"))
@@ -116,7 +116,7 @@ class FaceTests(WebCase):
 
     async def test_other_routes_are_not_served_on_the_pbx_face(self) -> None:
         """Only health is on both."""
-        public, pbx = await self.listen(Face.PUBLIC), await self.listen(Face.PBX)
+        public, pbx = await self.listen(RouteSet.PUBLIC), await self.listen(RouteSet.PBX)
         for path, status in (("/api/call-response/", 404), ("/health/", 200)):
             response = await self.request("GET", path, port=pbx)
             self.assertEqual((path, response.status), (path, status))

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import IncomingCall
-from middlewared.web.plain import Early, Refused
+from middlewared.web.filters import Early, RefusedEarly
 from middlewared.web.settings import WebSettings
 from middlewared.web.shedding import Shedding
 from tests.web_stand_ins import StandInCalls
@@ -48,9 +48,9 @@ class SheddingTests(SynchronousTestCase):
         self.assertIs(self.shedding.early(data, peer), Early.SERVE)
         self.assertEqual(self.calls.shedded, [])
 
-    def refused(self, data: bytes, peer: str | None = PBX) -> Refused:
+    def refused(self, data: bytes, peer: str | None = PBX) -> RefusedEarly:
         found = self.shedding.early(data, peer)
-        assert isinstance(found, Refused)
+        assert isinstance(found, RefusedEarly)
         return found
 
     def test_a_new_call_is_refused(self) -> None:

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import Rate
-from middlewared.web.throttle import Buckets
+from middlewared.web.token_buckets import Buckets
 
 RATE = Rate(burst=10, per_s=2.0)
 START = 1000.0

@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.plain import Early, Refused
+from middlewared.web.filters import Early, RefusedEarly
 from middlewared.web.settings import Rate, WebSettings
 from middlewared.web.unknown_keys import FLOOD_PER_S, UnknownKeys
 from tests.web_stand_ins import StandInCalls
@@ -44,7 +44,7 @@ class UnknownKeyFloodTests(SynchronousTestCase):
 
     def status(self, data: bytes, peer: str = "192.0.2.1") -> int | Early:
         found = self.keys.early(data, peer)
-        return int(found.reply[9:12]) if isinstance(found, Refused) else found
+        return int(found.reply[9:12]) if isinstance(found, RefusedEarly) else found
 
     def test_made_up_keys_are_404_and_then_429(self) -> None:
         """Each address by itself; forms and JSON alike."""

@@ -30,7 +30,7 @@ from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
 from middlewared.web.limits import Site
 from middlewared.web.root import Web
-from middlewared.web.settings import Face, WebSettings
+from middlewared.web.settings import RouteSet, WebSettings
 from tests.memory_devices import MemoryDevices
 
 reactor: Any = installed_reactor
@@ -275,14 +275,14 @@ class WebCase(TestCase):
             repeats=self.repeats,
             http_request=lambda route, method, code, _: self.observed.append((route, method, code)),
         )
-        self.port = await self.listen(Face.WHOLE)
+        self.port = await self.listen(RouteSet.WHOLE)
         self._watch_log()
 
     def make_accounts(self) -> AccountBackend:
         """Who judges credentials; ``self.accounts`` unless the test wants another."""
         return self.accounts
 
-    async def listen(self, face: Face) -> int:
+    async def listen(self, face: RouteSet) -> int:
         """Serve ``face``; gives the port."""
         site = self.web.site(face)
         self.sites.append(site)

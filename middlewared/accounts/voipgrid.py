@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from middlewared.accounts.interface import Account
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
-from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply, TimedOut
+from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TimedOut
 from middlewared.waiting import with_fair_timeout
 
 MAX_LOOKUPS = 200
@@ -131,7 +131,7 @@ class VoipgridAccounts:
             raise AccessForbidden("the account API forbade the account")
         return _object(reply)
 
-    async def _request(self, url: str, authorization: bytes, timeout_s: float) -> Reply:
+    async def _request(self, url: str, authorization: bytes, timeout_s: float) -> HttpResponse:
         """One GET; repeated once, since the API may have closed the kept connection just now."""
         headers: dict[str, str | bytes] = {
             "Authorization": authorization,
@@ -162,7 +162,7 @@ def _too_slow() -> NoReturn:
     raise AccountsDown("the account API did not answer in time") from None
 
 
-def _object(reply: Reply) -> dict[str, object]:
+def _object(reply: HttpResponse) -> dict[str, object]:
     if reply.status != 200:
         raise AccountsDown(f"the account API answered {reply.status}")
     if not reply.complete:

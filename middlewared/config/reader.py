@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from middlewared.config.fields import Setting, Wrong
 from middlewared.config.ini import parse_ini
+from middlewared.config.parsers import Setting, Wrong
 from middlewared.config.rules import broken_rules, warnings
 from middlewared.config.values import (
     AccountSettings,

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from middlewared.config.callers import stranger_warnings
-from middlewared.config.endpoints import fixed_port
-from middlewared.config.passwords import clear_passwords, loopback
+from middlewared.config.clear_text import clear_passwords, loopback
+from middlewared.config.exposure import stranger_warnings
+from middlewared.config.listen import fixed_port
 from middlewared.config.values import (
     AccountSettings,
     AndroidApp,

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from middlewared.config.endpoints import endpoints
-from middlewared.config.fields import (
+from middlewared.config.listen import endpoints
+from middlewared.config.parsers import (
     Network,
     account,
     analytics_label,

@@ -17,14 +17,14 @@ import treq
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from middlewared.cli.reactor import run_in_reactor
 from middlewared.demo.scenes import SCENES, Scene
 from middlewared.demo.serve import serve
 from middlewared.demo.stage import AnyPush, Stage
 from middlewared.demo.timeline import Event, Timelines
-from middlewared.service.commands import run_in_reactor
-from middlewared.simulator.accounts import basic
+from middlewared.simulator.accounts_server import basic
 from middlewared.simulator.apple import ReceivedPush, Reject
-from middlewared.simulator.daemon import DaemonFailed
+from middlewared.simulator.daemon_process import DaemonFailed
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone
 

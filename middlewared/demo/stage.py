@@ -14,16 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from middlewared.simulator.accounts import AccountsServer
+from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.apple import AppleServer, ReceivedPush
 from middlewared.simulator.certificates import (
     Authority,
     write_provider_key,
     write_service_account,
 )
-from middlewared.simulator.daemon import DaemonProcess
-from middlewared.simulator.google import GoogleServer
+from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.google_server import GoogleServer
 
 AnyPush: TypeAlias = ReceivedPush | GooglePush
 

@@ -35,7 +35,7 @@ _AT_ONCE = 500
 
 
 @attrs.frozen
-class Refused:
+class RefusedLine:
     """A line that was not imported; ``why`` does not quote its token."""
 
     line: int
@@ -52,7 +52,7 @@ class Imported:
 
 
 async def import_devices(
-    *, registry: DeviceRegistry, lines: Iterable[str], report: Callable[[Refused], None]
+    *, registry: DeviceRegistry, lines: Iterable[str], report: Callable[[RefusedLine], None]
 ) -> Imported:
     """
     Store the devices of an export.
@@ -65,7 +65,7 @@ async def import_devices(
     imported = Imported()
     batch: list[Device] = []
     for read in read_devices(lines):
-        if isinstance(read, Refused):
+        if isinstance(read, RefusedLine):
             imported.refused += 1
             report(read)
             continue
@@ -77,7 +77,7 @@ async def import_devices(
     return imported
 
 
-def read_devices(lines: Iterable[str]) -> Iterator[Device | Refused]:
+def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
     """The devices of an export, and the lines that are none; accounts occur once."""
     reader = csv.DictReader(lines)
     missing = _REQUIRED - set(reader.fieldnames or ())
@@ -92,7 +92,7 @@ def read_devices(lines: Iterable[str]) -> Iterator[Device | Refused]:
         except StopIteration:
             return
         except (ValueError, csv.Error) as error:
-            yield Refused(reader.line_num, str(error))
+            yield RefusedLine(reader.line_num, str(error))
         else:
             seen.add(device.sip_user_id)
             yield device

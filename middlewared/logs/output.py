@@ -21,7 +21,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
 from middlewared.logs.formats import Format, format_json, format_text
-from middlewared.logs.lines import LineFile, NextTurn
+from middlewared.logs.line_file import LineFile, NextTurn
 
 _RANKS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
 _FORMATS: dict[str, Format] = {"text": format_text, "json": format_json}
@@ -56,7 +56,7 @@ class LogOutput:
         self._least, self._format = _RANKS[level], _FORMATS[format]
 
     def start(self, next_turn: NextTurn) -> None:
-        """Write in batches; see :meth:`.lines.LineFile.start`."""
+        """Write in batches; see :meth:`.line_file.LineFile.start`."""
         self._lines.start(next_turn)
 
     def stop(self) -> None:

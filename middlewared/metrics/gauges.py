@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from twisted.logger import Logger
 
-from middlewared.metrics.bounded import MOST_LABEL_SETS, label
+from middlewared.metrics.bounded_labels import MOST_LABEL_SETS, label
 from middlewared.model import Platform
 
 

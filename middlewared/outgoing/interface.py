@@ -66,7 +66,7 @@ class TcpEndpoints(Protocol):
 
 
 @attrs.frozen
-class Reply:
+class HttpResponse:
     """A whole HTTP answer; ``body`` is cut at the client's limit (``complete`` tells)."""
 
     status: int
@@ -87,7 +87,7 @@ class Progress:
     sent_at: float | None = None
     """When its last byte was handed to the connection; None: it was not completely sent."""
 
-    partial: Reply | None = None
+    partial: HttpResponse | None = None
     """The part of the answer that arrived, at least the status; never ``complete``."""
 
     def clear(self) -> None:
@@ -96,7 +96,7 @@ class Progress:
 
 
 class HttpClient(Protocol):
-    """Implemented by :class:`middlewared.outgoing.http.PooledHttpClient`."""
+    """Implemented by :class:`middlewared.outgoing.http_client.PooledHttpClient`."""
 
     async def request(
         self,
@@ -110,7 +110,7 @@ class HttpClient(Protocol):
         wanted: Callable[[], bool] | None = None,
         answer: AnswerTimes | None = None,
         progress: Progress | None = None,
-    ) -> Reply:
+    ) -> HttpResponse:
         """
         One HTTP request; redirects are answers like any other, cookies are ignored.
 

@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-from middlewared.outgoing.bounded import AnswerTooLong
+from middlewared.outgoing.answer_limits import AnswerTooLong
 
 
 class _Url(EncodedURL):

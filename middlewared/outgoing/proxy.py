@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from middlewared.errors import ConfigError
-from middlewared.outgoing.endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
+from middlewared.outgoing.tcp_endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
 from middlewared.waiting import with_fair_timeout
 
 _MAX_HEAD_BYTES = 16_384

@@ -16,16 +16,16 @@ from twisted.internet.defer import Deferred, DeferredList
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.model import Platform
+from middlewared.push.instrumented import InstrumentedProvider
 from middlewared.push.interface import Route
-from middlewared.push.metered import MeteredProvider
 from middlewared.push.switching import Switch
 
 
 @attrs.frozen(kw_only=True)
-class MeteredRoute(Route):
+class InstrumentedRoute(Route):
     """A route whose provider can be retired."""
 
-    provider: MeteredProvider
+    provider: InstrumentedProvider
 
 
 class RouteTable:
@@ -38,19 +38,19 @@ class RouteTable:
     def __init__(self, *, background: Background, clock: Clock) -> None:
         self._background = background
         self._clock = clock
-        self._routes: Mapping[tuple[str, Platform], MeteredRoute] = {}
-        self._wanted: Mapping[tuple[str, Platform], MeteredRoute] = {}
+        self._routes: Mapping[tuple[str, Platform], InstrumentedRoute] = {}
+        self._wanted: Mapping[tuple[str, Platform], InstrumentedRoute] = {}
         self._switches: dict[tuple[str, Platform], Switch] = {}
 
-    def find(self, app: str, platform: Platform) -> MeteredRoute | None:
+    def find(self, app: str, platform: Platform) -> InstrumentedRoute | None:
         """See :meth:`.interface.Routes.find`."""
         return self._routes.get((app, platform))
 
-    def items(self) -> list[tuple[tuple[str, Platform], MeteredRoute]]:
+    def items(self) -> list[tuple[tuple[str, Platform], InstrumentedRoute]]:
         """All present routes."""
         return list(self._routes.items())
 
-    def replace(self, routes: Mapping[tuple[str, Platform], MeteredRoute]) -> None:
+    def replace(self, routes: Mapping[tuple[str, Platform], InstrumentedRoute]) -> None:
         """Use ``routes`` from now on: start what is new in them, retire what they lack."""
         before, present = self._providers(), self._routes
         self._wanted = dict(routes)
@@ -78,7 +78,7 @@ class RouteTable:
         stops = [Deferred.fromCoroutine(provider.stop()) for provider in providers.values()]
         await DeferredList(stops, consumeErrors=True)
 
-    def _begin_switch(self, key: tuple[str, Platform], provider: MeteredProvider) -> None:
+    def _begin_switch(self, key: tuple[str, Platform], provider: InstrumentedProvider) -> None:
         switch = Switch(
             app=key[0], provider=provider, clock=self._clock, done=partial(self._use_new, key)
         )
@@ -92,18 +92,20 @@ class RouteTable:
         self._routes = {**self._routes, key: self._wanted[key]}
         self._retire_others(before)
 
-    def _retire_others(self, before: Mapping[int, MeteredProvider]) -> None:
+    def _retire_others(self, before: Mapping[int, InstrumentedProvider]) -> None:
         """Retire the providers of ``before`` that are no longer used."""
         for gone in before.keys() - self._providers().keys():
             self._background.run(before[gone].retire())
 
-    def _providers(self) -> dict[int, MeteredProvider]:
+    def _providers(self) -> dict[int, InstrumentedProvider]:
         """The providers in use and those about to be, by identity."""
         routes = [*self._routes.values(), *self._wanted.values()]
         return {id(route.provider): route.provider for route in routes}
 
 
-def _with_provider(route: MeteredRoute, present: MeteredRoute | None) -> MeteredRoute:
+def _with_provider(
+    route: InstrumentedRoute, present: InstrumentedRoute | None
+) -> InstrumentedRoute:
     """``route`` with the provider that is in use now, if there is one."""
     if present is None or present.provider is route.provider:
         return route

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from middlewared.clock import Clock
-from middlewared.push.metered import MeteredProvider
+from middlewared.push.instrumented import InstrumentedProvider
 
 PATIENCE_S = 10.0
 """How long a new provider may take to connect before this is logged."""
@@ -36,7 +36,7 @@ class Switch:
     log = Logger()
 
     def __init__(
-        self, *, app: str, provider: MeteredProvider, clock: Clock, done: Callable[[], None]
+        self, *, app: str, provider: InstrumentedProvider, clock: Clock, done: Callable[[], None]
     ) -> None:
         self.provider = provider
         self.over = False

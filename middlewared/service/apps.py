@@ -20,14 +20,14 @@ from middlewared.config import AndroidApp, App, AppleApp, Config, RedisSettings
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from middlewared.outgoing.tls import TrustRoots, load_trust
-from middlewared.push.apns.credentials import (
+from middlewared.push.apns.apple_credentials import (
     CertificateCredentials,
     Credentials,
     load_certificate,
     load_key,
 )
-from middlewared.push.google.credentials import ServiceAccount, load_service_account
-from middlewared.service.certificates import misfits
+from middlewared.push.google.service_account import ServiceAccount, load_service_account
+from middlewared.service.certificate_checks import misfits
 
 AppKey = tuple[str, Platform]
 T = TypeVar("T")

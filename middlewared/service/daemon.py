@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 
 from middlewared.config import Config
 from middlewared.errors import ConfigError
-from middlewared.service.notify import ServiceManager
-from middlewared.service.parts import Parts
+from middlewared.service.components import Components
 from middlewared.service.ports import PortDown, addresses, listen
+from middlewared.service.service_manager import ServiceManager
 
 LAST_REPLIES_S = 0.05
 # More than closing everything may take when the database and the providers hang.
@@ -42,7 +42,7 @@ class Daemon(Service):
         self,
         *,
         reactor: Any,
-        parts: Parts,
+        parts: Components,
         manager: ServiceManager,
         reread: Callable[[], Config],
         failed: Callable[[list[str]], None],

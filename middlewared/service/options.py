@@ -22,11 +22,11 @@ from middlewared.clock import Clock, measure_monotonically
 from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
-from middlewared.service.certificates import certificate_warnings
+from middlewared.service.certificate_checks import certificate_warnings
 from middlewared.service.collector import FullCollections
+from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
-from middlewared.service.notify import ServiceManager
-from middlewared.service.parts import Parts
+from middlewared.service.service_manager import ServiceManager
 
 
 class Options(usage.Options):
@@ -42,7 +42,7 @@ def makeService(options: Options) -> Daemon:
     measure_monotonically(reactor)
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
-        parts = Parts(reactor=reactor, config=read_all(path))
+        parts = Components(reactor=reactor, config=read_all(path))
     except ConfigError as error:
         _complain(error.problems)
         raise SystemExit(1) from None

@@ -15,9 +15,9 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from middlewared.config.endpoints import arguments, behind_proxy
+from middlewared.config.listen import arguments, behind_proxy
 from middlewared.errors import MiddlewaredError
-from middlewared.service.proxied import ProxiedFactory
+from middlewared.service.proxy_protocol import ProxiedFactory
 from middlewared.web.settings import Network
 
 _UNIX_MODE = "660"
@@ -37,7 +37,7 @@ class PortDown(MiddlewaredError):
 
 
 @attrs.frozen
-class Face:
+class Listener:
     """
     One listening face: ``key`` is where its endpoints stand in the configuration
     ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects,
@@ -51,7 +51,7 @@ class Face:
     trusted: Callable[[], Sequence[Network]] = tuple
 
 
-async def listen(reactor: Any, face: Face) -> list[IListeningPort]:
+async def listen(reactor: Any, face: Listener) -> list[IListeningPort]:
     """
     Listen at all endpoints of ``face``.
 
@@ -79,7 +79,7 @@ def with_backlog(description: str) -> str:
     return f"{description}:backlog={BACKLOG}"
 
 
-async def _listen(reactor: Any, description: str, face: Face) -> IListeningPort:
+async def _listen(reactor: Any, description: str, face: Listener) -> IListeningPort:
     factory = face.factory
     if behind_proxy(description):
         # Twisted's own endpoint believes everyone.

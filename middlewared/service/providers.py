@@ -16,21 +16,21 @@ import attrs
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
 from middlewared.model import Platform
-from middlewared.outgoing.http import PooledHttpClient
+from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
-from middlewared.push.apns.credentials import CertificateCredentials, KeyCredentials
-from middlewared.push.apns.paths import Paths
+from middlewared.push.apns.apple_credentials import CertificateCredentials, KeyCredentials
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
-from middlewared.push.apns.token import ProviderTokens
-from middlewared.push.google.credentials import ServiceAccount
+from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
+from middlewared.push.google.service_account import ServiceAccount
+from middlewared.push.http2.paths import Paths
+from middlewared.push.instrumented import InstrumentedProvider, Judged, PushMetrics
 from middlewared.push.interface import PushProvider, Resend
-from middlewared.push.metered import Judged, MeteredProvider, PushMetrics
-from middlewared.push.routing import MeteredRoute
+from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp
-from middlewared.service.certificates import sends_alerts
+from middlewared.service.certificate_checks import sends_alerts
 
 
 class ProviderMetrics(PushMetrics, Protocol):
@@ -72,18 +72,18 @@ class Providers:
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
         self._paths = Paths()
-        self._made: dict[AppKey, tuple[LoadedApp, MeteredProvider]] = {}
+        self._made: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
-    def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, MeteredRoute]:
+    def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
         """The routes of ``apps``; their providers are started by whoever uses them."""
         before, self._made = self._made, {}
         routes = {}
         for key, loaded in apps.items():
             known, provider = before.get(key, (None, None))
             if known is None or provider is None or _substance(known) != _substance(loaded):
-                provider = self._metered(loaded)
+                provider = self._instrumented(loaded)
             self._made[key] = (loaded, provider)
-            routes[key] = MeteredRoute(
+            routes[key] = InstrumentedRoute(
                 provider=provider,
                 resend=Resend(loaded.app.resend),
                 lost_account_notice=_notifies(loaded),
@@ -100,9 +100,9 @@ class Providers:
 
     def _connections(self, *platforms: Platform) -> dict[tuple[str, str, str], int]:
         counts: Counter[tuple[str, str, str]] = Counter()
-        for (app, platform), (_, metered) in self._made.items():
-            if platform in platforms and isinstance(metered.provider, Connected):
-                for state, count in metered.provider.connection_states().items():
+        for (app, platform), (_, instrumented) in self._made.items():
+            if platform in platforms and isinstance(instrumented.provider, Connected):
+                for state, count in instrumented.provider.connection_states().items():
                     counts[app, *state] += count
         return dict(counts)
 
@@ -114,8 +114,8 @@ class Providers:
             if loaded.not_after is not None
         }
 
-    def _metered(self, loaded: LoadedApp) -> MeteredProvider:
-        return MeteredProvider(
+    def _instrumented(self, loaded: LoadedApp) -> InstrumentedProvider:
+        return InstrumentedProvider(
             provider=self._provider(loaded),
             clock=self._clock,
             metrics=self._metrics,

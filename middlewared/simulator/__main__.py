@@ -16,19 +16,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from middlewared.simulator import apple, http
-from middlewared.simulator.accounts import AccountsServer
+from middlewared.simulator import apple, http1_server
+from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.answering import Answering
 from middlewared.simulator.apple import AppleServer, Behaviour
 from middlewared.simulator.certificates import (
     Authority,
+    IssuedServiceAccount,
     ProviderKey,
-    ServiceAccount,
     write_provider_key,
     write_service_account,
 )
-from middlewared.simulator.google import GoogleServer
-from middlewared.simulator.http import HttpServer
+from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
 
 API_KEY = "simulated-server-key"
@@ -103,7 +103,7 @@ class World:
         for server in self._apples.values() if options.apns_delay_ms else ():
             server.scripts.for_all(apple.Delay(options.apns_delay_ms / 1000))
         if options.google_delay_ms:
-            self._google.scripts.for_all(http.Delay(options.google_delay_ms / 1000))
+            self._google.scripts.for_all(http1_server.HttpDelay(options.google_delay_ms / 1000))
 
     async def start(self) -> dict[str, Any]:
         """Start all; gives the addresses and files that a configuration needs."""
@@ -146,7 +146,7 @@ def _summary(record: Record[Any]) -> dict[str, Any]:
     }
 
 
-def _describe(key: ProviderKey, account: ServiceAccount) -> dict[str, str]:
+def _describe(key: ProviderKey, account: IssuedServiceAccount) -> dict[str, str]:
     return {
         "apns_key_file": str(key.path),
         "apns_key_id": key.key_id,

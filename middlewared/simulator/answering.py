@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from middlewared.background import Background
 from middlewared.clock import DelayedCall
-from middlewared.simulator.apple.push import ReceivedPush
+from middlewared.simulator.apple.received_push import ReceivedPush
 from middlewared.simulator.google_rules import GooglePush
 
 MAX_CONNECTIONS = 4000

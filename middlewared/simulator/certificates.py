@@ -52,7 +52,7 @@ class ProviderKey:
 
 
 @attrs.frozen
-class ServiceAccount:
+class IssuedServiceAccount:
     """A Google service account: its JSON file, and what Google knows of it."""
 
     path: Path
@@ -200,7 +200,7 @@ def write_service_account(
     token_uri: str,
     project_id: str = "simulated-project",
     name: str = "service-account",
-) -> ServiceAccount:
+) -> IssuedServiceAccount:
     """Make a Google service account and write its JSON key file ``<name>.json``."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     email = f"middlewared@{project_id}.iam.gserviceaccount.com"
@@ -215,7 +215,7 @@ def write_service_account(
     }
     path = _write(folder / f"{name}.json", json.dumps(document, indent=2).encode())
     key_id = document["private_key_id"]
-    return ServiceAccount(path, project_id, email, key_id, token_uri, _public_pem(key))
+    return IssuedServiceAccount(path, project_id, email, key_id, token_uri, _public_pem(key))
 
 
 _AUTHORITY_USAGE = x509.KeyUsage(

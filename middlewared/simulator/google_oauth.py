@@ -17,8 +17,8 @@ from urllib.parse import parse_qs
 import attrs
 import jwt
 
-from middlewared.simulator.certificates import ServiceAccount
-from middlewared.simulator.http import HttpReply, Received, json_reply
+from middlewared.simulator.certificates import IssuedServiceAccount
+from middlewared.simulator.http1_server import HttpReply, Received, json_reply
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -27,7 +27,7 @@ CLOCK_SKEW_S = 60
 _MOST_TOKENS = 1000
 
 
-class Refused(Exception):
+class GrantRefused(Exception):
     """The request was refused; ends in ``reply``."""
 
     def __init__(self, reply: HttpReply) -> None:
@@ -44,7 +44,7 @@ def oauth_error(error: str, description: str = "Simulated.", status: int = 400) 
 class Grant:
     """An access token that was issued, and until when it is good."""
 
-    account: ServiceAccount
+    account: IssuedServiceAccount
     expires_at: float
 
 
@@ -55,10 +55,10 @@ class TokenEndpoint:
         self.expires_in_s = 3599
         self.issued_count = 0
         self._seconds = seconds
-        self._accounts: dict[str, ServiceAccount] = {}
+        self._accounts: dict[str, IssuedServiceAccount] = {}
         self._grants: dict[str, Grant] = {}
 
-    def trust(self, account: ServiceAccount) -> None:
+    def trust(self, account: IssuedServiceAccount) -> None:
         """Know ``account`` from now on."""
         self._accounts[account.client_email] = account
 
@@ -75,28 +75,28 @@ class TokenEndpoint:
         """Forget every access token that was issued."""
         self._grants.clear()
 
-    def check(self, authorization: str) -> ServiceAccount | None:
+    def check(self, authorization: str) -> IssuedServiceAccount | None:
         """Whose access token it is; None when it is none, too old or revoked."""
         scheme, _, token = authorization.partition(" ")
         grant = self._grants.get(token) if scheme.lower() == "bearer" else None
         return grant.account if grant and self._seconds() < grant.expires_at else None
 
-    def account_of(self, received: Received) -> ServiceAccount:
-        """Judge a token request: the account that signed it, or Refused."""
+    def account_of(self, received: Received) -> IssuedServiceAccount:
+        """Judge a token request: the account that signed it, or GrantRefused."""
         if received.method != "POST":
-            raise Refused(oauth_error("invalid_request", "Only POST.", 405))
+            raise GrantRefused(oauth_error("invalid_request", "Only POST.", 405))
         if "application/x-www-form-urlencoded" not in received.headers.get("content-type", ""):
-            raise Refused(oauth_error("invalid_request", "Not a form."))
+            raise GrantRefused(oauth_error("invalid_request", "Not a form."))
         form = parse_qs(received.body.decode("latin-1"))
         if form.get("grant_type") != [GRANT_TYPE]:
-            raise Refused(oauth_error("unsupported_grant_type", "Invalid grant_type."))
+            raise GrantRefused(oauth_error("unsupported_grant_type", "Invalid grant_type."))
         account, claims = self._verified(form.get("assertion", [""])[-1])
         self._judge_times(claims)
         if SCOPE not in str(claims.get("scope", "")).split():
-            raise Refused(oauth_error("invalid_scope", "Invalid OAuth scope."))
+            raise GrantRefused(oauth_error("invalid_scope", "Invalid OAuth scope."))
         return account
 
-    def issue(self, account: ServiceAccount) -> HttpReply:
+    def issue(self, account: IssuedServiceAccount) -> HttpReply:
         """Issue an access token."""
         if len(self._grants) >= _MOST_TOKENS:
             self._grants.clear()
@@ -106,7 +106,7 @@ class TokenEndpoint:
         document = {"access_token": token, "expires_in": self.expires_in_s, "token_type": "Bearer"}
         return json_reply(200, document)
 
-    def _verified(self, assertion: str) -> tuple[ServiceAccount, dict[str, Any]]:
+    def _verified(self, assertion: str) -> tuple[IssuedServiceAccount, dict[str, Any]]:
         # The times are judged by the simulator's clock, not by the library's.
         unchecked: Any = {"verify_signature": False}
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
@@ -117,7 +117,7 @@ class TokenEndpoint:
             if account is None or header.get("kid", account.private_key_id) != (
                 account.private_key_id
             ):
-                raise Refused(oauth_error("invalid_grant", "Invalid grant: account not found"))
+                raise GrantRefused(oauth_error("invalid_grant", "Invalid grant: account not found"))
             return account, jwt.decode(
                 assertion,
                 account.public_key_pem,
@@ -127,7 +127,7 @@ class TokenEndpoint:
             )
         except jwt.InvalidTokenError as error:
             text = f"Invalid JWT: {type(error).__name__}"
-            raise Refused(oauth_error("invalid_grant", text)) from error
+            raise GrantRefused(oauth_error("invalid_grant", text)) from error
 
     def _judge_times(self, claims: dict[str, Any]) -> None:
         issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._seconds()
@@ -141,4 +141,4 @@ class TokenEndpoint:
                 "Invalid JWT: Token must be a short-lived token (60 minutes) and in a"
                 " reasonable timeframe. Check your iat and exp values in the JWT claim."
             )
-            raise Refused(oauth_error("invalid_grant", text))
+            raise GrantRefused(oauth_error("invalid_grant", text))

@@ -24,7 +24,7 @@ from middlewared.simulator.google_errors import (
     legacy_error,
     legacy_text,
 )
-from middlewared.simulator.google_oauth import Refused
+from middlewared.simulator.google_oauth import GrantRefused
 
 LONGEST_TTL_S = 2_419_200
 LARGEST_DATA_BYTES = 4096
@@ -72,13 +72,13 @@ class GooglePush:
 
 
 def judge_v1(body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of ``messages:send``, or raise Refused."""
+    """Judge the body of ``messages:send``, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:
-        raise Refused(bare_error(400, "INVALID_ARGUMENT", "Invalid JSON payload.")) from None
+        raise GrantRefused(bare_error(400, "INVALID_ARGUMENT", "Invalid JSON payload.")) from None
     if not isinstance(document, dict) or not isinstance(document.get("message"), dict):
-        raise Refused(invalid_argument("message", "Message is empty"))
+        raise GrantRefused(invalid_argument("message", "Message is empty"))
     message = document["message"]
     _judge_names(document, frozenset({"message", "validate_only"}), "")
     _judge_names(message, _MESSAGE_FIELDS, "message.")
@@ -95,24 +95,24 @@ def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
     if "fid" not in message:
         token = message.get("token")
         if not isinstance(token, str) or not token:
-            raise Refused(invalid_token())
+            raise GrantRefused(invalid_token())
         return False, token
     if "token" in message:
         text = "oneof field 'target' is already set. Cannot set 'fid'"
-        raise Refused(invalid_argument("message", text))
+        raise GrantRefused(invalid_argument("message", text))
     fid = message["fid"]
     if not isinstance(fid, str) or _FID.fullmatch(fid) is None:
-        raise Refused(invalid_fid())
+        raise GrantRefused(invalid_fid())
     return True, fid
 
 
 def _judge_options(options: Any) -> str:
     if not isinstance(options, dict):
-        raise Refused(invalid_argument("message.fcm_options", "Invalid value"))
+        raise GrantRefused(invalid_argument("message.fcm_options", "Invalid value"))
     _judge_names(options, frozenset({"analytics_label"}), "message.fcm_options.")
     label = options.get("analytics_label", "")
     if label != "" and (not isinstance(label, str) or _LABEL.fullmatch(label) is None):
-        raise Refused(invalid_argument("message.fcm_options.analytics_label", "Invalid value"))
+        raise GrantRefused(invalid_argument("message.fcm_options.analytics_label", "Invalid value"))
     return str(label)
 
 
@@ -120,69 +120,69 @@ def _judge_names(document: dict[str, Any], known: frozenset[str], where: str) ->
     for name in document:
         if name not in known:
             text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
-            raise Refused(invalid_argument(where + name, text))
+            raise GrantRefused(invalid_argument(where + name, text))
 
 
 def _judge_v1_data(data: Any) -> dict[str, str]:
     if not isinstance(data, dict):
-        raise Refused(invalid_argument("message.data", "Invalid value at 'message.data'"))
+        raise GrantRefused(invalid_argument("message.data", "Invalid value at 'message.data'"))
     for number, (key, value) in enumerate(data.items()):
         field = f"message.data[{number}].value"
         if not isinstance(value, str):
             text = f"Invalid value at '{field}' (TYPE_STRING), {json.dumps(value)}"
-            raise Refused(invalid_argument(field, text))
+            raise GrantRefused(invalid_argument(field, text))
         if _RESERVED.fullmatch(key):
-            raise Refused(invalid_argument("message.data", f"Invalid data payload key: {key}"))
+            raise GrantRefused(invalid_argument("message.data", f"Invalid data payload key: {key}"))
     if _size(data) > LARGEST_DATA_BYTES:
-        raise Refused(bare_error(400, "INVALID_ARGUMENT", "Android message is too big"))
+        raise GrantRefused(bare_error(400, "INVALID_ARGUMENT", "Android message is too big"))
     return data
 
 
 def _judge_android(android: Any) -> tuple[str, float | None]:
     if not isinstance(android, dict):
-        raise Refused(invalid_argument("message.android", "Invalid value"))
+        raise GrantRefused(invalid_argument("message.android", "Invalid value"))
     _judge_names(android, _ANDROID_FIELDS, "message.android.")
     priority = android.get("priority", "NORMAL")
     if priority not in ("HIGH", "NORMAL"):
-        raise Refused(invalid_argument("message.android.priority", "Invalid value"))
+        raise GrantRefused(invalid_argument("message.android.priority", "Invalid value"))
     ttl = android.get("ttl")
     if ttl is None:
         return priority, None
     match = _TTL.fullmatch(ttl) if isinstance(ttl, str) else None
     if match is None or float(ttl[:-1]) > LONGEST_TTL_S:
-        raise Refused(invalid_argument("message.android.ttl", "Invalid value (Duration)"))
+        raise GrantRefused(invalid_argument("message.android.ttl", "Invalid value (Duration)"))
     return priority, float(ttl[:-1])
 
 
 def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of a legacy send to one token, or raise Refused."""
+    """Judge the body of a legacy send to one token, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:
-        raise Refused(legacy_text(400, "JSON_PARSING_ERROR")) from None
+        raise GrantRefused(legacy_text(400, "JSON_PARSING_ERROR")) from None
     if not isinstance(document, dict) or not document.keys() <= _LEGACY_FIELDS:
-        raise Refused(legacy_text(400, "INVALID_FIELD"))
+        raise GrantRefused(legacy_text(400, "INVALID_FIELD"))
     token = document.get("to") or (document.get("registration_ids") or [""])[0]
     if not isinstance(token, str) or not token:
-        raise Refused(legacy_error("MissingRegistration"))
+        raise GrantRefused(legacy_error("MissingRegistration"))
     data = _judge_legacy_data(document.get("data", {}))
     ttl_s = document.get("time_to_live")
     if ttl_s is not None and not (type(ttl_s) is int and 0 <= ttl_s <= LONGEST_TTL_S):
-        raise Refused(legacy_error("InvalidTtl"))
+        raise GrantRefused(legacy_error("InvalidTtl"))
     priority = document.get("priority", "normal")
     if priority not in ("high", "normal"):
-        raise Refused(legacy_text(400, 'Field "priority" must be "high" or "normal"'))
+        raise GrantRefused(legacy_text(400, 'Field "priority" must be "high" or "normal"'))
     dry = document.get("dry_run") is True
     return GooglePush(protocol, token, data, priority, ttl_s, received_at, dry=dry)
 
 
 def _judge_legacy_data(data: Any) -> dict[str, str]:
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
-        raise Refused(legacy_text(400, 'Field "data" must be a map of texts'))
+        raise GrantRefused(legacy_text(400, 'Field "data" must be a map of texts'))
     if any(_RESERVED.fullmatch(key) for key in data):
-        raise Refused(legacy_error("InvalidDataKey"))
+        raise GrantRefused(legacy_error("InvalidDataKey"))
     if _size(data) > LARGEST_DATA_BYTES:
-        raise Refused(legacy_error("MessageTooBig"))
+        raise GrantRefused(legacy_error("MessageTooBig"))
     return data
 
 

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, ResponseFailed, ResponseNeverReceived
 
 from middlewared.background import Background
-from middlewared.simulator.apple.push import ReceivedPush
+from middlewared.simulator.apple.received_push import ReceivedPush
 from middlewared.simulator.generations import AnswersTo, Body, Effect, Generation, Repeat
 from middlewared.simulator.google_rules import GooglePush
 

@@ -15,7 +15,7 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device, Platform
 from middlewared.web import fields
-from middlewared.web.credentials import Credentials, Use, require_owner
+from middlewared.web.authentication import Authentication, Use, require_owner
 from middlewared.web.endpoint import Endpoint, Serve, fields_of
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
@@ -35,7 +35,7 @@ class DeviceEndpoints:
         *,
         wall: WallClock,
         devices: DeviceRegistry,
-        credentials: Credentials,
+        credentials: Authentication,
         notify_lost: Callable[[Device, Device], None],
         settings: Callable[[], WebSettings],
     ) -> None:

@@ -21,10 +21,10 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.web.plain import PLAIN_START, Early, PlainFilter, Refused
+from middlewared.web.filters import PLAIN_START, Early, PlainFilter, RefusedEarly
+from middlewared.web.immediate import send_now
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
-from middlewared.web.sending import send_now
 from middlewared.web.settings import WebSettings
 
 MOST_PIECES = 8
@@ -162,7 +162,7 @@ class Channel(http.HTTPChannel):
         if chosen is None or not (idle and chosen.active):
             return data
         found = chosen.early(data, host_of(self.getPeer()))
-        if isinstance(found, Refused):
+        if isinstance(found, RefusedEarly):
             self._receiving = False
             self.setTimeout(self.site.settings.idle_timeout_s)
             self.write(found.reply)

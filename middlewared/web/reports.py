@@ -12,7 +12,7 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device
 from middlewared.web import fields
-from middlewared.web.credentials import Credentials, Use, require_owner
+from middlewared.web.authentication import Authentication, Use, require_owner
 from middlewared.web.endpoint import Endpoint, fields_of
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
@@ -31,7 +31,7 @@ class ReportEndpoints:
         *,
         wall: WallClock,
         devices: DeviceRegistry,
-        credentials: Credentials,
+        credentials: Authentication,
         report: Callable[[int, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         settings: Callable[[], WebSettings],

@@ -32,13 +32,13 @@ from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest, MiddlewaredError
 from middlewared.logs.interface import RepeatCounter
 from middlewared.model import Device
+from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
-from middlewared.web.credentials import Credentials
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
+from middlewared.web.filters import FilterParts, PlainFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
 from middlewared.web.limits import Site
-from middlewared.web.plain import FilterParts, PlainFilter
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
@@ -50,7 +50,7 @@ from middlewared.web.replies import (
 )
 from middlewared.web.reports import ReportEndpoints
 from middlewared.web.request import Request, origin_path
-from middlewared.web.settings import Face, WebSettings
+from middlewared.web.settings import RouteSet, WebSettings
 from middlewared.web.shedding import Shedding
 from middlewared.web.unknown_keys import UnknownKeys
 
@@ -98,7 +98,7 @@ class Web:
         def present() -> WebSettings:
             return self.settings
 
-        credentials = Credentials(clock=clock, accounts=accounts, settings=present)
+        credentials = Authentication(clock=clock, accounts=accounts, settings=present)
         parts: FilterParts = {
             "clock": clock,
             "settings": present,
@@ -107,10 +107,10 @@ class Web:
         }
         shedding = Shedding(calls=calls, **parts)
         unknown_keys = UnknownKeys(calls=calls, **parts)
-        self._filters: dict[Face, tuple[PlainFilter, ...]] = {
-            Face.WHOLE: (shedding, unknown_keys),
-            Face.PUBLIC: (unknown_keys,),
-            Face.PBX: (shedding,),
+        self._filters: dict[RouteSet, tuple[PlainFilter, ...]] = {
+            RouteSet.WHOLE: (shedding, unknown_keys),
+            RouteSet.PUBLIC: (unknown_keys,),
+            RouteSet.PBX: (shedding,),
         }
         call_endpoints = CallEndpoints(
             clock=clock, calls=calls, settings=present, look_up=unknown_keys.answer
@@ -137,7 +137,7 @@ class Web:
             openapi_endpoint(),
         ]
 
-    def site(self, face: Face = Face.WHOLE) -> Site:
+    def site(self, face: RouteSet = RouteSet.WHOLE) -> Site:
         """The factory to listen with."""
         return Site(
             resource=_Tree(self.endpoints(face), self._serve, self._no_route),
@@ -149,18 +149,18 @@ class Web:
             filters=self._filters[face],
         )
 
-    def endpoints(self, face: Face = Face.WHOLE) -> list[Endpoint]:
+    def endpoints(self, face: RouteSet = RouteSet.WHOLE) -> list[Endpoint]:
         """All that ``face`` serves, or answers for."""
         match face:
-            case Face.WHOLE:
+            case RouteSet.WHOLE:
                 return [self._incoming_call, self._health, *self._others]
-            case Face.PUBLIC:
+            case RouteSet.PUBLIC:
                 return [
                     attrs.evolve(self._incoming_call, methods=None),
                     self._health,
                     *self._others,
                 ]
-            case Face.PBX:
+            case RouteSet.PBX:
                 return [self._incoming_call, self._health]
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> None:

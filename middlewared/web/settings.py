@@ -22,7 +22,7 @@ Network: TypeAlias = IPv4Network | IPv6Network | Literal["unix"]
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
-class Face(enum.Enum):
+class RouteSet(enum.Enum):
     """Which routes a listening port serves; /health/ is on every face."""
 
     WHOLE = "whole"

@@ -15,8 +15,8 @@ from urllib.parse import unquote_plus
 from middlewared.calls.interface import Calls
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
+from middlewared.web.filters import FilterParts, Plain, PlainFilter, Refusal
 from middlewared.web.networks import doubt, within
-from middlewared.web.plain import FilterParts, Plain, PlainFilter, Refusal
 from middlewared.web.replies import Reply
 from middlewared.web.settings import WebSettings
 

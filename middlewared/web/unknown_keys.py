@@ -15,10 +15,10 @@ from typing import Unpack
 
 from middlewared.calls.interface import Calls
 from middlewared.web.fields import PhoneAnswer
+from middlewared.web.filters import FilterParts, Plain, PlainFilter, Refusal
 from middlewared.web.networks import Address, counted_as
-from middlewared.web.plain import FilterParts, Plain, PlainFilter, Refusal
 from middlewared.web.replies import NotFound, TooManyRequests, json_refusal, refusal_of
-from middlewared.web.throttle import Buckets
+from middlewared.web.token_buckets import Buckets
 
 FLOOD_PER_S = 20
 """So many unknown keys a second, from all addresses, are a flood."""

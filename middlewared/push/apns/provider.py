@@ -21,12 +21,16 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 
 from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
-from middlewared.push.apns.alarm import MassRefusal
-from middlewared.push.apns.credentials import Credentials, KeyCredentials
-from middlewared.push.apns.exchange import OK, Answer, Carrier, Exchange, always_wanted
-from middlewared.push.apns.paths import Paths
-from middlewared.push.apns.payload import apple_call_payload, apple_notice_payload
-from middlewared.push.apns.pool import Pool
+from middlewared.push.apns.apns_payload import apple_call_payload, apple_notice_payload
+from middlewared.push.apns.apple_credentials import Credentials, KeyCredentials
+from middlewared.push.apns.mass_refusal import MassRefusal
+from middlewared.push.apns.provider_tokens import ProviderToken, ProviderTokens
+from middlewared.push.apns.push_request import (
+    NOTICE_LIFE_S,
+    RequestKind,
+    authorization_header,
+    new_id,
+)
 from middlewared.push.apns.reasons import (
     BAD_DEVICE_TOKEN,
     EXPIRED_PROVIDER_TOKEN,
@@ -36,13 +40,9 @@ from middlewared.push.apns.reasons import (
     PAYLOAD_TOO_LARGE,
     judge,
 )
-from middlewared.push.apns.request import (
-    NOTICE_LIFE_S,
-    RequestKind,
-    authorization_header,
-    new_id,
-)
-from middlewared.push.apns.token import ProviderToken, ProviderTokens
+from middlewared.push.http2.exchange import OK, Carrier, Exchange, Response, always_wanted
+from middlewared.push.http2.paths import Paths
+from middlewared.push.http2.pool import Http2Pool
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
@@ -120,7 +120,7 @@ class Environment:
     """One of Apple's two: its connections, and how requests to it begin."""
 
     name: str
-    pool: Pool
+    pool: Http2Pool
     call: RequestKind
     notice: RequestKind
     credentials: Credentials
@@ -322,7 +322,7 @@ class ApnsProvider:
         if end is OK:
             environment.proven = True
             return Accepted(None, False, exchange.push_id.decode("ascii"))
-        result = judge(end, self._wall()) if isinstance(end, Answer) else end
+        result = judge(end, self._wall()) if isinstance(end, Response) else end
         if exchange.carrier is not None:
             if isinstance(result, Temporary | Uncertain):
                 exchange.carrier.distrust()
@@ -347,7 +347,7 @@ class ApnsProvider:
             tcp: IStreamClientEndpoint = wrapClientTLS(creator, self._endpoint(host, port))
             return tcp
 
-        pool = Pool(
+        pool = Http2Pool(
             name=f"{settings.app} {name}",
             clock=self._clock,
             host=f"{host}:{port}",

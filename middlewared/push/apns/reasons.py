@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from middlewared.push.apns.exchange import Answer
+from middlewared.push.http2.exchange import Response
 from middlewared.push.interface import (
     Accepted,
     ConfigFault,
@@ -83,7 +83,7 @@ def is_config_fault(reason: str) -> bool:
     return _KINDS.get(reason) is ConfigFault
 
 
-def judge(answer: Answer, now: float) -> PushResult:
+def judge(answer: Response, now: float) -> PushResult:
     """What an answer means for the push; ``now`` in epoch seconds."""
     if answer.status == 200:
         return ACCEPTED

@@ -20,9 +20,9 @@ from middlewared.outgoing.interface import (
     AnswerTimes,
     Dropped,
     HttpClient,
+    HttpResponse,
     OutgoingFailed,
     Progress,
-    Reply,
     TimedOut,
     Unwanted,
 )
@@ -41,7 +41,7 @@ from middlewared.waiting import with_fair_timeout
 ATTEMPT_TIMEOUT_S = 2.0
 """For connecting to Google, and again for its answer once it has the push."""
 
-Judge: TypeAlias = Callable[[Reply], PushResult | None]
+Judge: TypeAlias = Callable[[HttpResponse], PushResult | None]
 """Returns what an answer means; None: its status alone is not enough."""
 
 
@@ -56,7 +56,7 @@ class Attempt:
     timeout_s: float
     progress: Progress = attrs.field(factory=Progress)
 
-    async def post(self, url: str, headers: Mapping[str, str | bytes], body: bytes) -> Reply:
+    async def post(self, url: str, headers: Mapping[str, str | bytes], body: bytes) -> HttpResponse:
         """
         Send the push and return the answer as far as it arrived: a status that was read stands.
 
@@ -83,7 +83,7 @@ class Attempt:
                 raise
             return self.progress.partial
 
-    def verdict(self, reply: Reply) -> PushResult:
+    def verdict(self, reply: HttpResponse) -> PushResult:
         """What the answer means for the push."""
         result = self.judge(reply)
         if result is None:

@@ -17,12 +17,9 @@ from urllib.parse import quote
 
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.model import GOOGLE_TOKEN
-from middlewared.outgoing.interface import Reply, WarmHttpClient
+from middlewared.outgoing.interface import HttpResponse, WarmHttpClient
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempt, Attempts
-from middlewared.push.google.credentials import ServiceAccount
-from middlewared.push.google.oauth import AccessToken, AccessTokens
-from middlewared.push.google.payload import google_data
-from middlewared.push.google.replies import (
+from middlewared.push.google.error_bodies import (
     as_object,
     json_object,
     message_id,
@@ -30,6 +27,9 @@ from middlewared.push.google.replies import (
     retry_after_s,
     word,
 )
+from middlewared.push.google.google_payload import google_data
+from middlewared.push.google.oauth import AccessToken, AccessTokens
+from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
@@ -146,7 +146,7 @@ class FcmProvider:
             reply = await self._post(attempt, token)
         return attempt.verdict(reply)
 
-    async def _post(self, attempt: Attempt, token: AccessToken) -> Reply:
+    async def _post(self, attempt: Attempt, token: AccessToken) -> HttpResponse:
         headers = {
             "Authorization": f"Bearer {token.text}",
             "Content-Type": "application/json; charset=UTF-8",
@@ -178,7 +178,7 @@ def _addressed(token: str, address: Address) -> tuple[str, str]:
     return ("fid" if address == "auto" and ":" not in token else "token"), token
 
 
-def verdict(reply: Reply, now: float) -> PushResult:
+def verdict(reply: HttpResponse, now: float) -> PushResult:
     """What an answer of FCM means for the push, the token and the app; ``now`` in epoch seconds."""
     document = json_object(reply)
     if reply.status == 200:
@@ -217,5 +217,5 @@ def _names_token(error: dict[str, Any]) -> bool:
     return _TOKEN_TEXT.search(str(error.get("message"))) is not None
 
 
-def _refuses_access_token(reply: Reply) -> bool:
+def _refuses_access_token(reply: HttpResponse) -> bool:
     return reply.status == 401 and not _error_code(as_object(json_object(reply).get("error")))

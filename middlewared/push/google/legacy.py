@@ -18,16 +18,16 @@ from typing import TypeAlias
 
 from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.model import GOOGLE_TOKEN
-from middlewared.outgoing.interface import Reply, WarmHttpClient
+from middlewared.outgoing.interface import HttpResponse, WarmHttpClient
 from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempt, Attempts
-from middlewared.push.google.payload import google_data
-from middlewared.push.google.replies import (
+from middlewared.push.google.error_bodies import (
     json_object,
     message_id,
     objects,
     retry_after_s,
     word,
 )
+from middlewared.push.google.google_payload import google_data
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
@@ -132,7 +132,7 @@ def fcm_send_url(base_url: str) -> str:
     return f"{base_url.rstrip('/')}/fcm/send"
 
 
-def verdict(reply: Reply, token: str, now: float) -> PushResult | None:
+def verdict(reply: HttpResponse, token: str, now: float) -> PushResult | None:
     """
     What an answer means for the push to ``token``, the token and the app.
 

@@ -20,9 +20,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall, WallClock, wall_clock
-from middlewared.outgoing.interface import HttpClient, OutgoingFailed, Reply
-from middlewared.push.google.credentials import ServiceAccount
-from middlewared.push.google.replies import json_object, retry_after_s, server_time, word
+from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed
+from middlewared.push.google.error_bodies import json_object, retry_after_s, server_time, word
+from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.interface import ConfigFault, Temporary
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -222,7 +222,7 @@ class AccessTokens:
         key_id = {"kid": self._account.private_key_id}
         return jwt.encode(claims, self._account.private_key, algorithm="RS256", headers=key_id)
 
-    def _judge(self, reply: Reply) -> Fault:
+    def _judge(self, reply: HttpResponse) -> Fault:
         """Why this answer holds no token."""
         now = self._wall()
         reason = word(json_object(reply).get("error")) or f"token-{reply.status}"
@@ -251,7 +251,7 @@ class AccessTokens:
         return self._account.token_uri
 
 
-def _token(reply: Reply, asked_at: float) -> AccessToken | None:
+def _token(reply: HttpResponse, asked_at: float) -> AccessToken | None:
     document = json_object(reply)
     text, lifetime_s = document.get("access_token"), document.get("expires_in")
     if reply.status != 200 or not isinstance(text, str) or not isinstance(lifetime_s, int | float):

@@ -26,7 +26,7 @@ from middlewared.simulator.apple.faults import (
     Trailers,
     rejection,
 )
-from middlewared.simulator.apple.push import ReceivedPush
+from middlewared.simulator.apple.received_push import ReceivedPush
 from middlewared.simulator.apple.server import AppleServer
 
 __all__ = [

@@ -17,10 +17,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from middlewared.clock import wall_clock
-from middlewared.simulator.apple.connection import AppleConnection, Office
+from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
-from middlewared.simulator.apple.push import AppleRecord, ReceivedPush
-from middlewared.simulator.apple.rules import Judge, ProviderTokens
+from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
+from middlewared.simulator.apple.validation import Judge, KnownTokens
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
 from middlewared.simulator.scripts import Scripts
@@ -77,7 +77,7 @@ class AppleServer:
         self._judge = Judge(
             topics=topics,
             tokens=tokens,
-            provider_tokens=ProviderTokens(keys, wall_clock, update_interval_s),
+            provider_tokens=KnownTokens(keys, wall_clock, update_interval_s),
             seconds=wall_clock,
         )
         self._office = Office(

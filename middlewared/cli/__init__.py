@@ -1,0 +1,1 @@
+"""The console script ``middlewared``: what an operator does beside running the daemon."""

@@ -1,0 +1,201 @@
+"""
+Checking the database: connection, schema and privileges.
+
+Nothing is changed: writes are rolled back, and the schema is created or upgraded by a start or
+by ``migrate``, not here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg2.errors
+
+from middlewared.cli.check.finding import (
+    NO_NAME,
+    NOTABLE_SKEW_S,
+    Finding,
+    agreeing,
+    ok,
+    skew,
+    wrong,
+)
+from middlewared.clock import wall_clock
+from middlewared.config import DatabaseSettings
+from middlewared.devices.migrations import pending
+from middlewared.devices.postgres.addresses import read_url, with_addresses
+from middlewared.devices.postgres.postgres_connection import LinkLost, PostgresConnection, words
+from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
+from middlewared.devices.sqlite.sqlite_thread import SqliteThread
+from middlewared.errors import ConfigError, DatabaseDown
+
+STATEMENT_S = 2.0
+_STATEMENT_TIMEOUT_MS = 1800
+_VERSION = "select coalesce(max(version), 0) from schema_version"
+_CLOCK = "select extract(epoch from clock_timestamp())::float8"
+# Privileges are checked before rows are read, so no row needs to match.
+_WRITES = (
+    "insert into devices select * from devices where false",
+    "update devices set last_seen = last_seen where false",
+    "delete from devices where false",
+    "insert into response_log (platform, roundtrip_seconds, available, date)"
+    " select 'apns', 0, true, now() where false",
+    "insert into daemons select * from daemons where false",
+    "update pulse set beaten_at = beaten_at",
+)
+_FIRST_WRITES = ("create table middlewared_check (nothing integer)",)
+
+
+async def ask_database(database: DatabaseSettings, reactor: Any) -> Finding:
+    """Check the SQLite file, or the first PostgreSQL host that accepts writes."""
+    path = database.sqlite_file
+    try:
+        if path is not None:
+            return await _sqlite(path, reactor)
+        return await _postgres(read_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
+    except ConfigError as error:  # a newer release's schema
+        return wrong("; ".join(error.problems).removeprefix("[database] url: "))
+
+
+async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> Finding:
+    missed: list[str] = []
+    for host in hosts:
+        name = _name(host)
+        addresses = await with_addresses(reactor, host)
+        if not addresses:
+            missed.append(f"{name}: {NO_NAME}")
+        for parameters in addresses:
+            link = PostgresConnection(reactor)
+            try:
+                await link.open(parameters, CONNECT_TIMEOUT_S)
+                return await _asked(link, name, missed)
+            except LinkLost as error:
+                missed.append(f"{name}: {_advised(str(error))}")
+            finally:
+                link.close()
+    return wrong("; ".join(dict.fromkeys(missed)))
+
+
+def _name(host: Mapping[str, str]) -> str:
+    name = host.get("host") or host.get("hostaddr") or "the local socket"
+    return f"{name}:{host.get('port', '5432')}"
+
+
+async def _asked(link: PostgresConnection, name: str, missed: Sequence[str]) -> Finding:
+    """Check an open link."""
+    try:
+        version = await _version(link)
+        notes = _schema("postgres", version)
+        await _written(link, _WRITES if version and not notes else _FIRST_WRITES)
+        before = wall_clock()
+        ((there,),) = (await link.run(_CLOCK, (), STATEMENT_S)).rows
+    except psycopg2.errors.InsufficientPrivilege as error:
+        return wrong(f"{name}: {words(error)}: GRANT it to the user in url")
+    except psycopg2.Error as error:
+        return wrong(f"{name}: {words(error)}")
+    except DatabaseDown as error:
+        return wrong(f"{name}: {error}")
+    ahead_s = there - (before + wall_clock()) / 2
+    warnings = [each for each in missed if "standby" not in each]
+    if abs(ahead_s) > NOTABLE_SKEW_S:
+        warnings.append(f"its clock is {skew(ahead_s)}")
+    return ok(f"{name}, {notes or f'schema {version}'}, writable, {agreeing(ahead_s)}", warnings)
+
+
+async def _version(link: PostgresConnection) -> int:
+    try:
+        ((version,),) = (await link.run(_VERSION, (), STATEMENT_S)).rows
+    except psycopg2.errors.UndefinedTable:
+        return 0
+    return int(version)
+
+
+async def _written(link: PostgresConnection, statements: Sequence[str]) -> None:
+    """Execute each statement, then roll back."""
+    await link.run("begin", (), STATEMENT_S)
+    for statement in statements:
+        await link.run(statement, (), STATEMENT_S)
+    await link.run("rollback", (), STATEMENT_S)
+
+
+def _schema(dialect: str, version: int) -> str:
+    """What a start will do to the schema; "" for nothing. :raises ConfigError: it is newer."""
+    missing = pending(dialect, version)
+    if not missing:
+        return ""
+    newest = missing[-1][0]
+    if not version:
+        return f"empty: the first start creates schema {newest}"
+    return f"schema {version}, which the next start upgrades to {newest}"
+
+
+def _advised(text: str) -> str:
+    """libpq's message, with what to do if that is known."""
+    if "read-only" in text or "hot standby" in text:
+        return "a standby, which accepts no writes: url must also name the primary"
+    if "authentication failed" in text or "no password supplied" in text:
+        return f"{text}: set user and password in url"
+    if "pg_hba.conf" in text:
+        return f"{text}: allow this host there"
+    if "refused" in text or "no answer" in text:
+        return f"{text}: is it running, and does a firewall block it?"
+    return text
+
+
+class _ExistingFile:
+    """An SQLite file as it is; see :class:`middlewared.devices.sqlite.sqlite_thread.Source`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def open(self) -> sqlite3.Connection:
+        uri = f"{self._path.absolute().as_uri()}?mode=rw"
+        return sqlite3.connect(uri, uri=True, timeout=STATEMENT_S / 2, isolation_level=None)
+
+    def moved(self) -> bool:
+        return False
+
+
+async def _sqlite(path: Path, reactor: Any) -> Finding:
+    if (new := _new_file(path)) is not None:
+        return new
+    lane = SqliteThread(
+        reactor=reactor,
+        source=_ExistingFile(path),
+        begin="begin immediate",
+        timeout_s=STATEMENT_S,
+        capacity=1,
+    )
+    lane.start()
+    try:
+        version = await lane.run(_touched)
+    except DatabaseDown as error:
+        advice = ": run this as the daemon's user" if "readonly" in str(error) else ""
+        return wrong(f"{path}: {error}{advice}")
+    finally:
+        await lane.stop()
+    return ok(f"{path}, {_schema('sqlite', version) or f'schema {version}'}, writable")
+
+
+def _new_file(path: Path) -> Finding | None:
+    """The finding for a file that does not exist yet; None if it does."""
+    if path.exists():
+        return None
+    if os.access(path.parent, os.W_OK | os.X_OK):
+        return ok(f"{path} does not exist yet: the first start creates it")
+    return wrong(f"{path.parent} is not writable: give it to the daemon's user")
+
+
+def _touched(connection: sqlite3.Connection) -> int:
+    """Write, and roll back; returns the version of the schema."""
+    (version,) = connection.execute("pragma user_version").fetchone()
+    if version:
+        connection.execute("savepoint asked")
+        connection.execute("update pulse set beaten_at = beaten_at")
+        connection.execute("rollback to asked")
+        connection.execute("release asked")
+    return int(version)

@@ -1,0 +1,105 @@
+"""
+``middlewared push``: a real test call to a registered device, through the running daemon.
+
+The one invariant: it does what a PBX does and nothing else, so that what it finds is what
+a PBX would find.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+from urllib.parse import urlencode
+from uuid import uuid4
+
+from middlewared.cli.daemon_client import DaemonClient, way_in
+from middlewared.cli.reactor import run_in_reactor
+from middlewared.config import Config
+from middlewared.errors import MiddlewaredError
+from middlewared.model import Outcome
+from middlewared.outgoing.interface import HttpResponse, OutgoingFailed
+
+# More than a phone may take: what the daemon itself and the way to it may cost.
+_MARGIN_S = 5.0
+_WORKED = {Outcome.ANSWERED.value, Outcome.UNAVAILABLE.value}
+_MEANING = {
+    "answered": "the phone was woken and takes the call",
+    "unavailable": "the phone was woken and takes no call now",
+    "timeout": "no answer came in time",
+    "no-device": "no device is registered for this account, or it is set to do not disturb",
+    "token-dead": "the app is gone from the device; its registration was removed",
+    "push-failed": "the push could not be sent; the daemon's log says why",
+    "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
+    " phone number is none",
+    "forbidden": "this host is not in [http] pbx_networks",
+    "overloaded": "the daemon has more calls than it can do, or [calls] max_waiting are waiting",
+    "draining": "the daemon is about to end",
+    "service-down": "the database or Redis is down",
+}
+
+
+class PushFailed(MiddlewaredError):
+    """The test call could not be placed."""
+
+
+def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None) -> int:
+    """
+    Place a test call and print what became of it.
+
+    :param phonenumber: the caller that the phone shows.
+    :param url: the daemon's base URL; None: as configured.
+    :return: 0 when the phone answered, whether it is available or not; else 1.
+    :raises PushFailed: the daemon does not run, or gave no answer of its own.
+    """
+
+    async def work(reactor: Any) -> int:
+        way = way_in(config, reactor=reactor, url=url)
+        call_id = str(uuid4())
+        fields = {
+            "sip_user_id": str(sip_user_id),
+            "phonenumber": phonenumber,
+            "caller_id": "middlewared test call",
+            "call_id": call_id,
+        }
+        try:
+            reply = await _placed(way, fields, config.calls.roundtrip_wait_ms / 1000 + _MARGIN_S)
+        finally:
+            await way.client.close()
+        outcome = reply.header("X-Outcome")
+        if outcome is None or reply.status == 404:
+            raise PushFailed(f"{way.name}: answered {reply.status}: no calls are taken there")
+        _show(sys.stdout, call_id, outcome, reply.header("Server-Timing") or "")
+        return 0 if outcome in _WORKED else 1
+
+    return run_in_reactor(work)
+
+
+async def _placed(way: DaemonClient, fields: dict[str, str], timeout_s: float) -> HttpResponse:
+    try:
+        return await way.client.request(
+            "POST",
+            f"{way.base_url}/api/incoming-call/",
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            body=urlencode(fields).encode(),
+            timeout_s=timeout_s,
+        )
+    except OutgoingFailed as error:
+        raise PushFailed(f"no daemon answers at {way.name}: {error}") from error
+
+
+def _show(out: TextIO, call_id: str, outcome: str, server_timing: str) -> None:
+    out.write(f"{outcome}: {_MEANING.get(outcome, 'unknown to this command')}\n")
+    out.write(f"call_id {call_id}\n")
+    for step, took_ms in _steps(server_timing):
+        out.write(f"{step:<20} {took_ms:>9} ms\n")
+
+
+def _steps(server_timing: str) -> list[tuple[str, str]]:
+    """Each step's name, with its note, and its milliseconds (W3C Server Timing, section 2)."""
+    steps = []
+    for metric in server_timing.split(","):
+        name, *parameters = (part.strip() for part in metric.split(";"))
+        said = dict(parameter.partition("=")[::2] for parameter in parameters)
+        if "dur" in said:
+            steps.append((f"{name} ({said['desc']})" if "desc" in said else name, said["dur"]))
+    return steps

@@ -1,0 +1,77 @@
+"""
+What apps report to /api/log-metrics/, kept as JSON lines.
+
+The one invariant: one object a line, with the time and account it came with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+from middlewared.clock import WallClock
+from middlewared.logs.formats import iso_time
+from middlewared.logs.line_file import LineFile, NextTurn
+
+MOST_FIELDS = 64
+LONGEST_NAME = 64
+LONGEST_VALUE = 1000
+
+
+def bounded(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """What is kept of a report, whose names and values its client chose."""
+    return {
+        name[:LONGEST_NAME]: value[:LONGEST_VALUE]
+        for name, value in islice(fields.items(), MOST_FIELDS)
+    }
+
+
+class ReportFile:
+    """
+    Call ``reload`` before use, and again on SIGHUP.
+    """
+
+    def __init__(self, *, wall: WallClock) -> None:
+        self._wall = wall
+        self._lines: LineFile | None = None
+        self._next_turn: NextTurn | None = None
+
+    def reload(self, *, file: Path | None) -> None:
+        """
+        Write to ``file``, opened anew; None: nowhere.
+
+        :raises OSError: the file cannot be opened; then nothing changes.
+        """
+        if file is None:
+            if self._lines is not None:
+                self._lines.close()
+            self._lines = None
+            return
+        if self._lines is not None:
+            self._lines.open(file)
+            return
+        lines = LineFile(file)
+        lines.reopen()
+        if self._next_turn is not None:
+            lines.start(self._next_turn)
+        self._lines = lines
+
+    def start(self, next_turn: NextTurn) -> None:
+        """Write in batches; see :meth:`.line_file.LineFile.start`."""
+        self._next_turn = next_turn
+        if self._lines is not None:
+            self._lines.start(next_turn)
+
+    def stop(self) -> None:
+        """Write all that waits, and each later line at once."""
+        self._next_turn = None
+        if self._lines is not None:
+            self._lines.stop()
+
+    def write(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
+        """Keep a report, which is :func:`bounded` already."""
+        if self._lines is not None:
+            time = iso_time(self._wall())
+            self._lines.write(json.dumps({**fields, "time": time, "sip_user_id": sip_user_id}))

@@ -1,0 +1,59 @@
+"""
+Reading what Google's servers answer, whatever its shape.
+
+Nothing here raises because of what a peer sent, and no text of a peer becomes a reason
+unless it is a plain word: a body may quote the push token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from middlewared.outgoing.interface import HttpResponse
+from middlewared.push import retry_after
+from middlewared.push.retry_after import epoch_of
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
+_MESSAGE_ID = re.compile(r"[!-~]{1,256}")
+
+
+def json_object(reply: HttpResponse) -> dict[str, Any]:
+    """The body as a JSON object; {} when it is anything else."""
+    try:
+        document = json.loads(reply.body) if reply.complete else None
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """``value`` if it is a JSON object, else {}."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a JSON list; [] when it is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def word(value: object) -> str:
+    """``value`` if it is a plain word, as error codes are, else ""."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
+
+
+def message_id(value: object) -> str:
+    """``value`` if it can be a message id of Google's, else ""."""
+    return value if isinstance(value, str) and _MESSAGE_ID.fullmatch(value) else ""
+
+
+def retry_after_s(reply: HttpResponse, now: float) -> float | None:
+    """Retry-After in seconds from ``now`` (epoch seconds); None when absent or unreadable."""
+    said = reply.header("Retry-After") or ""
+    return retry_after.retry_after_s(said, server_time(reply) or now)
+
+
+def server_time(reply: HttpResponse) -> float | None:
+    """Epoch seconds of the Date header, None when absent or unreadable."""
+    return epoch_of(reply.header("Date") or "")

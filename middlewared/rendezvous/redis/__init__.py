@@ -1,0 +1,1 @@
+"""The rendezvous of several daemons, over Redis or Redis Cluster."""

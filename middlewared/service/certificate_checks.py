@@ -1,0 +1,71 @@
+"""
+Whether an Apple app's certificate matches its section.
+
+Only Apple's own extensions are checked: a certificate without them, as of a relay or a test,
+passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cryptography import x509
+
+from middlewared.config import AppleApp, Config
+from middlewared.push.apns.certificate_scope import Scope, scope_of
+
+
+def misfits(app: AppleApp, scope: Scope) -> Iterator[str]:
+    """Why no call of ``app`` can be pushed with a certificate of ``scope``: key and text."""
+    if scope.is_known and app.topic not in scope.topics:
+        yield (
+            f"certificate: {app.certificate} is for {_listed(scope.topics)}, the topic of"
+            f" calls is {app.topic}: set the certificate of this app, or topic"
+        )
+
+
+def sends_alerts(app: AppleApp, scope: Scope) -> bool:
+    """Whether Apple accepts alerts to ``app`` with a certificate of ``scope``, or may do so."""
+    return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
+
+
+def certificate_warnings(config: Config) -> Iterator[tuple[str, str, str]]:
+    """What matching certificates cannot be used for: section, key and text."""
+    for app in config.apps.values():
+        if isinstance(app, AppleApp) and app.certificate is not None:
+            for key, what in _shortcomings(app, _scope_in(app.certificate)):
+                yield f"app:{app.app}:{app.platform.value}", key, what
+
+
+def _shortcomings(app: AppleApp, scope: Scope) -> Iterator[tuple[str, str]]:
+    alerts = app.topic.removesuffix(".voip")
+    if app.lost_account_notice and not sends_alerts(app, scope):
+        yield (
+            "lost_account_notice",
+            f"the certificate is only for {_listed(scope.topics)} and cannot send the alert"
+            f" that an account has moved (topic {alerts}): use a key or a universal"
+            " certificate, or set it to no",
+        )
+    if scope.environments == {"sandbox"}:
+        yield "certificate", "is only for Apple's sandbox: apps from the App Store will not ring"
+    if scope.environments == {"production"} and app.sandbox_url:
+        yield (
+            "certificate",
+            "is only for Apple's production servers: leave sandbox_url empty to switch the"
+            " sandbox off",
+        )
+
+
+def _scope_in(path: Path) -> Scope:
+    """The scope of the certificate in a file; the key in it is not read."""
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError):
+        return Scope()  # the problem was already reported, or the file is gone by now
+    scopes = [scope_of(each) for each in certificates]
+    return next((scope for scope in scopes if scope != Scope()), Scope())
+
+
+def _listed(topics: Iterable[str]) -> str:
+    return ", ".join(sorted(topics))

@@ -1,0 +1,104 @@
+"""
+Simulator: VoIPGRID's account API, as far as the daemon asks it.
+
+The one invariant: an answer is about the Authorization header of the very request; a
+header that belongs to no account is 401.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, Received, json_reply
+from middlewared.simulator.listening import LOOPBACK
+from middlewared.simulator.scripts import Scripts
+
+PROFILE_PATH = "/api/permission/systemuser/profile/"
+_ACCOUNT_PATH = "/api/phoneaccount/basic/phoneaccount/"
+_ACCOUNT = re.compile(re.escape(_ACCOUNT_PATH) + r"(\d+)/")
+
+
+def basic(user: str, password: str) -> str:
+    """Make the Authorization header of RFC 7617."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def profile(app_account: Any) -> HttpReply:
+    """Make the answer to a profile request, with anything as app_account."""
+    return json_reply(200, {"email": "user@example.org", "app_account": app_account})
+
+
+def redirect(location: str) -> HttpReply:
+    """Make a redirection."""
+    return HttpReply(302, headers=(("Location", location),))
+
+
+class AccountsServer(HttpServer):
+    """
+    The account API.
+
+    ``scripts`` orders faults for the profile request, ``account_scripts`` for the one
+    after it; their key is the sip_user_id as text.
+
+    :param accounts: an Authorization header, or (user, password), to the sip_user_id it
+        speaks for; None: an account without an app account. May be changed at any time
+        through the attribute ``accounts``.
+    :param numbers_are_accounts: a Basic user name that is a number speaks for that
+        number, whatever the password (benchmarks have many accounts).
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        accounts: Mapping[str | tuple[str, str], int | None] | None = None,
+        numbers_are_accounts: bool = False,
+        certificate: Path | None = None,
+        interface: str = LOOPBACK,
+        port: int = 0,
+    ) -> None:
+        super().__init__(reactor=reactor, certificate=certificate, interface=interface, port=port)
+        self.scripts: Scripts[HttpStep] = Scripts()
+        self.account_scripts: Scripts[HttpStep] = Scripts()
+        self.accounts = {
+            key if isinstance(key, str) else basic(*key): sip_user_id
+            for key, sip_user_id in (accounts or {}).items()
+        }
+        self._numbers_are_accounts = numbers_are_accounts
+
+    def plan(self, received: Received) -> Iterator[HttpStep]:
+        """Answer for whom the header speaks, or 401."""
+        authorization = received.headers.get("authorization", "")
+        sip_user_id = self._number(authorization)
+        if sip_user_id is None and authorization not in self.accounts:
+            yield json_reply(401, {"detail": "Invalid credentials."})
+        elif received.method != "GET":
+            yield HttpReply(405)
+        elif received.path == PROFILE_PATH:
+            yield from self.scripts.take(str(sip_user_id))
+            yield profile(None if sip_user_id is None else f"{_ACCOUNT_PATH}{sip_user_id}/")
+        else:
+            yield from self._plan_account(received.path, sip_user_id)
+
+    def _plan_account(self, path: str, sip_user_id: int | None) -> Iterator[HttpStep]:
+        match = _ACCOUNT.fullmatch(path)
+        if match is None or match[1] != str(sip_user_id):
+            yield json_reply(404, {"detail": "Not found."})
+        else:
+            yield from self.account_scripts.take(match[1])
+            yield json_reply(200, {"account_id": match[1], "description": "simulated"})
+
+    def _number(self, authorization: str) -> int | None:
+        if authorization in self.accounts or not self._numbers_are_accounts:
+            return self.accounts.get(authorization)
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            user = base64.b64decode(encoded, validate=True).partition(b":")[0]
+        except binascii.Error:
+            return None
+        return int(user) if scheme == "Basic" and user.isdigit() else None
