@@ -161,7 +161,7 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
             "def silent(*_, **__): time.sleep(90)\n"
             "socket.getaddrinfo = silent\n"
             "from middlewared.cli.main import main\n"
-            "from middlewared.cli.check import command\n"
+            "from middlewared.cli.check import online as command\n"
             "command.LONGEST_S = 1.0\n"
             "sys.exit(main())\n"
         )
