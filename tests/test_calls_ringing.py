@@ -39,7 +39,8 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.rendezvous.memory import MemoryPlace, MemoryRendezvous, fresh_key
+from middlewared.rendezvous.held_calls import LocalWaiter
+from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
 
 START = 1_700_000_000.0
@@ -216,13 +217,12 @@ class RingingTests(RingingCase):
 
     def test_refusals_of_a_call_that_was_taken_over(self) -> None:
         """As many as pushes were due settle it: the daemon that died had counted those."""
-        self.patch(MemoryPlace, "taken_over", True)
         join = self.rendezvous.join
 
-        async def join_after_a_push(call: Call) -> MemoryPlace:
-            place = await join(call)
-            place.pushes = 1
-            return place
+        async def join_after_a_push(call: Call) -> LocalWaiter:
+            waiter = await join(call)
+            waiter.take_over(pushes=1)
+            return waiter
 
         self.patch(self.rendezvous, "join", join_after_a_push)
         for device, attempts in ((IPHONE, []), (PHONE, [2])):

@@ -2,7 +2,7 @@
 Waking the device of one call: its pushes, from the first to the last.
 
 Nothing is sent once the call is over; a verdict that arrives later still takes effect.
-``place.pushes`` is the number of pushes that may have reached the phone so far.
+``waiter.pushes`` is the number of pushes that may have reached the phone so far.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from middlewared.push.interface import (
     Uncertain,
 )
 from middlewared.quoting import fingerprint, word
-from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 PATIENCE_S = 0.25
 
@@ -91,7 +91,7 @@ class Waking:
         background: Background,
         settings: WakingSettings,
         late: Callable[[], bool],
-        place: Place,
+        waiter: Waiter,
         trace: Trace,
     ) -> None:
         self._clock = clock
@@ -101,14 +101,14 @@ class Waking:
         self._background = background
         self._settings = settings
         self._late = late
-        self._place = place
-        self._call = place.call
-        self._key = place.call.unique_key
+        self._waiter = waiter
+        self._call = waiter.call
+        self._key = waiter.call.unique_key
         self._trace = trace
         self._over = False
-        self._latest = self.accepted = place.pushes
-        if place.taken_over:
-            place.pushes += 1  # it may have sent one that it had not counted yet
+        self._latest = self.accepted = waiter.pushes
+        if waiter.took_over:
+            waiter.pushes += 1  # it may have sent one that it had not counted yet
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
@@ -147,7 +147,7 @@ class Waking:
             await self._fail(Outcome.NO_DEVICE)
             return
         self.device = device
-        self._place.kind = DeviceKind(device.app, device.platform)
+        self._waiter.kind = DeviceKind(device.app, device.platform)
         route = self._routes.find(device.app, device.platform)
         if route is None:
             self._log_no_route(device)
@@ -169,8 +169,8 @@ class Waking:
             interval_s=self._settings.interval_s,
         )
         now = self._clock.seconds()
-        if self._place.taken_over and not self._over and sent >= series.due(now):
-            self._place.pushes -= 1  # all that were due are counted
+        if self._waiter.took_over and not self._over and sent >= series.due(now):
+            self._waiter.pushes -= 1  # all that were due are counted
         for at in series.times(now, sent=sent):
             await self._sleep(at - self._clock.seconds())
             if self._over:
@@ -245,9 +245,9 @@ class Waking:
         return wanted
 
     def _count(self, flight: _Flight, may_arrive: bool) -> None:
-        if flight.counted is not may_arrive and not self._place.over.called:
+        if flight.counted is not may_arrive and not self._waiter.ended.called:
             flight.counted = may_arrive
-            self._place.pushes += 1 if may_arrive else -1
+            self._waiter.pushes += 1 if may_arrive else -1
 
     def _pause_s(self, result: Temporary | Uncertain, failures: int) -> float:
         """How long the next try of the same attempt has to wait."""
@@ -279,7 +279,9 @@ class Waking:
         correction = correct(self._registry, device, result)
         dead = isinstance(result, TokenDead)
         # An uncertain push may still be answered, unless the device no longer exists.
-        if not (isinstance(result, Accepted) or self.accepted) and (dead or not self._place.pushes):
+        if not (isinstance(result, Accepted) or self.accepted) and (
+            dead or not self._waiter.pushes
+        ):
             await self._patiently(correction)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
         await correction
@@ -305,7 +307,7 @@ class Waking:
     async def _fail(self, outcome: Outcome) -> None:
         """End the call, unless a push of a daemon that died may still be answered."""
         # The PBX may have placed the call again since, with the same UUID for its key.
-        if not (self.accepted or self._place.over.called):
+        if not (self.accepted or self._waiter.ended.called):
             await self._rendezvous.settle(self._key, outcome)
 
     def _is_wanted(self, attempt: int) -> bool:

@@ -54,12 +54,9 @@ from middlewared.service.implementations import (
     make_endpoints,
     make_registry,
     make_rendezvous,
-    redis_up,
     reload_accounts,
     start_accounts,
-    start_rendezvous,
     stop_accounts,
-    stop_rendezvous,
 )
 from middlewared.service.log_files import Logs
 from middlewared.service.ports import Listener
@@ -230,7 +227,7 @@ class Components:
         """Which of those in use are up; ``accounts`` as its last answer told."""
         up = {
             "database": self.watch.is_up("database"),
-            "redis": redis_up(self.rendezvous),
+            "redis": self.rendezvous.up,
             "accounts": accounts_up(self.accounts),
         }
         return {name: value for name, value in up.items() if value is not None}
@@ -253,7 +250,7 @@ class Components:
             await self._store.start()
         except DatabaseDown as error:
             self.log.error("the database is down, starting without: {error}", error=error)
-        await start_rendezvous(self.rendezvous)
+        await self.rendezvous.start()
         start_accounts(self.accounts)
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
@@ -286,7 +283,7 @@ class Components:
         """How the daemon is at this moment."""
         return Health(
             database_up=self.watch.is_up("database") is True,
-            redis_up=redis_up(self.rendezvous),
+            redis_up=self.rendezvous.up,
             waiting=self.ringing.waiting,
             lag_ms=round(self.overload.lag_s * 1000),
             draining=self.draining,
@@ -316,7 +313,7 @@ class Components:
                 self.log.failure("the stop goes on after a failure")
 
     async def _stop_calls(self) -> None:
-        await stop_rendezvous(self.rendezvous)
+        await self.rendezvous.stop()
         self.journal.flush()
         self.overload.report()
         self.repeats.stop()
@@ -337,7 +334,7 @@ class Components:
 
     def abandon(self) -> None:
         """End every call that still waits: its PBX is told that we drain."""
-        self.rendezvous.abandon(Outcome.DRAINING)
+        self.rendezvous.settle_all(Outcome.DRAINING)
 
     async def _heard_late(self, late: LateAnswer, received_time: float) -> None:
         """A phone that answers late is not silent, although its call timed out."""

@@ -25,10 +25,10 @@ from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.apple_credentials import load_certificate
+from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 
-AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
 Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
 
 
@@ -51,7 +51,7 @@ def make_registry(config: Config, *, reactor: Any) -> Registry:
 
 def make_rendezvous(
     config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
-) -> AnyRendezvous:
+) -> Rendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
@@ -85,25 +85,6 @@ def redis_tls(redis: RedisSettings) -> ClientTLS:
     if redis.certificate is not None:
         certificate = load_certificate(redis.certificate, now=wall_clock()).certificate
     return ClientTLS(trust=load_trust(redis.ca_file), certificate=certificate)
-
-
-async def start_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Connect a shared one; it goes on trying when Redis is away."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.start()
-
-
-async def stop_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Tell all who wait, and disconnect."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.stop()
-    else:
-        rendezvous.stop()
-
-
-def redis_up(rendezvous: AnyRendezvous) -> bool | None:
-    """Whether Redis answers; None: there is none."""
-    return rendezvous.up if isinstance(rendezvous, RedisRendezvous) else None
 
 
 def voipgrid_settings(accounts: AccountSettings) -> VoipgridSettings:

@@ -10,14 +10,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.devices.interface import PeerState
 from middlewared.errors import DatabaseDown
-from middlewared.rendezvous.redis.peers import DOUBT_S, INTERVAL_S, REPORTS_LAST_S, Peers
+from middlewared.rendezvous.redis.peer_reports import (
+    DOUBT_S,
+    INTERVAL_S,
+    REPORTS_LAST_S,
+    PeerReports,
+)
 
 
 def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerState:
     return PeerState("other", redis_up, "1", 0, age_s)
 
 
-class PeersTests(SynchronousTestCase):
+class PeerReportsTests(SynchronousTestCase):
     """
     :ivar others: what the table has; None: the database is away.
     :ivar reported: what was reported of this daemon's Redis.
@@ -30,7 +35,7 @@ class PeersTests(SynchronousTestCase):
         self.hangs = False
         self.hung: Deferred[None] = Deferred()
         self.reported: list[bool] = []
-        self.peers = Peers(
+        self.peers = PeerReports(
             clock=self.clock,
             daemon="this",
             table=self,
@@ -49,7 +54,7 @@ class PeersTests(SynchronousTestCase):
 
     def lose_redis(self) -> None:
         self.has_redis = False
-        self.peers.hurry()
+        self.peers.redis_troubled()
 
     def passes(self, seconds: float) -> None:
         """Time, in small turns of the reactor."""
@@ -58,12 +63,12 @@ class PeersTests(SynchronousTestCase):
 
     def verdict(self) -> bool:
         """Whether a call may be taken, which must be known in time."""
-        asking = Deferred.fromCoroutine(self.peers.may_go_alone())
+        asking = Deferred.fromCoroutine(self.peers.may_work_alone())
         self.passes(DOUBT_S * 1.1)
         return bool(self.successResultOf(asking))
 
     def at_once(self) -> bool:
-        return bool(self.successResultOf(Deferred.fromCoroutine(self.peers.may_go_alone())))
+        return bool(self.successResultOf(Deferred.fromCoroutine(self.peers.may_work_alone())))
 
     def test_it_reports_once_a_second(self) -> None:
         """And at once when Redis is lost."""
@@ -84,7 +89,7 @@ class PeersTests(SynchronousTestCase):
         self.peers.start()
         self.others = [a_peer(True)]
         self.lose_redis()
-        asking = Deferred.fromCoroutine(self.peers.may_go_alone())
+        asking = Deferred.fromCoroutine(self.peers.may_work_alone())
         self.passes(DOUBT_S / 2)
         self.assertNoResult(asking)
         self.others = [a_peer(False)]
