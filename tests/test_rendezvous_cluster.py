@@ -68,10 +68,10 @@ secrets = st.none() | st.text(string.hexdigits, min_size=64)
 
 
 class RedirectTests(SynchronousTestCase):
-    """What a node says when the key is elsewhere."""
+    """What a node replies when the key is elsewhere."""
 
     def test_moved_and_ask(self) -> None:
-        """MOVED is for good, ASK for one command; IPv6 hosts have colons too."""
+        """MOVED is permanent, ASK is for one command; IPv6 hosts have colons too."""
         moved = redirect_from("MOVED 3999 127.0.0.1:6381", HOST)
         self.assertEqual(moved, Redirect(3999, ("127.0.0.1", 6381), asking=False))
         ask = redirect_from("ASK 3999 ::1:6381", HOST)
@@ -90,7 +90,7 @@ class RedirectTests(SynchronousTestCase):
 
 
 class SlotMapTests(SynchronousTestCase):
-    """Who has which slot."""
+    """Which master has which slot."""
 
     def test_reply_of_cluster_slots(self) -> None:
         """Masters come first, replicas after; a host left out is the one asked."""
@@ -134,7 +134,7 @@ def keys_with(secret: str | None) -> SignedKeys:
 
 
 class KeyTests(SynchronousTestCase):
-    """Fresh keys: where they lead, and who recognises them."""
+    """Fresh keys: their slots, and which daemons recognise them."""
 
     @given(calls, secrets)
     def test_keys_of_one_call_share_a_slot(self, call: Call, secret: str | None) -> None:
@@ -182,7 +182,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(calls)
     def test_a_call_without_a_call_id_gets_a_key_with_a_check(self, call: Call) -> None:
-        """Whoever made the first key knew no secret."""
+        """The first key was made without the secret."""
         call = attrs.evolve(call, incoming=attrs.evolve(call.incoming, call_id=""))
         self.assertTrue(
             keys_with("s3cret").is_signed(keys_with("s3cret").with_suitable_key(call).unique_key)

@@ -34,7 +34,7 @@ class PausedProcessTests(OwnServerCase):
         self.assertTrue(self.here.up)
 
     async def test_links_survive_turns_that_are_as_long_as_the_silence(self) -> None:
-        """An overloaded reactor reads its sockets once a turn, and judges no more often."""
+        """An overloaded reactor reads its sockets once a turn, and checks no more often."""
         before = self.connections()
         for _ in range(5):
             join = Deferred.fromCoroutine(self.here.join(a_call()))

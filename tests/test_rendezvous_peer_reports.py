@@ -32,8 +32,8 @@ class PeerReportsTests(SynchronousTestCase):
         self.clock = Clock()
         self.has_redis = True
         self.others: Sequence[PeerState] | None = []
-        self.hangs = False
-        self.hung: Deferred[None] = Deferred()
+        self.stalls = False
+        self.stalled: Deferred[None] = Deferred()
         self.reported: list[bool] = []
         self.peers = PeerReports(
             clock=self.clock,
@@ -46,8 +46,8 @@ class PeerReportsTests(SynchronousTestCase):
 
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
         self.reported.append(redis_up)
-        if self.hangs:
-            await self.hung
+        if self.stalls:
+            await self.stalled
         if self.others is None:
             raise DatabaseDown("away")
         return self.others
@@ -108,25 +108,25 @@ class PeerReportsTests(SynchronousTestCase):
         self.assertFalse(self.at_once())
 
     def test_alone_when_the_database_is_away_too(self) -> None:
-        """Whether it refuses or says nothing."""
+        """Whether it refuses or does not reply."""
         self.peers.start()
         self.others = None
         self.lose_redis()
         self.assertTrue(self.verdict())
         self.assertTrue(self.at_once())
 
-    def test_alone_when_the_database_hangs(self) -> None:
+    def test_alone_when_the_database_stalls(self) -> None:
         """A report under way holds up no call for longer than another."""
         self.others = [a_peer(True)]
         self.peers.start()
         self.passes(0.1)
-        self.hangs = True
+        self.stalls = True
         self.lose_redis()
         self.assertTrue(self.verdict())
-        self.hung.callback(None)
+        self.stalled.callback(None)
 
     def test_a_daemon_without_redis_may_know_an_unknown_key(self) -> None:
-        """As long as it says so."""
+        """As long as it reports so."""
         self.others = [a_peer(True), a_peer(False)]
         self.peers.start()
         self.assertFalse(self.peers.all_have_redis(None))
@@ -135,7 +135,7 @@ class PeerReportsTests(SynchronousTestCase):
         self.assertTrue(self.peers.all_have_redis(None))
 
     def test_after_a_return_of_redis_each_must_have_reported(self) -> None:
-        """A report from before says nothing of a daemon's way back."""
+        """A report from before does not count."""
         self.others = [a_peer(True, age_s=0.5)]
         self.peers.start()
         since = self.clock.seconds()
@@ -145,7 +145,7 @@ class PeerReportsTests(SynchronousTestCase):
         self.assertTrue(self.peers.all_have_redis(since))
 
     def test_without_the_database_only_the_time_heals(self) -> None:
-        """Just after a return nothing is sure, later on Redis is believed."""
+        """Just after a return nothing is certain; later Redis is trusted."""
         self.others = None
         self.peers.start()
         self.passes(REPORTS_LAST_S * 2)

@@ -100,7 +100,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.cable.cut()
         self.assertIs(await self.answered(self.here, waiter.call, available=False), ACCEPTED)
         self.assertFalse(waiter.settled.called)
-        self.cable.mend()
+        self.cable.restore()
         record = record_key(waiter.call.unique_key)
         await self.until(lambda: "no:" in str(self.server.run("HKEYS", record)))
         self.assertIs(await self.answered(self.there, waiter.call, available=False), ACCEPTED)
@@ -136,7 +136,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         for daemon in (self.there, self.here):
             self.assertIs(await self.answered(daemon, waiter.call, available=False), ACCEPTED)
         self.assertFalse(waiter.settled.called)
-        self.cable.mend()
+        self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     def pushes_of(self, unique_key: str) -> str | None:
@@ -154,12 +154,12 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertEqual(sum(waiter.first for waiter in waiters), 1)
 
     async def test_lost_message_is_made_up_for(self) -> None:
-        """A daemon that was cut off when its call was answered hears of it afterwards."""
+        """A daemon that was cut off when its call was answered learns it afterwards."""
         waiter = await self.here.join(a_call())
         self.cable.cut()
         self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
         self.assertFalse(waiter.settled.called)
-        self.cable.mend()
+        self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_lost_failure_is_made_up_for(self) -> None:
@@ -168,7 +168,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         waiter = await self.here.join(a_call(call_id="abc"))
         self.cable.cut()
         await self.there.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
-        self.cable.mend()
+        self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
 
     async def test_records_end_with_their_calls(self) -> None:
@@ -189,7 +189,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
             self.assertIs(await self.here.answer(key, an_answer()), UNKNOWN)
 
     async def test_an_unknown_key_costs_one_look_up(self) -> None:
-        """Nobody else is asked while Redis is well, made up or late though the key may be."""
+        """No one else is asked while Redis works, whether the key is made up or late."""
         late = await self.here.join(a_call())
         late.leave()
         await self.until(lambda: not self.records())

@@ -30,7 +30,7 @@ class ClusterFaultTests(SharedRendezvousCase):
         self.there = await self.member(self.cluster.nodes[3:], cluster=True)
 
     def hurt(self, harm: Callable[[Redis], None], node: Redis) -> None:
-        """Do harm to a node, and make it good at the end."""
+        """Harm a node, and recover it at the end."""
         harm(node)
         self.addCleanup(deferToThread, self.cluster.recover, node)
 
@@ -126,5 +126,5 @@ def has_listeners(node: Redis) -> bool:
 
 
 async def gathered(waiting: Sequence[Deferred[T]]) -> list[T]:
-    """What all of them have to say."""
+    """The results of all of them."""
     return await gatherResults(waiting)

@@ -13,7 +13,7 @@ from tests.servers.redis import Redis
 
 
 class RedisAwayTests(SharedRendezvousCase):
-    """Two members at a server that is killed (refuses) or paused (swallows, says nothing)."""
+    """Two members at a server that is killed (refuses) or paused (swallows, does not reply)."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         self.server = Redis()
@@ -61,7 +61,7 @@ class RedisAwayTests(SharedRendezvousCase):
         self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_unknown_key_cannot_be_judged(self) -> None:
-        """Without Redis nobody can say that a call does not wait elsewhere."""
+        """Without Redis no one knows that a call does not wait elsewhere."""
         waiter = await self.here.join(a_call())
         self.server.kill()
         with self.assertRaises(RendezvousDown):
@@ -104,7 +104,7 @@ class RedisAwayTests(SharedRendezvousCase):
         self.assertIs((await waiter.settled).outcome, Outcome.TIMEOUT)
 
     async def test_stop_needs_no_redis(self) -> None:
-        """A daemon ends in time, with its connections, while Redis says nothing."""
+        """A daemon ends in time, with its connections, while Redis does not reply."""
         waiter = await self.here.join(a_call())
         self.server.pause()
         self.addCleanup(self.server.resume)
@@ -143,7 +143,7 @@ class RedisAwayTests(SharedRendezvousCase):
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
 
     async def test_calls_survive_a_pause_of_redis(self) -> None:
-        """Redis was stopped and goes on: nobody needs a restart."""
+        """Redis was stopped and goes on: nothing needs a restart."""
         waiter = await self.here.join(a_call())
         self.server.pause()
         opened = await self.in_time(self.here.join(a_call()))
@@ -156,7 +156,7 @@ class RedisAwayTests(SharedRendezvousCase):
             self.assertIs((await each.settled).outcome, Outcome.ANSWERED)
 
     async def test_answer_given_while_redis_was_away_stands(self) -> None:
-        """A repeat at the daemon that heard the answer gets it, also after Redis came back."""
+        """A repeat at the daemon that got the answer gets it, also after Redis came back."""
         waiter = await self.here.join(a_call(call_id="abc"))
         self.server.kill()
         await self.here.answer(waiter.call.unique_key, an_answer())

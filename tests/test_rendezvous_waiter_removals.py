@@ -62,9 +62,9 @@ class WaiterRemovalsTests(SynchronousTestCase):
             self.add(str(number))
         one = self.add("one", a_call(call_id="abc"))
         self.add("other")
-        self.removals.hurry(a_call(call_id="abc"))
+        self.removals.start_now(a_call(call_id="abc"))
         self.assertEqual(self.waiter_ids()[AT_ONCE:], ["one"])
-        self.removals.hurry(one)
+        self.removals.start_now(one)
         self.assertEqual(len(self.started), AT_ONCE + 1)
 
     def test_a_failed_one_is_repeated_while_its_record_lives(self) -> None:

@@ -186,9 +186,9 @@ class HeldCalls:
         """Notify the waiters; only an answered call stays in the table."""
         if settlement.answer is None:
             self._remove(held)  # first: a waiter acts at once, and must not find it
+            if settlement.outcome is Outcome.TIMEOUT and held.settlement is None:
+                self._report_timeout(held)
         if held.settlement is None:
-            if settlement.outcome is Outcome.TIMEOUT and held.woken_device is not None:
-                self._timed_out(held.call.unique_key, held.woken_device)
             held.settlement = settlement
             waiters, held.waiters = held.waiters, set()
             self.waiting -= len(waiters)
@@ -218,6 +218,10 @@ class HeldCalls:
         """End the call if no one here waits for it."""
         if not held.waiters:
             self.end(held)
+
+    def _report_timeout(self, held: HeldCall) -> None:
+        if held.woken_device is not None:
+            self._timed_out(held.call.unique_key, held.woken_device)
 
     def _remove(self, held: HeldCall) -> None:
         if held.expiry is not None and held.expiry.active():

@@ -13,7 +13,7 @@ from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.interface import AnswerResult
 from middlewared.rendezvous.late import LateCalls, ignored
 
-_WAITER_ID = "waiter"  # waiters are told apart by their ids in Redis only
+_WAITER_ID = "waiter"  # only Redis distinguishes waiters by their ids
 
 
 def fresh_key() -> str:

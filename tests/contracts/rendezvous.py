@@ -1,7 +1,7 @@
 """
 What every rendezvous must do, whatever it stands on.
 
-``RendezvousContract`` is mixed into a TestCase that gives two members of one rendezvous:
+``RendezvousContract`` is mixed into a TestCase that has two members of one rendezvous:
 the same object twice for the one inside a process, two daemons' for a shared one.
 """
 
@@ -162,7 +162,7 @@ class RendezvousContract(_Case):
         waiter.leave()
 
     async def test_unknown_key_is_refused(self) -> None:
-        """Nobody waits under a key that was never given out."""
+        """No one waits for a key that was never given out."""
         self.assertIs(await self.here.answer(fresh_key(), an_answer()), UNKNOWN)
 
     async def test_deadline_is_a_timeout(self) -> None:
@@ -244,7 +244,7 @@ class RendezvousContract(_Case):
         again.leave()
 
     async def test_calls_without_call_id_are_never_joined(self) -> None:
-        """An empty call_id says nothing about two calls being one."""
+        """An empty call_id does not make two calls one."""
         first = await self.here.join(a_call())
         second = await self.there.join(a_call())
         self.assertTrue(second.first)
@@ -253,7 +253,7 @@ class RendezvousContract(_Case):
         second.leave()
 
     async def test_call_id_of_another_account_is_another_call(self) -> None:
-        """Accounts do not share calls; a UUID in use gives the second call its own key."""
+        """Accounts do not share calls; when a UUID is in use, the second call gets its own key."""
         key = "0123456789abcdef0123456789abcdef"
         first = await self.here.join(a_call(call_id=key, unique_key=key))
         second = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
@@ -300,14 +300,14 @@ class RendezvousContract(_Case):
         self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
 
     async def test_answer_ends_the_pushes(self) -> None:
-        """The first waiter is told that nobody waits any more, and how the call ended."""
+        """The first waiter is notified that the call ended, and how."""
         waiter = await self.here.join(a_call())
         await self.answered(self.there, waiter.call)
         settlement = await self.until_ended(waiter)
         self.assertIs(settlement and settlement.outcome, Outcome.ANSWERED)
 
     async def test_first_place_hears_of_the_end_after_it_was_left(self) -> None:
-        """The call goes on for whoever joined it; its end is told where it is woken."""
+        """The call goes on for the second; its end is reported where the device is woken."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         first.leave()
@@ -316,7 +316,7 @@ class RendezvousContract(_Case):
         self.assertIs(settlement and settlement.outcome, Outcome.UNAVAILABLE)
 
     async def test_places_of_one_member_share_the_platform(self) -> None:
-        """Whoever wakes the device says it; a call of its own knows nothing of it."""
+        """The waker sets it; other calls do not have it."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.here.join(a_call(call_id="abc"))
         other = await self.here.join(a_call())
@@ -327,7 +327,7 @@ class RendezvousContract(_Case):
             waiter.leave()
 
     async def test_settle_all_settles_this_members_places(self) -> None:
-        """At the end of a drain all who wait here are told."""
+        """At the end of a drain all who wait here are notified."""
         first = await self.here.join(a_call())
         second = await self.here.join(a_call())
         self.here.settle_all(Outcome.DRAINING)
@@ -357,7 +357,7 @@ class RendezvousContract(_Case):
             self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_leaving_and_joining_again_is_a_new_call(self) -> None:
-        """The PBX gives a call up and waiters it again with the same UUID: the device rings anew."""
+        """The PBX gives a call up and places it again with its UUID: the device rings again."""
         key = "0123456789abcdef0123456789abcdef"
         for _ in range(10):
             waiter = await self.here.join(a_call(unique_key=key, call_id=key))

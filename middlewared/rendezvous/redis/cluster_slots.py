@@ -96,10 +96,10 @@ class SlotMap:
         """
         masters: list[Node | None] = [None] * SLOTS
         nodes = set()
-        for first, last, *replicas in reply:
-            members = [(each[0] or asked[0], int(each[1])) for each in replicas]
-            nodes.update(members)
-            masters[int(first) : int(last) + 1] = [members[0]] * (int(last) + 1 - int(first))
+        for first, last, *master_and_replicas in reply:
+            found = [(each[0] or asked[0], int(each[1])) for each in master_and_replicas]
+            nodes.update(found)
+            masters[int(first) : int(last) + 1] = [found[0]] * (int(last) + 1 - int(first))
         if not nodes or len(masters) != SLOTS:  # an impossible range makes the list grow
             raise ValueError("no slots")
         self._masters = masters

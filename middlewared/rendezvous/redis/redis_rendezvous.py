@@ -34,12 +34,12 @@ from middlewared.rendezvous.interface import AnswerResult
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
 from middlewared.rendezvous.redis.cluster_slots import Node
-from middlewared.rendezvous.redis.messages import MessageReceiver
+from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
 from middlewared.rendezvous.redis.renewals import Renewals
-from middlewared.rendezvous.redis.shared_calls import AnswerReply, SharedCalls
+from middlewared.rendezvous.redis.shared_calls import AnswerStored, AnswerTooLate, SharedCalls
 from middlewared.rendezvous.redis.signed_keys import SignedKeys
 from middlewared.rendezvous.redis.unrecorded_calls import UnrecordedCalls
 from middlewared.rendezvous.redis.waiter_removals import WaiterRemoval, WaiterRemovals
@@ -211,18 +211,20 @@ class RedisRendezvous:
             reply = await self._shared.answer(unique_key, answer, pushes)
         except RendezvousDown as down:
             return await self._answer_unrecorded(held, unique_key, answer, down)
-        if reply.known:
-            self._apply(reply, held, unique_key, answer)
-            return AnswerResult.ACCEPTED
-        if reply.woken is not None:
-            self._late.report(unique_key, answer, reply.woken, reply.late_s)
-            return AnswerResult.LATE
-        return await self._answer_unrecorded(held, unique_key, answer, None)
+        match reply:
+            case AnswerStored():
+                self._apply(reply, held, unique_key, answer)
+                return AnswerResult.ACCEPTED
+            case AnswerTooLate(woken, late_s):
+                self._late.report(unique_key, answer, woken, late_s)
+                return AnswerResult.LATE
+            case None:
+                return await self._answer_unrecorded(held, unique_key, answer, None)
 
     def _apply(
-        self, reply: AnswerReply, held: HeldCall | None, unique_key: str, answer: Answer
+        self, reply: AnswerStored, held: HeldCall | None, unique_key: str, answer: Answer
     ) -> None:
-        """Do here what Redis replied to an answer of a call that it knows."""
+        """Apply to the call here what Redis replied to an answer."""
         if held is not None and reply.settlement is not None:
             self._held.settle(held, reply.settlement)
         elif held is not None:
@@ -294,7 +296,7 @@ class RedisRendezvous:
     async def _join(self, call: Call, waiter_id: str) -> LocalWaiter:
         held = self._held.find_repeated(call.incoming)
         if held is None:
-            self._removals.hurry(call)
+            self._removals.start_now(call)
             joined = await self._shared.join(call, waiter_id)
             if joined.waker == waiter_id:
                 return self._open(joined.call, joined.left_s, waiter_id, joined.pushes)

@@ -61,20 +61,23 @@ class Joined:
 
 
 @attrs.frozen
-class AnswerReply:
+class AnswerStored:
     """
-    What Redis replied to a phone's answer.
+    Redis has the call, which was settled like this or waits (None).
 
-    ``known``: there is such a call, waiting or answered. ``settlement``: how it was
-    settled; None: it waits. ``left_to_waker``: its waker was asked to decide it. ``woken``
-    and ``late_s``: of a call that timed out recently; None: it did not.
+    ``left_to_waker``: the daemon that wakes the device was asked to decide it.
     """
 
-    known: bool = False
-    settlement: Settlement | None = None
-    left_to_waker: bool = False
-    woken: WokenDevice | None = None
-    late_s: float = 0.0
+    settlement: Settlement | None
+    left_to_waker: bool
+
+
+@attrs.frozen
+class AnswerTooLate:
+    """The call timed out ``late_s`` seconds ago."""
+
+    woken: WokenDevice
+    late_s: float
 
 
 @attrs.frozen
@@ -132,20 +135,25 @@ class SharedCalls:
         args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
 
-    async def answer(self, unique_key: str, answer: Answer, pushes: int | None) -> AnswerReply:
+    async def answer(
+        self, unique_key: str, answer: Answer, pushes: int | None
+    ) -> AnswerStored | AnswerTooLate | None:
         """
         Store a phone's answer.
 
         :param pushes: the outstanding pushes when this daemon is the waker, else None.
+        :return: None when Redis knows no such call.
         """
         text = settlement_text(Settlement.by(answer))
         available = "yes" if answer.available else "no"
         keys = [record_key(unique_key), late_key(unique_key)]
         args = (available, answer.id, text, unique_key, "" if pushes is None else str(pushes))
         text, known, woken, left_ms = await self.nodes.run(ANSWER, keys, args)
-        if not woken:
-            return AnswerReply(bool(known), self._settlement(text), left_to_waker=known == 2)
-        return AnswerReply(woken=woken_from(woken), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
+        if known:
+            return AnswerStored(self._settlement(text), left_to_waker=known == 2)
+        if woken:
+            return AnswerTooLate(woken_from(woken), max(0.0, REMEMBERED_S - left_ms / 1000))
+        return None
 
     async def count(self, unique_key: str, pushes: int | None) -> Settlement | None:
         """

@@ -1,11 +1,10 @@
 """
 The subscriptions of a daemon, over which it gets the messages of scripts and other daemons.
 
-A subscription that connects chooses a master which has none as long as there is one, and
-stays there when that is demoted. Whoever listens at the node where a script runs gets its
-message at once. The nodes pass it on to each other over connections where it may wait 40 ms
-behind another message (Nagle's algorithm, RFC 9293 section 3.7.4, with delayed
-acknowledgements).
+A subscription that connects chooses a master which has none, as long as there is one; it stays
+when that is demoted. A subscriber at the node where a script runs gets its message at once.
+The nodes pass it on to each other over connections where it may wait 40 ms behind another
+message (Nagle's algorithm, RFC 9293 section 3.7.4, with delayed acknowledgements).
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ class Subscriptions:
 
     @property
     def any_connected(self) -> bool:
-        """Whether messages arrive."""
+        """Whether a subscription is connected: messages arrive."""
         return any(each.connected for each in self._connections)
 
     @property
     def all_connected(self) -> bool:
-        """Whether messages of all chosen nodes arrive at once."""
+        """Whether every subscription is connected."""
         return all(each.connected for each in self._connections)
 
     def open(self, count: int) -> None:

@@ -72,7 +72,7 @@ class WaiterRemovals:
         self._keep(self._queue, removal)
         self._start_queued()
 
-    def hurry(self, call: Call) -> None:
+    def start_now(self, call: Call) -> None:
         """Start those of ``call`` now: it is placed again, and must not meet its old waiters."""
         if not self._by_name:
             return
