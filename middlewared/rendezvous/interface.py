@@ -94,7 +94,7 @@ class Rendezvous(Protocol):
         """
         Whether what it depends on outside this process answers, as far as is known.
 
-        None: it depends on nothing.
+        None: it depends on nothing there, or nothing is known yet.
         """
 
     @property
