@@ -334,6 +334,13 @@ class RendezvousContract(_Case):
         self.assertIs((await first.settled).outcome, Outcome.DRAINING)
         self.assertIs((await second.settled).outcome, Outcome.DRAINING)
 
+    async def test_stop_settles_this_members_waiters(self) -> None:
+        """A daemon that stops leaves no request without an outcome."""
+        waiter = await self.here.join(a_call())
+        self.assertIsNot(self.here.up, False)
+        await self.here.stop()
+        self.assertIs((await waiter.settled).outcome, Outcome.DRAINING)
+
     async def test_waiting_counts_places(self) -> None:
         """waiting is what one member holds: up at join, down at answer or leave."""
         first = await self.here.join(a_call())
