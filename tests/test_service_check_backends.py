@@ -14,7 +14,6 @@ from middlewared.cli.check.redis_checks import EVERYTHING
 from middlewared.demo.stage import free_port
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
-from middlewared.rendezvous.redis import lua_scripts
 from middlewared.rendezvous.redis.lua_scripts import Script
 from middlewared.simulator.accounts_server import AccountsServer, redirect
 from middlewared.simulator.certificates import Authority
@@ -271,7 +270,7 @@ class RedisTests(OnlineTestCase):
 
     def test_every_command_of_the_scripts_is_tried(self) -> None:
         """Otherwise a permission that only a script needs would be missing at the first call."""
-        texts = [each.text for each in vars(redis_scripts).values() if isinstance(each, Script)]
+        texts = [each.text for each in vars(lua_scripts).values() if isinstance(each, Script)]
         used = set(re.findall(r"call\('([A-Z]+)'", "".join(texts)))
         self.assertLessEqual(used, set(re.findall(r"call\('([A-Z]+)'", EVERYTHING.text)))
         self.assertIn("HSET", used)

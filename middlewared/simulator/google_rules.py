@@ -1,5 +1,5 @@
 """
-Simulator, Google: judges messages of FCM HTTP v1 and of the legacy protocol.
+Simulator, Google: validates messages of FCM HTTP v1 and of the legacy protocol.
 
 Nothing is converted for the sender. Where Google would convert (a number
 in legacy data), the push is refused, because the phone would get something else.
@@ -72,7 +72,7 @@ class GooglePush:
 
 
 def judge_v1(body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of ``messages:send``, or raise GrantRefused."""
+    """Validate the body of ``messages:send``, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -155,7 +155,7 @@ def _judge_android(android: Any) -> tuple[str, float | None]:
 
 
 def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of a legacy send to one token, or raise GrantRefused."""
+    """Validate the body of a legacy send to one token, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:

@@ -1,7 +1,7 @@
 """
 Simulator, Google: OAuth, FCM HTTP v1 and both legacy addresses on one server.
 
-The one invariant: a push is validated before its script runs; only a valid push is recorded
+A push is validated before its script runs; only a valid push is recorded
 and can reach a phone.
 """
 
@@ -83,7 +83,7 @@ class GoogleServer(HttpServer):
         self.oauth.trust(account)
 
     def plan(self, received: Received) -> Iterator[HttpStep]:
-        """Judge the request, play its script, then serve it."""
+        """Validate the request, play its script, then serve it."""
         send = _SEND.fullmatch(received.path)
         try:
             if received.path == "/token":
