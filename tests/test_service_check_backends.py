@@ -14,6 +14,7 @@ from middlewared.cli.check.redis_checks import EVERYTHING
 from middlewared.demo.stage import free_port
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
+from middlewared.rendezvous.redis import lua_scripts
 from middlewared.rendezvous.redis.lua_scripts import Script
 from middlewared.simulator.accounts_server import AccountsServer, redirect
 from middlewared.simulator.certificates import Authority

@@ -91,7 +91,7 @@ class TokenEndpoint:
         if form.get("grant_type") != [GRANT_TYPE]:
             raise GrantRefused(oauth_error("unsupported_grant_type", "Invalid grant_type."))
         account, claims = self._verified(form.get("assertion", [""])[-1])
-        self._judge_times(claims)
+        self._check_times(claims)
         if SCOPE not in str(claims.get("scope", "")).split():
             raise GrantRefused(oauth_error("invalid_scope", "Invalid OAuth scope."))
         return account
@@ -129,7 +129,7 @@ class TokenEndpoint:
             text = f"Invalid JWT: {type(error).__name__}"
             raise GrantRefused(oauth_error("invalid_grant", text)) from error
 
-    def _judge_times(self, claims: dict[str, Any]) -> None:
+    def _check_times(self, claims: dict[str, Any]) -> None:
         issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._seconds()
         if (
             not isinstance(issued_at, int)
