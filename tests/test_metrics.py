@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared import __version__
 from middlewared.metrics import Bounded, BoundedCounter, BoundedHistogram, Metrics, Sources
 from middlewared.model import DeviceKind, Outcome, Platform
+from middlewared.push.interface import Accepted, Temporary
 
 REPORT = {
     "os": "Android",
@@ -106,9 +107,7 @@ class CallTests(MetricsCase):
 class PushAndRequestTests(MetricsCase):
     def test_pushes_are_counted_and_timed(self) -> None:
         """By app, platform and verdict."""
-        self.metrics.push_sent(
-            "a", Platform.APNS, result="temporary", reason="Shutdown", seconds=0.1
-        )
+        self.metrics.push_sent("a", Platform.APNS, Temporary("Shutdown"), 0.1)
         labels = {"platform": "apns", "result": "temporary"}
         self.assertEqual(
             1, self.value("middlewared_pushes_total", app="a", reason="Shutdown", **labels)
@@ -182,7 +181,7 @@ class BoundTests(MetricsCase):
         self.assertEqual(2001, self.value("vialer_hangup_reason_total", **other[0]))
 
     def push(self, app: object) -> None:
-        self.metrics.push_sent(str(app), Platform.GCM, result="accepted", reason="", seconds=0.1)
+        self.metrics.push_sent(str(app), Platform.GCM, Accepted(), 0.1)
 
     def pushes(self, app: object, **labels: str) -> float | None:
         labels = {"platform": "gcm", "result": "accepted", "reason": "", **labels}
