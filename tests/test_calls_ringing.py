@@ -177,14 +177,14 @@ class RingingTests(RingingCase):
     """One call at a time."""
 
     def test_answer_is_the_outcome(self) -> None:
-        """The phone said available: answered, in the same turn."""
+        """The phone is available: answered, in the same turn."""
         held = self.ring()
         self.assertNoResult(held)
         self.assertTrue(self.answer())
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_busy_phone(self) -> None:
-        """The phone said not available: unavailable."""
+        """The phone is not available: unavailable."""
         held = self.ring()
         self.answer(available=False)
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
@@ -429,7 +429,7 @@ class RingingTests(RingingCase):
         self.assertLess(len(self.provider.pushes), 10)
 
     def test_at_once_is_granted_once(self) -> None:
-        """A provider that always says "again at once" is not hammered."""
+        """A provider that always asks for a retry at once is not hammered."""
         self.with_provider(*[Temporary("reset", retry_after_s=0)] * 100)
         self.ring()
         self.advance(4.1)

@@ -115,7 +115,7 @@ class PushAndRequestTests(MetricsCase):
         self.assertEqual(0.1, self.value("middlewared_push_seconds_sum", **labels))
 
     def test_requests_are_counted_and_timed(self) -> None:
-        """By route, method and status; a method nobody knows is other."""
+        """By route, method and status; an unknown method is other."""
         self.metrics.http_request("health", "GET", 200, 0.5)
         self.metrics.http_request("health", "X" * 9, 405, 0.5)
         name = "middlewared_http_requests_total"
@@ -250,7 +250,7 @@ class BoundTests(MetricsCase):
         self.assertEqual({"c", "d", "other"}, {s.labels["n"] for s in family.samples})
 
     def test_a_set_of_labels_that_are_other_is_the_common_one(self) -> None:
-        """Whoever sends them: it is never given up."""
+        """Whatever its origin, it is never evicted."""
         bounded = Bounded(counter := BoundedCounter("c", "", ["n"], registry=None), 1, most_sets=3)
         for name in ("other", "a", "b", "c", "d"):
             bounded.of(name).inc()
@@ -306,13 +306,13 @@ class GaugeTests(MetricsCase):
             self.assertEqual(up, self.value("middlewared_dependency_up", dependency=dependency))
 
     def test_a_source_that_fails_costs_its_own_gauge_only(self) -> None:
-        """The scrape goes on, and the log says which."""
+        """The scrape goes on, and the log names it."""
         self.metrics.sources = Sources(waiting=lambda: 1 // 0)
         self.assertIsNone(self.value("middlewared_calls_waiting"))
         self.assertIn(b"middlewared_build_info", generate_latest(self.metrics.registry))
         self.assertEqual(2, len(self.flushLoggedErrors(ZeroDivisionError)))
 
-    def test_build_process_and_python_are_told(self) -> None:
+    def test_build_process_and_python_are_shown(self) -> None:
         """The usual ones of every Python service."""
         text = generate_latest(self.metrics.registry).decode()
         self.assertIn(f'version="{__version__}"', text)
