@@ -114,7 +114,7 @@ class Http1Connection(HTTP11ClientProtocol):
     :ivar opened_at: when a request could first be sent.
     :ivar handshake_s: how long the TLS handshake took, one or two round trips; 0: none.
     :ivar heard_at: when the peer last sent a byte, or the connection was opened.
-    :ivar leaving: whether it is being closed.
+    :ivar closing: whether it is being closed.
     :ivar watcher: notified about the current request; None while idle.
     """
 
@@ -139,11 +139,11 @@ class Http1Connection(HTTP11ClientProtocol):
         self._most_raw = MOST_HEAD_BYTES + MOST_FRAMING * max_body_bytes
         self._tcp: Any = None
         self._poll = select.poll()
-        self._closing: DelayedCall | None = None
+        self._close_timer: DelayedCall | None = None
         self._answer: BoundedParser | None = None
         self._unsent = 0
         self._gone = False
-        self.leaving = False
+        self.closing = False
         self._waiting: Deferred[Http1Connection] | None = None
         self.is_established = False
         self.opened_at = self.heard_at = clock.seconds()
@@ -200,9 +200,9 @@ class Http1Connection(HTTP11ClientProtocol):
 
     # In Twisted an attribute that dispatches on the state.
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
         self._gone = True
         self._owner.lost(self)
         waiting, self._waiting = self._waiting, None
@@ -222,21 +222,21 @@ class Http1Connection(HTTP11ClientProtocol):
 
     def is_usable(self) -> bool:
         """Whether a request may be sent: none is in progress, and the peer has not closed."""
-        if self._gone or self.leaving or self.state != "QUIESCENT":
+        if self._gone or self.closing or self.state != "QUIESCENT":
             return False
         return not self._poll.poll(0)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close it; the peer has ``CLOSING_S`` to confirm."""
-        if not (self.leaving or self._gone):
-            self.leaving = True
-            self._closing = self._clock.callLater(CLOSING_S, self._abandoned)
+        if not (self.closing or self._gone):
+            self.closing = True
+            self._close_timer = self._clock.callLater(CLOSING_S, self._close_timed_out)
             self.transport.loseConnection()
 
     def abandon(self) -> None:
         """Close it at once, without waiting for the peer."""
         if not self._gone:
-            self.leaving = True
+            self.closing = True
             self.transport.abortConnection()
 
     def _count(self) -> None:
@@ -261,12 +261,12 @@ class Http1Connection(HTTP11ClientProtocol):
 
     def _giveUp(self, reason: Failure) -> None:
         super()._giveUp(reason)  # type: ignore[no-untyped-call]
-        self.leave()
+        self.close()
 
     def _not_wanted(self, waiting: Deferred[Http1Connection]) -> None:  # noqa: ARG002
         self._waiting = None
         self.abandon()
 
-    def _abandoned(self) -> None:
-        self._closing = None
+    def _close_timed_out(self) -> None:
+        self._close_timer = None
         self.abandon()

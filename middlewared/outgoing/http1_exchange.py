@@ -194,7 +194,7 @@ class Http1Exchange:
         if self._heard:
             longest_s = answer.whole_s
         else:
-            self._pool.doubt(self._host, sent_at)
+            self._pool.drop_unheard(self._host, sent_at)
             longest_s = min(answer.whole_s, answer.kept_s)
         if longest_s > waited_s:
             self._limit = FairCall(self._clock, longest_s - waited_s, self._expire, longest_s)

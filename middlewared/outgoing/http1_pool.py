@@ -109,7 +109,7 @@ class ConnectionPool:
             self._drop(next(iter(idle)))
         idle[connection] = self._reactor.callLater(self._rest_s, self._drop, connection)
 
-    def doubt(self, host: Host, since: float) -> None:
+    def drop_unheard(self, host: Host, since: float) -> None:
         """The path may be dead: drop the idle connections that have not heard ``since`` then."""
         for connection in list(self._idle.get(host, ())):
             if connection.heard_at < since:
@@ -126,11 +126,11 @@ class ConnectionPool:
 
     def states(self, host: Host) -> Mapping[str, int]:
         """How many connections there are, by state."""
-        leaving = [each for each in self._open if each.host == host and each.leaving]
+        closing = [each for each in self._open if each.host == host and each.closing]
         return {
             "connecting": self._connecting[host],
             "ready": len(self._ready(host)),
-            "draining": len(leaving),
+            "draining": len(closing),
         }
 
     async def close(self) -> None:
@@ -172,7 +172,7 @@ class ConnectionPool:
         return [
             each
             for each in self._open
-            if each.host == host and each.is_established and not each.leaving
+            if each.host == host and each.is_established and not each.closing
         ]
 
     def _new(self, host: Host) -> Http1Connection:
@@ -186,7 +186,7 @@ class ConnectionPool:
 
     def _drop(self, connection: Http1Connection) -> None:
         self._forget(connection)
-        connection.leave()
+        connection.close()
 
     def _forget(self, connection: Http1Connection) -> None:
         timer = self._idle[connection.host].pop(connection)
