@@ -64,7 +64,7 @@ class StandInCalls:
         self.held: set[str] = set()
         self.shedded: list[IncomingCall] = []
 
-    def shed(self, incoming: IncomingCall) -> bool:
+    def refuse_if_new(self, incoming: IncomingCall) -> bool:
         if incoming.call_id in self.held:
             return False
         self.shedded.append(incoming)

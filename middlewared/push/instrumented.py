@@ -14,33 +14,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from middlewared.clock import Clock
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.push.interface import Push, PushProvider, PushResult, Rejected, Uncertain
+from middlewared.push.interface import Push, PushProvider, PushResult, Rejected
 
 RETIRE_S = 30.0
 
 Judged: TypeAlias = Callable[[str, Platform, PushResult], None]
 """Notified of the verdict on a push of an app on a platform."""
-
-
-class PushMetrics(Protocol):
-    """Counts pushes; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        """
-        A provider's verdict on a push, after ``seconds``.
-
-        :param uncertain: it may have accepted the push without answering.
-        """
 
 
 @runtime_checkable
@@ -69,7 +50,7 @@ class InstrumentedProvider:
         *,
         provider: PushProvider,
         clock: Clock,
-        metrics: PushMetrics,
+        metrics: Metrics,
         app: str,
         platform: Platform,
         judged: Judged = lambda *_: None,
@@ -134,14 +115,8 @@ class InstrumentedProvider:
             self._in_flight -= 1
             if not self._in_flight:
                 self._now_idle()
-        self._metrics.push_sent(
-            self._app,
-            self._platform,
-            result=result.label,
-            reason=result.reason,
-            seconds=max(0.0, self._clock.seconds() - began_at),
-            uncertain=isinstance(result, Uncertain),
-        )
+        took_s = max(0.0, self._clock.seconds() - began_at)
+        self._metrics.push_sent(self._app, self._platform, result, took_s)
         self._judged(self._app, self._platform, result)
         return result
 

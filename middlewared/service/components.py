@@ -15,9 +15,10 @@ from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
 
 from middlewared.background import Background
-from middlewared.calls.journal import Journal
+from middlewared.calls.call_log import CallLog
 from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
+from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
 from middlewared.devices.batches import Batches
@@ -115,7 +116,7 @@ class Components:
             config,
             reactor=reactor,
             table=self._store,
-            late=lambda answer: self.journal.ended(answer),
+            late=lambda answer: self.call_log.ended(answer),
         )
         self._client = PooledHttpClient(
             reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=load_trust(None))
@@ -151,7 +152,7 @@ class Components:
             clock=self._reactor,
             silent_calls=lambda: self.config.calls.silent_calls,
         )
-        self.journal = Journal(
+        self.call_log = CallLog(
             clock=self._reactor,
             wall=wall_clock,
             metrics=self.metrics,
@@ -162,12 +163,17 @@ class Components:
         self.ringing = Ringing(
             clock=self._reactor,
             wall=wall_clock,
-            registry=self.registry,
             rendezvous=self.rendezvous,
-            routes=self.routes,
-            background=self._calls,
+            waker=Waker(
+                clock=self._reactor,
+                registry=self.registry,
+                rendezvous=self.rendezvous,
+                routes=self.routes,
+                background=self._calls,
+                overloaded=lambda: self.overload.late,
+            ),
             admission=self.overload,
-            ended=self.journal.ended,
+            ended=self.call_log.ended,
             new_key=fresh_key,
             settings=ringing_settings(self.config),
         )
@@ -317,7 +323,7 @@ class Components:
 
     async def _stop_calls(self) -> None:
         await stop_rendezvous(self.rendezvous)
-        self.journal.flush()
+        self.call_log.flush()
         self.overload.report()
         self.repeats.stop()
 

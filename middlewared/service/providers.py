@@ -15,6 +15,7 @@ import attrs
 
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
@@ -26,18 +27,11 @@ from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.http2.paths import Paths
-from middlewared.push.instrumented import InstrumentedProvider, Judged, PushMetrics
+from middlewared.push.instrumented import InstrumentedProvider, Judged
 from middlewared.push.interface import PushProvider, Resend
 from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp
 from middlewared.service.certificate_checks import sends_alerts
-
-
-class ProviderMetrics(PushMetrics, Protocol):
-    """Counts pushes and measures paths; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def provider_ping(self, app: str, environment: str, seconds: float) -> None:
-        """A PING to a provider was answered after ``seconds``."""
 
 
 @runtime_checkable
@@ -62,7 +56,7 @@ class Providers:
         reactor: Any,
         clock: Clock,
         endpoints: TcpEndpoints,
-        metrics: ProviderMetrics,
+        metrics: Metrics,
         judged: Judged = lambda *_: None,
     ) -> None:
         self._judged = judged
