@@ -6,6 +6,7 @@ The one invariant: one object a line, with the time and account it came with.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -38,10 +39,11 @@ class ReportFile:
         self._lines: LineFile | None = None
         self._next_turn: NextTurn | None = None
 
-    def reload(self, *, file: Path | None) -> None:
+    def reload(self, *, file: Path | None, opened: io.FileIO | None = None) -> None:
         """
-        Write to ``file``, opened anew; None: nowhere.
+        Write to ``file``, opened again; None: nowhere.
 
+        :param opened: ``file``, if the caller has opened it already.
         :raises OSError: the file cannot be opened; then nothing changes.
         """
         if file is None:
@@ -50,10 +52,10 @@ class ReportFile:
             self._lines = None
             return
         if self._lines is not None:
-            self._lines.open(file)
+            self._lines.open(file, opened)
             return
         lines = LineFile(file)
-        lines.reopen()
+        lines.open(file, opened)
         if self._next_turn is not None:
             lines.start(self._next_turn)
         self._lines = lines
