@@ -39,10 +39,10 @@ class ReloadTests(SynchronousTestCase):
     """A daemon that was made and not started."""
 
     def setUp(self) -> None:
-        self.parts = OnePart()
+        self.components = OnePart()
         self.daemon = Daemon(
             reactor=Reactor(),
-            parts=cast(Components, self.parts),
+            components=cast(Components, self.components),
             manager=ServiceManager(clock=Clock(), environ={}),
             reread=self.reread,
             failed=lambda problems: None,
@@ -57,7 +57,7 @@ class ReloadTests(SynchronousTestCase):
     def test_before_ready(self) -> None:
         """What the file says now is used from the start."""
         self.daemon.reload()
-        self.assertEqual(self.parts.reloads, 1)
+        self.assertEqual(self.components.reloads, 1)
 
     def test_unforeseen_failure(self) -> None:
         """It is logged, and the next reload is taken."""
@@ -66,10 +66,10 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.failure = None
         self.daemon.reload()
-        self.assertEqual(self.parts.reloads, 1)
+        self.assertEqual(self.components.reloads, 1)
 
     def test_at_the_end(self) -> None:
         """A daemon that ends makes no new providers."""
         self.daemon.end()
         self.daemon.reload()
-        self.assertEqual(self.parts.reloads, 0)
+        self.assertEqual(self.components.reloads, 0)

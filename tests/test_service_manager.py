@@ -126,7 +126,7 @@ class RotationTests(DaemonTestCase):
         reports = self.directory / "reports.jsonl"
         reports.rename(self.directory / "reports.jsonl.1")
         daemon.signal(signal.SIGUSR1)
-        while "log files opened anew" not in daemon.log:
+        while "log files reopened" not in daemon.log:
             await self.get(daemon.url("/health/"))
         self.assertTrue(reports.exists())
 

@@ -1,17 +1,21 @@
 """
-Which implementation of a seam the configuration chooses.
+Which implementation of each seam the configuration chooses.
 
-The configuration names a backend, which is chosen here; no room knows of the alternatives.
+No room knows the alternatives of another, and the configuration only names them: a further
+implementation is chosen here. The providers of apps are chosen in :mod:`.providers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+import attrs
+
 from middlewared.accounts.htpasswd import HtpasswdAccounts, Passwords, read_passwords
-from middlewared.accounts.none import NoAccounts
-from middlewared.accounts.open import OpenAccounts
+from middlewared.accounts.interface import AccountBackend
+from middlewared.accounts.none_and_open import NoAccounts, OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
@@ -25,33 +29,34 @@ from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.apple_credentials import load_certificate
+from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 
-AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
-Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
+Switch: TypeAlias = Callable[[], None]
+"""Puts settings into use that were read and checked before; cannot fail."""
 
 
-class Registry(DeviceRegistry, DaemonTable, Protocol):
-    """A registry that is opened and closed, with the table of the daemons that share it."""
+class Database(DeviceRegistry, DaemonTable, Protocol):
+    """What is kept in ``[database]``: the devices, and the daemons that share it."""
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
 
-def make_registry(config: Config, *, reactor: Any) -> Registry:
-    """The device registry of ``[database]``."""
-    database = config.database
-    path = database.sqlite_file
+def choose_database(config: Config, *, reactor: Any) -> Database:
+    """The database of ``[database]``."""
+    path = config.database.sqlite_file
     if path is not None:
         return SqliteRegistry(path=path, reactor=reactor)
+    database = config.database
     return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
 
 
-def make_rendezvous(
+def choose_rendezvous(
     config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
-) -> AnyRendezvous:
+) -> Rendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
@@ -87,44 +92,40 @@ def redis_tls(redis: RedisSettings) -> ClientTLS:
     return ClientTLS(trust=load_trust(redis.ca_file), certificate=certificate)
 
 
-async def start_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Connect a shared one; it goes on trying when Redis is away."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.start()
-
-
-async def stop_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Tell all who wait, and disconnect."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.stop()
-    else:
-        rendezvous.stop()
-
-
-def redis_up(rendezvous: AnyRendezvous) -> bool | None:
-    """Whether Redis answers; None: there is none."""
-    return rendezvous.up if isinstance(rendezvous, RedisRendezvous) else None
-
-
-def voipgrid_settings(accounts: AccountSettings) -> VoipgridSettings:
-    """What the account API's client takes from the configuration."""
-    return VoipgridSettings(
-        base_url=accounts.base_url,
-        profile_path=accounts.profile_path,
-        timeout_ms=accounts.timeout_ms,
-        cache_ms=accounts.cache_ms,
-    )
-
-
-def make_endpoints(config: Config, *, reactor: Any) -> TcpEndpoints:
-    """Where outgoing connections begin: straight, or through ``[http_proxy]``."""
+def choose_endpoints(config: Config, *, reactor: Any) -> TcpEndpoints:
+    """Where outgoing connections begin: directly, or through ``[http_proxy]``."""
     url = config.http_proxy.url
     if not url:
         return DirectEndpoints(reactor)
     return ProxyEndpoints(reactor=reactor, proxy=Proxy.from_url(url))
 
 
-def make_accounts(config: Config, *, reactor: Any, client: HttpClient) -> Accounts:
+@attrs.frozen
+class ChosenAccounts:
+    """
+    The account backend of ``[accounts]``.
+
+    ``reconfigure`` reads what a reload changes, or raises ConfigError.
+    """
+
+    name: str
+    backend: AccountBackend
+    reconfigure: Callable[[AccountSettings], Switch] = lambda _: _nothing_changes
+
+    def prepare(self, accounts: AccountSettings) -> Switch:
+        """
+        Read the settings of a reload; another backend takes a restart.
+
+        :raises ConfigError: the password file cannot be used.
+        """
+        return self.reconfigure(accounts) if accounts.backend == self.name else _nothing_changes
+
+
+def _nothing_changes() -> None:
+    pass
+
+
+def choose_accounts(config: Config, *, reactor: Any, client: HttpClient) -> ChosenAccounts:
     """
     The account backend of ``[accounts]``.
 
@@ -133,47 +134,32 @@ def make_accounts(config: Config, *, reactor: Any, client: HttpClient) -> Accoun
     accounts = config.accounts
     match accounts.backend:
         case "voipgrid":
-            return VoipgridAccounts(
-                client=client, clock=reactor, settings=voipgrid_settings(accounts)
+            voipgrid = VoipgridAccounts(client=client, clock=reactor, settings=_voipgrid(accounts))
+            return ChosenAccounts(
+                accounts.backend,
+                voipgrid,
+                lambda new: partial(voipgrid.reconfigure, _voipgrid(new)),
             )
         case "htpasswd":
-            return HtpasswdAccounts(reactor=reactor, settings=_passwords(accounts))
+            htpasswd = HtpasswdAccounts(reactor=reactor, settings=_passwords(accounts))
+            return ChosenAccounts(
+                accounts.backend,
+                htpasswd,
+                lambda new: partial(htpasswd.reconfigure, _passwords(new)),
+            )
         case "open":
-            return OpenAccounts()
+            return ChosenAccounts(accounts.backend, OpenAccounts())
         case "none":
-            return NoAccounts()
+            return ChosenAccounts(accounts.backend, NoAccounts())
 
 
-def reload_accounts(accounts: Accounts, config: Config) -> None:
-    """
-    Give the present backend the new settings; the choice of another needs a restart.
-
-    :raises ConfigError: the password file cannot be used; nothing has changed.
-    """
-    match accounts:
-        case VoipgridAccounts() if config.accounts.backend == "voipgrid":
-            accounts.settings = voipgrid_settings(config.accounts)
-        case HtpasswdAccounts() if config.accounts.backend == "htpasswd":
-            accounts.settings = _passwords(config.accounts)
-        case _:
-            pass
-
-
-def start_accounts(accounts: Accounts) -> None:
-    """Start what runs of its own."""
-    if isinstance(accounts, HtpasswdAccounts):
-        accounts.start()
-
-
-def stop_accounts(accounts: Accounts) -> None:
-    """Stop what ``start_accounts`` has started."""
-    if isinstance(accounts, HtpasswdAccounts):
-        accounts.stop()
-
-
-def accounts_up(accounts: Accounts) -> bool | None:
-    """Whether the account API's last answer was usable; None: none is asked."""
-    return accounts.up if isinstance(accounts, VoipgridAccounts) else None
+def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
+    return VoipgridSettings(
+        base_url=accounts.base_url,
+        profile_path=accounts.profile_path,
+        timeout_s=accounts.timeout_ms / 1000,
+        cache_s=accounts.cache_ms / 1000,
+    )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
