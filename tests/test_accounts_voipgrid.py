@@ -119,7 +119,7 @@ class VoipgridContractTests(AccountBackendContract, VoipgridCase):  # type: igno
 
 
 class VoipgridLookUpTests(VoipgridCase):
-    """What is asked, and how each answer is taken."""
+    """What is asked, and how each answer is understood."""
 
     async def test_asks_the_profile_and_its_app_account(self) -> None:
         """Two GETs below the base URL, each with the caller's own header."""
@@ -129,7 +129,7 @@ class VoipgridLookUpTests(VoipgridCase):
             self.assertEqual(headers[b"Authorization"], [self.good])
 
     async def test_any_scheme_is_passed_on_unchanged(self) -> None:
-        """The apps of today say Token, the API knows what that means."""
+        """The apps of today send Token, which the API understands."""
         self.api.good = b"Token  someone@example.com:a=b, c"
         await self.backend.authenticate(self.api.good)
 
@@ -221,7 +221,7 @@ class VoipgridTroubleTests(VoipgridCase):
     """Deadlines, bounds, and the way back."""
 
     async def test_unreachable_api(self) -> None:
-        """A refused connection is trouble, told without the credentials, and told once."""
+        """A refused connection is trouble, logged once and without the credentials."""
         events = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
         self.change(base_url="http://127.0.0.1:1")
         self.assertNotIn("good-password", await self.down())
@@ -304,7 +304,7 @@ class VoipgridCacheTests(VoipgridCase):
         self.assertEqual(await self.asked(self.good), 2)
 
     async def test_other_credentials_are_not_known(self) -> None:
-        """An accepted password says nothing about another one."""
+        """An accepted password does not let another one in."""
         self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
         with self.assertRaises(CredentialsRefused):
@@ -320,7 +320,7 @@ class VoipgridCacheTests(VoipgridCase):
         await self.backend.authenticate(self.good)
 
     async def test_new_settings_forget(self) -> None:
-        """What one API said is not known of another."""
+        """An answer of one API does not count for another."""
         self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
         self.change(timeout_s=4.0)

@@ -36,7 +36,7 @@ from middlewared.service.service_manager import ServiceManager
 APP = "com.example"
 
 
-class OnePart:
+class CountedReloads:
     """Counts its reloads."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ReloadTests(SynchronousTestCase):
     """A daemon that was made and not started."""
 
     def setUp(self) -> None:
-        self.components = OnePart()
+        self.components = CountedReloads()
         self.daemon = Daemon(
             reactor=Reactor(),
             components=cast(Components, self.components),
@@ -83,7 +83,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.components.reloads, 1)
 
     def test_unforeseen_failure(self) -> None:
-        """It is logged, and the next reload is taken."""
+        """It is logged, and the next reload is accepted."""
         self.failure = ZeroDivisionError()
         self.daemon.reload()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -134,9 +134,9 @@ class RefusedReloadTests(TestCase):
 
     def used(self) -> list[object]:
         """What the components use of the configuration, apart from log and passwords."""
-        parts = self.components
-        settings = [parts.web.settings, parts.ringing.settings, parts.devices.settings]
-        return [parts.config, *settings, parts.routes.find(APP, Platform.ANDROID)]
+        used = self.components
+        settings = [used.web.settings, used.ringing.settings, used.devices.settings]
+        return [used.config, *settings, used.routes.find(APP, Platform.ANDROID)]
 
     def logged(self) -> list[tuple[str, str]]:
         """Log a debug and an error line; all lines in all log files so far."""
@@ -190,7 +190,7 @@ class RefusedReloadTests(TestCase):
         await self.refused(attrs.evolve(self.other, apps=apps), TypeError)
 
     async def test_without_a_fault(self) -> None:
-        """The same reload is taken as a whole."""
+        """The same reload is accepted as a whole."""
         self.components.reload(self.other)
         used = self.used()
         self.assertEqual(used[0], self.other)

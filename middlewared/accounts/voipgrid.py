@@ -66,7 +66,7 @@ class VoipgridAccounts:
         pass
 
     async def stop(self) -> None:
-        """Whoever made the client closes it."""
+        """Nothing to close: the client belongs to its maker."""
 
     def reconfigure(self, settings: VoipgridSettings) -> None:
         """Use ``settings`` for the next look-up; answers under other settings are forgotten."""

@@ -34,7 +34,7 @@ class Daemon(Service):
 
     :param manager: notified when the daemon is ready, reloads and stops.
     :param reread: reads the configuration again, or raises ConfigError.
-    :param failed: given the problems when the start failed, before everything is stopped.
+    :param failed: called with the problems when the start has failed, before everything stops.
     """
 
     log = Logger()

@@ -23,9 +23,9 @@ from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
 from middlewared.service.certificate_checks import certificate_warnings
-from middlewared.service.collector import FullCollections
 from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
+from middlewared.service.garbage_collector import FullCollections
 from middlewared.service.service_manager import ServiceManager
 
 
