@@ -24,9 +24,10 @@ class OpenAccountsTests(SynchronousTestCase):
 
     def test_life(self) -> None:
         """No service is asked, so none is reported as up."""
-        backends: list[AccountBackend] = [OpenAccounts(), NoAccounts()]
+        backends: list[AccountBackend[None]] = [OpenAccounts(), NoAccounts()]
         for backend in backends:
             self.successResultOf(Deferred.fromCoroutine(backend.start()))
+            backend.reconfigure(None)
             self.assertIsNone(backend.up)
             self.successResultOf(Deferred.fromCoroutine(backend.stop()))
 

@@ -17,9 +17,11 @@ What one more backend (``ldap``) takes:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
+
+Settings = TypeVar("Settings", contravariant=True)
 
 
 @attrs.frozen
@@ -60,19 +62,21 @@ class Authenticator(Protocol):
         """
 
 
-class AccountBackend(Authenticator, Protocol):
-    """
-    An :class:`Authenticator` with a life.
-
-    A backend that has settings also has ``reconfigure(settings)``, which cannot fail: the
-    settings were read and checked before. They apply to attempts that begin later.
-    """
+class AccountBackend(Authenticator, Protocol[Settings]):
+    """An :class:`Authenticator` with a life, and settings of its own."""
 
     @property
     def up(self) -> bool | None:
         """
         Whether the service that the backend asks gave its last answer as agreed, True before
         the first one; None: it asks none.
+        """
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Use ``settings`` for what begins from now on.
+
+        Cannot fail: what can be wrong with them was found when they were read.
         """
 
     async def start(self) -> None:

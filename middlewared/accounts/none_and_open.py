@@ -20,6 +20,9 @@ class NoAccounts:
     at_once = 1
     up = None
 
+    def reconfigure(self, settings: None) -> None:
+        pass
+
     async def start(self) -> None:
         pass
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -33,8 +33,7 @@ from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 
-Switch: TypeAlias = Callable[[], None]
-"""Puts settings into use that were read and checked before; cannot fail."""
+Settings = TypeVar("Settings")
 
 
 class Database(DeviceRegistry, DaemonTable, Protocol):
@@ -101,31 +100,30 @@ def choose_endpoints(config: Config, *, reactor: Any) -> TcpEndpoints:
 
 
 @attrs.frozen
-class ChosenAccounts:
+class ChosenAccounts(Generic[Settings]):
     """
     The account backend of ``[accounts]``.
 
-    ``reconfigure`` reads what a reload changes, or raises ConfigError.
+    ``settings`` reads what the backend takes from the configuration, or raises ConfigError.
     """
 
     name: str
-    backend: AccountBackend
-    reconfigure: Callable[[AccountSettings], Switch] = lambda _: _nothing_changes
+    backend: AccountBackend[Settings]
+    settings: Callable[[AccountSettings], Settings]
 
-    def prepare(self, accounts: AccountSettings) -> Switch:
+    def prepare(self, accounts: AccountSettings) -> Callable[[], None]:
         """
-        Read the settings of a reload; another backend takes a restart.
+        Read what a reload changes; to choose another backend takes a restart.
 
+        :return: puts it into use, and cannot fail.
         :raises ConfigError: the password file cannot be used.
         """
-        return self.reconfigure(accounts) if accounts.backend == self.name else _nothing_changes
+        if accounts.backend != self.name:
+            return lambda: None
+        return partial(self.backend.reconfigure, self.settings(accounts))
 
 
-def _nothing_changes() -> None:
-    pass
-
-
-def choose_accounts(config: Config, *, reactor: Any, client: HttpClient) -> ChosenAccounts:
+def choose_accounts(config: Config, *, reactor: Any, client: HttpClient) -> ChosenAccounts[Any]:
     """
     The account backend of ``[accounts]``.
 
@@ -133,24 +131,16 @@ def choose_accounts(config: Config, *, reactor: Any, client: HttpClient) -> Chos
     """
     accounts = config.accounts
     match accounts.backend:
-        case "voipgrid":
+        case "voipgrid" as name:
             voipgrid = VoipgridAccounts(client=client, clock=reactor, settings=_voipgrid(accounts))
-            return ChosenAccounts(
-                accounts.backend,
-                voipgrid,
-                lambda new: partial(voipgrid.reconfigure, _voipgrid(new)),
-            )
-        case "htpasswd":
+            return ChosenAccounts(name, voipgrid, _voipgrid)
+        case "htpasswd" as name:
             htpasswd = HtpasswdAccounts(reactor=reactor, settings=_passwords(accounts))
-            return ChosenAccounts(
-                accounts.backend,
-                htpasswd,
-                lambda new: partial(htpasswd.reconfigure, _passwords(new)),
-            )
-        case "open":
-            return ChosenAccounts(accounts.backend, OpenAccounts())
-        case "none":
-            return ChosenAccounts(accounts.backend, NoAccounts())
+            return ChosenAccounts(name, htpasswd, _passwords)
+        case "open" as name:
+            return ChosenAccounts(name, OpenAccounts(), _no_settings)
+        case "none" as name:
+            return ChosenAccounts(name, NoAccounts(), _no_settings)
 
 
 def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
@@ -166,3 +156,7 @@ def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
         raise ConfigError(["[accounts] htpasswd: needed by backend htpasswd"])
     return read_passwords(accounts.htpasswd)
+
+
+def _no_settings(_: AccountSettings) -> None:
+    return None

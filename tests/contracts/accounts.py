@@ -6,7 +6,7 @@ What every account backend that checks credentials must do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.trial.unittest import TestCase
@@ -25,7 +25,7 @@ else:
 class AccountBackendContract(_Case):
     """``backend`` accepts ``good`` as ACCOUNT and refuses ``bad``."""
 
-    backend: AccountBackend
+    backend: AccountBackend[Any]
     good: bytes
     bad: bytes
 
