@@ -98,7 +98,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.components.reloads, 0)
 
 
-class RefusedReloadTests(TestCase):
+class FaultyFileTests(TestCase):
     """A reload that changes everything, with one fault, changes nothing."""
 
     def setUp(self) -> None:
@@ -188,6 +188,15 @@ class RefusedReloadTests(TestCase):
         app = AppleApp(app="com.example.other")
         apps = {**self.other.apps, (app.app, Platform.APNS): app}
         await self.refused(attrs.evolve(self.other, apps=apps), TypeError)
+
+    def test_rotated_log_with_a_metrics_file_that_cannot_be_opened(self) -> None:
+        """SIGUSR1 is no reload: the log is released in any case."""
+        log = self.directory / "old.log"
+        log.rename(self.directory / "old.log.1")
+        settings = attrs.evolve(self.config.log, metrics_file=self.dangling)
+        error = self.assertRaises(ConfigError, self.components.logs.reopen, settings)
+        self.assertIn("[log] metrics_file: ", str(error))
+        self.assertEqual([name for name, _ in self.logged()], ["old.log"])
 
     async def test_without_a_fault(self) -> None:
         """The same reload is accepted as a whole."""

@@ -9,7 +9,7 @@ What one more backend (``ldap``) takes:
 1. ``accounts/ldap.py``: the class, an :class:`AccountBackend`, and its frozen settings
 2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings``
 3. ``config/rules.py``: which of its keys must be set
-4. ``service/implementations.py``: its case in ``choose_accounts``
+4. ``service/implementations.py``: its case in ``choose_accounts`` (mypy misses it)
 5. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it
 6. ``etc/middlewared.ini``, ``README.md``, ``CHANGELOG.md``: what operators read
 7. ``cli/check/online.py``, if ``check --online`` can ask it something

@@ -134,9 +134,8 @@ class Daemon(Service):
 
     def reopen_logs(self) -> None:
         """SIGUSR1: release rotated files, and change nothing else."""
-        logs = self._components.logs
         try:
-            logs.use(logs.open(self._components.config.log))
+            self._components.logs.reopen(self._components.config.log)
         except ConfigError as error:
             for problem in error.problems:
                 self.log.error("{problem}", problem=problem)

@@ -1,8 +1,12 @@
 """
-Which implementation of each seam the configuration chooses.
+Which implementation of each seam the configuration chooses::
 
-No room knows the alternatives of another, and the configuration only names them: a further
-implementation is chosen here. The providers of apps are chosen in :mod:`.providers`.
+    devices     [database] url      SqliteRegistry, PostgresRegistry
+    rendezvous  [redis] nodes       MemoryRendezvous, RedisRendezvous
+    accounts    [accounts] backend  VoipgridAccounts, HtpasswdAccounts, OpenAccounts, NoAccounts
+    push        [app:...]           in :mod:`.providers`: ApnsProvider, FcmProvider, LegacyProvider
+
+No room knows the alternatives of another, and the configuration only names them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ released.
 from __future__ import annotations
 
 import io
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -48,13 +49,16 @@ class LogFiles:
 
         :raises ConfigError: one cannot be opened; the other is closed again.
         """
-        with ExitStack() as closing:
-            log = closing.enter_context(_open("file", settings.file))
-            reports = None
-            if settings.metrics_file is not None:
-                reports = _open("metrics_file", settings.metrics_file)
-            closing.pop_all()
-        return OpenedLogs(settings, log, reports)
+        with _named("file", settings.file):
+            log = open_to_append(settings.file)
+        if settings.metrics_file is None:
+            return OpenedLogs(settings, log, None)
+        try:
+            with _named("metrics_file", settings.metrics_file):
+                return OpenedLogs(settings, log, open_to_append(settings.metrics_file))
+        except ConfigError:
+            log.close()
+            raise
 
     def use(self, opened: OpenedLogs) -> None:
         """Write to the files of ``opened`` from now on, as its settings require."""
@@ -63,6 +67,17 @@ class LogFiles:
             level=settings.level, format=settings.format, file=settings.file, opened=opened.log
         )
         self.reports.reload(file=settings.metrics_file, opened=opened.reports)
+
+    def reopen(self, settings: LogSettings) -> None:
+        """
+        Open the files again, which may have been renamed; the log first, whatever follows.
+
+        :raises ConfigError: a file cannot be opened; the one in use stays.
+        """
+        with _named("file", settings.file):
+            self.output.reload(level=settings.level, format=settings.format, file=settings.file)
+        with _named("metrics_file", settings.metrics_file):
+            self.reports.reload(file=settings.metrics_file)
 
     def start(self, next_turn: NextTurn) -> None:
         """Write in batches from now on."""
@@ -75,8 +90,10 @@ class LogFiles:
         self.output.stop()
 
 
-def _open(key: str, path: Path | None) -> io.FileIO:
+@contextmanager
+def _named(key: str, path: Path | None) -> Iterator[None]:
+    """Name the key whose file cannot be opened."""
     try:
-        return open_to_append(path)
+        yield
     except OSError as error:
         raise ConfigError([f"[log] {key}: {path}: {error.strerror}"]) from error
