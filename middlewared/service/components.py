@@ -207,25 +207,12 @@ class Components:
             resource=MetricsResource(registry=self.metrics.registry, clock=self._reactor),
             clock=self._reactor,
         )
-        return [
-            Listener(
-                "[metrics] listen",
-                "metrics",
-                self.config.metrics.listen,
-                metrics,
-                self._trusted_proxies,
-            ),
-            Listener(
-                "[http] pbx_listen",
-                "pbx",
-                http.pbx_listen,
-                self.web.site(RouteSet.PBX),
-                self._trusted_proxies,
-            ),
-            Listener(
-                "[http] listen", "http", http.listen, self.web.site(public), self._trusted_proxies
-            ),
-        ]
+        listeners = (
+            ("[metrics] listen", "metrics", self.config.metrics.listen, metrics),
+            ("[http] pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
+            ("[http] listen", "http", http.listen, self.web.site(public)),
+        )
+        return [Listener(*listener, self._trusted_proxies) for listener in listeners]
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return self.web.settings.trusted_proxies
