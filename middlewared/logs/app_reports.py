@@ -4,6 +4,7 @@ The file of apps' reports to /api/log-metrics/: one JSON object a line, with tim
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -34,10 +35,11 @@ class ReportFile:
         self._lines: LineFile | None = None
         self._next_turn: NextTurn | None = None
 
-    def reload(self, *, file: Path | None) -> None:
+    def reload(self, *, file: Path | None, opened: io.FileIO | None = None) -> None:
         """
         Open ``file``, again if it is open, and write to it; None: write nowhere.
 
+        :param opened: ``file``, if the caller has opened it already.
         :raises OSError: the file cannot be opened; nothing changes.
         """
         if file is None:
@@ -46,10 +48,10 @@ class ReportFile:
             self._lines = None
             return
         if self._lines is not None:
-            self._lines.open(file)
+            self._lines.open(file, opened)
             return
         lines = LineFile(file)
-        lines.reopen()
+        lines.open(file, opened)
         if self._next_turn is not None:
             lines.start(self._next_turn)
         self._lines = lines

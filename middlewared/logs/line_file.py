@@ -65,16 +65,17 @@ class LineFile:
         self._closing = False
         self._lost = 0
 
-    def open(self, path: Path | None) -> None:
+    def open(self, path: Path | None, opened: io.FileIO | None = None) -> None:
         """
         Continue in ``path``, opened again (log rotation may have renamed it). Earlier lines go
         to the old file; those that it does not accept go to the new one.
 
+        :param opened: its file, if the caller has opened it already.
         :raises OSError: it cannot be opened; the old file stays in use.
         """
         if path is None and self._path is None and self._file is not None:
             return
-        opened = _opened(path)
+        opened = opened or open_to_append(path)
         with self._work:
             self._path = path
             self._follow(opened)
@@ -254,7 +255,8 @@ class LineFile:
             self._waiting.remove(opened)
             old, self._file, self._begun = self._file, opened, 0
         if old is not None:
-            old.close()
+            with suppress(OSError):  # a network file system reports a full disk this late
+                old.close()
         return True
 
     def _release(self) -> None:
@@ -264,7 +266,12 @@ class LineFile:
             old.close()
 
 
-def _opened(path: Path | None) -> io.FileIO:
+def open_to_append(path: Path | None) -> io.FileIO:
+    """
+    Open ``path``; None: standard output.
+
+    :raises OSError: it cannot be opened.
+    """
     if path is None:
         # Not sys.stdout, which Twisted replaces with an object of its own.
         return io.FileIO(1, "w", closefd=False)

@@ -15,6 +15,7 @@ It never raises. An event that cannot be formatted is replaced by a line that sa
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
@@ -43,16 +44,19 @@ class LogOutput:
         self._least = _RANKS["info"]
         self._format: Format = format_text
 
-    def reload(self, *, level: str, format: str, file: Path | None) -> None:
+    def reload(
+        self, *, level: str, format: str, file: Path | None, opened: io.FileIO | None = None
+    ) -> None:
         """
         Take new settings, and open the file again (log rotation).
 
         :param level: debug, info, warn, error or critical.
         :param format: text or json.
         :param file: None: standard output.
+        :param opened: ``file``, if the caller has opened it already.
         :raises OSError: the file cannot be opened; nothing changes.
         """
-        self._lines.open(file)
+        self._lines.open(file, opened)
         self._least, self._format = _RANKS[level], _FORMATS[format]
 
     def start(self, next_turn: NextTurn) -> None:

@@ -70,18 +70,18 @@ class Providers:
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
         """The routes of ``apps``; their providers are started by whoever uses them."""
-        before, self._made = self._made, {}
-        routes = {}
+        made, routes = {}, {}
         for key, loaded in apps.items():
-            known, provider = before.get(key, (None, None))
+            known, provider = self._made.get(key, (None, None))
             if known is None or provider is None or _substance(known) != _substance(loaded):
                 provider = self._instrumented(loaded)
-            self._made[key] = (loaded, provider)
+            made[key] = (loaded, provider)
             routes[key] = InstrumentedRoute(
                 provider=provider,
                 resend=Resend(loaded.app.resend),
                 lost_account_notice=_notifies(loaded),
             )
+        self._made = made
         return routes
 
     def apns_connections(self) -> dict[tuple[str, str, str], int]:
