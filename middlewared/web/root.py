@@ -22,7 +22,6 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
 
 from middlewared.accounts.interface import AccountBackend
 from middlewared.background import Background
@@ -140,7 +139,7 @@ class Web:
     def site(self, face: RouteSet = RouteSet.WHOLE) -> Site:
         """The factory to listen with."""
         return Site(
-            resource=_Tree(self.endpoints(face), self._serve, self._no_route),
+            resource=_Routes(self.endpoints(face), self._serve, self._no_route),
             clock=self._clock,
             settings=lambda: self.settings,
             closing=lambda: self.closing,
@@ -231,45 +230,14 @@ async def _finish(work: Coroutine[Deferred[Any], Any, Reply], client: Deferred[R
             client.callback(reply)
 
 
-class _Anything(BaseConverter):
-    regex = "(?s:.*)"
-    part_isolating = False
-
-
 Work: TypeAlias = Coroutine[Deferred[Any], Any, None]
 
 
-def _handle(serve: Callable[[Endpoint, Request], Work], endpoint: Endpoint) -> Callable[..., Work]:
-    # What came after the route's slash means nothing.
-    def handle(request: Request, rest: str = "") -> Work:  # noqa: ARG001
-        return serve(endpoint, request)
-
-    return handle
-
-
-def _tree(
-    endpoints: list[Endpoint],
-    serve: Callable[[Endpoint, Request], Work],
-    no_route: Callable[..., None],
-) -> Resource:
-    """The routes of ``endpoints``; werkzeug's redirects are all switched off."""
-    app = Klein()
-    app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = _Anything
-    for endpoint in endpoints:
-        handle = _handle(serve, endpoint)
-        app.route(endpoint.path, endpoint=endpoint.name)(handle)
-        app.route(f"{endpoint.path}/<anything:rest>", endpoint=endpoint.name)(handle)
-    app.handle_errors(HTTPException)(no_route)
-    return app.resource()
-
-
-class _Tree(Resource):
+class _Routes(Resource):
     """
-    The plain paths of ``endpoints``, at one look-up, before the whole tree of routes.
+    Klein, behind one look-up of the paths that clients are documented to send.
 
-    To match a route the long way costs more than to ring a phone.
+    Klein's matching costs 0.05 ms of CPU, and a call of two requests costs 0.6 to 0.9 ms.
     """
 
     isLeaf = True
@@ -281,26 +249,43 @@ class _Tree(Resource):
         no_route: Callable[..., None],
     ) -> None:
         super().__init__()
-        self._plain = {f"{each.path}/".encode("ascii"): each for each in endpoints}
+        self._documented = {f"{each.path}/".encode("ascii"): each for each in endpoints}
         self._serve = serve
-        self._others = _tree(endpoints, serve, no_route)
+        app = Klein()
+        for each in endpoints:
+            app.route(each.path, endpoint=each.name)(_route(serve, each))
+        app.handle_errors(HTTPException)(no_route)
+        self._klein = app.resource()
 
     def render(self, request: Request) -> int:
-        endpoint = self._plain.get(request.path)
+        endpoint = self._documented.get(request.path)
         if endpoint is None:
-            # Klein joins these again and wants them to be UTF-8.
-            path = unquote(origin_path(request.path), errors="replace").encode("utf-8")
-            request.postpath = path.removeprefix(b"/").split(b"/")
-            rendered: int = self._others.render(request)
+            request.postpath = canonical_segments(request.path)
+            rendered: int = self._klein.render(request)
             return rendered
-        working = Deferred.fromCoroutine(self._serve(endpoint, request))
-        working.addErrback(_gone)
-        if not working.called:
-            request.notifyFinish().addErrback(lambda _: working.cancel())
+        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        serving.addErrback(_log_failure)
+        if not serving.called:
+            request.notifyFinish().addErrback(lambda _: serving.cancel())
         return NOT_DONE_YET
 
 
-def _gone(failure: Failure) -> None:
+def _route(serve: Callable[[Endpoint, Request], Work], endpoint: Endpoint) -> Callable[..., Work]:
+    def route(request: Request) -> Work:
+        return serve(endpoint, request)
+
+    return route
+
+
+def canonical_segments(path: bytes) -> list[bytes]:
+    """The segments of ``path`` that name a route; what follows them means nothing."""
+    # Klein joins them again and wants them to be UTF-8.
+    path = unquote(origin_path(path), errors="replace").encode("utf-8")
+    segments = path.lstrip(b"/").split(b"/", 2)
+    return segments[: 2 if segments[0] == b"api" else 1]
+
+
+def _log_failure(failure: Failure) -> None:
     if failure.check(CancelledError) is None:
         _log.failure("a request failed", failure)
 
