@@ -66,7 +66,7 @@ class IncomingCallTests(WebCase):
         self.assertNak(await self.post_form(path, b"sip_user_id=1"), 400, "malformed")
         self.calls.failure = RendezvousDown("gone")
         self.assertNak(await self.post_form(path, CALL), 503, "service-down")
-        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.web.settings.current, pbx_networks=())
         self.assertNak(await self.post_form(path, CALL), 403, "forbidden")
         self.assertNak(await self.request("GET", path), 405, "malformed")
 
@@ -89,8 +89,8 @@ class IncomingCallTests(WebCase):
             ((loopback,), (pbx, loopback), forwarded, 403),
             ((loopback,), (loopback,), {}, 200),
         ):
-            self.web.settings = attrs.evolve(
-                self.web.settings, trusted_proxies=trusted, pbx_networks=networks
+            self.web.settings.current = attrs.evolve(
+                self.web.settings.current, trusted_proxies=trusted, pbx_networks=networks
             )
             response = await self.post_form("/api/incoming-call/", CALL, headers)
             self.assertEqual(response.status, expected, (trusted, networks, headers))
@@ -142,8 +142,8 @@ class UnknownKeyTests(WebCase):
 
     def allow(self, burst: int) -> None:
         """That many, and no more for a long time; the client's address is believed."""
-        self.web.settings = attrs.evolve(
-            self.web.settings,
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current,
             unknown_keys=Rate(burst, 1e-6),
             trusted_proxies=(ip_network("127.0.0.0/8"),),
         )
@@ -216,7 +216,7 @@ class AllowanceTests(WebCase):
 
     async def test_reports_are_limited(self) -> None:
         """All kinds together, and broken ones too."""
-        self.web.settings = attrs.evolve(self.web.settings, reports=Rate(3, 1e-6))
+        self.web.settings.current = attrs.evolve(self.web.settings.current, reports=Rate(3, 1e-6))
         self.devices.put(Device(SIP_USER_ID, Platform.APNS, APP, "t"))
         report = DEVICE | {"unique_key": "k", "reason": "user"}
         for path, body, status in (
@@ -233,7 +233,9 @@ class AllowanceTests(WebCase):
 
     async def test_only_an_account_that_is_authenticated_counts(self) -> None:
         """A stranger cannot use up what is another's."""
-        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, registrations=Rate(1, 1e-6)
+        )
         for wrong in (basic(password=b"wrong"), {}, basic(SIP_USER_ID + 1)):
             response = await self.post_json("/api/apns-device/", DEVICE, wrong)
             self.assertIn(response.status, (401, 403))
@@ -243,7 +245,9 @@ class AllowanceTests(WebCase):
     async def test_where_nobody_is_authenticated_the_claimed_account_counts(self) -> None:
         """With the open backend."""
         self.accounts.needs_credentials = False
-        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, registrations=Rate(1, 1e-6)
+        )
         other = DEVICE | {"sip_user_id": str(SIP_USER_ID + 1)}
         for body, status in ((DEVICE, 201), (DEVICE, 429), (other, 201), ({}, 400)):
             response = await self.post_json("/api/apns-device/", body)
@@ -378,7 +382,7 @@ class CredentialsTests(WebCase):
 
     async def test_guessing_is_slowed_down(self) -> None:
         """429 after repeated refusals, for the account asked for and for the login tried."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=2)
         wrong = basic(password=b"wrong")
         for status in (401, 401, 429):
             response = await self.post_json("/api/check-in/", DEVICE, wrong)
@@ -391,7 +395,7 @@ class CredentialsTests(WebCase):
 
     async def test_other_forms_of_a_login_are_no_other_login(self) -> None:
         """Neither case nor blanks around it, nor the scheme it comes in."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=2)
         for number, (login, status) in enumerate(
             (("Jané@x", 401), (" jané@X\t", 401), ("JANÉ@x", 429), ("jane@x", 401))
         ):
@@ -404,7 +408,7 @@ class CredentialsTests(WebCase):
 
     async def test_other_forms_of_an_account_are_no_other_account(self) -> None:
         """What the API reads as the same number, and all that is none."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=3)
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=3)
         account = str(SIP_USER_ID)
         for forms in (
             (account, f"0{account}", f"{account}.0", int(account)),
@@ -422,7 +426,9 @@ class CredentialsTests(WebCase):
 
     async def test_guessing_of_many_logins_is_slowed_down(self) -> None:
         """An address has a limit of its own; good credentials get 429 then, never 401."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed_of_address=3)
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, refusals_allowed_of_address=3
+        )
         statuses = []
         for number in range(4):
             claimed = {"sip_user_id": str(SIP_USER_ID + number)}
@@ -435,8 +441,8 @@ class CredentialsTests(WebCase):
 
     async def test_missing_credentials_and_faults_are_no_guesses(self) -> None:
         """However many there are."""
-        self.web.settings = attrs.evolve(
-            self.web.settings, refusals_allowed=1, refusals_allowed_of_address=1
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, refusals_allowed=1, refusals_allowed_of_address=1
         )
         for _ in range(3):
             self.assertEqual((await self.post_json("/api/check-in/", DEVICE)).status, 401)
@@ -465,7 +471,9 @@ class CredentialsTests(WebCase):
         """Bytes beyond UTF-8 in those that are read as text."""
         for name, status in (("Content-Type", 415), ("X-Forwarded-For", 201)):
             loopback = (ip_network("127.0.0.0/8"),)
-            self.web.settings = attrs.evolve(self.web.settings, trusted_proxies=loopback)
+            self.web.settings.current = attrs.evolve(
+                self.web.settings.current, trusted_proxies=loopback
+            )
             headers = basic() | JSON | {name: "\xff\xfe"}
             body = json.dumps(DEVICE).encode()
             response = await self.request("POST", "/api/apns-device/", body, headers)

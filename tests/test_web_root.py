@@ -37,7 +37,7 @@ class RoutingTests(WebCase):
         """By route and reason, so that a client cannot make the log long."""
         for _ in range(2):
             await self.post_form("/api/incoming-call/", b"sip_user_id=1")
-        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.web.settings.current, pbx_networks=())
         await self.post_form("/api/incoming-call/", CALL)
         self.assertEqual(
             self.repeats.counted,
@@ -94,7 +94,7 @@ class RoutingTests(WebCase):
         """Malformed, forbidden and broken requests count as calls, each once."""
         await self.post_form("/api/incoming-call/", b"sip_user_id=1")
         await self.request("GET", "/api/incoming-call/")
-        self.web.settings = attrs.evolve(self.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.settings, pbx_networks=())
         await self.post_form("/api/incoming-call/", CALL)
         await self.post_form("/api/call-response/", b"")
         client = await self.connect()

@@ -28,9 +28,9 @@ from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
 from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
-from middlewared.web.limits import Site
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet, WebSettings
+from middlewared.web.site import LimitedSite
 from tests.memory_devices import MemoryDevices
 
 reactor: Any = installed_reactor
@@ -259,7 +259,7 @@ class WebCase(TestCase):
         self.observed: list[tuple[str, str, int]] = []
         self.health = Health(database_up=True, redis_up=None, waiting=0)
         self.clients: list[RawClient] = []
-        self.sites: list[Site] = []
+        self.sites: list[LimitedSite] = []
         self.web = Web(
             clock=reactor,
             wall=reactor.seconds,
@@ -273,18 +273,20 @@ class WebCase(TestCase):
             hangup=lambda *hangup: self.hangups.append(hangup),
             health=lambda: self.health,
             repeats=self.repeats,
-            http_request=lambda route, method, code, _: self.observed.append((route, method, code)),
+            observe_request=lambda route, method, code, _: self.observed.append(
+                (route, method, code)
+            ),
         )
-        self.port = await self.listen(RouteSet.WHOLE)
+        self.port = await self.listen(RouteSet.ALL)
         self._watch_log()
 
     def make_accounts(self) -> AccountBackend:
         """Who judges credentials; ``self.accounts`` unless the test wants another."""
         return self.accounts
 
-    async def listen(self, face: RouteSet) -> int:
-        """Serve ``face``; gives the port."""
-        site = self.web.site(face)
+    async def listen(self, routes: RouteSet) -> int:
+        """Serve ``routes``; returns the port."""
+        site = self.web.site(routes)
         self.sites.append(site)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         self.addCleanup(port.stopListening)

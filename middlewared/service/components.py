@@ -72,10 +72,9 @@ from middlewared.service.room_settings import (
     web_settings,
 )
 from middlewared.web.health import Health
-from middlewared.web.limits import Site
-from middlewared.web.operator_site import operator_site
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet
+from middlewared.web.site import LimitedSite, internal_site
 
 
 class Components:
@@ -187,7 +186,7 @@ class Components:
             hangup=self._hangup,
             health=self.health,
             repeats=self.repeats,
-            http_request=self.metrics.http_request,
+            observe_request=self.metrics.http_request,
         )
         self.metrics.sources = Sources(
             waiting=lambda: self.ringing.waiting,
@@ -204,7 +203,7 @@ class Components:
         """Where to listen and what is served there."""
         http = self.config.http
         apart = bool(http.pbx_listen)
-        public = self.web.site(RouteSet.PUBLIC if apart else RouteSet.WHOLE)
+        public = self.web.site(RouteSet.PUBLIC if apart else RouteSet.ALL)
         return [
             Listener(
                 "[metrics] listen",
@@ -224,7 +223,7 @@ class Components:
         ]
 
     def _trusted_proxies(self) -> Sequence[Network]:
-        return self.web.settings.trusted_proxies
+        return self.web.settings.current.trusted_proxies
 
     def _dependencies(self) -> dict[str, bool]:
         """Which of those in use are up; ``accounts`` as its last answer told."""
@@ -238,9 +237,9 @@ class Components:
     def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
         return {key: self.brake.paused(*key) for key in self._apps}
 
-    def _metrics_site(self) -> Site:
+    def _metrics_site(self) -> LimitedSite:
         resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
-        return operator_site(resource=resource, clock=self._reactor)
+        return internal_site(resource=resource, clock=self._reactor)
 
     async def start(self) -> None:
         """
@@ -276,7 +275,7 @@ class Components:
         self._apps = apps
         self.routes.replace(self.providers.routes(apps))
         self.ringing.settings = ringing_settings(config)
-        self.web.settings = web_settings(config)
+        self.web.settings.current = web_settings(config)
         self.registry.settings = cache_settings(config)
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)

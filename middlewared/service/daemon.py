@@ -163,7 +163,8 @@ class Daemon(Service):
         """
         parts = self._parts
         calls = parts.config.calls
-        parts.draining = parts.web.closing = True
+        parts.draining = True
+        parts.web.settings.keep_alive = False
         self.log.info("draining, {waiting} calls wait", waiting=parts.ringing.waiting)
         await self._pause(calls.drain_notice_ms / 1000)
         parts.ringing.draining = True

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 
 from middlewared.model import Outcome
 from middlewared.simulator.certificates import Authority
-from middlewared.web.immediate import send_now
+from middlewared.web.channel import write_immediately
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"
@@ -40,7 +40,7 @@ class LimitsCase(WebCase):
         return response.status, response.body, dict(response.headers)
 
     def set_limits(self, **changed: float) -> None:
-        self.web.settings = attrs.evolve(self.web.settings, **changed)  # type: ignore[arg-type]
+        self.web.settings.current = attrs.evolve(self.web.settings.current, **changed)  # type: ignore[arg-type]
 
     def dribble(self, client: RawClient, data: bytes) -> None:
         """Send ``data`` over and over until the test ends."""
@@ -216,7 +216,7 @@ class BrokenHttpTests(LimitsCase):
         client = await self.connect()
         client.send(http_message("POST", "/api/incoming-call/", CALL, FORM))
         await self.calls.until(rung=1)
-        self.web.closing = True
+        self.web.settings.keep_alive = False
         self.calls.ringing[0].callback(Outcome.ANSWERED)
         self.assertNotIn("connection", (await client.response()).headers)
         client.send(http_message("GET", "/health/"))
@@ -369,9 +369,9 @@ class ConnectionTests(LimitsCase):
             transport: Any
 
             def connectionMade(self) -> None:
-                send_now(self.transport, b"1")
+                write_immediately(self.transport, b"1")
                 self.transport.write(b"2")
-                send_now(self.transport, b"3")
+                write_immediately(self.transport, b"3")
                 self.transport.loseConnection()
 
         endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.networks import client_address, counted_as, doubt, parse_address, within
+from middlewared.web.client_address import (
+    client_address,
+    forwarding_fault,
+    parse_address,
+    rate_limit_key,
+    within,
+)
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8"))
 
@@ -55,7 +61,7 @@ class ClientAddressTests(SynchronousTestCase):
             ["::1"],
             ["unknown", ""],
         ]
-        counted = [{counted_as(parse_address(text)) for text in group} for group in groups]
+        counted = [{rate_limit_key(parse_address(text)) for text in group} for group in groups]
         self.assertEqual([len(group) for group in counted], [1] * len(groups))
         self.assertEqual(len(set.union(*counted)), len(groups))
 
@@ -82,7 +88,7 @@ class ClientAddressTests(SynchronousTestCase):
             (None, ["192.0.2.1"], [], False),
             ("unknown", ["192.0.2.1"], [], False),
         ):
-            why = doubt(peer, forwarded_for, forwarded, PROXIES)
+            why = forwarding_fault(peer, forwarded_for, forwarded, PROXIES)
             self.assertEqual(not why, believed, (peer, forwarded_for, forwarded))
 
     @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
