@@ -149,7 +149,7 @@ class MetricsPortTests(TestCase):
         return response.code, await response.content(), kind
 
     async def test_it_serves_the_text_format(self) -> None:
-        """With the content type that Prometheus looks at."""
+        """With the content type that Prometheus expects."""
         registry = large_registry()
         url = self.serve(registry)
         code, body, kind = await self.request("GET", f"{url}/metrics")

@@ -25,7 +25,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertEqual(address, None if expected is None else ip_address(expected))
 
     def test_stranger_is_not_believed(self) -> None:
-        """Only a trusted proxy may say who asks."""
+        """Only a trusted proxy may name the client."""
         self.assertClient("192.0.2.1", "192.0.2.1", "127.0.0.1")
 
     def test_right_most_untrusted_address_counts(self) -> None:
@@ -35,7 +35,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertClient("10.0.0.3", "10.0.0.1", "10.0.0.3,10.0.0.2")
         self.assertClient("10.0.0.1", "10.0.0.1")
 
-    def test_unreadable_entry_is_nobody(self) -> None:
+    def test_unreadable_entry_is_no_address(self) -> None:
         """And so belongs to no network."""
         for entry in ("", "unknown", "1.2.3.4.5", "192.0.2.1,", "_hidden"):
             self.assertClient(None, "10.0.0.1", entry)
@@ -75,7 +75,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertEqual(behind, ip_address("192.0.2.1"))
 
     def test_word_of_a_stranger_about_others_is_doubted(self) -> None:
-        """A proxy that is not trusted asks for someone whom its own address does not show."""
+        """A proxy that is not trusted may forward for anyone."""
         for peer, forwarded_for, forwarded, believed in (
             ("192.0.2.1", [], [], True),
             ("192.0.2.1", ["192.0.2.1"], [], False),
@@ -92,7 +92,7 @@ class ClientAddressTests(SynchronousTestCase):
             self.assertEqual(not why, believed, (peer, forwarded_for, forwarded))
 
     @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
-    def test_any_header_is_read_or_nobody(self, header: str) -> None:
+    def test_any_header_gives_an_address_or_none(self, header: str) -> None:
         """Nothing else ever."""
         within(client_address("10.0.0.1", [header], PROXIES), PROXIES)
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import AccountsDown, CredentialsRefused
-from middlewared.web.login_throttle import AT_ONCE, MAX_QUEUED, MAX_QUEUED_S, LoginThrottle
+from middlewared.web.login_throttle import MAX_CONCURRENT, MAX_QUEUED, MAX_QUEUED_S, LoginThrottle
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import WebSettings
 
@@ -20,7 +20,7 @@ OF_NAME = 10
 
 
 class LoginThrottleCase(SynchronousTestCase):
-    """A backend whose answers the test gives."""
+    """A backend whose answers come from the test."""
 
     settings = WebSettings()
 
@@ -161,7 +161,7 @@ class PendingTests(LoginThrottleCase):
     def test_parallel_guesses_of_an_address_count_before_they_are_refused(self) -> None:
         """A thousand logins at once: no more are asked than may be refused."""
         guesses = [self.attempt(number) for number in range(1000)]
-        self.assertEqual(len(self.asked), AT_ONCE)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT)
         self.end_all(CredentialsRefused("no"))
         self.assertEqual(len(self.asked), OF_ADDRESS)
         for guess in guesses[:OF_ADDRESS]:
@@ -170,15 +170,15 @@ class PendingTests(LoginThrottleCase):
             self.too_many(guess)
 
     def test_many_good_ones_behind_one_address_wait_for_each_other(self) -> None:
-        """All phones of an office come back at once: nobody is refused."""
-        attempts = [self.attempt(number) for number in range(MAX_QUEUED + AT_ONCE)]
+        """All phones of an office come back at once: none is refused."""
+        attempts = [self.attempt(number) for number in range(MAX_QUEUED + MAX_CONCURRENT)]
         self.assertEqual(self.too_many(self.attempt("one more")), 1)
         self.end_all()
         self.assertEqual({self.successResultOf(each) for each in attempts}, {"good"})
 
     def test_the_end_of_a_line_may_come_all_at_once(self) -> None:
         """However long it is: a backend that fails without a wait."""
-        first = [self.attempt(number) for number in range(AT_ONCE)]
+        first = [self.attempt(number) for number in range(MAX_CONCURRENT)]
         down = AccountsDown("full")
         line = [self.attempt(("in line", n), at_once=down) for n in range(MAX_QUEUED)]
         self.asked[0].callback("good")
@@ -186,18 +186,18 @@ class PendingTests(LoginThrottleCase):
         for each in line:
             self.failureResultOf(each, AccountsDown)
         self.attempt("next")
-        self.assertEqual(len(self.asked), AT_ONCE + 1)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT + 1)
 
-    def test_nobody_stands_in_line_for_ever(self) -> None:
+    def test_no_attempt_is_queued_for_ever(self) -> None:
         """A backend that does not answer keeps its slots."""
-        for number in range(AT_ONCE):
+        for number in range(MAX_CONCURRENT):
             self.attempt(number)
         waiting = self.attempt("login")
         self.clock.pump([MAX_QUEUED_S / 4] * 4 + [0.1])
         self.failureResultOf(waiting, AccountsDown)
         self.asked[0].callback("good")
         self.attempt("login")
-        self.assertEqual(len(self.asked), AT_ONCE + 1)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT + 1)
 
     def test_a_cancelled_attempt_gives_its_place_up(self) -> None:
         """In line and while the backend is asked."""
@@ -207,18 +207,18 @@ class PendingTests(LoginThrottleCase):
             self.failureResultOf(attempt, CancelledError)
         for _ in range(OF_NAME):
             self.attempt("login")
-        self.assertEqual(len(self.asked), 2 * AT_ONCE)
-        self.assertEqual(len(self.clock.getDelayedCalls()), OF_NAME - AT_ONCE)
+        self.assertEqual(len(self.asked), 2 * MAX_CONCURRENT)
+        self.assertEqual(len(self.clock.getDelayedCalls()), OF_NAME - MAX_CONCURRENT)
 
     def test_attempts_at_the_end_of_a_window_count_in_the_next(self) -> None:
         """Waiting for the end of the window wins nothing."""
         self.refuse(1)
-        guesses = [self.attempt("login") for _ in range(AT_ONCE)]
+        guesses = [self.attempt("login") for _ in range(MAX_CONCURRENT)]
         self.clock.advance(60)
         self.end_all(CredentialsRefused("no"))
         for guess in guesses:
             self.failureResultOf(guess, CredentialsRefused)
-        self.refuse(OF_NAME - AT_ONCE, name="login")
+        self.refuse(OF_NAME - MAX_CONCURRENT, name="login")
         self.assertEqual(self.too_many(self.attempt("login")), 60)
 
     def test_limits_may_be_smaller_than_the_slots(self) -> None:

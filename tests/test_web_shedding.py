@@ -90,7 +90,7 @@ class SheddingTests(SynchronousTestCase):
         self.assert_served(request("x", FORM, length=self.settings.current.max_body_bytes + 1))
 
     def test_what_is_unusual_is_served(self) -> None:
-        """The parser judges it by all the rules."""
+        """The parser applies all the rules."""
         form = urlencode(FIELDS)
         for data in (
             request(form, FORM) + b"GET",
@@ -118,7 +118,7 @@ class SheddingTests(SynchronousTestCase):
         self.refused(request(form, FORM, f"X-Forwarded-For: {PBX}"), "198.51.100.1")
 
     def test_a_connection_is_closed_when_it_is_asked_for(self) -> None:
-        """As the client says, and when the daemon is about to end."""
+        """When the client asks for it; the reply then announces it."""
         data = request(urlencode(FIELDS), FORM, "Connection: close")
         found = self.refused(data)
         self.assertTrue(found.close)

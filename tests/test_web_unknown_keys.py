@@ -46,7 +46,7 @@ class UnknownKeyFloodTests(SynchronousTestCase):
         return int(found.reply[9:12]) if isinstance(found, EarlyRefusal) else found
 
     def test_made_up_keys_are_404_and_then_429(self) -> None:
-        """Each address by itself; forms and JSON alike."""
+        """Each address has its own limit; forms and JSON alike."""
         json = f'{{"unique_key": "{KEY}", "message_start_time": 1.5, "available": true}}'
         requests = [answer(), answer(available="True"), request(json, "application/json")]
         statuses = [self.status(data) for data in requests * 2]
@@ -64,7 +64,7 @@ class UnknownKeyFloodTests(SynchronousTestCase):
             self.assertIs(self.status(answer()), NotRefused.SERVE)
 
     def test_what_is_not_plain_is_served(self) -> None:
-        """Whatever the parser might judge differently."""
+        """Whatever the parser might read differently."""
         whole = answer()
         self.assertIs(self.status(whole[:-1]), NotRefused.WAIT)
         for data in (

@@ -1,8 +1,7 @@
 """
-What stands around the web in its tests: the rooms it calls, and a client that may lie.
+Stand-ins for the rooms that the web calls, and a client that may send anything.
 
-The one invariant: the stand-ins keep the contracts of the interfaces they stand for;
-the web itself is the real one, on a real socket.
+The stand-ins keep the contracts of their interfaces; the web is the real one, on a socket.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class StandInCalls:
     """
     Calls that ring until the test, or a phone, ends them.
 
-    :ivar known_keys: of calls that are found out about; ``held_keys``: of those known at once.
+    :ivar known_keys: of calls that a look-up finds; ``held_keys``: of those held here.
     """
 
     def __init__(self) -> None:
@@ -79,12 +78,12 @@ class StandInCalls:
             return self.at_once
         ended: Deferred[Outcome] = Deferred()
         self.ringing.append(ended)
-        self._tell()
+        self._notify()
         try:
             return await ended
         except CancelledError:
             self.hung_up += 1
-            self._tell()
+            self._notify()
             raise
 
     def refused(self, outcome: Outcome) -> None:
@@ -113,7 +112,7 @@ class StandInCalls:
             self.changed = Deferred()
             await self.changed
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self.changed.called:
             self.changed.callback(None)
 
@@ -169,7 +168,7 @@ class Response:
 
 
 class RawClient(Protocol):
-    """A client that sends what it is told to, byte for byte, and reads answers."""
+    """A client that sends any bytes and reads responses."""
 
     transport: Any
     reset = False
@@ -281,7 +280,7 @@ class WebCase(TestCase):
         self._watch_log()
 
     def make_accounts(self) -> AccountBackend:
-        """Who judges credentials; ``self.accounts`` unless the test wants another."""
+        """The account backend; ``self.accounts`` unless the test wants another."""
         return self.accounts
 
     async def listen(self, routes: RouteSet) -> int:

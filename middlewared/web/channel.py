@@ -25,11 +25,10 @@ from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
 from middlewared.web.settings import LiveSettings
 
-MOST_PIECES = 8
+MAX_PIECES = 8
 """A call that comes in more pieces is parsed: a filter reads all of them for each piece."""
 LINGER_ABORT_S = 5
 """How long the client of a closed connection may take to read its last reply."""
-
 
 RefuseBroken: TypeAlias = Callable[[bytes, int], Reply]
 """From a request target, empty when it could not be read, and a status."""
@@ -152,7 +151,7 @@ class Channel(http.HTTPChannel):
         if self._discarding:
             return
         if self._held_back or data.startswith(PLAIN_START):
-            data = self._without_refused(data)
+            data = self._filter(data)
             if not data:
                 return
         if not (self._receiving or self._handlingRequest):
@@ -160,7 +159,7 @@ class Channel(http.HTTPChannel):
             self.setTimeout(self.site.settings.current.request_timeout_s)
         super().dataReceived(data)
 
-    def _without_refused(self, data: bytes) -> bytes:
+    def _filter(self, data: bytes) -> bytes:
         """What remains to be parsed of ``data``: nothing when a filter has refused it."""
         idle, pieces = bool(self._held_back) or self.is_idle, self._pieces
         data, self._held_back, self._pieces = self._held_back + data, b"", 0
@@ -176,7 +175,7 @@ class Channel(http.HTTPChannel):
             if found.close:
                 self.loseConnection()
             return b""
-        if found is NotRefused.SERVE or pieces == MOST_PIECES:
+        if found is NotRefused.SERVE or pieces == MAX_PIECES:
             return data
         if not self._receiving:
             self._receiving = True
@@ -207,8 +206,8 @@ class Channel(http.HTTPChannel):
         self._refuse(431)
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
-        persistent = cast(bool, super().checkPersistence(request, version))
-        return persistent and self.site.settings.keep_alive
+        keep_alive = self.site.settings.keep_alive
+        return keep_alive and cast(bool, super().checkPersistence(request, version))
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > 18 and data.isdigit():

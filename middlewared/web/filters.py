@@ -22,7 +22,7 @@ from middlewared.web.replies import Reply, head_of
 from middlewared.web.settings import LiveSettings, WebSettings
 
 PLAIN_START = b"POST /api/"
-MOST_HEAD_BYTES = 8192
+MAX_HEAD_BYTES = 8192
 
 _HEAD_END = b"\r\n\r\n"
 # What changes how a body is framed or a request is answered; the parser deals with it.
@@ -137,7 +137,7 @@ def parse_plain(
 ) -> PlainRequest | NotRefused:
     """The request in ``data``, if it is plain; ``target`` matches its request line."""
     head_end = data.find(_HEAD_END)
-    if max(head_end, len(data) if head_end < 0 else 0) > MOST_HEAD_BYTES:
+    if max(head_end, len(data) if head_end < 0 else 0) > MAX_HEAD_BYTES:
         return NotRefused.SERVE
     if head_end < 0:
         return NotRefused.WAIT

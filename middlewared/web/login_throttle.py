@@ -25,7 +25,7 @@ from middlewared.waiting import with_fair_timeout
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import WebSettings
 
-AT_ONCE = 8
+MAX_CONCURRENT = 8
 """Attempts of one address that the backend has at a time."""
 MAX_QUEUED = 200
 """Attempts of one address that wait for a slot."""
@@ -60,7 +60,7 @@ class _AddressState:
 
     def slots(self, settings: WebSettings) -> int:
         """How many attempts may be at the backend: no more than may still be refused."""
-        return min(AT_ONCE, settings.refusals_allowed_of_address - self.refusals)
+        return min(MAX_CONCURRENT, settings.refusals_allowed_of_address - self.refusals)
 
 
 class LoginThrottle:

@@ -32,7 +32,7 @@ class NotFound(MiddlewaredError):
 
 
 class MethodNotAllowed(MiddlewaredError):
-    """The route knows other methods."""
+    """The route has other methods."""
 
     def __init__(self, allowed: tuple[bytes, ...]) -> None:
         super().__init__("method not allowed")

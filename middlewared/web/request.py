@@ -67,7 +67,7 @@ class Request(server.Request):
         self.prepath: list[bytes] = []
         self.render(self.site.resource)
 
-    def answer(self, reply: Reply) -> None:
+    def respond(self, reply: Reply) -> None:
         """Write the whole of ``reply`` at once, and finish."""
         self.code, self.startedWriting = reply.status, 1
         head = head_of(reply, close=not self.channel.persistent)
@@ -75,7 +75,7 @@ class Request(server.Request):
         self.finish()
 
     def finish(self) -> None:
-        """Finish once: Klein calls this again after a route that has answered."""
+        """Finish once: Klein calls this again after a route that has responded."""
         if not self.finished:
             super().finish()
 

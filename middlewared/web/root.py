@@ -57,7 +57,7 @@ _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"O
 
 class Web:
     """
-    Everything that is served over HTTP, but the metrics.
+    Everything that is served over HTTP, except the metrics.
 
     :param background: runs requests that are finished even when their client has gone.
     :param notify_lost: called with a replaced device and the one that replaced it.
@@ -127,7 +127,7 @@ class Web:
         ]
 
     def site(self, routes: RouteSet = RouteSet.ALL) -> LimitedSite:
-        """The factory to listen with."""
+        """The factory of a listener that serves ``routes``."""
         return LimitedSite(
             resource=_Routes(self.endpoints(routes), self._serve, self._no_route),
             clock=self._clock,
@@ -157,9 +157,9 @@ class Web:
             reply = await self._reply(endpoint, request)
         except Exception as error:
             if isinstance(error, CancelledError) and request.channel is None:
-                raise  # The client has gone; Klein cancelled this and expects the error.
+                raise  # The client has gone, so this was cancelled; no one gets a reply.
             reply = self._refuse(endpoint, request, error)
-        request.answer(reply)
+        request.respond(reply)
 
     async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
         if endpoint.methods is None:
@@ -169,8 +169,10 @@ class Web:
             raise MethodNotAllowed(tuple(endpoint.methods))
         if endpoint.ends_with_client:
             return await serve(request)
-        # A half-made registration is useless, so it does not end with its client.
         serving = Deferred.fromCoroutine(serve(request))
+        if serving.called:
+            return await serving
+        # A half-made registration is useless, so it does not end with its client.
         reply = shielded(serving)
         serving.addErrback(_drop_expected)
         self._background.run(_until(serving))
@@ -186,7 +188,7 @@ class Web:
         return endpoint.format_refusal(refusal, max(0.0, elapsed_ms))
 
     def _no_route(self, request: Request, _: Failure) -> None:
-        request.answer(json_refusal(refusal_of(NotFound("no such route")), 0.0))
+        request.respond(json_refusal(refusal_of(NotFound("no such route")), 0.0))
 
     def _refuse_broken(self, target: bytes, status: int) -> Reply:
         path = origin_path(target.partition(b"?")[0]).decode("latin-1") + "/"
@@ -210,7 +212,7 @@ def _drop_expected(failure: Failure) -> None:
     failure.trap(MiddlewaredError)
 
 
-Work: TypeAlias = Coroutine[Deferred[Any], Any, None]
+ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, None]]
 
 
 class _Routes(Resource):
@@ -225,7 +227,7 @@ class _Routes(Resource):
     def __init__(
         self,
         endpoints: list[Endpoint],
-        serve: Callable[[Endpoint, Request], Work],
+        serve: ServeEndpoint,
         no_route: Callable[..., None],
     ) -> None:
         super().__init__()
@@ -250,8 +252,8 @@ class _Routes(Resource):
         return NOT_DONE_YET
 
 
-def _route(serve: Callable[[Endpoint, Request], Work], endpoint: Endpoint) -> Callable[..., Work]:
-    def route(request: Request) -> Work:
+def _route(serve: ServeEndpoint, endpoint: Endpoint) -> Callable[..., Any]:
+    def route(request: Request) -> Coroutine[Deferred[Any], Any, None]:
         return serve(endpoint, request)
 
     return route

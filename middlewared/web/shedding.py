@@ -20,8 +20,8 @@ from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, Req
 from middlewared.web.replies import Reply
 from middlewared.web.settings import LiveSettings, WebSettings
 
-MOST_SENDERS = 1000
-MOST_REPLIES = 100
+MAX_SENDERS = 1000
+MAX_REPLIES = 100
 
 _FORM_ACCOUNT = re.compile(rb"(?:^|&)sip_user_id=([0-9]{1,18})(?=&|$)")
 _FORM_CALL_ID = re.compile(rb"(?:^|&)call_id=([^&]*)")
@@ -44,10 +44,10 @@ class Shedding(RequestFilter):
     ) -> None:
         super().__init__(clock=clock, settings=settings, observe_request=observe_request)
         self._calls = calls
-        # Whether a peer, with its X-Forwarded-For headers, is a PBX by the settings beside.
+        # Whether a peer with its X-Forwarded-For headers is a PBX, by ``_senders_settings``.
         self._senders: dict[tuple[str | None, tuple[str, ...]], bool] = {}
         self._senders_settings: WebSettings | None = None
-        # By hundredths of a millisecond and whether it closes, within the second beside.
+        # Encoded in ``_replies_second``, by hundredths of a millisecond and whether they close.
         self._replies: dict[tuple[int, bool], tuple[int, bytes]] = {}
         self._replies_second = 0
 
@@ -66,7 +66,7 @@ class Shedding(RequestFilter):
 
     def _is_pbx(self, plain: PlainRequest, peer: str | None, settings: WebSettings) -> bool:
         """Whether the sender is in pbx_networks; a known sender costs one look-up."""
-        if self._senders_settings is not settings or len(self._senders) >= MOST_SENDERS:
+        if self._senders_settings is not settings or len(self._senders) >= MAX_SENDERS:
             self._senders, self._senders_settings = {}, settings
         sender = (peer, plain.forwarded_for)
         known = self._senders.get(sender)
@@ -85,7 +85,7 @@ class Shedding(RequestFilter):
         refusal takes some hundredths of a millisecond.
         """
         second, hundredths = int(self._clock.seconds()), round(took_s * 100_000)
-        if second != self._replies_second or len(self._replies) >= MOST_REPLIES:
+        if second != self._replies_second or len(self._replies) >= MAX_REPLIES:
             self._replies_second, self._replies = second, {}
         key = (hundredths, close)
         encoded = self._replies.get(key)
@@ -99,7 +99,7 @@ def _overloaded(took_ms: float) -> Reply:
 
 
 def _incoming(plain: PlainRequest) -> IncomingCall | None:
-    """The account and call_id of a form or JSON object; None: only the parser can tell."""
+    """The account and call_id of a form or JSON object; None: they need the parser."""
     body, is_json = plain.body, plain.is_json
     accounts = (_JSON_ACCOUNT if is_json else _FORM_ACCOUNT).findall(body)
     call_ids = (_JSON_CALL_ID if is_json else _FORM_CALL_ID).findall(body)
