@@ -93,11 +93,12 @@ def _login(authorization: bytes) -> int:
     """
     A hash of the login: of "user" in Basic base64(user:secret) and in Token user:secret.
 
-    Account backends ignore case and outer blanks of a login. Malformed ones count as one.
+    Account backends ignore its case and outer blanks. All malformed ones count as one.
     """
     scheme, _, parameters = authorization.partition(b" ")
     if scheme.lower() == b"basic":
-        login, _ = decode_basic(parameters, errors="replace") or ("", "")
+        # As the most lenient backend reads it, or one login would have many names.
+        login, _ = decode_basic(parameters, lenient=True) or ("", "")
     else:
         login = parameters.partition(b":")[0].decode("utf-8", "replace")
     return hash(login.strip().casefold())
