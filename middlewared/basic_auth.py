@@ -15,15 +15,14 @@ def decode_basic(parameters: str | bytes, *, lenient: bool = False) -> tuple[str
     """
     User and password from what follows ``Basic`` in the header; None: it is malformed.
 
-    The user ends at the first colon, the password may contain more.
+    The user ends at the first colon, the password may contain more. Bytes that are not UTF-8
+    (older clients send Latin-1) become surrogate escapes.
 
-    :param lenient: characters that are not base64's are left out, and bytes that are not
-        UTF-8 are replaced, as some servers do.
+    :param lenient: characters outside the alphabet of base64 are left out, as some servers do.
     """
     try:
         decoded = base64.b64decode(parameters.strip(), validate=not lenient)
-        text = decoded.decode("utf-8", "replace" if lenient else "strict")
     except (binascii.Error, ValueError):
         return None
-    user, colon, password = text.partition(":")
+    user, colon, password = decoded.decode("utf-8", "surrogateescape").partition(":")
     return (user, password) if colon else None
