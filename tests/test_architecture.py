@@ -18,6 +18,7 @@ COMMON = {
     "backoff",
     "basic_auth",
     "booleans",
+    "networks",
     "waiting",
     "quoting",
     "__init__",

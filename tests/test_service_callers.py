@@ -15,8 +15,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 
 from middlewared.model import Outcome
+from middlewared.networks import Network
 from middlewared.service import ports
-from middlewared.web.settings import Network, RouteSet
+from middlewared.web.settings import RouteSet
 from tests.web_stand_ins import RawClient, Response, WebCase, http_message
 
 reactor: Any = installed_reactor
@@ -39,20 +40,20 @@ class PortCase(WebCase):
     def set_networks(
         self, *, pbx: tuple[Network, ...] = (), trusted: tuple[Network, ...] = ()
     ) -> None:
-        self.web.settings = attrs.evolve(
-            self.web.settings, pbx_networks=pbx, trusted_proxies=trusted
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, pbx_networks=pbx, trusted_proxies=trusted
         )
 
     async def open(self, description: str) -> Any:
         """Listen as the daemon does; gives a client's endpoint."""
-        site = self.web.site(RouteSet.WHOLE)
+        site = self.web.site(RouteSet.ALL)
         self.sites.append(site)
         listener = ports.Listener(
             "[http] listen",
             "http",
             [description],
             site,
-            lambda: self.web.settings.trusted_proxies,
+            lambda: self.web.settings.current.trusted_proxies,
         )
         port: Any
         (port,) = await ports.listen(reactor, listener)

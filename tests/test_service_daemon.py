@@ -135,7 +135,7 @@ class FaultyFileTests(TestCase):
     def used(self) -> list[object]:
         """What the components use of the configuration, apart from log and passwords."""
         used = self.components
-        settings = [used.web.settings, used.ringing.settings, used.devices.settings]
+        settings = [used.web.settings.current, used.ringing.settings, used.devices.settings]
         return [used.config, *settings, used.routes.find(APP, Platform.ANDROID)]
 
     def logged(self) -> list[tuple[str, str]]:
@@ -203,7 +203,7 @@ class FaultyFileTests(TestCase):
         self.components.reload(self.other)
         used = self.used()
         self.assertEqual(used[0], self.other)
-        self.assertEqual(self.components.web.settings.max_body_bytes, 1)
+        self.assertEqual(self.components.web.settings.current.max_body_bytes, 1)
         self.assertEqual(self.components.ringing.settings.wait_s, 0.001)
         self.assertEqual(self.components.devices.settings.keep_ms, 1)
         self.assertIsNotNone(used[-1])

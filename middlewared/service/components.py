@@ -60,9 +60,9 @@ from middlewared.service.room_settings import (
     web_settings,
 )
 from middlewared.web.health import Health
-from middlewared.web.operator_site import operator_site
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet
+from middlewared.web.site import internal_site
 
 
 class Components:
@@ -190,7 +190,7 @@ class Components:
             hangup=self.reports.hangup,
             health=self.health,
             repeats=self.repeats,
-            http_request=self.metrics.http_request,
+            observe_request=self.metrics.http_request,
         )
 
     def _make_gauges(self) -> None:
@@ -208,8 +208,8 @@ class Components:
     def listeners(self) -> list[Listener]:
         """Where to listen and what is served there."""
         http = self.config.http
-        public = RouteSet.PUBLIC if http.pbx_listen else RouteSet.WHOLE
-        metrics = operator_site(
+        public = RouteSet.PUBLIC if http.pbx_listen else RouteSet.ALL
+        metrics = internal_site(
             resource=MetricsResource(registry=self.metrics.registry, clock=self._reactor),
             clock=self._reactor,
         )
@@ -221,7 +221,7 @@ class Components:
         return [Listener(*listener, self._trusted_proxies) for listener in listeners]
 
     def _trusted_proxies(self) -> Sequence[Network]:
-        return self.web.settings.trusted_proxies
+        return self.web.settings.current.trusted_proxies
 
     async def start(self) -> None:
         """
@@ -266,7 +266,7 @@ class Components:
         self._apps = apps
         self.routes.replace(routes)
         self.ringing.settings = ringing
-        self.web.settings = web
+        self.web.settings.current = web
         self.devices.settings = cache
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)

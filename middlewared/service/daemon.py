@@ -164,7 +164,8 @@ class Daemon(Service):
         """
         components = self._components
         calls = components.config.calls
-        components.draining = components.web.closing = True
+        components.draining = True
+        components.web.settings.keep_alive = False
         self.log.info("draining, {waiting} calls wait", waiting=components.ringing.waiting)
         await deferLater(self._reactor, calls.drain_notice_ms / 1000)
         components.ringing.draining = True

@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IListeningPort
 
 from middlewared.config.listen import arguments, behind_proxy
 from middlewared.errors import MiddlewaredError
+from middlewared.networks import Network
 from middlewared.service.proxy_protocol import ProxiedFactory
-from middlewared.web.settings import Network
 
 _UNIX_MODE = "660"
 

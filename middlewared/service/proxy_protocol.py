@@ -17,8 +17,8 @@ from typing import Any, Final
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 
-from middlewared.web.networks import peer_address, within
-from middlewared.web.settings import Network
+from middlewared.networks import Network
+from middlewared.web.client_address import peer_address, within
 
 UNKNOWN: Final = IPv4Address("TCP", "unknown", 0)
 
