@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.push.http2 import frames
-from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.frames import ProtocolFault, pack
 from middlewared.push.http2.session import Session
 from middlewared.push.interface import Temporary, Uncertain
@@ -58,19 +58,19 @@ class Watched:
 
     def __init__(self) -> None:
         self.unprocessed: list[Exchange] = []
-        self.session = Session(unprocessed=self.unprocessed.append)
+        self.session = Session(on_unprocessed=self.unprocessed.append)
         self.session.start()
         self.session.receive(frames.settings({4: 30}))
-        self.ends: list[list[End]] = []
+        self.ends: list[list[ExchangeResult]] = []
         self.opened = []
         for number in range(STREAMS):
-            opened = Exchange(block=b"\x83", body=b"x" * 10 * number, deadline=0.0)
-            told: list[End] = []
+            opened = Exchange(header_block=b"\x83", body=b"x" * 10 * number, deadline=0.0)
+            told: list[ExchangeResult] = []
             opened.ended.addCallback(told.append)
             self.session.open(opened)
             self.opened.append(opened)
             self.ends.append(told)
-        self.session.sender.take(0.0)
+        self.session.output.take(0.0)
 
     def receive(self, wire: bytes, cuts: list[int], *, written: bool = True) -> None:
         """
@@ -83,7 +83,7 @@ class Watched:
             for start, stop in itertools.pairwise(edges):
                 self.session.receive(wire[start:stop])
                 if written:
-                    self.session.sender.take(1.0)
+                    self.session.output.take(1.0)
         except ProtocolFault as fault:
             self.session.close(fault.code, "gone")
         else:
@@ -101,7 +101,7 @@ class RandomPeerTests(SynchronousTestCase):
             back = sum(each is opened for each in watched.unprocessed)
             self.assertEqual(len(ends) + back, 1, (ends, back))
             self.assertTrue(all(isinstance(end, Response | Temporary | Uncertain) for end in ends))
-        self.assertGreaterEqual(watched.session.sender.window, 0)
+        self.assertGreaterEqual(watched.session.output.window, 0)
         self.assertFalse(watched.session.streams)
 
     @settings(max_examples=400, deadline=None)

@@ -19,7 +19,7 @@ from middlewared.push.interface import (
     Temporary,
     TokenSuspect,
 )
-from middlewared.push.troubles import SAME_LINE_EVERY_S, Troubles
+from middlewared.push.problem_log import SAME_LINE_EVERY_S, ProblemLog
 from middlewared.simulator.apple import rejection
 from middlewared.simulator.certificates import write_provider_key
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
@@ -183,7 +183,7 @@ class TroublesTests(SynchronousTestCase):
     def test_one_line_a_minute_for_each_trouble(self) -> None:
         """Not one for each push."""
         clock = Clock()
-        troubles = Troubles(provider="Apple", app="app", clock=clock)
+        troubles = ProblemLog(provider="Apple", app="app", clock=clock)
         with capturedLogs() as events:
             for _ in range(2):
                 for _ in range(100):

@@ -43,7 +43,7 @@ class LongPathTests(AppleTestCase):
         provider = self.provide(
             self.settings(apple.url, ""),
             endpoint=by_way_of(relay),
-            measured=lambda *each: told.append(each),
+            on_round_trip=lambda *each: told.append(each),
         )
         for _ in range(2):
             self.assertEqual(await provider.send(call_push()), Accepted())

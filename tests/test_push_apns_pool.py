@@ -18,10 +18,9 @@ from middlewared.push.apns.mass_refusal import MASS, PERIOD_S, MassRefusal
 from middlewared.push.http2 import frames
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.connector import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
-from middlewared.push.http2.exchange import OK, End, Exchange, always_wanted
-from middlewared.push.http2.paths import Paths
-from middlewared.push.http2.pool import MAX_QUEUE, Http2Pool
-from middlewared.push.interface import Rejected, Temporary, Uncertain
+from middlewared.push.http2.exchange import OK, Exchange, ExchangeResult
+from middlewared.push.http2.pool import MAX_QUEUE, HostPools, Http2Pool
+from middlewared.push.interface import Rejected, Temporary, Uncertain, always_wanted
 
 PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
 
@@ -85,7 +84,7 @@ class PoolTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.network = Network(self.clock)
-        self.paths = Paths()
+        self.host_pools = HostPools()
         self.pools: list[Http2Pool] = []
         self.pool = self.make_pool()
         self.addCleanup(self.at_the_end)
@@ -98,7 +97,7 @@ class PoolTests(SynchronousTestCase):
             host=host,
             endpoint=lambda: cast(IStreamClientEndpoint, self.network),
             size=size,
-            paths=self.paths,
+            host_pools=self.host_pools,
         )
         self.pools.append(pool)
         return pool
@@ -117,11 +116,11 @@ class PoolTests(SynchronousTestCase):
         send_by: float | None = None,
         wanted: Callable[[], bool] = always_wanted,
         pool: Http2Pool | None = None,
-    ) -> list[End]:
+    ) -> list[ExchangeResult]:
         """Submit a push; its end will be in the list."""
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
+        exchange = Exchange(header_block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
         exchange.send_by = send_by or deadline
-        ends: list[End] = []
+        ends: list[ExchangeResult] = []
         exchange.ended.addCallback(ends.append)
         (pool or self.pool).submit(exchange)
         return ends
@@ -188,8 +187,8 @@ class PoolTests(SynchronousTestCase):
         self.network.up = True
         self.network.settings = {3: 1, 6: 500}
         self.pool.start()
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=1e9, list_size=501)
-        ends: list[End] = []
+        exchange = Exchange(header_block=b"\x83", body=b"{}", deadline=1e9, header_list_size=501)
+        ends: list[ExchangeResult] = []
         exchange.ended.addCallback(ends.append)
         self.pool.submit(exchange)
         self.assertEqual(ends, [Rejected("header list larger than the peer takes")])
@@ -318,11 +317,11 @@ class PoolTests(SynchronousTestCase):
         """Whoever waits longest goes first, one stream at a time."""
         served: list[int] = []
 
-        def note(number: int, _: End) -> None:
+        def note(number: int, _: ExchangeResult) -> None:
             served.append(number)
 
         for number in range(3):
-            exchange = Exchange(block=b"\x83", body=b"%d" % number, deadline=9.0)
+            exchange = Exchange(header_block=b"\x83", body=b"%d" % number, deadline=9.0)
             exchange.ended.addCallback(partial(note, number))
             self.pool.submit(exchange)
         self.network.up = True

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.reasons import judge
+from middlewared.push.apns.reasons import interpret
 from middlewared.push.http2.exchange import OK, Response
 from middlewared.push.interface import (
     Accepted,
@@ -51,7 +51,7 @@ class JudgeTests(SynchronousTestCase):
     def test_every_documented_reason(self) -> None:
         """Only what Apple calls dead is dead; what is not listed here is our bug."""
         for reason, status in STATUS_OF_REASON.items():
-            result = judge(Response(status, b'{"reason":"%s"}' % reason.encode()), NOW)
+            result = interpret(Response(status, b'{"reason":"%s"}' % reason.encode()), NOW)
             kinds = ((DEAD, TokenDead), (SUSPECT, TokenSuspect), (CONFIGURATION, ConfigFault))
             wanted = next((kind for some, kind in kinds if reason in some), Rejected)
             self.assertIs(type(result), Temporary if reason in TEMPORARY else wanted, reason)
@@ -59,7 +59,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """200 has no body."""
-        self.assertEqual(judge(OK, NOW), Accepted())
+        self.assertEqual(interpret(OK, NOW), Accepted())
 
     def test_when_a_token_died(self) -> None:
         """Apple counts in milliseconds; without a sane time there is none."""
@@ -72,17 +72,19 @@ class JudgeTests(SynchronousTestCase):
             (b"1e300", None),
         ):
             body = b'{"reason":"Unregistered","timestamp":%s}' % said
-            self.assertEqual(judge(Response(410, body), NOW), TokenDead("Unregistered", since))
+            self.assertEqual(interpret(Response(410, body), NOW), TokenDead("Unregistered", since))
 
     def test_what_is_meant_for_one_connection_may_be_retried_at_once(self) -> None:
         """Another connection can take the push."""
         for reason in ("Shutdown", "IdleTimeout"):
             body = b'{"reason":"%s"}' % reason.encode()
-            self.assertEqual(judge(Response(503, body), NOW), Temporary(reason, retry_after_s=0))
+            self.assertEqual(
+                interpret(Response(503, body), NOW), Temporary(reason, retry_after_s=0)
+            )
 
     def test_retry_after(self) -> None:
         """Seconds or a date, kept within reason; anything else is none."""
-        for said, seconds in (
+        for text, seconds in (
             ("3", 3.0),
             ("9" * 9, 3600.0),
             ("9" * 99, 3600.0),
@@ -90,7 +92,8 @@ class JudgeTests(SynchronousTestCase):
             ("Tue, 14 Nov 2023 22:13:00 GMT", 0.0),
             ("soon", None),
         ):
-            result = judge(Response(503, b'{"reason":"ServiceUnavailable"}', said), NOW)
+            headers = [(b"retry-after", text.encode())]
+            result = interpret(Response(503, b'{"reason":"ServiceUnavailable"}', headers), NOW)
             self.assertEqual(result, Temporary("ServiceUnavailable", retry_after_s=seconds))
 
     def test_answers_without_a_known_reason(self) -> None:
@@ -105,9 +108,10 @@ class JudgeTests(SynchronousTestCase):
             (400, b'{"reason":"a token: 12ab"}', Rejected("HTTP 400")),
             (400, b'{"reason":["x"]}', Rejected("HTTP 400")),
         ):
-            self.assertEqual(judge(Response(status, body), NOW), result)
+            self.assertEqual(interpret(Response(status, body), NOW), result)
 
-    @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.text())
-    def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: str) -> None:
+    @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.binary())
+    def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: bytes) -> None:
         """Never an exception, and the reason is short."""
-        self.assertLessEqual(len(judge(Response(status, body, retry_after), NOW).reason), 64)
+        response = Response(status, body, [(b"retry-after", retry_after)])
+        self.assertLessEqual(len(interpret(response, NOW).reason), 64)

@@ -19,7 +19,7 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.push.removal_brake import MOST_DEATHS, RemovalBrake
+from middlewared.push.removal_brake import MAX_DEATHS, RemovalBrake
 
 APP = "com.example"
 DEAD = TokenDead("Unregistered")
@@ -45,7 +45,7 @@ class BrakeTests(SynchronousTestCase):
         platform: Platform = Platform.APNS,
     ) -> None:
         for _ in range(count):
-            self.brake.judged(app, platform, result)
+            self.brake.record(app, platform, result)
 
     def die(self, count: int = 1) -> None:
         self.judge(DEAD, count)
@@ -58,7 +58,7 @@ class BrakeTests(SynchronousTestCase):
 
     def test_from_the_eleventh_death_on(self) -> None:
         """Ten in a minute are normal; one error line names the app."""
-        self.die(MOST_DEATHS)
+        self.die(MAX_DEATHS)
         self.assertFalse(self.paused())
         self.die(5)
         self.assertTrue(self.paused())

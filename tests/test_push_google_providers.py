@@ -179,7 +179,7 @@ class FcmProviderTests(Common, GoogleTestCase):
 
     async def test_start_prepares_the_first_push(self: Any) -> None:
         """It has to wait neither for the token server nor for a connection."""
-        self.provider.start()
+        await self.provider.start()
         while self.provider.connection_states()["production", "ready"] < 2:
             await deferLater(reactor, 0.02)  # one of them for the access token
         opened = self.google.connections_opened

@@ -57,7 +57,7 @@ def fcm_error(http: int, code: str | None = None, /, **fields: Any) -> HttpRespo
 
 
 def fcm_verdict(answer: HttpResponse) -> PushResult:
-    return fcm.verdict(answer, NOW)
+    return fcm.interpret(answer, NOW)
 
 
 class FcmVerdictTests(SynchronousTestCase):
@@ -187,13 +187,13 @@ class FcmVerdictTests(SynchronousTestCase):
         """No shape of an answer raises."""
         answer = reply(status, json.dumps(document).encode())
         self.assertIn(fcm_verdict(answer).label, ("accepted", "temporary", "config-fault"))
-        legacy.verdict(answer, "token", NOW)
+        legacy.interpret(answer, "token", NOW)
 
     @given(st.integers(200, 599), st.binary() | st.sampled_from([b"[" * 60_000, b"9" * 60_000]))
     def test_any_bytes_are_judged(self, status: int, body: bytes) -> None:
         """Nor do bytes that are not JSON."""
         fcm_verdict(reply(status, body))
-        legacy.verdict(reply(status, body), "token", NOW)
+        legacy.interpret(reply(status, body), "token", NOW)
 
 
 class LegacyVerdictTests(SynchronousTestCase):
@@ -201,7 +201,7 @@ class LegacyVerdictTests(SynchronousTestCase):
 
     def judge(self, status: int, result: object) -> PushResult | None:
         body = {"multicast_id": 2**60, "success": 0, "failure": 1, "results": [result]}
-        return legacy.verdict(reply(status, json.dumps(body).encode()), "token", NOW)
+        return legacy.interpret(reply(status, json.dumps(body).encode()), "token", NOW)
 
     def test_every_documented_error(self) -> None:
         """The one result decides."""
@@ -236,7 +236,7 @@ class LegacyVerdictTests(SynchronousTestCase):
             (502, Temporary),
         ):
             for body in (b"", b"<html>", b'{"results": []}', b'{"results": 1}'):
-                result = legacy.verdict(reply(status, body), "token", NOW)
+                result = legacy.interpret(reply(status, body), "token", NOW)
                 self.assertEqual(result, expected(f"http-{status}"))
 
     def test_accepted(self) -> None:

@@ -11,14 +11,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.background import Background
 from middlewared.model import Device, Platform
 from middlewared.push.instrumented import RETIRE_S, InstrumentedProvider
-from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Rejected
+from middlewared.push.interface import (
+    Accepted,
+    NoticePush,
+    Push,
+    PushProvider,
+    PushResult,
+    Rejected,
+)
 from middlewared.push.routing import InstrumentedRoute, RouteTable
 
 KEY = ("com.example", Platform.GCM)
 NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.0)
 
 
-class SlowProvider:
+class SlowProvider(PushProvider):
     """Keeps its verdict back until told."""
 
     def __init__(self) -> None:
@@ -26,7 +33,7 @@ class SlowProvider:
         self.stopped = 0
         self.verdict: Deferred[PushResult] = Deferred()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self.started += 1
 
     async def stop(self) -> None:
@@ -42,7 +49,10 @@ class ConnectingProvider(SlowProvider):
     def __init__(self) -> None:
         super().__init__()
         self.connected: Deferred[None] = Deferred()
-        self.problem = "client certificate refused"
+
+    @property
+    def problem(self) -> str:
+        return "client certificate refused"
 
     async def prepared(self) -> None:
         await self.connected

@@ -82,7 +82,7 @@ class AppleTests(AppleTestCase):
         )
         routes = providers.routes(apps)
         for route in routes.values():
-            route.provider.start()
+            Deferred.fromCoroutine(route.provider.start())
             self.addCleanup(stop, route.provider)
         return providers, metrics, routes
 

@@ -131,7 +131,7 @@ class Components:
             clock=self._reactor,
             endpoints=endpoints,
             metrics=self.metrics,
-            judged=self.brake.judged,
+            on_result=self.brake.record,
         )
         self._apps = apps
         self.routes = RouteTable(background=self._notices, clock=self._reactor)
