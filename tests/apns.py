@@ -128,7 +128,7 @@ class AppleTestCase(TestCase):
         sandbox_credentials: Credentials | None = None,
         connections: int | None = None,
     ) -> ApnsSettings:
-        """Settings for servers at these URLs; the certificate unless said otherwise."""
+        """Settings for servers at these URLs; with the certificate by default."""
         shown = credentials or self.by_certificate()
         own = shown.certificate if isinstance(shown, CertificateCredentials) else None
         trust = load_trust(self.authority.certificate)

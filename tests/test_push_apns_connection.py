@@ -211,7 +211,7 @@ class ConnectionTests(SynchronousTestCase):
         self.pong()
         self.assertEqual((self.connection.can_open, self.rooms), (True, rooms + 1))
 
-    def test_it_proves_itself_at_once(self) -> None:
+    def test_it_is_verified_at_once(self) -> None:
         """On request, within half the time: the rest has passed on another connection."""
         self.tick(1.0)
         self.connection.liveness.verify()
@@ -227,7 +227,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.connection.closed.called)
         self.assertEqual(self.doubts, 0)
 
-    def test_one_that_was_just_heard_need_not_prove_itself(self) -> None:
+    def test_one_that_was_just_heard_is_not_verified(self) -> None:
         """Its path works."""
         self.tick(1.0)
         self.send()
@@ -275,7 +275,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.pings, 1)
 
     def test_a_push_given_up_frees_its_stream(self) -> None:
-        """Apple is told."""
+        """Its stream is reset."""
         sent, _ = self.send_exchange()
         self.assertTrue(self.connection.cancel(sent))
         self.clock.advance(0)
@@ -328,7 +328,7 @@ class ConnectionTests(SynchronousTestCase):
         self.successResultOf(self.connection.closed)
 
     def test_a_broken_protocol_ends_it(self) -> None:
-        """With a GOAWAY that says so."""
+        """With a GOAWAY of that code."""
         ends = self.send()
         self.clock.advance(0)
         self.connection.dataReceived(pack(frames.PING, 0, 0, b"short"))
@@ -356,7 +356,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.connection.closed.called)
 
     def test_before_the_settings_a_timeout_ends_it(self) -> None:
-        """Whoever waits for it to be ready may give up."""
+        """A caller may stop waiting until it is ready."""
         connection = Http2Connection(
             clock=self.clock, on_capacity=self.room, on_unprocessed=self.unprocessed.append
         )

@@ -54,7 +54,7 @@ wires = st.lists(some_frames | plain_answers, max_size=30).map(b"".join)
 
 
 class Watched:
-    """A session with open streams, some of them blocked, and every end that was told."""
+    """A session with open streams, some of them blocked, and all reported ends."""
 
     def __init__(self) -> None:
         self.unprocessed: list[Exchange] = []
@@ -65,11 +65,11 @@ class Watched:
         self.opened = []
         for number in range(STREAMS):
             opened = Exchange(header_block=b"\x83", body=b"x" * 10 * number, deadline=0.0)
-            told: list[ExchangeResult] = []
-            opened.ended.addCallback(told.append)
+            reported: list[ExchangeResult] = []
+            opened.ended.addCallback(reported.append)
             self.session.open(opened)
             self.opened.append(opened)
-            self.ends.append(told)
+            self.ends.append(reported)
         self.session.output.take(0.0)
 
     def receive(self, wire: bytes, cuts: list[int], *, written: bool = True) -> None:
@@ -94,7 +94,7 @@ class RandomPeerTests(SynchronousTestCase):
     """Each exchange ends once or is given back once, and the window is never overrun."""
 
     def check(self, wire: bytes, cuts: list[int]) -> None:
-        """Feed ``wire`` and look at what became of the exchanges."""
+        """Feed ``wire`` and check how the exchanges ended."""
         watched = Watched()
         watched.receive(wire, cuts)
         for opened, ends in zip(watched.opened, watched.ends, strict=True):

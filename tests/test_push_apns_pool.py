@@ -314,7 +314,7 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual([type(end) for end in sent], [Uncertain])
 
     def test_the_queue_is_served_in_order(self) -> None:
-        """Whoever waits longest goes first, one stream at a time."""
+        """The one that has waited longest goes first, one stream at a time."""
         served: list[int] = []
 
         def note(number: int, _: ExchangeResult) -> None:
@@ -340,7 +340,7 @@ class MassRefusalTests(SynchronousTestCase):
         self.alarm = MassRefusal(app="app", kind="calls", clock=self.clock)
 
     def refuse(self, count: int, *, first: int = 0) -> list[bool]:
-        """What is said to so many different devices' refusals."""
+        """Whether the refusals of so many different devices were too many."""
         return [self.alarm.refused("BadTopic", str(first + number)) for number in range(count)]
 
     def test_many_devices_raise_it(self) -> None:
@@ -360,8 +360,8 @@ class MassRefusalTests(SynchronousTestCase):
 
     def test_not_over_a_long_time(self) -> None:
         """Old tokens are refused now and then."""
-        said = []
+        results = []
         for number in range(3 * MASS):
-            said += self.refuse(1, first=number)
+            results += self.refuse(1, first=number)
             self.clock.advance(PERIOD_S / 5)
-        self.assertFalse(any(said))
+        self.assertFalse(any(results))

@@ -45,7 +45,7 @@ TEMPORARY = {
 NOW = 1_700_000_000.0
 
 
-class JudgeTests(SynchronousTestCase):
+class InterpretationTests(SynchronousTestCase):
     """What each answer means."""
 
     def test_every_documented_reason(self) -> None:
@@ -63,7 +63,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_when_a_token_died(self) -> None:
         """Apple counts in milliseconds; without a sane time there is none."""
-        for said, since in (
+        for timestamp, since in (
             (b"1700000000500", 1_700_000_000.5),
             (b"null", None),
             (b'"soon"', None),
@@ -71,7 +71,7 @@ class JudgeTests(SynchronousTestCase):
             (b"-1", None),
             (b"1e300", None),
         ):
-            body = b'{"reason":"Unregistered","timestamp":%s}' % said
+            body = b'{"reason":"Unregistered","timestamp":%s}' % timestamp
             self.assertEqual(interpret(Response(410, body), NOW), TokenDead("Unregistered", since))
 
     def test_what_is_meant_for_one_connection_may_be_retried_at_once(self) -> None:
@@ -111,7 +111,9 @@ class JudgeTests(SynchronousTestCase):
             self.assertEqual(interpret(Response(status, body), NOW), result)
 
     @given(status=st.integers(100, 599), body=st.binary(max_size=60), retry_after=st.binary())
-    def test_any_answer_is_judged(self, status: int, body: bytes, retry_after: bytes) -> None:
+    def test_any_response_is_interpreted(
+        self, status: int, body: bytes, retry_after: bytes
+    ) -> None:
         """Never an exception, and the reason is short."""
         response = Response(status, body, [(b"retry-after", retry_after)])
         self.assertLessEqual(len(interpret(response, NOW).reason), 64)

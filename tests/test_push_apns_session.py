@@ -151,7 +151,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(peers.requests[1][b":path"], b"/3/device/a%2Fb%20%C3%A9%0D%0A")
 
     def test_a_peer_with_a_small_header_table(self) -> None:
-        """It must be told that ours is no larger, once, before anything else is encoded."""
+        """One update of the table's size comes before any other header."""
         for size in (0, 100):
             peers = Peers(HEADER_TABLE_SIZE=size)
             peers.server.decoder.max_allowed_table_size = size
@@ -268,7 +268,7 @@ class AnswerTests(SynchronousTestCase):
     """What becomes of answers."""
 
     def test_an_accepted_push(self) -> None:
-        """200 is all Apple says."""
+        """The response is a plain 200."""
         peers = Peers()
         opened, ends = peers.open()
         peers.answer(opened.stream_id)
@@ -276,7 +276,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertFalse(peers.session.streams)
 
     def test_a_refusal_carries_its_body_and_retry_after(self) -> None:
-        """Both are needed to judge it."""
+        """Both are needed to interpret it."""
         peers = Peers()
         _, ends = peers.open()
         headers = [(":status", "429"), ("retry-after", "7")]
@@ -288,7 +288,7 @@ class AnswerTests(SynchronousTestCase):
         )
 
     def test_answers_in_pieces_of_one_byte(self) -> None:
-        """Where TCP cuts is nobody's concern."""
+        """The boundaries of TCP segments do not matter."""
         peers = Peers()
         ends = [peers.open()[1] for _ in range(3)]
         for stream_id, status in ((1, 200), (3, 410), (5, 200)):
@@ -320,7 +320,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(ends, [OK])
 
     def test_a_peer_that_keeps_its_dynamic_table(self) -> None:
-        """A table of size 0 is a wish; answers are right without it."""
+        """A table of size 0 is a request; responses are read correctly without it."""
         session = Session(on_unprocessed=lambda _: None)
         session.receive(frames.settings({}))
         encoder = Encoder()
@@ -464,7 +464,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual(ends, [Uncertain("gone", 9.0)])
 
     def test_a_covered_stream_whose_connection_is_lost_is_uncertain(self) -> None:
-        """GOAWAY says that it may have been processed (RFC 9113, section 6.8)."""
+        """By the GOAWAY, it may have been processed (RFC 9113, section 6.8)."""
         peers = Peers()
         covered, ends = peers.open()
         above, _ = peers.open()

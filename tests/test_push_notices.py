@@ -32,14 +32,14 @@ IPHONE = attrs.evolve(ANDROID, platform=Platform.APNS, remote_notification_token
 class Provider(PushProvider):
     """Gives the result that the test chose."""
 
-    def __init__(self, verdict: PushResult | Deferred[PushResult]) -> None:
-        self.verdict = verdict
+    def __init__(self, result: PushResult | Deferred[PushResult]) -> None:
+        self.result = result
         self.pushes: list[Push] = []
 
     async def send(self, push: Push) -> PushResult:
         self.pushes.append(push)
-        verdict = self.verdict
-        return await verdict if isinstance(verdict, Deferred) else verdict
+        result = self.result
+        return await result if isinstance(result, Deferred) else result
 
 
 class NoticeTests(SynchronousTestCase):
@@ -61,7 +61,7 @@ class NoticeTests(SynchronousTestCase):
     def lose(self, device: Device, **present: str) -> None:
         self.notices.notify(device, attrs.evolve(device, token="new", **present))  # type: ignore
 
-    def test_other_token_is_told(self) -> None:
+    def test_other_token_is_notified(self) -> None:
         """The device that lost the account, with the words that apps know."""
         self.lose(ANDROID)
         self.assertEqual(

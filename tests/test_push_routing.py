@@ -1,4 +1,4 @@
-"""Which provider is used, and what becomes of one that a reload takes out of use."""
+"""Which provider is used, and how one that a reload replaces ends."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.
 
 
 class SlowProvider(PushProvider):
-    """Keeps its verdict back until told."""
+    """Gives its result when the test fires it."""
 
     def __init__(self) -> None:
         self.started = 0
         self.stopped = 0
-        self.verdict: Deferred[PushResult] = Deferred()
+        self.result: Deferred[PushResult] = Deferred()
 
     async def start(self) -> None:
         self.started += 1
@@ -40,7 +40,7 @@ class SlowProvider(PushProvider):
         self.stopped += 1
 
     async def send(self, push: Push) -> PushResult:
-        return await self.verdict
+        return await self.result
 
 
 class ConnectingProvider(SlowProvider):
@@ -120,7 +120,7 @@ class RouteTableTests(SynchronousTestCase):
         self.table.replace({KEY: self.make_route(new)})
         self.assertEqual((new.started, self.provider.stopped), (1, 0))
         self.clock.advance(0.5)
-        self.provider.verdict.callback(Accepted())
+        self.provider.result.callback(Accepted())
         self.assertEqual(self.successResultOf(sending), Accepted())
         self.assertEqual(self.provider.stopped, 1)
         self.assertEqual(self.metrics.counted, [("accepted", 0.5)])
@@ -164,10 +164,10 @@ class RouteTableTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.table.replace({KEY: self.make_route(new)})
             self.clock.pump([1.0] * 300)
-        told = [str(formatEvent(event)) for event in events]
-        self.assertEqual(len(told), 5)
+        lines = [str(formatEvent(event)) for event in events]
+        self.assertEqual(len(lines), 5)
         self.assertEqual(
-            told[0],
+            lines[0],
             "com.example: no connection with the new credentials or settings"
             " (client certificate refused): the old ones stay in use",
         )
@@ -220,10 +220,10 @@ class RouteTableTests(SynchronousTestCase):
         assert route is not None
         return route
 
-    def test_bug_in_a_provider_is_a_verdict(self) -> None:
-        """Nobody waits for a push that has failed; it is logged and counted."""
+    def test_bug_in_a_provider_is_a_result(self) -> None:
+        """A push that has failed ends at once; it is logged and counted."""
         sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
-        self.provider.verdict.errback(ZeroDivisionError())
+        self.provider.result.errback(ZeroDivisionError())
         self.assertEqual(self.successResultOf(sending), Rejected("internal error"))
         self.assertEqual(self.metrics.counted, [("config-fault", 0.0)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -1,4 +1,4 @@
-"""Which providers a reload keeps, and which it makes anew."""
+"""Which providers a reload keeps, and which it replaces."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Http2Connection(Protocol):
         return not (self._paused or self.liveness.suspect) and self.session.can_open
 
     def load(self, now: float) -> float:
-        """The load for comparison; the connection with the least one is preferred."""
+        """For choosing a connection: the one with the least load is preferred."""
         load = len(self.session.streams)
         if now > self._fresh_until:
             age_s = now - self.liveness.heard_at
@@ -309,10 +309,8 @@ class Http2Connection(Protocol):
     def _may_reset(self) -> bool:
         now = self._clock.seconds()
         earned = (now - self._resets_counted_at) * RESETS_PER_S
-        self._resets_left, self._resets_counted_at = (
-            min(self._resets_left + earned, RESETS_AT_ONCE),
-            now,
-        )
+        self._resets_left = min(self._resets_left + earned, RESETS_AT_ONCE)
+        self._resets_counted_at = now
         if self._resets_left < 1:
             return False
         self._resets_left -= 1

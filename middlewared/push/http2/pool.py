@@ -30,7 +30,7 @@ MAX_LOST_CONNECTIONS = 2
 AVOIDED_LOAD = 10_000_000.0
 
 SWEEP_S = 0.02
-"""How late an exchange may end after its deadline."""
+"""How long after its deadline an exchange may end."""
 
 RESET_AGAIN_S = 1.0
 """When to reset the streams for which no one waits, if not all could be reset at once."""
@@ -137,7 +137,7 @@ class Http2Pool:
 
     @property
     def up(self) -> bool | None:
-        """Whether a connection is ready; None: the first attempts have not ended yet."""
+        """Whether a connection is ready; None: no attempt to connect has failed yet."""
         failed = any(connector.problem for connector in self._connectors)
         return True if self._is_connected else False if failed else None
 
@@ -253,9 +253,10 @@ class Http2Pool:
     def _drain_queue(self) -> None:
         """A stream is free: send the exchanges that have waited longest."""
         now = self._clock.seconds()
-        while (
-            self._queue and (connection := self._pick(self._queue[0].connection, now)) is not None
-        ):
+        while self._queue:
+            connection = self._pick(self._queue[0].connection, now)
+            if connection is None:
+                return
             exchange = self._queue.popleft()
             if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
