@@ -605,6 +605,15 @@ class LifeTests(AppleTestCase):
         await until(lambda: provider.connection_states()["sandbox", "ready"] == 2)
         self.assertEqual(provider.credential_expiry, credentials.not_after)
 
+    async def test_up_is_whether_production_is_connected(self) -> None:
+        """None until the first attempt has ended."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        self.assertIsNone(provider.up)
+        await until(lambda: provider.up is True)
+        await apple.stop()
+        await until(lambda: provider.up is False)
+
     async def test_a_key_does_not_expire(self) -> None:
         """There is no date to report."""
         apple = await self.serve()

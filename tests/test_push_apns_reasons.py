@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from middlewared.push.apns.mass_refusal import MASS, PERIOD_S, MassRefusal
 from middlewared.push.apns.reasons import interpret
 from middlewared.push.http2.exchange import OK, Response
 from middlewared.push.interface import (
@@ -117,3 +119,38 @@ class InterpretationTests(SynchronousTestCase):
         """Never an exception, and the reason is short."""
         response = Response(status, body, [(b"retry-after", retry_after)])
         self.assertLessEqual(len(interpret(response, NOW).reason), 64)
+
+
+class MassRefusalTests(SynchronousTestCase):
+    """When many devices are refused alike."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.alarm = MassRefusal(app="app", kind="calls", clock=self.clock)
+
+    def refuse(self, count: int, *, first: int = 0) -> list[bool]:
+        """Whether the refusals of so many different devices were too many."""
+        return [self.alarm.refused("BadTopic", str(first + number)) for number in range(count)]
+
+    def test_many_devices_raise_it(self) -> None:
+        """From the tenth on."""
+        self.assertEqual(self.refuse(MASS + 2), [False] * (MASS - 1) + [True] * 3)
+
+    def test_one_device_does_not(self) -> None:
+        """However often it is refused."""
+        self.assertFalse(any(self.alarm.refused("BadTopic", "same") for _ in range(100)))
+
+    def test_not_when_others_are_accepted(self) -> None:
+        """Then the app is configured well."""
+        self.refuse(1)
+        for _ in range(MASS + 1):
+            self.alarm.accepted()
+        self.assertFalse(any(self.refuse(MASS * 2)))
+
+    def test_not_over_a_long_time(self) -> None:
+        """Old tokens are refused now and then."""
+        results = []
+        for number in range(3 * MASS):
+            results += self.refuse(1, first=number)
+            self.clock.advance(PERIOD_S / 5)
+        self.assertFalse(any(results))

@@ -314,6 +314,18 @@ class AccessTokensTests(SynchronousTestCase):
             self.assertIs(self.successResultOf(self.get()), token)
         self.assertEqual(len(self.http.answers), 1)
 
+    def test_up_is_whether_there_is_a_token(self) -> None:
+        """None until the first renewal has ended."""
+        self.tokens.start()
+        self.assertIsNone(self.tokens.up)
+        self.answer(refusal(503))
+        self.assertIs(self.tokens.up, False)
+        self.clock.advance(1)
+        self.answer(grant())
+        self.assertIs(self.tokens.up, True)
+        self.clock.advance(3599)
+        self.assertIs(self.tokens.up, False)
+
     def test_discarded_token_is_renewed(self) -> None:
         """Pushes refused with the same token share one renewal."""
         old = self.with_token()

@@ -88,8 +88,10 @@ class AccessTokens:
 
     @property
     def up(self) -> bool | None:
-        """Whether there is a valid token; None: the first renewal has not ended yet."""
-        return True if self._valid_token() else False if self._failures else None
+        """Whether there is a valid token; None: a renewal has yet to show it."""
+        if self._failures or self._token is not None:
+            return self._valid_token() is not None
+        return None
 
     def start(self) -> None:
         """Fetch the first token now, and the next one each time before it expires."""

@@ -1,4 +1,4 @@
-"""Pool and connectors: back-off, the queue's bound, the alarm. Time is a ``task.Clock``."""
+"""Pool and connectors: back-off, and the queue's bound. Time is a ``task.Clock``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.mass_refusal import MASS, PERIOD_S, MassRefusal
 from middlewared.push.http2 import frames
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.connector import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
@@ -330,38 +329,3 @@ class PoolTests(SynchronousTestCase):
             answer = frames.pack(frames.HEADERS, 5, stream_id, b"\x88")
             self.network.connections[0].dataReceived(answer)
         self.assertEqual(served, [0, 1, 2])
-
-
-class MassRefusalTests(SynchronousTestCase):
-    """When many devices are refused alike."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.alarm = MassRefusal(app="app", kind="calls", clock=self.clock)
-
-    def refuse(self, count: int, *, first: int = 0) -> list[bool]:
-        """Whether the refusals of so many different devices were too many."""
-        return [self.alarm.refused("BadTopic", str(first + number)) for number in range(count)]
-
-    def test_many_devices_raise_it(self) -> None:
-        """From the tenth on."""
-        self.assertEqual(self.refuse(MASS + 2), [False] * (MASS - 1) + [True] * 3)
-
-    def test_one_device_does_not(self) -> None:
-        """However often it is refused."""
-        self.assertFalse(any(self.alarm.refused("BadTopic", "same") for _ in range(100)))
-
-    def test_not_when_others_are_accepted(self) -> None:
-        """Then the app is configured well."""
-        self.refuse(1)
-        for _ in range(MASS + 1):
-            self.alarm.accepted()
-        self.assertFalse(any(self.refuse(MASS * 2)))
-
-    def test_not_over_a_long_time(self) -> None:
-        """Old tokens are refused now and then."""
-        results = []
-        for number in range(3 * MASS):
-            results += self.refuse(1, first=number)
-            self.clock.advance(PERIOD_S / 5)
-        self.assertFalse(any(results))
