@@ -15,11 +15,12 @@ def decode_basic(parameters: str | bytes) -> tuple[str, str] | None:
     """
     User and password from what follows ``Basic`` in the header; None: it is malformed.
 
-    The user ends at the first colon, the password may contain more.
+    The user ends at the first colon, the password may contain more. Bytes that are not UTF-8
+    (older clients send Latin-1) become surrogate escapes.
     """
     try:
-        decoded = base64.b64decode(parameters.strip(), validate=True).decode("utf-8")
+        decoded = base64.b64decode(parameters.strip(), validate=True)
     except (binascii.Error, ValueError):
         return None
-    user, colon, password = decoded.partition(":")
+    user, colon, password = decoded.decode("utf-8", "surrogateescape").partition(":")
     return (user, password) if colon else None

@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
+from middlewared.metrics import Metrics
 from middlewared.model import Device, Platform
 from middlewared.push.instrumented import RETIRE_S, InstrumentedProvider
 from middlewared.push.interface import (
@@ -58,31 +59,12 @@ class ConnectingProvider(SlowProvider):
         await self.connected
 
 
-class CountedPushes:
-    """The metrics of pushes."""
-
-    def __init__(self) -> None:
-        self.counted: list[tuple[str, float]] = []
-
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        self.counted.append((result, seconds))
-
-
 class RouteTableTests(SynchronousTestCase):
     """A table with one app."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.metrics = CountedPushes()
+        self.metrics = Metrics()
         self.background = Background()
         self.table = RouteTable(background=self.background, clock=self.clock)
         self.provider = SlowProvider()
@@ -99,6 +81,12 @@ class RouteTableTests(SynchronousTestCase):
                 platform=Platform.GCM,
             )
         )
+
+    def pushes_counted(self, result: str) -> tuple[float | None, float | None]:
+        """How many pushes had this result, and their seconds in all."""
+        name, labels = "middlewared_push_seconds", {"platform": "gcm", "result": result}
+        value = self.metrics.registry.get_sample_value
+        return value(f"{name}_count", labels), value(f"{name}_sum", labels)
 
     def test_known_and_unknown_apps(self) -> None:
         """An app on another platform is another one."""
@@ -123,7 +111,7 @@ class RouteTableTests(SynchronousTestCase):
         self.provider.result.callback(Accepted())
         self.assertEqual(self.successResultOf(sending), Accepted())
         self.assertEqual(self.provider.stopped, 1)
-        self.assertEqual(self.metrics.counted, [("accepted", 0.5)])
+        self.assertEqual(self.pushes_counted("accepted"), (1, 0.5))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_replaced_provider_is_not_waited_for_forever(self) -> None:
@@ -225,5 +213,5 @@ class RouteTableTests(SynchronousTestCase):
         sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
         self.provider.result.errback(ZeroDivisionError())
         self.assertEqual(self.successResultOf(sending), Rejected("internal error"))
-        self.assertEqual(self.metrics.counted, [("config-fault", 0.0)])
+        self.assertEqual(self.pushes_counted("config-fault"), (1, 0.0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

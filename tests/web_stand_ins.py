@@ -22,7 +22,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from middlewared.accounts.interface import Account, AccountBackend
+from middlewared.accounts.interface import Account, Authenticator
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
@@ -64,7 +64,7 @@ class StandInCalls:
         self.held: set[str] = set()
         self.shedded: list[IncomingCall] = []
 
-    def shed(self, incoming: IncomingCall) -> bool:
+    def refuse_if_new(self, incoming: IncomingCall) -> bool:
         if incoming.call_id in self.held:
             return False
         self.shedded.append(incoming)
@@ -278,7 +278,7 @@ class WebCase(TestCase):
         self.port = await self.listen(RouteSet.WHOLE)
         self._watch_log()
 
-    def make_accounts(self) -> AccountBackend:
+    def make_accounts(self) -> Authenticator:
         """Who judges credentials; ``self.accounts`` unless the test wants another."""
         return self.accounts
 

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from middlewared.clock import Clock
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.push.interface import Push, PushProvider, PushResult, Rejected, Uncertain
+from middlewared.push.interface import Push, PushProvider, PushResult, Rejected
 
 RETIRE_S = 30.0
 
 OnResult: TypeAlias = Callable[[str, Platform, PushResult], None]
 """Gets app, platform and result of a push."""
-
-
-class PushMetrics(Protocol):
-    """Counts pushes; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        """
-        A push ended with this result, after ``seconds``.
-
-        :param uncertain: the provider may have accepted the push without responding.
-        """
 
 
 class InstrumentedProvider(PushProvider):
@@ -55,7 +36,7 @@ class InstrumentedProvider(PushProvider):
         *,
         provider: PushProvider,
         clock: Clock,
-        metrics: PushMetrics,
+        metrics: Metrics,
         app: str,
         platform: Platform,
         on_result: OnResult = lambda *_: None,
@@ -131,13 +112,7 @@ class InstrumentedProvider(PushProvider):
             self._in_flight -= 1
             if not self._in_flight and self._retiring is not None:
                 self._retiring.cancel()
-        self._metrics.push_sent(
-            self._app,
-            self._platform,
-            result=result.label,
-            reason=result.reason,
-            seconds=max(0.0, self._clock.seconds() - began_at),
-            uncertain=isinstance(result, Uncertain),
-        )
+        took_s = max(0.0, self._clock.seconds() - began_at)
+        self._metrics.push_sent(self._app, self._platform, result, took_s)
         self._on_result(self._app, self._platform, result)
         return result

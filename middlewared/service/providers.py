@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
@@ -26,18 +27,11 @@ from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.http2.pool import HostPools
-from middlewared.push.instrumented import InstrumentedProvider, OnResult, PushMetrics
+from middlewared.push.instrumented import InstrumentedProvider, OnResult
 from middlewared.push.interface import PushProvider, Resend
 from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp
 from middlewared.service.certificate_checks import sends_alerts
-
-
-class ProviderMetrics(PushMetrics, Protocol):
-    """Counts pushes and measures PINGs; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def provider_ping(self, app: str, environment: str, seconds: float) -> None:
-        """A PING to a provider was acknowledged after ``seconds``."""
 
 
 class Providers:
@@ -54,7 +48,7 @@ class Providers:
         reactor: Any,
         clock: Clock,
         endpoints: TcpEndpoints,
-        metrics: ProviderMetrics,
+        metrics: Metrics,
         on_result: OnResult = lambda *_: None,
     ) -> None:
         self._on_result = on_result
@@ -68,19 +62,19 @@ class Providers:
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
         """The routes of ``apps``; the caller starts their providers."""
-        before, self._current = self._current, {}
-        routes = {}
+        current, routes = {}, {}
         for key, loaded in apps.items():
-            known, provider = before.get(key, (None, None))
+            known, provider = self._current.get(key, (None, None))
             same = known is not None and _provider_settings(known) == _provider_settings(loaded)
             if provider is None or not same:
                 provider = self._instrumented(loaded)
-            self._current[key] = (loaded, provider)
+            current[key] = (loaded, provider)
             routes[key] = InstrumentedRoute(
                 provider=provider,
                 resend=Resend(loaded.app.resend),
                 lost_account_notice=_notifies(loaded),
             )
+        self._current = current
         return routes
 
     def apns_connections(self) -> dict[tuple[str, str, str], int]:

@@ -12,7 +12,7 @@ import binascii
 import enum
 from collections.abc import Callable, Hashable
 
-from middlewared.accounts.interface import Account, AccountBackend
+from middlewared.accounts.interface import Account, Authenticator
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, BadRequest
 from middlewared.web import fields
@@ -40,7 +40,7 @@ class Authentication:
         self,
         *,
         clock: Clock,
-        accounts: AccountBackend,
+        accounts: Authenticator,
         settings: Callable[[], WebSettings],
     ) -> None:
         self._clock = clock

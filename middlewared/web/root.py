@@ -24,7 +24,7 @@ from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from middlewared.accounts.interface import AccountBackend
+from middlewared.accounts.interface import Authenticator
 from middlewared.background import Background
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock, WallClock
@@ -79,7 +79,7 @@ class Web:
         settings: WebSettings,
         calls: Calls,
         devices: DeviceRegistry,
-        accounts: AccountBackend,
+        accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
         report: Callable[[int, Mapping[str, str]], None],

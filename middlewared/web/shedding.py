@@ -49,7 +49,11 @@ class Shedding(PlainFilter):
 
     def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
         incoming = _incoming(plain)
-        if incoming is None or not self._is_pbx(plain, peer) or not self._calls.shed(incoming):
+        if (
+            incoming is None
+            or not self._is_pbx(plain, peer)
+            or not self._calls.refuse_if_new(incoming)
+        ):
             return None
         return _overloaded
 
