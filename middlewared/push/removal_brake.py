@@ -93,15 +93,15 @@ class RemovalBrake:
             self._apps = {key: each for key, each in self._apps.items() if not each.idle(now)}
             found = self._apps[app, platform] = _TokenResults()
         if found.paused and found.quiet(now):
-            self._end(app, platform, found)
+            self._resume(app, platform, found)
         found.count(now, dead=dead)
         if (dead or found.paused) and found.too_many_die():
             found.too_many_at = now
             if not found.paused:
-                self._begin(app, platform, found)
+                self._pause(app, platform, found)
         found.ignored += dead and found.paused
 
-    def _begin(self, app: str, platform: Platform, found: _TokenResults) -> None:
+    def _pause(self, app: str, platform: Platform, found: _TokenResults) -> None:
         found.paused = True
         self._log.error(
             "too many dead push tokens of {app} on {platform}: no device is removed until a"
@@ -111,7 +111,7 @@ class RemovalBrake:
             platform=platform.value,
         )
 
-    def _end(self, app: str, platform: Platform, found: _TokenResults) -> None:
+    def _resume(self, app: str, platform: Platform, found: _TokenResults) -> None:
         self._log.warn(
             "dead devices of {app} on {platform} are removed again; {kept} verdicts were"
             " ignored meanwhile",
