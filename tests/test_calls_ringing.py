@@ -30,6 +30,7 @@ from middlewared.push.interface import (
     CallPush,
     ConfigFault,
     Push,
+    PushProvider,
     PushResult,
     Rejected,
     Resend,
@@ -52,18 +53,12 @@ CALL = IncomingCall(123456789, "0123456789", "Alice", "call-1")
 Verdict: TypeAlias = PushResult | Deferred[PushResult] | Exception
 
 
-class ScriptedProvider:
+class ScriptedProvider(PushProvider):
     """Gives each push the next result of the script; a Deferred in it keeps one back."""
 
     def __init__(self, *script: Verdict) -> None:
         self.script: list[Verdict] = list(script)
         self.pushes: list[CallPush] = []
-
-    def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
 
     async def send(self, push: Push) -> PushResult:
         assert isinstance(push, CallPush)

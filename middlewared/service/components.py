@@ -150,7 +150,7 @@ class Components:
             clock=self._reactor,
             endpoints=self._endpoints,
             metrics=self.metrics,
-            judged=self.brake.judged,
+            on_result=self.brake.record,
         )
         self.routes = RouteTable(background=self._notice_work, clock=self._reactor)
         self.notices = LostAccountNotices(
