@@ -12,6 +12,7 @@ from subprocess import PIPE, STDOUT, Popen
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import middlewared
@@ -29,7 +30,7 @@ from pathlib import Path
 from twisted.internet import reactor, task
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 async def main(reactor, path):
-    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=30)
+    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=120)
     await registry.start()
     await registry.ping()
     await registry.stop()
@@ -164,13 +165,24 @@ class SqliteStartTests(SqliteCase):
         self.assertIn("schema 1000", await self.refused(self.path))
         self.assertEqual(self.sql("select name from sqlite_master"), [("future",)])
 
+    async def test_new_file_is_locked_for_a_moment(self) -> None:
+        """The start waits until another daemon, which starts too, has released the file."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            other.execute("create table other (x)")
+            starting = Deferred.fromCoroutine(self.started())
+            await deferLater(reactor, 0.2)
+            self.assertNoResult(starting)
+            other.execute("commit")
+            await (await starting).ping()
+
     def test_several_daemons_start_at_once(self) -> None:
         """Each of several processes on a new file finds the whole schema."""
         command = [sys.executable, "-c", STARTED_AT_ONCE, str(self.path)]
         environment = {**os.environ, "PYTHONPATH": str(Path(middlewared.__file__).parents[1])}
         processes = [Popen(command, env=environment, stdout=PIPE, stderr=STDOUT) for _ in range(4)]
         for process in processes:
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, printed.decode())
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -56,6 +57,7 @@ _PEERS = f"""
     where daemon <> ? and seen_at > {_NOW_S} - 3
 """  # noqa: S608
 _CAPACITY = 5000
+_SWITCH_AGAIN_S = 0.01
 
 
 class SqliteRegistry:
@@ -282,13 +284,30 @@ class _File:
             if self._reading:
                 connection.execute("pragma query_only = on")
             else:
-                connection.execute("pragma journal_mode = wal")
+                self._use_wal(connection)
                 connection.execute("pragma synchronous = full")
                 self._upgrade(connection)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
                 raise _unusable(self._path, "not a SQLite database") from error
             raise
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """
+        Switch to write-ahead logging, again and again while another process does the same.
+
+        The switch upgrades a read lock, for which SQLite fails at once instead of waiting.
+        """
+        deadline = time.monotonic() + self._lock_wait_s
+        while True:
+            try:
+                connection.execute("pragma journal_mode = wal")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_SWITCH_AGAIN_S)
+            else:
+                return
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         """Under the write lock, since several daemons may start at once."""
