@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.batches import Batches
+from middlewared.devices.batched_writes import BatchedWrites
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform, ResponseRecord
 
@@ -44,7 +44,7 @@ class BatchesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.table = Table()
         self.clock = Clock()
-        self.log = Batches(name="log", write=self.table.log_responses, clock=self.clock)
+        self.log = BatchedWrites(name="log", write=self.table.log_responses, clock=self.clock)
 
     def add(self, *numbers: int) -> None:
         for number in numbers:

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.devices.cache import MAX_DEVICES, CachedDevices, CacheSettings
+from middlewared.devices.cached_registry import MAX_DEVICES, CachedRegistry, CacheSettings
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, Wakeup
@@ -43,7 +43,7 @@ class CachedContractTests(DeviceRegistryContract, TestCase):
         self.there = self.cached()
 
     def cached(self) -> DeviceRegistry:
-        return CachedDevices(registry=self.devices, clock=reactor, settings=CacheSettings())
+        return CachedRegistry(devices=self.devices, clock=reactor, settings=CacheSettings())
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
         return [
@@ -69,8 +69,8 @@ class OutageTests(SynchronousTestCase):
         self.devices = SlowDevices()
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.cache = CachedDevices(
-            registry=self.devices, clock=self.clock, settings=CacheSettings(keep_ms=600_000)
+        self.cache = CachedRegistry(
+            devices=self.devices, clock=self.clock, settings=CacheSettings(keep_ms=600_000)
         )
 
     def now(self, work: Awaitable[T]) -> T:
@@ -128,7 +128,7 @@ class OutageTests(SynchronousTestCase):
         """With 0 nothing is served from memory; the setting may change at any time."""
         self.now(self.cache.register(a_device()))
         self.go_away()
-        self.cache.settings = CacheSettings(keep_ms=0)
+        self.cache.reconfigure(CacheSettings(keep_ms=0))
         self.assert_down()
 
     def test_database_is_asked_while_it_works(self) -> None:
@@ -166,7 +166,7 @@ class OutageTests(SynchronousTestCase):
     def test_displaced_devices_are_not_served(self) -> None:
         """A phone that has moved to another account rings only for that one."""
         self.now(self.cache.register(a_device(1)))
-        self.now(self.cache.register(a_device(2), alone=True))
+        self.now(self.cache.register(a_device(2), exclusive=True))
         self.go_away()
         self.assert_down(1)
         self.assertEqual(self.now(self.cache.find(2)), a_device(2))
@@ -184,8 +184,8 @@ class OutageTests(SynchronousTestCase):
     def test_dead_devices_that_are_kept(self) -> None:
         """While removals of its app are paused a dead device stays, in the database too."""
         kept = {("com.example.phone", Platform.APNS)}
-        self.cache = CachedDevices(
-            registry=self.devices,
+        self.cache = CachedRegistry(
+            devices=self.devices,
             clock=self.clock,
             settings=CacheSettings(),
             keeps_dead=lambda app, platform: (app, platform) in kept,

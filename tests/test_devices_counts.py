@@ -6,8 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.counts import DeviceCounts
-from middlewared.devices.interface import Counts
+from middlewared.devices.device_counter import DeviceCounter
+from middlewared.devices.interface import DeviceCounts
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform
 
@@ -22,13 +22,13 @@ class Table:
         self.fault: Exception | None = None
         self.slow: Deferred[None] | None = None
 
-    async def count(self, silent_calls: int) -> Counts:
+    async def count(self, silent_calls: int) -> DeviceCounts:
         self.asked.append(silent_calls)
         if self.slow is not None:
             await self.slow
         if self.fault is not None:
             raise self.fault
-        return Counts({KEY: len(self.asked)}, len(self.asked))
+        return DeviceCounts({KEY: len(self.asked)}, len(self.asked))
 
 
 class DeviceCountsTests(SynchronousTestCase):
@@ -38,8 +38,8 @@ class DeviceCountsTests(SynchronousTestCase):
         self.table = Table()
         self.clock = Clock()
         self.silent_calls = 5
-        self.counts = DeviceCounts(
-            table=self.table, clock=self.clock, silent_calls=lambda: self.silent_calls
+        self.counts = DeviceCounter(
+            count=self.table.count, clock=self.clock, silent_calls=lambda: self.silent_calls
         )
 
     def stop(self) -> None:

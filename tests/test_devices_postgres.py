@@ -13,12 +13,17 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices import queries
-from middlewared.devices.interface import DeviceRegistry, Registered, Wanted
+from middlewared.devices.interface import DeviceFilter, DeviceRegistry, Registered
 from middlewared.devices.migrations import pending
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
-from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
+from tests.contracts.devices import (
+    ACCOUNT,
+    DaemonHeartbeatsContract,
+    DeviceRegistryContract,
+    a_device,
+)
 from tests.servers.postgres import PostgresServer, shared_server
 
 
@@ -82,7 +87,7 @@ class PostgresContractTests(DeviceRegistryContract, PostgresCase):
         return await self.started()
 
 
-class PostgresDaemonTableTests(DaemonTableContract, PostgresCase):
+class PostgresDaemonTableTests(DaemonHeartbeatsContract, PostgresCase):
     """The table of daemons, with two daemons on one database."""
 
     async def _members(self) -> None:
@@ -232,7 +237,7 @@ class PostgresConnectionTests(PostgresCase):
         )
         phone = queries.Dialect(position="strpos").same_phone().replace("?", "'{}'")
         phone = phone.format("i7", "i7", "android", "app")
-        page, _ = queries.Dialect(position="strpos").page(Wanted(shared=True))
+        page, _ = queries.Dialect(position="strpos").page(DeviceFilter(shared=True))
         for statement in (
             f"select from devices where sip_user_id = 1 or (true and {phone})",
             page.replace("?", "5"),
@@ -266,9 +271,9 @@ class PostgresConnectionTests(PostgresCase):
         registry = await self.started()
         await registry.register(a_device())
         abandoned = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(20)]
-        for look_up in abandoned:
-            look_up.addErrback(lambda failure: failure.trap(CancelledError))
-            look_up.cancel()
+        for resolve_name in abandoned:
+            resolve_name.addErrback(lambda failure: failure.trap(CancelledError))
+            resolve_name.cancel()
         self.assertEqual(await registry.find(ACCOUNT), a_device())
 
     async def test_stop_finishes_what_was_asked_for(self) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from middlewared.devices.cache import CachedDevices, CacheSettings
+from middlewared.devices.cached_registry import CachedRegistry, CacheSettings
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import DatabaseDown
 from tests.contracts.devices import ACCOUNT, a_device
@@ -115,7 +115,7 @@ class PostgresFaultTests(FaultCase):
         server = self.server()
         registry = self.registry(self.address(server))
         await registry.start()
-        cached = CachedDevices(registry=registry, clock=reactor, settings=CacheSettings())
+        cached = CachedRegistry(devices=registry, clock=reactor, settings=CacheSettings())
         await cached.register(a_device())
         server.pause()
         self.assertEqual(await cached.find(ACCOUNT), a_device())

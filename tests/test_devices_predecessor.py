@@ -122,7 +122,7 @@ class ImportTests(SynchronousTestCase):
     def run_import(self, *lines: str) -> Deferred[Imported]:
         text = [f"{line}\n" for line in (HEADER, *lines)]
         return Deferred.fromCoroutine(
-            import_devices(registry=self.devices, lines=text, report=self.refused.append)
+            import_devices(devices=self.devices, lines=text, report=self.refused.append)
         )
 
     def test_repeat_changes_nothing(self) -> None:

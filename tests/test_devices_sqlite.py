@@ -16,13 +16,18 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import middlewared
-from middlewared.devices.interface import Registered, Wanted
+from middlewared.devices.interface import DeviceFilter, Registered
 from middlewared.devices.migrations import pending
 from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect, to_row
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
-from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
+from tests.contracts.devices import (
+    ACCOUNT,
+    DaemonHeartbeatsContract,
+    DeviceRegistryContract,
+    a_device,
+)
 
 STARTED_AT_ONCE = """
 import sys
@@ -96,7 +101,7 @@ class SqliteContractTests(DeviceRegistryContract, SqliteCase):
         return await self.started()
 
 
-class SqliteDaemonTableTests(DaemonTableContract, SqliteCase):
+class SqliteDaemonTableTests(DaemonHeartbeatsContract, SqliteCase):
     """The table of daemons, with two daemons on one file."""
 
     async def _members(self) -> None:
@@ -193,7 +198,7 @@ class SqliteLargeTests(SqliteCase):
         """A registration and a page of shared phones use indexes; counts read only an index."""
         await self.started()
         dialect = Dialect(position="instr")
-        page, _ = dialect.page(Wanted(shared=True))
+        page, _ = dialect.page(DeviceFilter(shared=True))
         for statement, used in (
             (f"delete from devices where {dialect.same_phone()} and sip_user_id <> ?", 1),
             (page, 1),

@@ -20,9 +20,9 @@ from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
-from middlewared.devices.batches import Batches
-from middlewared.devices.cache import CachedDevices
-from middlewared.devices.counts import DeviceCounts
+from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.devices.cached_registry import CachedRegistry
+from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
 from middlewared.logs import Repeats, bounded
 from middlewared.metrics import Metrics, Sources
@@ -104,9 +104,9 @@ class Components:
         self.repeats = Repeats(clock=reactor)
         self.overload = Overload(clock=reactor, metrics=self.metrics)
         self.brake = RemovalBrake(clock=reactor)
-        self._store: Registry = make_registry(config, reactor=reactor)
-        self.registry = CachedDevices(
-            registry=self._store,
+        database: Registry = make_registry(config, reactor=reactor)
+        self.registry = CachedRegistry(
+            devices=database,
             clock=reactor,
             settings=cache_settings(config),
             keeps_dead=self.brake.paused,
@@ -114,7 +114,7 @@ class Components:
         self.rendezvous = make_rendezvous(
             config,
             reactor=reactor,
-            table=self._store,
+            table=database,
             late=lambda answer: self.journal.ended(answer),
         )
         self._client = PooledHttpClient(
@@ -140,14 +140,14 @@ class Components:
         )
 
     def _make_calls(self) -> None:
-        self.responses: Batches[ResponseRecord] = Batches(
+        self.responses: BatchedWrites[ResponseRecord] = BatchedWrites(
             name="response log", write=self.registry.log_responses, clock=self._reactor
         )
-        self.wakeups: Batches[Wakeup] = Batches(
+        self.wakeups: BatchedWrites[Wakeup] = BatchedWrites(
             name="silent streaks", write=self.registry.log_wakeups, clock=self._reactor
         )
-        self.counts = DeviceCounts(
-            table=self.registry,
+        self.counts = DeviceCounter(
+            count=self.registry.count,
             clock=self._reactor,
             silent_calls=lambda: self.config.calls.silent_calls,
         )
@@ -250,7 +250,7 @@ class Components:
         """
         self.logs.start(self._reactor.callFromThread)
         try:
-            await self._store.start()
+            await self.registry.start()
         except DatabaseDown as error:
             self.log.error("the database is down, starting without: {error}", error=error)
         await start_rendezvous(self.rendezvous)
@@ -277,7 +277,7 @@ class Components:
         self.routes.replace(self.providers.routes(apps))
         self.ringing.settings = ringing_settings(config)
         self.web.settings = web_settings(config)
-        self.registry.settings = cache_settings(config)
+        self.registry.reconfigure(cache_settings(config))
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
@@ -308,7 +308,7 @@ class Components:
             self.responses.stop,
             self.wakeups.stop,
             self._stop_accounts,
-            self._store.stop,
+            self.registry.stop,
         ):
             try:
                 await step()

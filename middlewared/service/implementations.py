@@ -15,7 +15,7 @@ from middlewared.accounts.open import OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
-from middlewared.devices.interface import DaemonTable, DeviceRegistry
+from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError
@@ -32,12 +32,8 @@ AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
 Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
 
 
-class Registry(DeviceRegistry, DaemonTable, Protocol):
-    """A registry that is opened and closed, with the table of the daemons that share it."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+class Registry(DeviceRegistry, DaemonHeartbeats, Protocol):
+    """A device registry, with the heartbeats of the daemons that share its database."""
 
 
 def make_registry(config: Config, *, reactor: Any) -> Registry:
@@ -50,7 +46,7 @@ def make_registry(config: Config, *, reactor: Any) -> Registry:
 
 
 def make_rendezvous(
-    config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
+    config: Config, *, reactor: Any, table: DaemonHeartbeats, late: Callable[[LateAnswer], None]
 ) -> AnyRendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.

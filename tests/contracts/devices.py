@@ -15,12 +15,12 @@ from twisted.trial.unittest import TestCase
 
 from middlewared import __version__
 from middlewared.devices.interface import (
-    Counts,
-    DaemonTable,
+    DaemonHeartbeats,
+    DeviceCounts,
+    DeviceFilter,
     DeviceRegistry,
     Page,
     Registered,
-    Wanted,
     is_silent,
 )
 from middlewared.model import Device, Platform, ResponseRecord, Wakeup
@@ -74,9 +74,9 @@ class DeviceRegistryContract(_Case):
     here: DeviceRegistry
     there: DeviceRegistry
 
-    async def all(self, wanted: Wanted | None = None) -> list[Device]:
+    async def all(self, matching: DeviceFilter | None = None) -> list[Device]:
         """All devices that match."""
-        return list((await self.here.page(wanted=wanted)).devices)
+        return list((await self.here.page(matching=matching)).devices)
 
     async def wake(self, device: Device, *answered: float | None) -> None:
         """One batch of calls to ``device``: when each was answered, or None."""
@@ -98,7 +98,7 @@ class DeviceRegistryContract(_Case):
         self.assertFalse(await self.here.set_sandbox(a_device(), True))
         self.assertFalse(await self.here.touch(ACCOUNT, 1.0))
         self.assertEqual(await self.here.page(), Page([], None))
-        self.assertEqual(await self.here.count(1), Counts({}, 0))
+        self.assertEqual(await self.here.count(1), DeviceCounts({}, 0))
 
     async def test_account_beyond_the_range_of_the_database(self) -> None:
         """A PBX may ask for any integer: one no database can keep has no device."""
@@ -131,7 +131,7 @@ class DeviceRegistryContract(_Case):
         """An app that registers again replaces itself."""
         device = a_device()
         await self.here.register(device)
-        self.assertEqual(await self.here.register(device, alone=True), Registered(device))
+        self.assertEqual(await self.here.register(device, exclusive=True), Registered(device))
 
     async def test_registrations_race_for_one_account(self) -> None:
         """Each of many simultaneous registrations replaced exactly one other, but the first."""
@@ -162,10 +162,12 @@ class DeviceRegistryContract(_Case):
         ]
         for device in (*same, *other):
             await self.here.register(device)
-        self.assertEqual(await self.there.register(phone, alone=True), Registered(None, same))
+        self.assertEqual(await self.there.register(phone, exclusive=True), Registered(None, same))
         self.assertEqual(await self.all(), [phone, *other])
         moved = attrs.evolve(phone, sip_user_id=5)
-        self.assertEqual(await self.here.register(moved, alone=True), Registered(other[0], [phone]))
+        self.assertEqual(
+            await self.here.register(moved, exclusive=True), Registered(other[0], [phone])
+        )
 
     async def test_several_accounts_a_phone(self) -> None:
         """Without ``alone`` the other devices on a phone stay."""
@@ -181,34 +183,36 @@ class DeviceRegistryContract(_Case):
             (an_android(1, ":1"), an_android(2, ":2")),
             (an_android(1, "i" * 4000 + "1:x"), an_android(2, "i" * 4000 + "2:x")),
         ):
-            self.assertEqual(await self.here.register(alike, alone=True), Registered(None))
-            self.assertEqual(await self.here.register(other, alone=True), Registered(None))
+            self.assertEqual(await self.here.register(alike, exclusive=True), Registered(None))
+            self.assertEqual(await self.here.register(other, exclusive=True), Registered(None))
             third = attrs.evolve(alike, sip_user_id=3)
-            self.assertEqual((await self.here.register(third, alone=True)).displaced, (alike,))
+            self.assertEqual((await self.here.register(third, exclusive=True)).removed, (alike,))
             for device in (other, third):
                 await self.here.remove_dead(device, None)
 
     async def test_one_phone_registers_for_several_accounts_at_once(self) -> None:
-        """At any daemons: only the last one remains, and each other is displaced once."""
+        """At any daemons: only the last one remains, and each other is removed once."""
         devices = [an_android(number, f"installation:{number}") for number in range(1, 41)]
         members = [self.here, self.there] * 20
         registered = await gatherResults(
             [
-                Deferred.fromCoroutine(member.register(device, alone=True))
+                Deferred.fromCoroutine(member.register(device, exclusive=True))
                 for member, device in zip(members, devices, strict=True)
             ]
         )
-        displaced = [device for each in registered for device in each.displaced]
+        removed = [device for each in registered for device in each.removed]
         left = await self.all()
         self.assertEqual(len(left), 1)
-        accounts = sorted(device.sip_user_id for device in (*displaced, *left))
+        accounts = sorted(device.sip_user_id for device in (*removed, *left))
         self.assertEqual(accounts, list(range(1, 41)))
 
     async def test_phones_that_exchange_their_accounts_at_once(self) -> None:
         """Registrations do not deadlock."""
         phones = ["a", "b", "c"]
         registering = [
-            Deferred.fromCoroutine(member.register(an_android(account, f"{phone}:1"), alone=True))
+            Deferred.fromCoroutine(
+                member.register(an_android(account, f"{phone}:1"), exclusive=True)
+            )
             for turn in range(10)
             for member in (self.here, self.there)
             for account in (1, 2, 3)
@@ -351,7 +355,7 @@ class DeviceRegistryContract(_Case):
             ("com.example.phone", Platform.ANDROID): 1,
         }
         for silent_calls, silent in ((0, 0), (1, 2), (2, 1), (3, 0)):
-            self.assertEqual(await self.there.count(silent_calls), Counts(devices, silent))
+            self.assertEqual(await self.there.count(silent_calls), DeviceCounts(devices, silent))
 
     async def test_touch_sets_last_seen_alone(self) -> None:
         """A check-in leaves the time of the registration as it was."""
@@ -382,34 +386,34 @@ class DeviceRegistryContract(_Case):
         await self.wake(shared[0], None)
         await self.wake(shared[1], None, None)
         await self.wake(alone[0], 20.0)
-        for wanted, accounts in (
-            (Wanted(), [1, 2, 3, 4]),
-            (Wanted(silent_streak=1), [1, 2]),
-            (Wanted(silent_streak=2), [2]),
-            (Wanted(unseen_since=15.0), [2]),
-            (Wanted(unseen_since=25.0), [2, 3]),
-            (Wanted(shared=True), [1, 2]),
-            (Wanted(silent_streak=1, unseen_since=25.0, shared=True), [2]),
-            (Wanted(silent_streak=3), []),
+        for matching, accounts in (
+            (DeviceFilter(), [1, 2, 3, 4]),
+            (DeviceFilter(silent_streak=1), [1, 2]),
+            (DeviceFilter(silent_streak=2), [2]),
+            (DeviceFilter(unseen_since=15.0), [2]),
+            (DeviceFilter(unseen_since=25.0), [2, 3]),
+            (DeviceFilter(shared=True), [1, 2]),
+            (DeviceFilter(silent_streak=1, unseen_since=25.0, shared=True), [2]),
+            (DeviceFilter(silent_streak=3), []),
         ):
-            found = [device.sip_user_id for device in await self.all(wanted)]
-            self.assertEqual(found, accounts, wanted)
+            found = [device.sip_user_id for device in await self.all(matching)]
+            self.assertEqual(found, accounts, matching)
 
     async def test_page_without_a_wanted_device(self) -> None:
         """The next page can still be found."""
         for number in range(1, 6):
             await self.here.register(a_device(number))
         await self.wake(a_device(4), None)
-        first = await self.here.page(limit=2, wanted=Wanted(silent_streak=1))
+        first = await self.here.page(limit=2, matching=DeviceFilter(silent_streak=1))
         self.assertEqual(first, Page([], 2))
-        second = await self.here.page(after=2, limit=2, wanted=Wanted(silent_streak=1))
+        second = await self.here.page(after=2, limit=2, matching=DeviceFilter(silent_streak=1))
         self.assertEqual([device.sip_user_id for device in second.devices], [4])
 
     async def test_many_registrations_at_once(self) -> None:
         """A burst is stored wholly."""
         devices = [a_device(sip_user_id=n, token=f"token-{n}") for n in range(1, 301)]
         await gatherResults(
-            [Deferred.fromCoroutine(self.here.register(d, alone=True)) for d in devices]
+            [Deferred.fromCoroutine(self.here.register(d, exclusive=True)) for d in devices]
         )
         self.assertEqual(await self.all(), devices)
 
@@ -448,11 +452,11 @@ class DeviceRegistryContract(_Case):
         raise NotImplementedError
 
 
-class DaemonTableContract(_Case):
+class DaemonHeartbeatsContract(_Case):
     """The behaviour of the table of daemons, seen by the members ``here`` and ``there``."""
 
-    here: DaemonTable
-    there: DaemonTable
+    here: DaemonHeartbeats
+    there: DaemonHeartbeats
 
     async def test_a_daemon_hears_of_the_others(self) -> None:
         """Not of itself; of each its last report, and how old that is."""
