@@ -1,11 +1,12 @@
 """
-A device registry in memory, for tests of other rooms. It passes the registry's contract.
+A device registry in memory, for tests of other rooms. It fulfils the registry's contract.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -21,7 +22,7 @@ class MemoryDevices:
     Implements :class:`middlewared.devices.interface.DeviceRegistry`.
 
     :ivar failure: when set, every method raises it.
-    :ivar gate: keeps look-ups waiting until it has fired.
+    :ivar gate: look-ups wait until it has fired.
     """
 
     def __init__(self, *devices: Device) -> None:
@@ -33,6 +34,13 @@ class MemoryDevices:
 
     def put(self, device: Device) -> None:
         self._devices[device.sip_user_id] = device
+
+    def response_log(self) -> list[tuple[str, float, bool, str]]:
+        """The logged responses, as :class:`.DeviceRegistryContract` reads them."""
+        return [
+            (each.platform.value, each.roundtrip_seconds, each.available, _iso(each.answered_at))
+            for each in self.responses
+        ]
 
     def get(self, sip_user_id: int) -> Device | None:
         return self._devices.get(sip_user_id)
@@ -101,8 +109,8 @@ class MemoryDevices:
         self._fail()
         accounts = sorted(account for account in self._devices if account > after)[:limit]
         devices = [self._devices[account] for account in accounts]
-        fitting = [each for each in devices if self._fits(each, matching or DeviceFilter())]
-        return Page(fitting, accounts[-1] if accounts else None)
+        matched = [each for each in devices if self._matches(each, matching or DeviceFilter())]
+        return Page(matched, accounts[-1] if accounts else None)
 
     async def count(self, silent_calls: int) -> DeviceCounts:
         self._fail()
@@ -136,7 +144,7 @@ class MemoryDevices:
         self.put(attrs.evolve(stored, **changes))  # type: ignore[arg-type]
         return True
 
-    def _fits(self, device: Device, matching: DeviceFilter) -> bool:
+    def _matches(self, device: Device, matching: DeviceFilter) -> bool:
         since = matching.unseen_since
         return (
             device.silent_streak >= matching.silent_streak
@@ -147,6 +155,11 @@ class MemoryDevices:
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+def _iso(seconds: float) -> str:
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def _same_phone(one: Device, other: Device) -> bool:

@@ -65,7 +65,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.table.batches[1:], [[4.0]])
         self.stop()
 
-    def test_idle_log_leaves_the_clock_alone(self) -> None:
+    def test_idle_log_sets_no_timer(self) -> None:
         """Without rows there is nothing to do."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.stop()
@@ -124,7 +124,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(formatEvent(after[0]), "log: writes again, 4 rows were lost")
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
 
-    def test_unforeseen_failure_loses_its_batch_alone(self) -> None:
+    def test_unforeseen_failure_loses_only_its_batch(self) -> None:
         """A batch that cannot be written is not retried for ever."""
         self.table.fault = ValueError("unforeseen")
         self.add(1)

@@ -8,22 +8,19 @@ keeps a call waiting, and no longer than the operator allows.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError
 
 from middlewared.clock import Clock
 from middlewared.devices.interface import (
-    DeviceCounts,
-    DeviceFilter,
     DeviceRegistry,
-    Page,
     Registered,
 )
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+from middlewared.model import Device, Platform
 from middlewared.waiting import with_fair_timeout
 
 # About 1 KB each; those that were looked up last are kept.
@@ -62,6 +59,10 @@ class CachedRegistry:
         self._keeps_dead = keeps_dead
         self._cached: OrderedDict[int, tuple[Device, float]] = OrderedDict()
         self._settings = settings
+        # The rest is passed on unchanged.
+        self.start, self.stop, self.ping = devices.start, devices.stop, devices.ping
+        self.touch, self.page, self.count = devices.touch, devices.page, devices.count
+        self.log_responses, self.log_wakeups = devices.log_responses, devices.log_wakeups
 
     def reconfigure(self, settings: CacheSettings) -> None:
         """Use ``settings`` from now on, for the devices that are cached already too."""
@@ -70,15 +71,6 @@ class CachedRegistry:
     @property
     def up(self) -> bool | None:
         return self._devices.up
-
-    async def start(self) -> None:
-        await self._devices.start()
-
-    async def stop(self) -> None:
-        await self._devices.stop()
-
-    async def ping(self) -> None:
-        await self._devices.ping()
 
     async def find(self, sip_user_id: int) -> Device | None:
         """The device in the database; if that is down, the cached one unless it is too old."""
@@ -123,23 +115,6 @@ class CachedRegistry:
     async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
         done = await self._devices.set_sandbox(device, sandbox)
         return self._changed(device.sip_user_id, done)
-
-    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
-        return await self._devices.touch(sip_user_id, seen_at)
-
-    async def page(
-        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
-    ) -> Page:
-        return await self._devices.page(after, limit, matching)
-
-    async def count(self, silent_calls: int) -> DeviceCounts:
-        return await self._devices.count(silent_calls)
-
-    async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
-        await self._devices.log_responses(records)
-
-    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
-        await self._devices.log_wakeups(wakeups)
 
     def _recall(self, sip_user_id: int) -> Device | None:
         device, cached_at = self._cached.get(sip_user_id, (None, 0.0))

@@ -90,12 +90,9 @@ class SqlRegistry(ABC):
 
     async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
         if wakeups:
-            await self._update_streaks(
-                [
-                    (*queries.identity(change.device), change.missed, change.answered_at)
-                    for change in merge_wakeups(wakeups)
-                ]
-            )
+            changes = merge_wakeups(wakeups)
+            rows = [(*queries.identity(c.device), c.missed, c.answered_at) for c in changes]
+            await self._update_streaks(rows)
 
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         rows = await self._exchange_heartbeats(daemon, redis_up, __version__, waiting)
@@ -107,11 +104,11 @@ class SqlRegistry(ABC):
 
     @abstractmethod
     async def _ping(self) -> None:
-        """Read and write, before all statements for which no call waits."""
+        """Read and write; precedes the statements for which no call waits."""
 
     @abstractmethod
     async def _find_row(self, sip_user_id: int) -> Row | None:
-        """The row of one device, before all statements for which no call waits."""
+        """The row of one device; precedes the statements for which no call waits."""
 
     @abstractmethod
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
@@ -127,15 +124,10 @@ class SqlRegistry(ABC):
 
     @abstractmethod
     async def _update_streaks(self, rows: Sequence[Row]) -> None:
-        """
-        Change the streaks of devices, in one transaction.
-
-        :param rows: at least one: the device's identity, and ``missed`` and ``answered_at`` of
-            its :class:`.silent_streaks.StreakChange`; ordered by account.
-        """
+        """Apply changes, at least one: a device's identity, ``missed``, ``answered_at``."""
 
     @abstractmethod
     async def _exchange_heartbeats(
         self, daemon: str, redis_up: bool, version: str, waiting: int
     ) -> Sequence[Row]:
-        """Store a heartbeat; the rows hold the fields of other daemons' in order."""
+        """Store a heartbeat; the rows hold those of other daemons."""

@@ -21,17 +21,11 @@ from middlewared.devices.queries import Row
 
 Ids: TypeAlias = Sequence[int]
 SelectRows: TypeAlias = Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]
-"""
-Fetches rows, which begin with their id.
-
-It calls the function that returns the ids when it has a connection, and again when it
-repeats the statement.
-"""
+"""Fetches rows; asks for the ids once it has a connection, and again when it repeats."""
 
 MAX_IDS = 1000
+# The statement has the deadline of its first look-up, which must not be too early for the last.
 OPEN_S = 0.05
-"""The statement has the deadline of its first look-up, which must not be too early for the
-others."""
 
 
 class LookupBatch:
