@@ -65,7 +65,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.table.batches[1:], [[4.0]])
         self.stop()
 
-    def test_idle_log_sets_no_timer(self) -> None:
+    def test_idle_log_starts_no_timer(self) -> None:
         """Without rows there is nothing to do."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.stop()
@@ -125,7 +125,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
 
     def test_unforeseen_failure_loses_only_its_batch(self) -> None:
-        """A batch that cannot be written is not retried for ever."""
+        """A batch that cannot be written is not retried again and again."""
         self.table.fault = ValueError("unforeseen")
         self.add(1)
         self.clock.advance(1)

@@ -153,7 +153,7 @@ class OutageTests(SynchronousTestCase):
         self.assert_down(2)
 
     def test_devices_that_a_registration_removed_are_not_served(self) -> None:
-        """A phone that has moved to another account rings only for that one."""
+        """A phone that has moved to another account rings only for the new one."""
         self.now(self.cache.register(a_device(1)))
         self.now(self.cache.register(a_device(2), exclusive=True))
         self.go_away()

@@ -105,7 +105,7 @@ class ReadTests(SynchronousTestCase):
 
     @given(st.lists(st.lists(st.text(max_size=8), min_size=1, max_size=12), max_size=5))
     def test_any_text_is_read_or_refused(self, rows: list[list[str]]) -> None:
-        """No file stops the import with an error of its own."""
+        """No content of a file raises anything else."""
         text = io.StringIO()
         csv.writer(text).writerows([HEADER.split(","), *rows])
         for each in read_devices(io.StringIO(text.getvalue(), newline="")):
@@ -126,7 +126,7 @@ class ImportTests(SynchronousTestCase):
         )
 
     def test_repeat_changes_nothing(self) -> None:
-        """The second import finds everything done."""
+        """The second import keeps every device."""
         lines = [f"{n},gcm,app,token-{n},,,,f,2019-12-10 14:40:00," for n in range(1, 1202)]
         self.assertEqual(self.successResultOf(self.run_import(*lines)), Imported(stored=1201))
         self.assertEqual(self.successResultOf(self.run_import(*lines)), Imported(kept=1201))

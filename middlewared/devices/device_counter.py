@@ -26,8 +26,9 @@ _REST = 100
 
 class DeviceCounter:
     """
-    DeviceCounts from :meth:`start` to :meth:`stop`.
+    Counts at intervals from :meth:`start` to :meth:`stop`.
 
+    :param count: counts the devices, or raises DatabaseDown in time.
     :param silent_calls: returns how many unanswered calls make a device silent; 0: none is.
     """
 

@@ -104,11 +104,11 @@ class SqlRegistry(ABC):
 
     @abstractmethod
     async def _ping(self) -> None:
-        """Read and write; precedes the statements for which no call waits."""
+        """Read and write the database."""
 
     @abstractmethod
     async def _find_row(self, sip_user_id: int) -> Row | None:
-        """The row of one device; precedes the statements for which no call waits."""
+        """The row of one device, ahead of statements for which no call waits."""
 
     @abstractmethod
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
