@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import PeerHeartbeat
 from middlewared.errors import DatabaseDown
 from middlewared.rendezvous.redis.peer_reports import (
     DOUBT_S,
@@ -18,8 +18,8 @@ from middlewared.rendezvous.redis.peer_reports import (
 )
 
 
-def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerState:
-    return PeerState("other", redis_up, "1", 0, age_s)
+def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerHeartbeat:
+    return PeerHeartbeat("other", redis_up, "1", 0, age_s)
 
 
 class PeerReportsTests(SynchronousTestCase):
@@ -31,7 +31,7 @@ class PeerReportsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.has_redis = True
-        self.others: Sequence[PeerState] | None = []
+        self.others: Sequence[PeerHeartbeat] | None = []
         self.stalls = False
         self.stalled: Deferred[None] = Deferred()
         self.reported: list[bool] = []
@@ -44,7 +44,7 @@ class PeerReportsTests(SynchronousTestCase):
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(self.peers.stop()))
 
-    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         self.reported.append(redis_up)
         if self.stalls:
             await self.stalled

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from middlewared.clock import measure_monotonically
 from middlewared.config import Config
-from middlewared.service.implementations import Registry, make_registry
+from middlewared.service.implementations import choose_database
 
 
 def run_in_reactor(work: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
@@ -44,7 +44,7 @@ def migrate(config: Config) -> int:
     """Bring the schema of the database up to date; 0 when it is."""
 
     async def work(reactor: Any) -> int:
-        registry: Registry = make_registry(config, reactor=reactor)
+        registry = choose_database(config, reactor=reactor)
         try:
             await registry.start()
         finally:

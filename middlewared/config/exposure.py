@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from middlewared.config.listen import arguments, behind_proxy, local
-from middlewared.config.parsers import UNIX, Network
 from middlewared.config.values import Config, HttpSettings
+from middlewared.networks import LOOPBACK_NETWORKS, UNIX, Network
 
-_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
 # Addresses that no router of the Internet forwards (RFC 1918, 6598, 3927, 4193, 4291).
 _PRIVATE = (
-    *_LOOPBACK,
+    *LOOPBACK_NETWORKS,
     *map(
         ipaddress.ip_network,
         (
@@ -96,7 +95,7 @@ def _is_local_peer(http: HttpSettings, network: Network) -> bool:
     unix = [arguments(each)[0] == "unix" for each in http.listen]
     if network == UNIX:
         return any(unix)
-    return not all(unix) and any(_overlap(network, loopback) for loopback in _LOOPBACK)
+    return not all(unix) and any(_overlap(network, loopback) for loopback in LOOPBACK_NETWORKS)
 
 
 def _open_sockets(http: HttpSettings) -> Iterator[tuple[str, str]]:

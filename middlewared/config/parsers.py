@@ -11,17 +11,16 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from middlewared.networks import UNIX, Network
+
 T = TypeVar("T")
-UNIX: Final = "unix"
-"""Among networks: the peers of unix sockets."""
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 Parse: TypeAlias = Callable[[str, Path], T]
 """Reads the text of a setting; the path is the directory that relative paths hang on."""
 

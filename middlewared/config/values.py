@@ -18,7 +18,6 @@ import attrs
 
 from middlewared.config.listen import endpoints
 from middlewared.config.parsers import (
-    Network,
     account,
     analytics_label,
     choice,
@@ -39,6 +38,7 @@ from middlewared.config.parsers import (
     yes_no,
 )
 from middlewared.model import Platform
+from middlewared.networks import Network
 
 Backend: TypeAlias = Literal["none", "voipgrid", "htpasswd", "open"]
 Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]

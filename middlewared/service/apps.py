@@ -1,8 +1,8 @@
 """
-The providers of the configured apps, and the credentials they show.
+The configured apps and their credentials.
 
-The credentials of all apps are read and checked before any provider is created, so that a
-fault in one changes nothing.
+The credentials of all apps are read and checked before any provider is created: a fault in
+one of them changes nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class LoadedApp:
-    """
-    One app with what its files hold; equal to another load when nothing has changed.
-    """
+    """One app with the content of its files; equal to another load if nothing has changed."""
 
     app: App
     trust: TrustRoots = attrs.field(eq=False)
@@ -48,27 +46,22 @@ class LoadedApp:
     sandbox_credentials: Credentials | None = None
     """The sandbox's own key, if it has one."""
 
-    @property
-    def not_after(self) -> float | None:
-        """When the credentials end, in epoch seconds; None: they do not."""
-        return getattr(self.credentials, "not_after", None)
-
 
 def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
     """
     Read the credentials of all apps.
 
-    :param now: epoch seconds, to judge expiry.
-    :raises ConfigError: the problems of the first app that has any.
+    :param now: epoch seconds, to check the expiry.
+    :raises ConfigError: with the problems of the first app that has any.
     """
     return {key: _load(app, now) for key, app in config.apps.items()}
 
 
 def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str]]:
     """
-    What is wrong with the files that the configuration names: section, key and what.
+    The problems of the files that the configuration names: section, key and what.
 
-    :param now: epoch seconds, to judge expiry.
+    :param now: epoch seconds, to check the expiry.
     """
     for (name, platform), app in config.apps.items():
         yield from _problems(f"app:{name}:{platform.value}", partial(_load, app, now))
@@ -97,7 +90,7 @@ def _redis_problems(redis: RedisSettings, now: float) -> Iterator[tuple[str, str
 def _problems(
     section: str, load: Callable[[], object], key: str | None = None
 ) -> list[tuple[str, str, str]]:
-    """What ``load`` complains about; its lines begin with the key unless that is given."""
+    """The problems that ``load`` raises; their lines begin with the key unless it is given."""
     try:
         load()
     except ConfigError as error:
@@ -107,13 +100,13 @@ def _problems(
 
 
 def _split(section: str, problem: str) -> tuple[str, str]:
-    """Key and what of a loader's line, which may begin with the section."""
+    """Key and problem of a loader's line, which may begin with the section."""
     key, _, what = problem.removeprefix(f"[{section}] ").partition(": ")
     return key, what
 
 
 def _load(app: App, now: float) -> LoadedApp:
-    """Read what ``app`` names; ConfigError has all problems, as ``key: what``."""
+    """Read the files of ``app``; ConfigError has all problems, as ``key: what``."""
     problems: list[str] = []
 
     def attempt(key: str, load: Callable[[], T]) -> T | None:

@@ -1,7 +1,7 @@
 """
-What each room takes from the configuration, as the frozen settings it is given.
+What each room takes from the configuration, as frozen settings.
 
-Milliseconds become seconds here and nowhere else.
+Milliseconds, the unit of the ini file, become seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import Config
-from middlewared.devices.cache import CacheSettings
+from middlewared.devices.cached_registry import CacheSettings
 from middlewared.web.settings import WebSettings
 
 
@@ -54,7 +54,7 @@ def cache_settings(config: Config) -> CacheSettings:
     return CacheSettings(keep_ms=config.database.device_cache_ms)
 
 
-# Keys that are read once: the parts they make stay for the life of the process.
+# Keys that are read once: the objects made from them stay for the life of the process.
 _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
@@ -67,6 +67,6 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
 }
 
 
-def needing_restart(present: Config, new: Config) -> list[str]:
+def needing_restart(current: Config, new: Config) -> list[str]:
     """The sections and keys that differ and that a reload does not change."""
-    return [key for key, value in _FIXED.items() if value(present) != value(new)]
+    return [key for key, value in _FIXED.items() if value(current) != value(new)]

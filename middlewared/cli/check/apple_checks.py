@@ -32,15 +32,14 @@ from middlewared.push.apns.certificate_scope import Environment
 from middlewared.push.apns.provider import HTTPS
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import RequestKind, authorization_header
-from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, judge
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, goaway_fault, interpret
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.failures import (
     NOT_TRUSTED,
     WRONG_HOST,
     connect_fault,
     describe,
-    farewell_fault,
 )
 from middlewared.push.interface import Accepted, ConfigFault, Temporary, TokenDead
 from middlewared.quoting import quoted
@@ -134,7 +133,7 @@ class _Call:
         tls = ClientTLS(trust=loaded.trust, certificate=own, protocols=[b"h2"])
         self._handshake = Handshake(tls(self._host))
         self._connection = Http2Connection(
-            clock=asking.reactor, room=lambda: None, unprocessed=self._unprocessed
+            clock=asking.reactor, on_capacity=lambda: None, on_unprocessed=self._unprocessed
         )
 
     @property
@@ -184,7 +183,9 @@ class _Call:
             authorization = authorization_header(token.text)
         block = kind.block(token=secrets.token_hex(32), authorization=authorization, expiration=0)
         deadline = self._asking.reactor.seconds() + ANSWER_S
-        return Exchange(block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline)
+        return Exchange(
+            header_block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline
+        )
 
     def _unprocessed(self, exchange: Exchange) -> None:
         exchange.end(Temporary("not processed"))
@@ -203,7 +204,7 @@ class _Call:
             return f"no TLS: {f'nothing came within {READY_S:.0f} s' if late else describe(error)}"
         if isinstance(error, TimeoutError):
             return f"speaks TLS, but no HTTP/2 SETTINGS came within {READY_S:.0f} s"
-        said = self._connection.session.farewell
+        said = self._connection.session.goaway
         return f"ended before its HTTP/2 SETTINGS: {quoted(said or describe(error), 120)}"
 
     def _tcp(self) -> IStreamClientEndpoint:
@@ -216,11 +217,11 @@ class _Call:
             f" by {self._handshake.root}: does a proxy intercept TLS? exempt Apple there"
         )
 
-    def _answered(self, end: End) -> Finding:
+    def _answered(self, end: ExchangeResult) -> Finding:
         """What the answer, or its absence, says about the configuration."""
         if not isinstance(end, Response):
             return self._unanswered(end.reason)
-        result = judge(end, wall_clock())
+        result = interpret(end, wall_clock())
         if isinstance(result, Accepted):
             return wrong(
                 f"{self._place}: a push to a made-up token was accepted, which Apple never does:"
@@ -245,11 +246,11 @@ class _Call:
 
     def _unanswered(self, reason: str) -> Finding:
         """The connection or stream ended: Apple may have given a reason in its GOAWAY."""
-        farewell = self._connection.session.farewell
-        fault = farewell_fault(farewell)
+        goaway = self._connection.session.goaway
+        fault = goaway_fault(goaway)
         if isinstance(fault, ConfigFault):
             return self._refused(fault.reason)
-        said = f": {quoted(farewell, 120)}" if farewell else ""
+        said = f": {quoted(goaway, 120)}" if goaway else ""
         return wrong(f"{self._place}: no answer to a push: {reason}{said}")
 
     def _refused(self, reason: str) -> Finding:

@@ -27,8 +27,12 @@ from middlewared.cli.check.finding import (
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
 from middlewared.devices.migrations import pending
-from middlewared.devices.postgres.addresses import read_url, with_addresses
-from middlewared.devices.postgres.postgres_connection import LinkLost, PostgresConnection, words
+from middlewared.devices.postgres.connection_parameters import parse_url, resolve_host
+from middlewared.devices.postgres.postgres_connection import (
+    PostgresConnection,
+    PostgresConnectionLost,
+    first_line,
+)
 from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
 from middlewared.devices.sqlite.sqlite_thread import SqliteThread
 from middlewared.errors import ConfigError, DatabaseDown
@@ -56,7 +60,7 @@ async def ask_database(database: DatabaseSettings, reactor: Any) -> Finding:
     try:
         if path is not None:
             return await _sqlite(path, reactor)
-        return await _postgres(read_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
+        return await _postgres(parse_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
     except ConfigError as error:  # a newer release's schema
         return wrong("; ".join(error.problems).removeprefix("[database] url: "))
 
@@ -65,7 +69,7 @@ async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> Finding
     missed: list[str] = []
     for host in hosts:
         name = _name(host)
-        addresses = await with_addresses(reactor, host)
+        addresses = await resolve_host(reactor, host)
         if not addresses:
             missed.append(f"{name}: {NO_NAME}")
         for parameters in addresses:
@@ -73,7 +77,7 @@ async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> Finding
             try:
                 await link.open(parameters, CONNECT_TIMEOUT_S)
                 return await _asked(link, name, missed)
-            except LinkLost as error:
+            except PostgresConnectionLost as error:
                 missed.append(f"{name}: {_advised(str(error))}")
             finally:
                 link.close()
@@ -94,9 +98,9 @@ async def _asked(link: PostgresConnection, name: str, missed: Sequence[str]) -> 
         before = wall_clock()
         ((there,),) = (await link.run(_CLOCK, (), STATEMENT_S)).rows
     except psycopg2.errors.InsufficientPrivilege as error:
-        return wrong(f"{name}: {words(error)}: GRANT it to the user in url")
+        return wrong(f"{name}: {first_line(error)}: GRANT it to the user in url")
     except psycopg2.Error as error:
-        return wrong(f"{name}: {words(error)}")
+        return wrong(f"{name}: {first_line(error)}")
     except DatabaseDown as error:
         return wrong(f"{name}: {error}")
     ahead_s = there - (before + wall_clock()) / 2
@@ -147,7 +151,7 @@ def _advised(text: str) -> str:
 
 
 class _ExistingFile:
-    """An SQLite file as it is; see :class:`middlewared.devices.sqlite.sqlite_thread.Source`."""
+    """An SQLite file as it is; a :class:`.sqlite_thread.ConnectionSource`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -156,7 +160,7 @@ class _ExistingFile:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
         return sqlite3.connect(uri, uri=True, timeout=STATEMENT_S / 2, isolation_level=None)
 
-    def moved(self) -> bool:
+    def replaced(self) -> bool:
         return False
 
 

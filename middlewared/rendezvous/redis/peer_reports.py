@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.clock import Clock
-from middlewared.devices.interface import DaemonTable, PeerState
+from middlewared.devices.interface import DaemonHeartbeats, PeerHeartbeat
 from middlewared.errors import DatabaseDown
 from middlewared.waiting import FairCall, with_fair_timeout
 
@@ -33,7 +33,7 @@ REPORTS_LAST_S = 1.5
 class _Reports:
     """The reports that were read, and when they were asked for."""
 
-    peers: Sequence[PeerState]
+    peers: Sequence[PeerHeartbeat]
     asked_at: float
 
     @property
@@ -57,7 +57,7 @@ class PeerReports:
         *,
         clock: Clock,
         daemon: str,
-        table: DaemonTable | None,
+        table: DaemonHeartbeats | None,
         has_redis: Callable[[], bool],
         waiting: Callable[[], int],
     ) -> None:
@@ -177,7 +177,7 @@ class PeerReports:
         self._reporting = True
         self._background.run(self._report(self._table))
 
-    async def _report(self, table: DaemonTable) -> None:
+    async def _report(self, table: DaemonHeartbeats) -> None:
         asked_at, up = self._clock.seconds(), self._has_redis()
         self._lost_at = None if up else asked_at if self._lost_at is None else self._lost_at
         try:

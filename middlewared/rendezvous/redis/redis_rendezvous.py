@@ -26,7 +26,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from middlewared.background import Background
-from middlewared.devices.interface import DaemonTable
+from middlewared.devices.interface import DaemonHeartbeats
 from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
@@ -72,7 +72,7 @@ class RedisRendezvous:
         password: str = "",
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
         daemon: str = "",
-        table: DaemonTable | None = None,
+        table: DaemonHeartbeats | None = None,
         late: Callable[[LateAnswer], None] = ignored,
     ) -> None:
         self._clock = clock
