@@ -16,6 +16,7 @@ from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -142,7 +143,8 @@ class RingingCase(SynchronousTestCase):
     def answer(self, available: bool = True, key: str | None = None) -> bool:
         key = key or self.provider.pushes[0].call.unique_key
         answer = Answer(available, START, self.clock.seconds())
-        return self.successResultOf(Deferred.fromCoroutine(self.ringing.answer(key, answer)))
+        answering = Deferred.fromCoroutine(self.ringing.answer(key, answer))
+        return self.successResultOf(answering) is AnswerResult.ACCEPTED
 
     def advance(self, seconds: float) -> None:
         """Move the clock in small steps, so that timers set on the way are met."""

@@ -21,6 +21,7 @@ from middlewared.clock import Clock, WallClock
 from middlewared.errors import RendezvousDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -29,7 +30,7 @@ from middlewared.model import (
     Outcome,
     Settlement,
 )
-from middlewared.rendezvous.interface import AnswerResult, Rendezvous, Waiter
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 
 @attrs.frozen
@@ -153,18 +154,17 @@ class Ringing:
         """See :meth:`.interface.Calls.holds_key`."""
         return self._rendezvous.holds_key(unique_key)
 
-    def surely_unknown(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.surely_unknown`."""
+    def rules_out_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.rules_out_key`."""
         return self._rendezvous.rules_out_key(unique_key)
 
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.recognises`."""
+    def knows_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.knows_key`."""
         return self._rendezvous.knows_key(unique_key)
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """See :meth:`.interface.Calls.answer`."""
-        result = await self._rendezvous.answer(unique_key, answer)
-        return result is AnswerResult.ACCEPTED
+        return await self._rendezvous.answer(unique_key, answer)
 
     @property
     def overloaded(self) -> bool:

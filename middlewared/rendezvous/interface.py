@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
-
-
-class AnswerResult(enum.Enum):
-    """What became of a phone's answer."""
-
-    ACCEPTED = "accepted"
-    """The call waits, or was answered within its wait; a repeat of an answer is accepted, too."""
-    LATE = "late"
-    """The call timed out within the last :data:`~.late.REMEMBERED_S`."""
-    UNKNOWN = "unknown"
-    """No such call waits: made up, long over, or every PBX connection has gone."""
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    Outcome,
+    Settlement,
+)
 
 
 class Waiter(Protocol):

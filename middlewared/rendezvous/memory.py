@@ -8,9 +8,16 @@ from collections.abc import Callable
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Call,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Settlement,
+)
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
-from middlewared.rendezvous.interface import AnswerResult
 from middlewared.rendezvous.late import LateCalls, ignored
 
 _WAITER_ID = "waiter"  # only Redis distinguishes waiters by their ids

@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     DeviceKind,
     IncomingCall,
@@ -23,7 +24,7 @@ from middlewared.model import (
     Platform,
     Settlement,
 )
-from middlewared.rendezvous.interface import AnswerResult, Rendezvous, Waiter
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 from middlewared.rendezvous.memory import fresh_key
 
 ACCEPTED, LATE, UNKNOWN = AnswerResult

@@ -28,9 +28,16 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from middlewared.background import Background
 from middlewared.devices.interface import DaemonHeartbeats
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Call,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Settlement,
+)
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
-from middlewared.rendezvous.interface import AnswerResult
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
 from middlewared.rendezvous.redis.cluster_slots import Node
