@@ -28,7 +28,7 @@ from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.http2.exchange import always_wanted
 from middlewared.push.http2.paths import Paths
 from middlewared.push.interface import CallPush, Push, PushResult, Uncertain
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 from tests.cuttable import CuttableProxy
 

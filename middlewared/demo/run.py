@@ -15,18 +15,20 @@ from typing import Any
 
 import treq
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.demo.scenes import SCENES, Scene
 from middlewared.demo.serve import serve
-from middlewared.demo.stage import AnyPush, Stage
+from middlewared.demo.stage import Stage
 from middlewared.demo.timeline import Event, Timelines
 from middlewared.simulator.accounts_server import basic
-from middlewared.simulator.apple import ReceivedPush, Reject
+from middlewared.simulator.apple.faults import Reject
 from middlewared.simulator.daemon_process import DaemonFailed
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone
+from middlewared.simulator.record import AnyPush, ReceivedPush
 
 CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
 PUSH_S = 5.0
@@ -54,7 +56,8 @@ class Demo:
         self._stage = Stage(reactor=reactor, folder=folder, listener=self._pushed, calls=CALLS)
         self._pool = HTTPConnectionPool(reactor)
         agent: Any = Agent(reactor, pool=self._pool)
-        self._http = treq.client.HTTPClient(agent)
+        http = treq.client.HTTPClient(agent)
+        self._pbx = PBX(http=http, base_url=self._stage.url, seconds=reactor.seconds)
         self._phones: dict[str, Phone] = {}
         self._faults: dict[str, Reject] = {}
         self._pushes: list[AnyPush] = []
@@ -86,10 +89,9 @@ class Demo:
         """Play a scene and print its time-lines; whether it ended as announced."""
         account = FIRST_ACCOUNT + number
         phone = await self._register(account, scene)
-        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
         results = await gatherResults(
             [
-                pbx.place(
+                self._pbx.place(
                     account,
                     phonenumber=scene.phonenumber,
                     caller_id="Alice",
@@ -168,14 +170,13 @@ class Demo:
         scene = SCENES[0]
         account = FIRST_ACCOUNT + len(SCENES)
         phone = await self._register(account, scene)
-        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
         self._next_push = Deferred()
-        held = pbx.place(account)
+        held = self._pbx.place(account)
         await self._next_push.addTimeout(PUSH_S, self._reactor)
         terminated_at = self._reactor.seconds()
         self._stage.daemon.signal(signal.SIGTERM)
-        await self._pause(0.1)
-        refused = await pbx.place(account + 1)
+        await deferLater(self._reactor, 0.1)
+        refused = await self._pbx.place(account + 1)
         answered = await held
         code = await self._stage.daemon.ended()
         good = (answered.outcome, refused.outcome, code) == ("answered", "draining", 0)
@@ -192,11 +193,6 @@ class Demo:
         )
         return good
 
-    def _pause(self, seconds: float) -> Deferred[None]:
-        pause: Deferred[None] = Deferred()
-        self._reactor.callLater(seconds, pause.callback, None)
-        return pause
-
     def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
         good = drained and not failed
         if good:
@@ -208,6 +204,5 @@ class Demo:
 
 
 def _push_event(push: AnyPush) -> Event:
-    data = push.payload if isinstance(push, ReceivedPush) else push.data
     who = "Apple" if isinstance(push, ReceivedPush) else "Google"
-    return Event(push.received_at, who, f"delivers push {data.get('attempt')} to the phone")
+    return Event(push.received_at, who, f"delivers push {push.data.get('attempt')} to the phone")

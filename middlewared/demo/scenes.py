@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP
-from middlewared.simulator.apple import Reject, rejection
+from middlewared.simulator.apple.faults import Reject, rejection
 from middlewared.simulator.generations import (
     ANDROID_6,
     FLUTTER_ANDROID,

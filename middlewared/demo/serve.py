@@ -11,9 +11,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from middlewared.demo.stage import RELAY_APP, AnyPush, Stage
+from middlewared.demo.stage import RELAY_APP, Stage
 from middlewared.demo.timeline import Timelines
-from middlewared.simulator.apple import ReceivedPush
+from middlewared.simulator.record import AnyPush
 
 ACCOUNT = 123456789
 
@@ -41,7 +41,7 @@ async def serve(reactor: Any, stage: Stage, timelines: Timelines) -> None:
     )
 
     def show(push: AnyPush) -> None:
-        data = push.payload if isinstance(push, ReceivedPush) else push.data
+        data = push.data
         if push.token == "my-phone":
             timelines.print(
                 f"push {data.get('attempt')} to {push.token}; to answer:\n"

@@ -16,10 +16,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from middlewared.simulator import apple, http1_server
 from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.answering import Answering
-from middlewared.simulator.apple import AppleServer, Behaviour
+from middlewared.simulator.apple.faults import Behaviour
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import (
     Authority,
     IssuedServiceAccount,
@@ -30,6 +30,7 @@ from middlewared.simulator.certificates import (
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
+from middlewared.simulator.scripts import Delay
 
 API_KEY = "simulated-server-key"
 
@@ -101,9 +102,9 @@ class World:
 
     def _delay(self, options: argparse.Namespace) -> None:
         for server in self._apples.values() if options.apns_delay_ms else ():
-            server.scripts.for_all(apple.Delay(options.apns_delay_ms / 1000))
+            server.scripts.for_all(Delay(options.apns_delay_ms / 1000))
         if options.google_delay_ms:
-            self._google.scripts.for_all(http1_server.HttpDelay(options.google_delay_ms / 1000))
+            self._google.scripts.for_all(Delay(options.google_delay_ms / 1000))
 
     async def start(self) -> dict[str, Any]:
         """Start all; gives the addresses and files that a configuration needs."""

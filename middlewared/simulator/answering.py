@@ -10,10 +10,12 @@ measure. Answers are read only as far as their status.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -22,14 +24,14 @@ from twisted.python.failure import Failure
 
 from middlewared.background import Background
 from middlewared.clock import DelayedCall
-from middlewared.simulator.apple.received_push import ReceivedPush
-from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.record import AnyPush
 
 MAX_CONNECTIONS = 4000
 ANSWER_TIMEOUT_S = 5.0
 _OnStatus = Callable[[int], None]
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Answering:
     """
     Answers call pushes of any token at their response_api (http only).
@@ -43,28 +45,19 @@ class Answering:
     :param silent: phones whose token ends in one of these characters do not answer.
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        delay_s: float,
-        available: bool = True,
-        at: Sequence[str] = (),
-        silent: str = "",
-    ) -> None:
-        self.statuses: dict[int, int] = {}
-        self._reactor = reactor
-        self._delay_s = delay_s
-        self._available = "true" if available else "false"
-        self._at = list(at)
-        self._silent = silent
-        self._turn = 0
-        self._lines: dict[str, _Line] = {}
-        self._calls: set[DelayedCall] = set()
+    _reactor: Any
+    _delay_s: float
+    _available: bool = True
+    _at: Sequence[str] = ()
+    _silent: str = ""
+    statuses: Counter[int] = attrs.field(factory=Counter, init=False)
+    _turn: int = attrs.field(default=0, init=False)
+    _lines: dict[str, _Line] = attrs.field(factory=dict, init=False)
+    _calls: set[DelayedCall] = attrs.field(factory=set, init=False)
 
-    def __call__(self, push: ReceivedPush | GooglePush) -> None:
+    def __call__(self, push: AnyPush) -> None:
         """Answer a push after the delay."""
-        data = push.payload if isinstance(push, ReceivedPush) else push.data
+        data = push.data
         if "response_api" not in data or push.token[-1] in self._silent:
             return
 
@@ -85,9 +78,8 @@ class Answering:
 
     def _answer(self, url: str, unique_key: str, start: object) -> None:
         parts = urlsplit(url)
-        body = (
-            f"unique_key={quote(unique_key)}&message_start_time={start}&available={self._available}"
-        )
+        available = str(self._available).lower()
+        body = f"unique_key={quote(unique_key)}&message_start_time={start}&available={available}"
         request = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -96,12 +88,12 @@ class Answering:
         self._turn += 1
         self._send(request, self._at or [parts.netloc], self._turn, 0)
 
-    def _send(self, request: bytes, addresses: list[str], turn: int, tried: int) -> None:
+    def _send(self, request: bytes, addresses: Sequence[str], turn: int, tried: int) -> None:
         def on_status(status: int) -> None:
             if status in (0, 503) and tried + 1 < len(addresses):
                 self._send(request, addresses, turn, tried + 1)
             else:
-                self.statuses[status] = self.statuses.get(status, 0) + 1
+                self.statuses[status] += 1
 
         self._line(addresses[(turn + tried) % len(addresses)]).send(request, on_status)
 

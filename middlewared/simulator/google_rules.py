@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from middlewared.simulator.google_errors import (
     bare_error,
     invalid_argument,
@@ -25,6 +23,7 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GrantRefused
+from middlewared.simulator.record import GooglePush
 
 LONGEST_TTL_S = 2_419_200
 LARGEST_DATA_BYTES = 4096
@@ -50,28 +49,7 @@ _LEGACY_FIELDS = frozenset(
 )
 
 
-@attrs.frozen
-class GooglePush:
-    """
-    A valid push.
-
-    ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    received. ``token`` addresses the device: with ``is_fid`` it is the installation id;
-    ``dry``: it is only validated, and not delivered.
-    """
-
-    protocol: str
-    token: str
-    data: Mapping[str, str]
-    priority: str
-    ttl_s: float | None
-    received_at: float
-    is_fid: bool = False
-    analytics_label: str = ""
-    dry: bool = False
-
-
-def judge_v1(body: bytes, received_at: float) -> GooglePush:
+def validate_v1(body: bytes, received_at: float) -> GooglePush:
     """Validate the body of ``messages:send``, or raise GrantRefused."""
     try:
         document = json.loads(body)
@@ -154,7 +132,7 @@ def _check_android(android: Any) -> tuple[str, float | None]:
     return priority, float(ttl[:-1])
 
 
-def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
+def validate_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
     """Validate the body of a legacy send to one token, or raise GrantRefused."""
     try:
         document = json.loads(body)

@@ -19,7 +19,6 @@ from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
-    PingReceived,
     RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
@@ -38,8 +37,8 @@ from middlewared.clock import Clock, DelayedCall
 from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Step
 from middlewared.simulator.apple.http2 import ServerConnection, goaway_frame
 from middlewared.simulator.apple.push_stream import Fields, PushStream
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
 from middlewared.simulator.apple.validation import AcceptedKeys, Broken, PushRequest, Validator
+from middlewared.simulator.record import AppleRecord, ReceivedPush
 from middlewared.simulator.scripts import Scripts
 
 LONGEST_BODY = 65_536
@@ -61,7 +60,11 @@ class Office:
 
 @implementer(IHandshakeListener)
 class AppleConnection(Protocol):
-    """Reads pushes, has them validated, and writes what their streams answer."""
+    """
+    Reads pushes, has them validated, and writes what their streams answer.
+
+    Implements :class:`~.push_stream.Wire`; tests use it too.
+    """
 
     transport: TLSMemoryBIOProtocol  # type: ignore[assignment] # Twisted names a wider type
 
@@ -212,9 +215,6 @@ class AppleConnection(Protocol):
         if exchange is not None:
             self.finish(exchange)
 
-    def _meet_ping(self, _event: PingReceived) -> None:
-        self._office.record.ping_count += 1
-
     def _meet_room(self, _event: Event) -> None:
         for exchange in [each for each in self._exchanges.values() if each.answered]:
             self.send_body(exchange)
@@ -224,21 +224,18 @@ class AppleConnection(Protocol):
         DataReceived: _meet_data,
         StreamEnded: _meet_end,
         StreamReset: _meet_reset,
-        PingReceived: _meet_ping,
         WindowUpdated: _meet_room,
         RemoteSettingsChanged: _meet_room,
     }
 
-    # What exchanges, and tests, can do (exchange.Wire).
+    # Wire.
 
     def send_headers(self, stream_id: int, fields: Fields, *, end_stream: bool = False) -> None:
-        """Send a header block."""
         assert self._http2 is not None
         self._http2.send_headers(stream_id, fields, end_stream=end_stream)
         self._expect_flush()
 
     def accept(self, stream_id: int, apns_id: str) -> bool:
-        """End the stream with a plain 200, if that can be done."""
         assert self._http2 is not None
         frame = self._http2.accept(stream_id, apns_id.encode("ascii"))
         if frame is None:
@@ -247,7 +244,6 @@ class AppleConnection(Protocol):
         return True
 
     def send_body(self, exchange: PushStream) -> None:
-        """Send what the windows allow of the body, then the trailers."""
         http2, stream_id = self._http2, exchange.stream_id
         assert http2 is not None
         overhead = 0 if exchange.padding is None else exchange.padding + 1
@@ -265,32 +261,27 @@ class AppleConnection(Protocol):
         self.finish(exchange)
 
     def finish(self, exchange: PushStream) -> None:
-        """Forget an exchange that has ended."""
         exchange.over = True
         if self._exchanges.pop(exchange.stream_id, None) and self._http2 is not None:
             self._http2.finished_count += 1
 
     def accepted(self) -> None:
-        """End a temporary stream limit."""
         if self._limited:
             self._limited = False
             self.set_stream_limit(self._behaviour.max_concurrent_streams)
 
     def rejected(self) -> None:
-        """Begin a temporary stream limit, where the behaviour has one."""
         if self._behaviour.limit_after_rejection is not None:
             self._limited = True
             self.set_stream_limit(self._behaviour.limit_after_rejection)
 
     def reset_stream(self, exchange: PushStream, code: int) -> None:
-        """Send RST_STREAM."""
         assert self._http2 is not None
         self._http2.reset_stream(exchange.stream_id, code)
         self._expect_flush()
         self.finish(exchange)
 
     def go_away(self, order: GoAway) -> None:
-        """Send GOAWAY; the exchanges it leaves out are never answered."""
         last = max(0, self._last_taken_id - 2 * order.unprocessed)
         self._goaway_last_id = last
         self._close_when_done = self._close_when_done or order.close
@@ -299,19 +290,16 @@ class AppleConnection(Protocol):
             self.finish(exchange)
 
     def set_stream_limit(self, limit: int) -> None:
-        """Send SETTINGS_MAX_CONCURRENT_STREAMS; h2 holds the peer to it once acknowledged."""
         assert self._http2 is not None
         self._http2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: limit})
         self._expect_flush()
 
     def write_raw(self, data: bytes) -> None:
-        """Put bytes on the wire as they are, in their place among h2's frames."""
         assert self._http2 is not None
         self._written += (self._http2.data_to_send(), data)
         self._expect_flush()
 
     def fall_silent(self) -> None:
-        """Neither read nor write any more, as behind a broken link."""
         self._deaf = True
 
     def close(self) -> None:
@@ -319,16 +307,13 @@ class AppleConnection(Protocol):
         self.transport.loseConnection()
 
     def hang_up(self) -> None:
-        """Close cleanly, after everything written in this iteration."""
         self._flush()
         self.close()
 
     def abort(self) -> None:
-        """TCP reset."""
         self.transport.abortConnection()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back, unless the connection has ended."""
 
         def called() -> None:
             self._calls.discard(delayed)

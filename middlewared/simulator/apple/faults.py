@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import attrs
 
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
+
 # Status of each reason, as Apple's "Handling notification responses" lists them.
 STATUS_OF_REASON: Mapping[str, int] = {
     "BadCollapseId": 400,
@@ -70,39 +72,10 @@ def rejection(
 
 
 @attrs.frozen
-class Delay:
-    """Wait before the next step."""
-
-    seconds: float
-
-
-@attrs.frozen
-class Deliver:
-    """Hand the push to the phone now, ahead of the answer (or in spite of it)."""
-
-
-@attrs.frozen
-class Stall:
-    """Never answer; without ``acknowledge_pings`` the whole connection falls silent."""
-
-    acknowledge_pings: bool = True
-
-
-@attrs.frozen
 class ResetStream:
     """RST_STREAM; 7 (REFUSED_STREAM) promises that the push was not processed."""
 
     code: int = 2
-
-
-@attrs.frozen
-class ResetConnection:
-    """TCP reset."""
-
-
-@attrs.frozen
-class HangUp:
-    """Close the connection cleanly, after everything written."""
 
 
 @attrs.frozen

@@ -19,10 +19,10 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from middlewared.clock import wall_clock
 from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
 from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
+from middlewared.simulator.record import AppleRecord, ReceivedPush
 from middlewared.simulator.scripts import Scripts
 
 TOPICS = frozenset({"com.voipgrid.vialer", "com.voipgrid.vialer.voip"})
@@ -63,7 +63,6 @@ class AppleServer:
         listener: Callable[[ReceivedPush], None] | None = None,
         keep: int = 10_000,
         interface: str = LOOPBACK,
-        port: int = 0,
     ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.next_behaviours: deque[Behaviour] = deque()
@@ -72,7 +71,7 @@ class AppleServer:
         self.connections: set[AppleConnection] = set()
         self._certificate = certificate
         self._client_authority = client_authority
-        self._socket = ListeningSocket(reactor=reactor, interface=interface, port=port)
+        self._socket = ListeningSocket(reactor=reactor, interface=interface)
         keys = {key.key_id: key for key in provider_keys}
         self._validator = Validator(
             topics=topics,
@@ -125,10 +124,6 @@ class AppleServer:
         self.connections.add(connection)
         return connection
 
-    def next_behaviour(self) -> Behaviour:
-        """The behaviour of the connection that has just come."""
-        return self.next_behaviours.popleft() if self.next_behaviours else self.behaviour
-
     def _forget(self, connection: Protocol) -> None:
         self.connections.discard(connection)
 
@@ -148,15 +143,16 @@ class _Greeter(Factory[Protocol]):
         self._tls = tls
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        behaviour = self._server.next_behaviour()
+        server = self._server
+        behaviour = server.next_behaviours.popleft() if server.next_behaviours else server.behaviour
         match behaviour.greeting:
             case Greeting.SILENT:
                 return Protocol()
             case Greeting.CLOSE:
-                return _Leaver(abort=False)
+                return _Leaver("loseConnection")
             case Greeting.RESET:
-                return _Leaver(abort=True)
-        inner = Factory.forProtocol(lambda: self._server.connect(behaviour))
+                return _Leaver("abortConnection")
+        inner = Factory.forProtocol(lambda: server.connect(behaviour))
         factory: TLSMemoryBIOFactory = self._tls.wrap(inner)
         factory.noisy = inner.noisy = False
         return factory.buildProtocol(addr)
@@ -165,15 +161,11 @@ class _Greeter(Factory[Protocol]):
 class _Leaver(Protocol):
     """Is gone as soon as it came."""
 
-    def __init__(self, *, abort: bool) -> None:
-        self._abort = abort
+    def __init__(self, leave: str) -> None:
+        self._leave = leave
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        if self._abort:
-            transport.abortConnection()
-        else:
-            transport.loseConnection()
+        getattr(self.transport, self._leave)()
 
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -129,27 +129,20 @@ class KnownTokens:
         self._updated_at[key_id] = now
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Validator:
     """
-    Judges requests of all connections of one server.
+    Validates the requests of all connections of one server.
 
     :param topics: the topics this server's apps may use.
     :param tokens: the device tokens of this environment; None: any well-formed one.
     """
 
-    def __init__(
-        self,
-        *,
-        topics: Collection[str],
-        tokens: Collection[str] | None,
-        provider_tokens: KnownTokens,
-        seconds: Callable[[], float],
-    ) -> None:
-        self.authorities: Sequence[str] = ()
-        self.tokens = tokens
-        self._topics = topics
-        self._provider_tokens = provider_tokens
-        self._seconds = seconds
+    _topics: Collection[str]
+    tokens: Collection[str] | None
+    _provider_tokens: KnownTokens
+    _seconds: Callable[[], float]
+    authorities: Sequence[str] = attrs.field(default=(), init=False)
 
     def validate(
         self, request: PushRequest, credentials: AcceptedKeys
