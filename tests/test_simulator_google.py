@@ -31,7 +31,6 @@ from middlewared.simulator.certificates import (
 )
 from middlewared.simulator.google_errors import (
     FCM_ERRORS,
-    LEGACY_ERRORS,
     MULTICAST_ID,
     bare_error,
     fcm_error,
@@ -48,6 +47,22 @@ from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnectio
 
 TOKEN = "phone-1"
 SERVER_KEY = "legacy-key"
+LEGACY_ERRORS = (
+    "MissingRegistration",
+    "InvalidRegistration",
+    "NotRegistered",
+    "InvalidPackageName",
+    "MismatchSenderId",
+    "InvalidParameters",
+    "MessageTooBig",
+    "InvalidDataKey",
+    "InvalidTtl",
+    "Unavailable",
+    "InternalServerError",
+    "DeviceMessageRateExceeded",
+    "TopicsMessageRateExceeded",
+    "InvalidApnsCredential",
+)
 
 
 @attrs.frozen

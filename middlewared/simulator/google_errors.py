@@ -29,23 +29,6 @@ FCM_ERRORS: Mapping[str, tuple[int, str]] = {
     "THIRD_PARTY_AUTH_ERROR": (401, "UNAUTHENTICATED"),
 }
 
-LEGACY_ERRORS = (
-    "MissingRegistration",
-    "InvalidRegistration",
-    "NotRegistered",
-    "InvalidPackageName",
-    "MismatchSenderId",
-    "InvalidParameters",
-    "MessageTooBig",
-    "InvalidDataKey",
-    "InvalidTtl",
-    "Unavailable",
-    "InternalServerError",
-    "DeviceMessageRateExceeded",
-    "TopicsMessageRateExceeded",
-    "InvalidApnsCredential",
-)
-
 
 def fcm_error(
     code: str, *, message: str = "Simulated.", retry_after: str | None = None

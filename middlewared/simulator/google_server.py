@@ -79,7 +79,7 @@ class GoogleServer(HttpServer):
             elif received.path in _LEGACY:
                 yield from self._plan_push(self._check_legacy(received))
             else:
-                yield HttpReply(404, b"Not found", "text/html; charset=UTF-8")
+                yield legacy_text(404, "Not found")
         except GrantRefused as refused:
             self.record.refused.append(refused.reply.body.decode())
             yield refused.reply
@@ -109,7 +109,7 @@ class GoogleServer(HttpServer):
 
     def _check_v1(self, received: Received, project_id: str) -> GooglePush:
         if received.method != "POST":
-            raise GrantRefused(HttpReply(404, b"Not found", "text/html; charset=UTF-8"))
+            raise GrantRefused(legacy_text(404, "Not found"))
         account = self.oauth.check(received.headers.get("authorization", ""))
         if account is None:
             text = "Request had invalid authentication credentials."
