@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import attrs
 from cryptography import x509
 from OpenSSL.crypto import X509
 from OpenSSL.SSL import Context
@@ -60,28 +61,21 @@ def load_trust(ca_file: str | Path | None) -> TrustRoots:
     return TrustRoots([Certificate(X509.from_cryptography(each)) for each in certificates])
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ClientTLS:
     """
     The TLS settings for each host. They are kept, since making them parses all trusted roots.
 
     The hosts come from the configuration, so there are few.
+
+    :param certificate: our own, with its key; None: none.
+    :param protocols: offered over ALPN.
     """
 
-    def __init__(
-        self,
-        *,
-        trust: TrustRoots,
-        certificate: PrivateCertificate | None = None,
-        protocols: Sequence[bytes] = (),
-    ) -> None:
-        """
-        :param certificate: our own, with its key; None: none.
-        :param protocols: offered over ALPN.
-        """
-        self._trust = trust
-        self._certificate = certificate
-        self._protocols = list(protocols) or None
-        self._creators: dict[str, IOpenSSLClientConnectionCreator] = {}
+    _trust: TrustRoots
+    _certificate: PrivateCertificate | None = None
+    _protocols: Sequence[bytes] = ()
+    _creators: dict[str, IOpenSSLClientConnectionCreator] = attrs.field(factory=dict, init=False)
 
     def __call__(self, host: str) -> IOpenSSLClientConnectionCreator:
         creator = self._creators.get(host)
@@ -90,6 +84,6 @@ class ClientTLS:
                 host,
                 trustRoot=cast(IOpenSSLTrustRoot, self._trust),
                 clientCertificate=self._certificate,
-                acceptableProtocols=self._protocols,
+                acceptableProtocols=list(self._protocols) or None,
             )
         return creator
