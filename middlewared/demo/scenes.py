@@ -77,12 +77,7 @@ SCENES: Sequence[Scene] = (
         reaction=Reaction(available=None),
     ),
     Scene("Nobody registered", "no-device"),
-    Scene(
-        "A phone that wants no calls",
-        "no-device",
-        generation=FLUTTER_IOS,
-        fields={"dnd": True},
-    ),
+    Scene("A phone that wants no calls", "no-device", generation=FLUTTER_IOS, fields={"dnd": True}),
     Scene(
         "The app was removed from the phone",
         "token-dead",

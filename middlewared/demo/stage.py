@@ -16,11 +16,7 @@ from typing import Any
 
 from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.apple.server import AppleServer
-from middlewared.simulator.certificates import (
-    Authority,
-    write_provider_key,
-    write_service_account,
-)
+from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
 from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.record import AnyPush

@@ -1,8 +1,8 @@
 """
 ``GET /metrics`` in Prometheus' text format, on its own port.
 
-The one invariant: a scrape never keeps the reactor for longer than one metric's label
-sets take to read (some milliseconds when they are all taken): an answer may be waiting.
+A phone's answer may be waiting, so a scrape never keeps the reactor for longer than it takes
+to read the label sets of one metric (some milliseconds when they are all taken).
 """
 
 # Most of twisted.web has no annotations.

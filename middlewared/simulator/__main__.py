@@ -20,13 +20,7 @@ from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.answering import Answering
 from middlewared.simulator.apple.faults import Behaviour
 from middlewared.simulator.apple.server import AppleServer
-from middlewared.simulator.certificates import (
-    Authority,
-    IssuedServiceAccount,
-    ProviderKey,
-    write_provider_key,
-    write_service_account,
-)
+from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
@@ -114,7 +108,10 @@ class World:
         self._google.trust(account)
         return {
             **{f"apns_{name}_url": server.url for name, server in self._apples.items()},
-            **_describe(self._key, account),
+            "apns_key_file": str(self._key.path),
+            "apns_key_id": self._key.key_id,
+            "apns_team_id": self._key.team_id,
+            "service_account": str(account.path),
             "ca_file": str(self._authority.certificate),
             "apns_certificate": str(self._client),
             "google_url": self._google.url,
@@ -144,15 +141,6 @@ def _summary(record: Record[Any]) -> dict[str, Any]:
         "connections": record.connection_count,
         "refused": list(record.refused)[-10:],
         "violations": list(record.violations)[-10:],
-    }
-
-
-def _describe(key: ProviderKey, account: IssuedServiceAccount) -> dict[str, str]:
-    return {
-        "apns_key_file": str(key.path),
-        "apns_key_id": key.key_id,
-        "apns_team_id": key.team_id,
-        "service_account": str(account.path),
     }
 
 

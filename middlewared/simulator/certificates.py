@@ -85,11 +85,7 @@ class Authority:
         """The PEM file to trust (a ``ca_file``)."""
 
     def server(
-        self,
-        *,
-        name: str = "server",
-        hosts: Sequence[str] = LOOPBACK,
-        validity: Validity = VALID,
+        self, *, name: str = "server", hosts: Sequence[str] = LOOPBACK, validity: Validity = VALID
     ) -> Path:
         """Issue a server certificate for ``hosts``; the PEM file has certificate and key."""
         alternatives = x509.SubjectAlternativeName([_general_name(host) for host in hosts])

@@ -93,6 +93,3 @@ class Record(Generic[PushT]):
         self.delivered.append(push)
         if self.listener is not None:
             self.listener(push)
-
-
-AppleRecord: TypeAlias = Record[ReceivedPush]

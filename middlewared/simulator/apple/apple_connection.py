@@ -38,7 +38,7 @@ from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Step
 from middlewared.simulator.apple.http2 import ServerConnection, goaway_frame
 from middlewared.simulator.apple.push_stream import Fields, PushStream
 from middlewared.simulator.apple.validation import AcceptedKeys, Broken, PushRequest, Validator
-from middlewared.simulator.record import AppleRecord, ReceivedPush
+from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
 
 LONGEST_BODY = 65_536
@@ -54,7 +54,7 @@ class Office:
     clock: Clock
     validator: Validator
     scripts: Scripts[Step]
-    record: AppleRecord
+    record: Record[ReceivedPush]
     lost: Callable[[Protocol], None]
 
 

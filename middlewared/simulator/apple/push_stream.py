@@ -17,7 +17,7 @@ import attrs
 from middlewared.simulator import scripts
 from middlewared.simulator.apple import faults
 from middlewared.simulator.apple.faults import GoAway, Reject, Step
-from middlewared.simulator.record import AppleRecord, ReceivedPush
+from middlewared.simulator.record import ReceivedPush, Record
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
 
@@ -75,7 +75,7 @@ class PushStream:
     stream_id: int
     fields: Fields
     wire: Wire
-    record: AppleRecord
+    record: Record[ReceivedPush]
     body: bytearray = attrs.field(factory=bytearray)
     push: ReceivedPush | None = None
     steps: Iterator[Step] = attrs.field(factory=lambda: iter(()))

@@ -22,7 +22,7 @@ from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
 from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
-from middlewared.simulator.record import AppleRecord, ReceivedPush
+from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
 
 TOPICS = frozenset({"com.voipgrid.vialer", "com.voipgrid.vialer.voip"})
@@ -67,7 +67,7 @@ class AppleServer:
         self.behaviour = behaviour or Behaviour()
         self.next_behaviours: deque[Behaviour] = deque()
         self.scripts = Scripts[Step]()
-        self.record = AppleRecord(listener=listener, keep=keep)
+        self.record = Record[ReceivedPush](listener=listener, keep=keep)
         self.connections: set[AppleConnection] = set()
         self._certificate = certificate
         self._client_authority = client_authority
