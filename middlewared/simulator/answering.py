@@ -161,6 +161,8 @@ class _Line:
 class _Asker(Protocol):
     """One kept connection."""
 
+    transport: Any
+
     def __init__(self, line: _Line, reactor: Any) -> None:
         self._line = line
         self._reactor = reactor
@@ -171,11 +173,10 @@ class _Asker(Protocol):
 
     def ask(self, request: bytes, on_status: _OnStatus) -> None:
         """Send a request; ``on_status`` gets the status, 0 when there is none in time."""
-        transport: Any = self.transport
         self._on_status = on_status
         self._unread = b""
-        self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, transport.abortConnection)
-        transport.write(request)
+        self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, self.transport.abortConnection)
+        self.transport.write(request)
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
@@ -192,10 +193,9 @@ class _Asker(Protocol):
 
     async def stop(self) -> None:
         """Reset the connection."""
-        transport: Any = self.transport
         if self._on_status is not None:
             self._finish()
-        transport.abortConnection()
+        self.transport.abortConnection()
         await self._ended
 
     def _finish(self) -> _OnStatus:

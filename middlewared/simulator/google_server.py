@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator
 
 import attrs
 
-from middlewared.clock import wall_clock
 from middlewared.simulator.certificates import IssuedServiceAccount
 from middlewared.simulator.google_errors import (
     bare_error,
@@ -52,7 +51,7 @@ class GoogleServer(HttpServer):
     _keep: int = 10_000
     scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
     oauth_scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
-    oauth: TokenEndpoint = attrs.field(factory=lambda: TokenEndpoint(wall_clock), init=False)
+    oauth: TokenEndpoint = attrs.field(factory=TokenEndpoint, init=False)
     record: Record[GooglePush] = attrs.field(init=False)
 
     @record.default

@@ -189,7 +189,6 @@ class Behaviour:
     one_until_success: bool | None = None
     limit_after_rejection: int | None = None
     initial_window: int = 65_535
-    max_frame_size: int = 16_384
     header_table_size: int = 4_096
     max_header_list_size: int = 8_000
     replenish: bool = True

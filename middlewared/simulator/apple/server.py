@@ -16,7 +16,6 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from middlewared.clock import wall_clock
 from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
 from middlewared.simulator.apple.validation import KnownTokens, Validator
@@ -73,12 +72,8 @@ class AppleServer:
         self._client_authority = client_authority
         self._socket = ListeningSocket(reactor=reactor, interface=interface)
         keys = {key.key_id: key for key in provider_keys}
-        self._validator = Validator(
-            topics=topics,
-            tokens=tokens,
-            provider_tokens=KnownTokens(keys, wall_clock, update_interval_s),
-            seconds=wall_clock,
-        )
+        provider_tokens = KnownTokens(keys, update_interval_s)
+        self._validator = Validator(topics=topics, tokens=tokens, provider_tokens=provider_tokens)
         self._office = Office(
             environment=environment,
             clock=reactor,
