@@ -1,5 +1,5 @@
 """
-Running the demo: the stage is set, the scenes are played, the curtain falls.
+Runs the demo: starts the stage, plays the scenes and, with ``--serve``, stays up to play with.
 
 The exit code is 0 only if every scene ended as announced.
 """
@@ -20,8 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.demo.scenes import SCENES, Scene
-from middlewared.demo.serve import serve
-from middlewared.demo.stage import Stage
+from middlewared.demo.stage import RELAY_APP, Stage
 from middlewared.demo.timeline import Event, Timelines
 from middlewared.simulator.accounts_server import basic
 from middlewared.simulator.apple.faults import Reject
@@ -34,6 +33,22 @@ CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
 PUSH_S = 5.0
 FIRST_ACCOUNT = 100_000_001
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
+FREE_ACCOUNT = 123456789
+# It can be pasted into a shell as it is.
+_COMMANDS = """\
+The daemon stays up at {url}. Accounts answer to any password. Things to try:
+
+  register a phone       curl -u {account}:secret {url}/api/gcm-device/ \\
+                           -d sip_user_id={account} -d token=my-phone -d app={app}
+  place a call           curl -i {url}/api/incoming-call/ \\
+                           -d sip_user_id={account} -d phonenumber=0123456789
+  (its push is printed here with the command that answers it)
+  how it is              curl {url}/health/
+  its metrics            curl {metrics}/metrics
+  its API                curl {url}/api/openapi.json
+
+Ctrl-C ends it.
+"""
 
 
 def run_demo(*, serve: bool) -> int:
@@ -73,7 +88,7 @@ class Demo:
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
                 # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
-                await serve(self._reactor, self._stage, self._timelines)
+                await _serve(self._reactor, self._stage, self._timelines)
             drained = stay or await self._show_drain()
         except DaemonFailed as error:
             self._timelines.print(f"the daemon did not start:\n{error}", good=False)
@@ -206,3 +221,34 @@ class Demo:
 def _push_event(push: AnyPush) -> Event:
     who = "Apple" if isinstance(push, ReceivedPush) else "Google"
     return Event(push.received_at, who, f"delivers push {push.data.get('attempt')} to the phone")
+
+
+async def _serve(reactor: Any, stage: Stage, timelines: Timelines) -> None:
+    """Print the commands, and each push that arrives, until SIGINT or SIGTERM."""
+    metrics = f"http://{stage.daemon.addresses['metrics']}"
+    timelines.print(
+        _COMMANDS.format(url=stage.url, metrics=metrics, account=FREE_ACCOUNT, app=RELAY_APP)
+    )
+
+    def show(push: AnyPush) -> None:
+        data = push.data
+        if push.token == "my-phone":
+            timelines.print(
+                f"push {data.get('attempt')} to {push.token}; to answer:\n"
+                f"  curl -i {data.get('response_api')} -d unique_key={data.get('unique_key')}"
+                f" -d message_start_time={data.get('message_start_time')}\n"
+            )
+
+    stage.google.record.listener = show
+    interrupted: Deferred[None] = Deferred()
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.called:
+            reactor.callFromThread(interrupted.callback, None)
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    await interrupted
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -67,18 +67,19 @@ class AppleConnection(Protocol):
     """
 
     transport: TLSMemoryBIOProtocol  # type: ignore[assignment] # Twisted names a wider type
+    _http2: ServerConnection  # from the end of the handshake on
 
     def __init__(self, *, number: int, office: Office, behaviour: Behaviour) -> None:
         self.number = number
         self._office = office
         self._behaviour = behaviour
-        self._http2: ServerConnection | None = None
         self._credentials = AcceptedKeys()
         self._exchanges: dict[int, PushStream] = {}
         self._calls: set[DelayedCall] = set()
         self._written: list[bytes] = []
         self._flush_expected = False
-        self._deaf = False
+        self._greeted = False
+        self._deaf = True
         self._limited = False
         self._taken = 0
         self._resets = 0
@@ -104,12 +105,13 @@ class AppleConnection(Protocol):
         self._limited = self._credentials.certificate_topic is None if one is None else one
         limit = 1 if self._limited else self._behaviour.max_concurrent_streams
         self._http2 = ServerConnection(self._behaviour, limit)
+        self._greeted = True
         self._deaf = self._behaviour.greeting is Greeting.NO_SETTINGS
         self._expect_flush()
 
     def dataReceived(self, data: bytes) -> None:
         """Meet the peer's frames, then write all answers at once."""
-        if self._deaf or self._http2 is None:
+        if self._deaf:
             return
         self._flush_expected = True
         try:
@@ -128,7 +130,7 @@ class AppleConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget everything."""
-        if self._http2 is None:
+        if not self._greeted:
             self._office.record.violations.append(f"no handshake: {reason.getErrorMessage()}")
         self._deaf = True
         for call in self._calls:
@@ -157,7 +159,6 @@ class AppleConnection(Protocol):
 
     def _meet_data(self, event: DataReceived) -> None:
         http2, stream_id = self._http2, event.stream_id
-        assert http2 is not None
         assert stream_id is not None
         size = event.flow_controlled_length or 0
         exchange = self._exchanges.get(stream_id)
@@ -231,12 +232,10 @@ class AppleConnection(Protocol):
     # Wire.
 
     def send_headers(self, stream_id: int, fields: Fields, *, end_stream: bool = False) -> None:
-        assert self._http2 is not None
         self._http2.send_headers(stream_id, fields, end_stream=end_stream)
         self._expect_flush()
 
     def accept(self, stream_id: int, apns_id: str) -> bool:
-        assert self._http2 is not None
         frame = self._http2.accept(stream_id, apns_id.encode("ascii"))
         if frame is None:
             return False
@@ -245,7 +244,6 @@ class AppleConnection(Protocol):
 
     def send_body(self, exchange: PushStream) -> None:
         http2, stream_id = self._http2, exchange.stream_id
-        assert http2 is not None
         overhead = 0 if exchange.padding is None else exchange.padding + 1
         while exchange.unsent:
             window = http2.local_flow_control_window(stream_id)
@@ -262,7 +260,7 @@ class AppleConnection(Protocol):
 
     def finish(self, exchange: PushStream) -> None:
         exchange.over = True
-        if self._exchanges.pop(exchange.stream_id, None) and self._http2 is not None:
+        if self._exchanges.pop(exchange.stream_id, None):
             self._http2.finished_count += 1
 
     def accepted(self) -> None:
@@ -276,7 +274,6 @@ class AppleConnection(Protocol):
             self.set_stream_limit(self._behaviour.limit_after_rejection)
 
     def reset_stream(self, exchange: PushStream, code: int) -> None:
-        assert self._http2 is not None
         self._http2.reset_stream(exchange.stream_id, code)
         self._expect_flush()
         self.finish(exchange)
@@ -290,12 +287,10 @@ class AppleConnection(Protocol):
             self.finish(exchange)
 
     def set_stream_limit(self, limit: int) -> None:
-        assert self._http2 is not None
         self._http2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: limit})
         self._expect_flush()
 
     def write_raw(self, data: bytes) -> None:
-        assert self._http2 is not None
         self._written += (self._http2.data_to_send(), data)
         self._expect_flush()
 
@@ -330,7 +325,7 @@ class AppleConnection(Protocol):
 
     def _flush(self) -> None:
         self._flush_expected = False
-        if self._deaf or self._http2 is None:
+        if self._deaf:
             return
         self._written.append(self._http2.data_to_send())
         data = b"".join(self._written)
