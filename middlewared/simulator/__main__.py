@@ -24,7 +24,6 @@ from middlewared.simulator.certificates import Authority, write_provider_key, wr
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
-from middlewared.simulator.scripts import Delay
 
 API_KEY = "simulated-server-key"
 
@@ -33,15 +32,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m middlewared.simulator", description=__doc__)
     add = parser.add_argument
-    add("--folder", type=Path, help="where credentials are written; default: a temporary one")
     add("--answer-ms", type=float, help="phones answer every call after this delay")
     add("--answer-at", nargs="*", default=[], help="host:port of daemons that take turns")
     add("--silent", default="", help="phones whose token ends in one of these do not answer")
-    add("--unavailable", action="store_true", help="phones answer that they are not available")
-    add("--apns-delay-ms", type=float, default=0, help="Apple answers after this delay")
-    add("--google-delay-ms", type=float, default=0, help="Google answers after this delay")
     add("--google-https", action="store_true", help="Google and the accounts speak https")
-    add("--keep", type=int, default=0, help="how many pushes are remembered")
     return parser.parse_args(arguments)
 
 
@@ -59,7 +53,6 @@ class World:
             self._answering = Answering(
                 reactor=reactor,
                 delay_s=options.answer_ms / 1000,
-                available=not options.unavailable,
                 at=options.answer_at,
                 silent=options.silent,
             )
@@ -72,7 +65,7 @@ class World:
                 environment=environment,
                 behaviour=Behaviour(validate_headers=False),
                 listener=self._answering,
-                keep=options.keep,
+                keep=0,
             )
             for environment in ("production", "sandbox")
         }
@@ -82,7 +75,7 @@ class World:
             certificate=certificate,
             api_keys=[API_KEY],
             listener=self._answering,
-            keep=options.keep,
+            keep=0,
         )
         self._accounts = AccountsServer(
             reactor=reactor, certificate=certificate, numbers_are_accounts=True
@@ -92,13 +85,6 @@ class World:
             self._google,
             self._accounts,
         ]
-        self._delay(options)
-
-    def _delay(self, options: argparse.Namespace) -> None:
-        for server in self._apples.values() if options.apns_delay_ms else ():
-            server.scripts.for_all(Delay(options.apns_delay_ms / 1000))
-        if options.google_delay_ms:
-            self._google.scripts.for_all(Delay(options.google_delay_ms / 1000))
 
     async def start(self) -> dict[str, Any]:
         """Start all; gives the addresses and files that a configuration needs."""
@@ -150,8 +136,8 @@ def main() -> None:
 
     reactor: Any = installed
     options = parse_arguments(sys.argv[1:])
-    with tempfile.TemporaryDirectory() as temporary:
-        world = World(reactor=reactor, folder=options.folder or Path(temporary), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(reactor=reactor, folder=Path(folder), options=options)
 
         async def start() -> None:
             try:

@@ -47,7 +47,6 @@ class Answering:
 
     _reactor: Any
     _delay_s: float
-    _available: bool = True
     _at: Sequence[str] = ()
     _silent: str = ""
     statuses: Counter[int] = attrs.field(factory=Counter, init=False)
@@ -78,8 +77,7 @@ class Answering:
 
     def _answer(self, url: str, unique_key: str, start: object) -> None:
         parts = urlsplit(url)
-        available = str(self._available).lower()
-        body = f"unique_key={quote(unique_key)}&message_start_time={start}&available={available}"
+        body = f"unique_key={quote(unique_key)}&message_start_time={start}&available=true"
         request = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\n"

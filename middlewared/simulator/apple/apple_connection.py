@@ -15,16 +15,8 @@ from typing import Any, ClassVar
 
 import attrs
 from cryptography.x509.oid import NameOID
+from h2 import events
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from twisted.internet.interfaces import IHandshakeListener
@@ -115,14 +107,14 @@ class AppleConnection(Protocol):
             return
         self._flush_expected = True
         try:
-            events = self._http2.receive_data(data)
+            received = self._http2.receive_data(data)
         except ProtocolError as error:
             self._office.record.violations.append(f"{type(error).__name__}: {error}")
             self._flush()
             self.fall_silent()
             self.close()
             return
-        for event in events:
+        for event in received:
             meet = self._MEET.get(type(event))
             if meet is not None:
                 meet(self, event)
@@ -148,7 +140,7 @@ class AppleConnection(Protocol):
 
     # The peer's frames.
 
-    def _meet_request(self, event: RequestReceived) -> None:
+    def _meet_request(self, event: events.RequestReceived) -> None:
         stream_id = event.stream_id
         assert stream_id is not None
         assert event.headers is not None
@@ -157,7 +149,7 @@ class AppleConnection(Protocol):
         fields = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in event.headers]
         self._exchanges[stream_id] = PushStream(stream_id, fields, self, self._office.record)
 
-    def _meet_data(self, event: DataReceived) -> None:
+    def _meet_data(self, event: events.DataReceived) -> None:
         http2, stream_id = self._http2, event.stream_id
         assert stream_id is not None
         size = event.flow_controlled_length or 0
@@ -171,7 +163,7 @@ class AppleConnection(Protocol):
             http2.increment_flow_control_window(self._window_used)
             self._window_used = 0
 
-    def _meet_end(self, event: StreamEnded) -> None:
+    def _meet_end(self, event: events.StreamEnded) -> None:
         exchange = self._exchanges.get(event.stream_id or 0)
         if exchange is None:
             return
@@ -206,7 +198,7 @@ class AppleConnection(Protocol):
             self.go_away(GoAway(close=True))
         exchange.proceed()
 
-    def _meet_reset(self, event: StreamReset) -> None:
+    def _meet_reset(self, event: events.StreamReset) -> None:
         self._office.record.reset_count += 1
         self._resets += 1
         if self._resets == self._behaviour.most_resets:
@@ -216,17 +208,17 @@ class AppleConnection(Protocol):
         if exchange is not None:
             self.finish(exchange)
 
-    def _meet_room(self, _event: Event) -> None:
+    def _meet_room(self, _event: events.Event) -> None:
         for exchange in [each for each in self._exchanges.values() if each.answered]:
             self.send_body(exchange)
 
-    _MEET: ClassVar[dict[type[Event], Callable[[AppleConnection, Any], None]]] = {
-        RequestReceived: _meet_request,
-        DataReceived: _meet_data,
-        StreamEnded: _meet_end,
-        StreamReset: _meet_reset,
-        WindowUpdated: _meet_room,
-        RemoteSettingsChanged: _meet_room,
+    _MEET: ClassVar[dict[type[events.Event], Callable[[AppleConnection, Any], None]]] = {
+        events.RequestReceived: _meet_request,
+        events.DataReceived: _meet_data,
+        events.StreamEnded: _meet_end,
+        events.StreamReset: _meet_reset,
+        events.WindowUpdated: _meet_room,
+        events.RemoteSettingsChanged: _meet_room,
     }
 
     # Wire.
