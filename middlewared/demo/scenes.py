@@ -76,7 +76,7 @@ SCENES: Sequence[Scene] = (
         app=ANDROID_APP,
         reaction=Reaction(available=None),
     ),
-    Scene("Nobody registered", "no-device"),
+    Scene("No phone is registered", "no-device"),
     Scene("A phone that wants no calls", "no-device", generation=FLUTTER_IOS, fields={"dnd": True}),
     Scene(
         "The app was removed from the phone",

@@ -197,7 +197,7 @@ class _Asker(Protocol):
         await self._ended
 
     def _finish(self) -> _OnStatus:
-        """No request is under way any more; who hears of its status."""
+        """End the request; gives the function that takes its status."""
         on_status, limit = self._on_status, self._limit
         assert on_status is not None
         assert limit is not None

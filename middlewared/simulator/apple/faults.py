@@ -180,7 +180,7 @@ class Behaviour:
     to the next accepted one. ``replenish``: whether used connection window is given back.
     ``goaway_after``: GOAWAY and close after this many accepted pushes.
     ``most_resets``: GOAWAY and close when the peer has reset this many streams.
-    ``validate_headers``: whether h2 looks at every header field (a fifth of its time).
+    ``validate_headers``: whether h2 validates every header field (a fifth of its time).
     """
 
     greeting: Greeting = Greeting.SETTINGS
