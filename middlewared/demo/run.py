@@ -115,15 +115,17 @@ class Demo:
                 for _ in range(scene.calls)
             ]
         )
+        complaints = [] if phone is None else phone.complaints
         good = all(r.outcome == scene.outcome and r.status == scene.status for r in results)
-        if phone is not None:
-            good = good and not phone.complaints
         self._timelines.show(scene.title, self._events(results, phone))
-        for complaint in phone.complaints if phone is not None else []:
+        for complaint in complaints:
             self._timelines.print(f"  the app complains: {complaint}", good=False)
-        self._timelines.print(
-            f"  {'as expected' if good else 'expected'}: {scene.outcome}\n", good=good
-        )
+        return self._report(good and not complaints, scene.outcome)
+
+    def _report(self, good: bool, outcome: str) -> bool:
+        """Print whether a scene ended as announced, which is given back."""
+        text = f"  {'as expected' if good else 'expected'}: {outcome}\n"
+        self._timelines.print(text, good=good)
         return good
 
     async def _register(self, account: int, scene: Scene) -> Phone | None:
@@ -203,19 +205,15 @@ class Demo:
                 Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
             ],
         )
-        self._timelines.print(
-            f"  {'as expected' if good else 'expected'}: answered, draining\n", good=good
-        )
-        return good
+        return self._report(good, "answered, draining")
 
     def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
-        good = drained and not failed
-        if good:
-            self._timelines.print("every call ended as it should", good=True)
-        else:
-            titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
+        titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
+        if titles:
             self._timelines.print(f"not as expected: {'; '.join(titles)}", good=False)
-        return 0 if good else 1
+            return 1
+        self._timelines.print("every call ended as it should", good=True)
+        return 0
 
 
 def _push_event(push: AnyPush) -> Event:

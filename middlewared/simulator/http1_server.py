@@ -48,10 +48,12 @@ class BreakOff:
 HttpStep: TypeAlias = HttpReply | Delay | Deliver | Stall | ResetConnection | HangUp | BreakOff
 
 
-def json_reply(status: int, document: Any, *, retry_after: str | None = None) -> HttpReply:
+def json_reply(
+    status: int, document: Any, *, retry_after: str | None = None, indent: int | None = None
+) -> HttpReply:
     """Make a JSON reply."""
     headers = () if retry_after is None else (("Retry-After", retry_after),)
-    return HttpReply(status, json.dumps(document).encode(), headers=headers)
+    return HttpReply(status, json.dumps(document, indent=indent).encode(), headers=headers)
 
 
 def html_reply(status: int = 502) -> HttpReply:
