@@ -144,9 +144,9 @@ class _Greeter(Factory[Protocol]):
             case Greeting.SILENT:
                 return Protocol()
             case Greeting.CLOSE:
-                return _Leaver("loseConnection")
+                return _Leaver(abort=False)
             case Greeting.RESET:
-                return _Leaver("abortConnection")
+                return _Leaver(abort=True)
         inner = Factory.forProtocol(lambda: server.connect(behaviour))
         factory: TLSMemoryBIOFactory = self._tls.wrap(inner)
         factory.noisy = inner.noisy = False
@@ -156,11 +156,16 @@ class _Greeter(Factory[Protocol]):
 class _Leaver(Protocol):
     """Is gone as soon as it came."""
 
-    def __init__(self, leave: str) -> None:
-        self._leave = leave
+    transport: Any
+
+    def __init__(self, *, abort: bool) -> None:
+        self._abort = abort
 
     def connectionMade(self) -> None:
-        getattr(self.transport, self._leave)()
+        if self._abort:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
 
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
