@@ -28,7 +28,7 @@ from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.http2.pool import HostPools
 from middlewared.push.interface import CallPush, Push, PushResult, Uncertain, always_wanted
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 from tests.cuttable import CuttableProxy
 

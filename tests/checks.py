@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from middlewared.cli.check.online import ask_all, questions
 from middlewared.service.options import read_all
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 
 reactor: Any = _reactor

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared import __version__
-from middlewared.metrics import Bounded, BoundedCounter, BoundedHistogram, Metrics, Sources
+from middlewared.metrics import Metrics, Sources
+from middlewared.metrics.bounded_labels import Bounded, BoundedCounter, BoundedHistogram
 from middlewared.model import DeviceKind, Outcome, Platform
 from middlewared.push.interface import Accepted, Temporary
 

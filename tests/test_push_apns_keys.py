@@ -20,7 +20,7 @@ from middlewared.push.interface import (
     TokenSuspect,
 )
 from middlewared.push.problem_log import SAME_LINE_EVERY_S, ProblemLog
-from middlewared.simulator.apple import rejection
+from middlewared.simulator.apple.faults import rejection
 from middlewared.simulator.certificates import write_provider_key
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
 

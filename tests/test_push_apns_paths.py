@@ -14,8 +14,9 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from middlewared.outgoing.tcp_endpoints import DirectEndpoint, DirectEndpoints
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import Accepted, ConfigFault, Rejected
-from middlewared.simulator.apple import Behaviour, Delay, GoAway, HangUp, Stall
+from middlewared.simulator.apple.faults import Behaviour, GoAway
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Delay, HangUp, Stall
 from tests.apns import APP, OTHER_TOKEN, AppleTestCase, by_way_of, call_push, reactor
 
 

@@ -21,24 +21,22 @@ from middlewared.push.interface import (
     TokenDead,
     TokenSuspect,
 )
-from middlewared.simulator.apple import (
-    AppleServer,
+from middlewared.simulator.apple.faults import (
     Behaviour,
-    Delay,
     ExtraHeaders,
     GoAway,
     Greeting,
     Interim,
     Padding,
     Reject,
-    ResetConnection,
     ResetStream,
-    Stall,
     StreamLimit,
     Trailers,
     rejection,
 )
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority
+from middlewared.simulator.scripts import Delay, ResetConnection, Stall
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
 
 ODD_TOKENS = (

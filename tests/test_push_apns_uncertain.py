@@ -7,19 +7,9 @@ from functools import partial
 from twisted.internet.defer import gatherResults
 
 from middlewared.push.interface import Accepted, Rejected, Temporary, TokenDead
-from middlewared.simulator.apple import (
-    AppleServer,
-    Behaviour,
-    Delay,
-    GoAway,
-    HangUp,
-    Head,
-    ResetConnection,
-    ResetStream,
-    Stall,
-    Step,
-    rejection,
-)
+from middlewared.simulator.apple.faults import Behaviour, GoAway, Head, ResetStream, Step, rejection
+from middlewared.simulator.apple.server import AppleServer
+from middlewared.simulator.scripts import Delay, HangUp, ResetConnection, Stall
 from tests.apns import OTHER_TOKEN, TOKEN, AppleTestCase, call_push, reactor
 
 REFUSED_STREAM = 7

@@ -31,8 +31,9 @@ from middlewared.simulator.google_errors import (
     legacy_success,
 )
 from middlewared.simulator.google_oauth import oauth_error
-from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http1_server import HttpReply, HttpStall, html_reply
+from middlewared.simulator.http1_server import HttpReply, html_reply
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Stall
 from tests.google import API_KEY, TOKEN, GoogleTestCase, call_push, device, reactor
 
 
@@ -84,14 +85,14 @@ class Common:
 
     async def test_provider_that_never_answers_is_left(self: Any) -> None:
         """The attempt's own time-out ends it, so that another can be made in the wait."""
-        self.google.scripts.for_token(TOKEN, HttpStall())
+        self.google.scripts.for_token(TOKEN, Stall())
         self.attempt_timeout_s = 0.2
         self.provider = self.new_provider()
         self.assert_uncertain(await self.send(), "timeout")
 
     async def test_push_ends_at_its_deadline(self: Any) -> None:
         """No result comes later than the end of the call's wait."""
-        self.google.scripts.for_token(TOKEN, HttpStall())
+        self.google.scripts.for_token(TOKEN, Stall())
         self.assert_uncertain(await self.send(call_push(wait_s=0.3)), "deadline")
 
     async def test_push_after_its_deadline_is_not_sent(self: Any) -> None:
@@ -250,7 +251,7 @@ class FcmProviderTests(Common, GoogleTestCase):
 
     async def test_stalled_token_server_does_not_hold_the_push(self) -> None:
         """The deadline of the push holds for the token too."""
-        self.google.oauth_scripts.for_token(self.account.client_email, HttpStall())
+        self.google.oauth_scripts.for_token(self.account.client_email, Stall())
         self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
 
     async def test_refused_account_is_a_configuration_fault(self) -> None:

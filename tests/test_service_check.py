@@ -16,7 +16,7 @@ from middlewared.cli.check.online import questions
 from middlewared.demo.stage import free_port
 from middlewared.errors import ConfigError
 from middlewared.service.options import read_all
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import APP, AppleCheckCase, made_folder
 from tests.test_service_commands import CLEAR, CommandTestCase, Ran

@@ -9,9 +9,10 @@ from twisted.internet.protocol import Factory, Protocol
 
 from middlewared.cli.check import apple_checks as asking
 from middlewared.demo.stage import free_port
-from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Stall, rejection
+from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, rejection
 from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Stall
 from tests.checks import APP, AppleCheckCase, reactor
 
 PRODUCTION = f"[app:{APP}:apns] production"

@@ -18,8 +18,9 @@ from middlewared.rendezvous.redis import lua_scripts
 from middlewared.rendezvous.redis.lua_scripts import Script
 from middlewared.simulator.accounts_server import AccountsServer, redirect
 from middlewared.simulator.certificates import Authority
-from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStall, HttpStep, Received
+from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, Received
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Stall
 from tests.checks import OnlineTestCase, reactor
 from tests.servers import postgres, redis
 
@@ -73,7 +74,7 @@ class AccountTests(OnlineTestCase):
 
     async def test_silence(self) -> None:
         """Its own time-out holds."""
-        found = await self.found(Fixed(HttpStall()), "timeout_ms = 200\n")
+        found = await self.found(Fixed(Stall()), "timeout_ms = 200\n")
         self.assertRegex(found, r"^wrong .*no answer within timeout_ms \(0.2 s\)")
 
     async def test_no_one_listens(self) -> None:

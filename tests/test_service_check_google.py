@@ -19,7 +19,8 @@ from middlewared.simulator.certificates import (
 from middlewared.simulator.google_errors import bare_error, fcm_error, legacy_error
 from middlewared.simulator.google_oauth import oauth_error
 from middlewared.simulator.google_server import GoogleServer
-from middlewared.simulator.http1_server import HttpReply, HttpStall
+from middlewared.simulator.http1_server import HttpReply
+from middlewared.simulator.scripts import Stall
 from tests.checks import OnlineTestCase, reactor
 
 APP = "com.example.phone"
@@ -145,7 +146,7 @@ class V1Tests(GoogleCheckCase):
         self.patch(asking, "ANSWER_S", 0.3)
         server = await self.google()
         server.tokens = None
-        server.scripts.for_all(HttpStall())
+        server.scripts.for_all(Stall())
         self.assertRegex(await self.v1(server), "^wrong .*no answer within 0.3 s$")
 
     async def test_unknown_root(self) -> None:

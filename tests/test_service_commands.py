@@ -16,8 +16,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from middlewared.demo.stage import free_port
 from middlewared.simulator.certificates import Authority
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, DaemonTestCase
 
 MAIN = ["-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]

@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.simulator.daemon_process import DaemonProcess
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, Answered, DaemonTestCase
 
 

@@ -31,7 +31,6 @@ from middlewared.simulator.certificates import (
 )
 from middlewared.simulator.google_errors import (
     FCM_ERRORS,
-    LEGACY_ERRORS,
     MULTICAST_ID,
     bare_error,
     fcm_error,
@@ -41,21 +40,29 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GRANT_TYPE, SCOPE, oauth_error
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
-from middlewared.simulator.http1_server import (
-    BreakOff,
-    Close,
-    HttpDelay,
-    HttpDeliver,
-    HttpHangUp,
-    HttpReply,
-    HttpStall,
-    html_reply,
-)
+from middlewared.simulator.http1_server import BreakOff, HttpReply, html_reply
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 
 TOKEN = "phone-1"
 SERVER_KEY = "legacy-key"
+LEGACY_ERRORS = (
+    "MissingRegistration",
+    "InvalidRegistration",
+    "NotRegistered",
+    "InvalidPackageName",
+    "MismatchSenderId",
+    "InvalidParameters",
+    "MessageTooBig",
+    "InvalidDataKey",
+    "InvalidTtl",
+    "Unavailable",
+    "InternalServerError",
+    "DeviceMessageRateExceeded",
+    "TopicsMessageRateExceeded",
+    "InvalidApnsCredential",
+)
 
 
 @attrs.frozen
@@ -164,7 +171,7 @@ class OAuthTests(GoogleTestCase):
         self.assertEqual((await self.ask_token(account)).status, 401)
         self.assertEqual((await self.ask_token(account)).status, 503)
         self.assertEqual((await self.ask_token(account)).text, "not JSON")
-        orders.for_next(1, HttpHangUp())
+        orders.for_next(1, ResetConnection())
         with self.assertRaises(ResponseNeverReceived):
             await self.ask_token(account)
         self.assertEqual((await self.ask_token(account)).status, 200)
@@ -261,7 +268,7 @@ class MessageTests(GoogleTestCase):
 
     async def test_answers_that_break_off(self) -> None:
         """A clean close instead of an answer, and a reset in the middle of one."""
-        self.server.scripts.for_next(1, Close())
+        self.server.scripts.for_next(1, HangUp())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()
         self.server.scripts.for_next(1, BreakOff(HttpReply(200, b"x" * 100)))
@@ -288,14 +295,14 @@ class MessageTests(GoogleTestCase):
         self.server.scripts.for_next(1, html_reply(502))
         answer = await self.send()
         self.assertEqual((answer.status, answer.headers["content-type"][:9]), (502, "text/html"))
-        self.server.scripts.for_next(1, HttpDeliver(), HttpDelay(0.01), HttpReply(503))
+        self.server.scripts.for_next(1, Deliver(), Delay(0.01), HttpReply(503))
         self.assertEqual((await self.send()).status, 503)
         self.assertEqual(len(self.told), 1)
-        self.server.scripts.for_next(1, HttpHangUp())
+        self.server.scripts.for_next(1, ResetConnection())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()
-        self.server.scripts.for_token("slow", HttpDelay(60))
-        self.server.scripts.for_token("silent", HttpStall())
+        self.server.scripts.for_token("slow", Delay(60))
+        self.server.scripts.for_token("silent", Stall())
         waiting = [Deferred.fromCoroutine(self.send(token=each)) for each in ("slow", "silent")]
         self.assertEqual((await self.send()).status, 200)
         self.assertFalse(any(each.called for each in waiting))

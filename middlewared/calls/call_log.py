@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.logger import Logger
 
 from middlewared.calls.device_updates import wakeup
@@ -23,6 +24,7 @@ MOST_DIFFERENCE_S = 1.0
 """How far the start time that a phone echoes may lie before the call's own."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CallLog:
     """
     Logs and counts ended requests and calls.
@@ -34,24 +36,14 @@ class CallLog:
 
     log = Logger()
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        wall: WallClock,
-        metrics: Metrics,
-        log_response: Callable[[ResponseRecord], None],
-        log_wakeup: Callable[[Wakeup], None],
-        log_late: Callable[[LateAnswer, float], None],
-    ) -> None:
-        self._clock = clock
-        self._wall = wall
-        self._metrics = metrics
-        self._log_response = log_response
-        self._log_wakeup = log_wakeup
-        self._log_late = log_late
-        self._pending: list[Ended] = []
-        self._timer: DelayedCall | None = None
+    _clock: Clock
+    _wall: WallClock
+    _metrics: Metrics
+    _log_response: Callable[[ResponseRecord], None]
+    _log_wakeup: Callable[[Wakeup], None]
+    _log_late: Callable[[LateAnswer, float], None]
+    _pending: list[Ended] = attrs.field(factory=list, init=False)
+    _timer: DelayedCall | None = attrs.field(default=None, init=False)
 
     def ended(self, ended: Ended) -> None:
         """Queue ``ended``, to be recorded soon."""

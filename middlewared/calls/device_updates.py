@@ -9,7 +9,6 @@ and token.
 from __future__ import annotations
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.devices.interface import DeviceRegistry
@@ -43,17 +42,12 @@ def wakeup(
     return Wakeup(device, answered_at) if silent or answered_at is not None else None
 
 
-def store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> Deferred[None]:
+async def store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
     """
-    Store what the result of a push to ``device`` changes; fires when it is stored.
+    Store what the result of a push to ``device`` changes.
 
-    It starts at once, so that a look-up made after it sees the change. While the database is
-    away the change is lost; the result of the next push brings it again.
+    While the database is away the change is lost; the result of the next push brings it again.
     """
-    return Deferred.fromCoroutine(_store_update(registry, device, result))
-
-
-async def _store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
     try:
         match result:
             case TokenDead(since=since):

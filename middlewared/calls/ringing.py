@@ -94,6 +94,7 @@ class Admission(Protocol):
         """Count a call that was refused."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Ringing:
     """
     Rings devices; implements :class:`~.interface.Calls`.
@@ -105,32 +106,19 @@ class Ringing:
     :ivar waiting: how many requests are held.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        wall: WallClock,
-        rendezvous: Rendezvous,
-        waker: Waker,
-        admission: Admission,
-        ended: Callable[[Ended], None],
-        new_key: Callable[[], str],
-        settings: RingingSettings,
-    ) -> None:
-        self._clock = clock
-        self._wall = wall
-        self._rendezvous = rendezvous
-        self._waker = waker
-        self._admission = admission
-        self._ended = ended
-        self._new_key = new_key
-        self.settings = settings
-        self.draining = False
-        self.waiting = 0
-        self._idle: Deferred[None] | None = None
+    _clock: Clock
+    _wall: WallClock
+    _rendezvous: Rendezvous
+    _waker: Waker
+    _admission: Admission
+    _ended: Callable[[Ended], None]
+    _new_key: Callable[[], str]
+    settings: RingingSettings
+    draining: bool = attrs.field(default=False, init=False)
+    waiting: int = attrs.field(default=0, init=False)
+    _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
-        """See :meth:`.interface.Calls.ring`."""
         call = self._call(incoming)
         refusal = self._refusal(call)
         if refusal is Outcome.OVERLOADED:
@@ -151,35 +139,28 @@ class Ringing:
                 idle.callback(None)
 
     def holds_key(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.holds_key`."""
         return self._rendezvous.holds_key(unique_key)
 
     def rules_out_key(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.rules_out_key`."""
         return self._rendezvous.rules_out_key(unique_key)
 
     def knows_key(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.knows_key`."""
         return self._rendezvous.knows_key(unique_key)
 
     async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
-        """See :meth:`.interface.Calls.answer`."""
         return await self._rendezvous.answer(unique_key, answer)
 
     @property
     def overloaded(self) -> bool:
-        """See :meth:`.interface.Calls.overloaded`."""
         return self.waiting >= self.settings.max_waiting or not self._admission.admits()
 
     def refuse_if_new(self, incoming: IncomingCall) -> bool:
-        """See :meth:`.interface.Calls.refuse_if_new`."""
         if self._rendezvous.holds(incoming):
             return False
         self._admission.refuse()
         return True
 
     def refused(self, outcome: Outcome) -> None:
-        """See :meth:`.interface.Calls.refused`."""
         self._ended(EndedCall(None, self._clock.seconds(), None, Settlement(outcome)))
 
     def idle(self) -> Deferred[None]:

@@ -57,10 +57,6 @@ class Trace:
         pairs = zip(self.steps, self.steps[1:], strict=False)
         return [(step, max(0.0, step.at - before.at) * 1000) for before, step in pairs]
 
-    def total_ms(self) -> float:
-        """Milliseconds from the request to now."""
-        return max(0.0, self._now() - self.began_at) * 1000
-
     def text(self) -> str:
         """The steps as the log line shows them: name, milliseconds and note of each."""
         return " ".join(f"{step.label}={ms:.1f}" for step, ms in self.durations_ms())
@@ -71,4 +67,5 @@ class Trace:
             f"{step.name};dur={ms:.2f}" + (f";desc={step.note}" if step.note else "")
             for step, ms in self.durations_ms()
         ]
-        return ", ".join([*parts, f"total;dur={self.total_ms():.2f}"])
+        total_ms = max(0.0, self._now() - self.began_at) * 1000
+        return ", ".join([*parts, f"total;dur={total_ms:.2f}"])

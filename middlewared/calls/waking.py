@@ -250,7 +250,8 @@ class Waking:
             self.device = updated(device, result)
         else:
             self.stop()
-        storing = store_update(self._waker.registry, device, result)
+        # It starts at once, so that a look-up made after it sees the change.
+        storing = Deferred.fromCoroutine(store_update(self._waker.registry, device, result))
         dead = isinstance(result, TokenDead)
         # An uncertain push may still be answered, unless the device no longer exists.
         if not self.accepted and (dead or not self._waiter.pushes):

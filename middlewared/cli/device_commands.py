@@ -21,8 +21,8 @@ from middlewared.config import Config
 from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, MiddlewaredError
-from middlewared.logs import fingerprint
 from middlewared.model import Device
+from middlewared.quoting import fingerprint
 from middlewared.service.implementations import choose_database
 
 Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]

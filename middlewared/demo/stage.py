@@ -12,20 +12,14 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from middlewared.simulator.accounts_server import AccountsServer
-from middlewared.simulator.apple import AppleServer, ReceivedPush
-from middlewared.simulator.certificates import (
-    Authority,
-    write_provider_key,
-    write_service_account,
-)
+from middlewared.simulator.apple.server import AppleServer
+from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
 from middlewared.simulator.daemon_process import DaemonProcess
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
-
-AnyPush: TypeAlias = ReceivedPush | GooglePush
+from middlewared.simulator.record import AnyPush
 
 
 def free_port() -> int:

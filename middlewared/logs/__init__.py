@@ -9,6 +9,5 @@ from middlewared.logs.line_file import LineFile
 from middlewared.logs.output import LogOutput
 from middlewared.logs.redaction import redacted
 from middlewared.logs.repeats import Repeats
-from middlewared.quoting import fingerprint
 
-__all__ = ["LineFile", "LogOutput", "Repeats", "ReportFile", "bounded", "fingerprint", "redacted"]
+__all__ = ["LineFile", "LogOutput", "Repeats", "ReportFile", "bounded", "redacted"]

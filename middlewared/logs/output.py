@@ -10,7 +10,7 @@ twistd's first line on::
                 parent.setComponent(ILogObserver, self._log_output)
             super().setServiceParent(parent)
 
-It never raises. An event that cannot be formatted is replaced by a line that says so.
+It never raises. A line in its place reports an event that cannot be formatted.
 """
 
 from __future__ import annotations

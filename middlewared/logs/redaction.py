@@ -26,7 +26,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # Authorization: Basic eHk6eg==, also as an item of a dict or of a list of headers.
     (
         re.compile(
-            r"""(?i)\b(authorization\b["']?\s*+[:=,]\s*+[(\[]*+b?["']?)[a-z]++[\s=][^\s"',)\]]++""",
+            r"""(?i)\b(authorization\b["']?\s*+[:=,]\s*+[(\[]*+b?["']?)[a-z]++[\s=][^\s"',)\]]++"""
         ),
         rf"\1{HIDDEN}",
     ),

@@ -7,8 +7,7 @@ family in :mod:`.gauges`; ``service.components`` fills the source in. Then descr
 docs/metrics.md, without which tests/test_operations_files.py fails.
 """
 
-from middlewared.metrics.bounded_labels import Bounded, BoundedCounter, BoundedHistogram
 from middlewared.metrics.events import Metrics
 from middlewared.metrics.gauges import Sources
 
-__all__ = ["Bounded", "BoundedCounter", "BoundedHistogram", "Metrics", "Sources"]
+__all__ = ["Metrics", "Sources"]

@@ -40,7 +40,7 @@ class Owner(Protocol):
         """TCP is connected; a TLS handshake may follow."""
 
     def keep(self, connection: Http1Connection) -> None:
-        """An answer was read completely."""
+        """An answer was read completely: keep the connection for the next request."""
 
     def lost(self, connection: Http1Connection) -> None:
         """It has ended."""
@@ -123,13 +123,7 @@ class Http1Connection(HTTP11ClientProtocol):
     transport: Any
 
     def __init__(
-        self,
-        *,
-        clock: Clock,
-        owner: Owner,
-        host: Hashable,
-        secure: bool,
-        max_body_bytes: int,
+        self, *, clock: Clock, owner: Owner, host: Hashable, secure: bool, max_body_bytes: int
     ) -> None:
         super().__init__(owner.keep)  # type: ignore[no-untyped-call]
         self.host = host
@@ -161,7 +155,6 @@ class Http1Connection(HTTP11ClientProtocol):
             self.handshakeCompleted()
 
     def handshakeCompleted(self) -> None:
-        """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
         now = self._clock.seconds()
         self.handshake_s = now - self.opened_at
         self.opened_at = self.heard_at = now

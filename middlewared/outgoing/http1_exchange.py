@@ -27,7 +27,6 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from middlewared.clock import Clock
 from middlewared.outgoing.http1_connection import AnswerTooLong, Http1Connection
 from middlewared.outgoing.http1_pool import ConnectionPool
 from middlewared.outgoing.interface import (
@@ -56,55 +55,39 @@ class Http1Request:
     progress: Progress
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Http1Exchange:
     """
     One request: its connection, its time limits, its result.
 
-    For Twisted's agent it is the connection pool, which provides that one connection.
+    For Twisted's agent it is the connection pool, which provides that one connection; for the
+    connection it is the :class:`~.http1_connection.Watcher`.
 
     :param max_body_bytes: the limit at which the answer's body is cut.
     """
 
     persistent = True
 
-    def __init__(
-        self,
-        *,
-        request: Http1Request,
-        timeout_s: float,
-        reactor: Any,
-        pool: ConnectionPool,
-        endpoints: UriEndpoints,
-        max_body_bytes: int,
-    ) -> None:
-        self._request = request
-        self._timeout_s = timeout_s
-        self._reactor = reactor
-        self._clock: Clock = reactor
-        self._pool = pool
-        self._endpoints = endpoints
-        self._max_body_bytes = max_body_bytes
-        self._host: Hashable = None
-        self._connection: Http1Connection | None = None
-        self._is_kept = False
-        self._sent_at: float | None = None
-        self._heard = False
-        self._content: AnswerBody | None = None
-        self._response: IResponse | None = None
-        self._limit: FairCall | None = None
-        self._expired_s: float | None = None
-        self._is_cancelled = False
-        self._running: Deferred[HttpResponse] | None = None
+    _request: Http1Request
+    _timeout_s: float
+    _reactor: Any
+    _pool: ConnectionPool
+    _endpoints: UriEndpoints
+    _max_body_bytes: int
+    _host: Hashable = attrs.field(default=None, init=False)
+    _connection: Http1Connection | None = attrs.field(default=None, init=False)
+    _is_kept: bool = attrs.field(default=False, init=False)
+    _sent_at: float | None = attrs.field(default=None, init=False)
+    _heard: bool = attrs.field(default=False, init=False)
+    _content: AnswerBody | None = attrs.field(default=None, init=False)
+    _response: IResponse | None = attrs.field(default=None, init=False)
+    _limit: FairCall | None = attrs.field(default=None, init=False)
+    _expired_s: float | None = attrs.field(default=None, init=False)
+    _is_cancelled: bool = attrs.field(default=False, init=False)
+    _running: Deferred[HttpResponse] | None = attrs.field(default=None, init=False)
 
     def run(self) -> Deferred[HttpResponse]:
-        """
-        Send the request and read its answer.
-
-        :raises TimedOut: it took longer.
-        :raises Dropped: the peer closed the connection instead of answering.
-        :raises Unwanted: ``wanted`` returned False.
-        :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
-        """
+        """Send the request and read its answer; fails as :meth:`.interface.HttpClient.request`."""
         if self._request.answer is None:
             self._limit_to(self._timeout_s)
         ended: Deferred[HttpResponse] = Deferred(self._cancel)
@@ -169,8 +152,7 @@ class Http1Exchange:
         return connection
 
     def sent(self) -> None:
-        """All of the request was handed to the connection."""
-        sent_at = self._sent_at = self._clock.seconds()
+        sent_at = self._sent_at = self._reactor.seconds()
         answer = self._request.answer
         if answer is None:
             return
@@ -178,16 +160,15 @@ class Http1Exchange:
         if self._is_kept:
             patience_s = min(answer.whole_s, self._pool.latency(self._host).patience_s())
             self._limit = FairCall(
-                self._clock, patience_s, self._silent, patience_s, sent_at, answer
+                self._reactor, patience_s, self._silent, patience_s, sent_at, answer
             )
         else:
             self._limit_to(answer.whole_s)
 
     def heard(self) -> None:
-        """A byte of the answer has arrived."""
         if not self._heard and self._sent_at is not None:
             self._heard = True
-            self._pool.latency(self._host).answered(self._clock.seconds() - self._sent_at)
+            self._pool.latency(self._host).answered(self._reactor.seconds() - self._sent_at)
 
     def _silent(self, waited_s: float, sent_at: float, answer: AnswerTimes) -> None:
         """The time for the first byte on a kept connection is up."""
@@ -197,12 +178,12 @@ class Http1Exchange:
             self._pool.drop_unheard(self._host, sent_at)
             longest_s = min(answer.whole_s, answer.kept_s)
         if longest_s > waited_s:
-            self._limit = FairCall(self._clock, longest_s - waited_s, self._expire, longest_s)
+            self._limit = FairCall(self._reactor, longest_s - waited_s, self._expire, longest_s)
         else:
             self._expire(waited_s)
 
     def _limit_to(self, longest_s: float) -> None:
-        self._limit = FairCall(self._clock, longest_s, self._expire, longest_s)
+        self._limit = FairCall(self._reactor, longest_s, self._expire, longest_s)
 
     def _end_limit(self) -> None:
         if self._limit is not None:

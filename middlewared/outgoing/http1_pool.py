@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias, TypeVar, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from middlewared.clock import DelayedCall
@@ -54,6 +54,8 @@ class AnswerLatency:
 
 class ConnectionPool:
     """
+    Connections, open and idle; implements :class:`~.http1_connection.Owner`.
+
     :param most: how many idle connections are kept for each host.
     :param max_body_bytes: the longest answer body accepted.
     """
@@ -95,14 +97,13 @@ class ConnectionPool:
             return result
 
         self._connecting[host] += 1
-        connecting: Deferred[Any] = cast(Any, endpoint).connect(
-            _Connections(lambda: self._new(host))
-        )
+        factory: Any = Factory.forProtocol(lambda: self._new(host))
+        factory.noisy = False
+        connecting: Deferred[Any] = cast(Any, endpoint).connect(factory)
         connecting.addCallback(Http1Connection.when_established).addBoth(ended)
         return connecting.addCallback(self._measured)
 
     def keep(self, connection: Http1Connection) -> None:
-        """``connection`` is idle: keep it for the next request."""
         connection.watcher = None
         idle = self._idle.setdefault(connection.host, {})
         if len(idle) >= self._most:
@@ -147,11 +148,9 @@ class ConnectionPool:
             await emptied
 
     def opened(self, connection: Http1Connection) -> None:
-        """See :class:`.http1_connection.Owner`."""
         self._open.add(connection)
 
     def lost(self, connection: Http1Connection) -> None:
-        """See :class:`.http1_connection.Owner`."""
         self._open.discard(connection)
         if connection in self._idle.get(connection.host, ()):
             self._forget(connection)
@@ -192,13 +191,3 @@ class ConnectionPool:
         timer = self._idle[connection.host].pop(connection)
         if timer.active():
             timer.cancel()
-
-
-class _Connections(Factory):
-    noisy = False
-
-    def __init__(self, new: Callable[[], Http1Connection]) -> None:
-        self._new = new
-
-    def buildProtocol(self, addr: IAddress | None) -> Http1Connection:  # noqa: ARG002
-        return self._new()

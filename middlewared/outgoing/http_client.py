@@ -36,7 +36,7 @@ MAX_BODY_BYTES = 65_536
 
 class PooledHttpClient:
     """
-    Talks HTTP/1.1 to a few configured hosts.
+    Talks HTTP/1.1 to a few configured hosts; implements :class:`~.interface.WarmHttpClient`.
 
     Requests beyond ``max_connections`` wait for a free connection, within their time-out.
 
@@ -80,7 +80,6 @@ class PooledHttpClient:
         answer: AnswerTimes | None = None,
         progress: Progress | None = None,
     ) -> HttpResponse:
-        """See :meth:`middlewared.outgoing.interface.HttpClient.request`."""
         if self._closed:
             raise OutgoingFailed("closed")
         request = Http1Request(method, url, headers, body, wanted, answer, progress or Progress())
@@ -97,7 +96,6 @@ class PooledHttpClient:
             self._running.discard(running)
 
     def keep_warm(self, url: str) -> None:
-        """See :meth:`middlewared.outgoing.interface.WarmHttpClient.keep_warm`."""
         uri, host = host_of(url)
         if self._closed or host in self._warm:
             return
@@ -113,11 +111,9 @@ class PooledHttpClient:
         warm.start()
 
     def connection_states(self, url: str) -> Mapping[str, int]:
-        """See :meth:`middlewared.outgoing.interface.WarmHttpClient.connection_states`."""
         return self._pool.states(host_of(url)[1])
 
     async def close(self) -> None:
-        """See :meth:`middlewared.outgoing.interface.HttpClient.close`."""
         self._closed = True
         for running in list(self._running):
             running.cancel()

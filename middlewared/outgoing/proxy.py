@@ -151,20 +151,18 @@ class _Tunnel(Protocol):
     The proxy's answer may arrive in any pieces; what follows its head belongs to the tunnel.
     """
 
+    transport: Any
+
     def __init__(self, request: bytes, factory: Any) -> None:
         self._request = request
         self._factory = factory
         self._received = b""
         self._above: Any = None
-        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._transport.abortConnection())
+        self.opened: Deferred[IProtocol] = Deferred(lambda _: self.transport.abortConnection())
         """Fires with the protocol above when the tunnel is open, or with ProxyFailed."""
 
-    @property
-    def _transport(self) -> Any:
-        return self.transport
-
     def connectionMade(self) -> None:
-        self._transport.write(self._request)
+        self.transport.write(self._request)
 
     def dataReceived(self, data: bytes) -> None:
         if self._above is not None:
@@ -198,7 +196,7 @@ class _Tunnel(Protocol):
             self._hand_over(rest)
 
     def _hand_over(self, rest: bytes) -> None:
-        self._above = self._factory.buildProtocol(self._transport.getPeer())
+        self._above = self._factory.buildProtocol(self.transport.getPeer())
         self._above.makeConnection(self.transport)
         self.opened.callback(self._above)
         if rest:
@@ -206,7 +204,7 @@ class _Tunnel(Protocol):
 
     def _fail(self, problem: str) -> None:
         self.opened.errback(ProxyFailed(problem))
-        self._transport.abortConnection()
+        self.transport.abortConnection()
 
 
 def _connect_request(host: str, port: int, authorization: bytes | None) -> bytes:

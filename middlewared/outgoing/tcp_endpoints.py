@@ -132,7 +132,6 @@ class ShufflingResolver:
     def resolveHostName(
         self, resolutionReceiver: Any, hostName: str, *args: object, **kwargs: object
     ) -> IHostResolution:
-        """See :class:`twisted.internet.interfaces.IHostnameResolver`."""
         shuffling = _Shuffling(resolutionReceiver)
         resolution: IHostResolution = self._resolver.resolveHostName(
             shuffling, hostName, *args, **kwargs

@@ -11,18 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import attrs
 from cryptography import x509
 from OpenSSL.crypto import X509
 from OpenSSL.SSL import Context
+from twisted.internet import ssl
 from twisted.internet._sslverify import IOpenSSLTrustRoot  # not public elsewhere
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import (
-    Certificate,
-    PrivateCertificate,
-    optionsForClientTLS,
-    platformTrust,
-    trustRootFromCertificates,
-)
 from zope.interface import implementer
 
 from middlewared.errors import ConfigError
@@ -32,10 +27,10 @@ from middlewared.errors import ConfigError
 class TrustRoots:
     """The platform's roots and ``extra`` ones."""
 
-    def __init__(self, extra: Sequence[Certificate] = ()) -> None:
-        self._roots = [platformTrust()]
+    def __init__(self, extra: Sequence[ssl.Certificate] = ()) -> None:
+        self._roots = [ssl.platformTrust()]
         if extra:
-            self._roots.append(trustRootFromCertificates(extra))
+            self._roots.append(ssl.trustRootFromCertificates(extra))
 
     def _addCACertsToContext(self, context: Context) -> None:
         for root in self._roots:
@@ -57,39 +52,32 @@ def load_trust(ca_file: str | Path | None) -> TrustRoots:
         raise ConfigError([f"ca_file: cannot read {ca_file}: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigError([f"ca_file: {ca_file} has no usable PEM certificate"]) from error
-    return TrustRoots([Certificate(X509.from_cryptography(each)) for each in certificates])
+    return TrustRoots([ssl.Certificate(X509.from_cryptography(each)) for each in certificates])
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ClientTLS:
     """
     The TLS settings for each host. They are kept, since making them parses all trusted roots.
 
     The hosts come from the configuration, so there are few.
+
+    :param certificate: our own, with its key; None: none.
+    :param protocols: offered over ALPN.
     """
 
-    def __init__(
-        self,
-        *,
-        trust: TrustRoots,
-        certificate: PrivateCertificate | None = None,
-        protocols: Sequence[bytes] = (),
-    ) -> None:
-        """
-        :param certificate: our own, with its key; None: none.
-        :param protocols: offered over ALPN.
-        """
-        self._trust = trust
-        self._certificate = certificate
-        self._protocols = list(protocols) or None
-        self._creators: dict[str, IOpenSSLClientConnectionCreator] = {}
+    _trust: TrustRoots
+    _certificate: ssl.PrivateCertificate | None = None
+    _protocols: Sequence[bytes] = ()
+    _creators: dict[str, IOpenSSLClientConnectionCreator] = attrs.field(factory=dict, init=False)
 
     def __call__(self, host: str) -> IOpenSSLClientConnectionCreator:
         creator = self._creators.get(host)
         if creator is None:
-            creator = self._creators[host] = optionsForClientTLS(
+            creator = self._creators[host] = ssl.optionsForClientTLS(
                 host,
                 trustRoot=cast(IOpenSSLTrustRoot, self._trust),
                 clientCertificate=self._certificate,
-                acceptableProtocols=self._protocols,
+                acceptableProtocols=list(self._protocols) or None,
             )
         return creator

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,6 +26,7 @@ GOOD_LIFE_S = 10.0
 """A connection that lasted this long was not a failure."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class WarmConnection:
     """
     Opens a connection at the start, when none is left, and when the host was last heard more
@@ -37,27 +39,17 @@ class WarmConnection:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        host: str,
-        open_one: Callable[[], Deferred[None]],
-        heard_at: Callable[[], float | None],
-        explain: Callable[[BaseException], str],
-        renew_s: float,
-    ) -> None:
-        self._clock = clock
-        self._host = host
-        self._open_one = open_one
-        self._heard_at = heard_at
-        self._explain = explain
-        self._renew_s = renew_s
-        self._timer: DelayedCall | None = None
-        self._opening: Deferred[None] | None = None
-        self._failures = 0
-        self._problem: str | None = None
-        self._stopped = False
+    _clock: Clock
+    _host: str
+    _open_one: Callable[[], Deferred[None]]
+    _heard_at: Callable[[], float | None]
+    _explain: Callable[[BaseException], str]
+    _renew_s: float
+    _timer: DelayedCall | None = attrs.field(default=None, init=False)
+    _opening: Deferred[None] | None = attrs.field(default=None, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _problem: str | None = attrs.field(default=None, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
 
     def start(self) -> None:
         """Open the first connection now."""

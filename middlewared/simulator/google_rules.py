@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from middlewared.simulator.google_errors import (
     bare_error,
     invalid_argument,
@@ -25,6 +23,7 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GrantRefused
+from middlewared.simulator.record import GooglePush
 
 LONGEST_TTL_S = 2_419_200
 LARGEST_DATA_BYTES = 4096
@@ -50,28 +49,7 @@ _LEGACY_FIELDS = frozenset(
 )
 
 
-@attrs.frozen
-class GooglePush:
-    """
-    A valid push.
-
-    ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    received. ``token`` addresses the device: with ``is_fid`` it is the installation id;
-    ``dry``: it is only validated, and not delivered.
-    """
-
-    protocol: str
-    token: str
-    data: Mapping[str, str]
-    priority: str
-    ttl_s: float | None
-    received_at: float
-    is_fid: bool = False
-    analytics_label: str = ""
-    dry: bool = False
-
-
-def judge_v1(body: bytes, received_at: float) -> GooglePush:
+def validate_v1(body: bytes, received_at: float) -> GooglePush:
     """Validate the body of ``messages:send``, or raise GrantRefused."""
     try:
         document = json.loads(body)
@@ -80,8 +58,8 @@ def judge_v1(body: bytes, received_at: float) -> GooglePush:
     if not isinstance(document, dict) or not isinstance(document.get("message"), dict):
         raise GrantRefused(invalid_argument("message", "Message is empty"))
     message = document["message"]
-    _check_names(document, frozenset({"message", "validate_only"}), "")
-    _check_names(message, _MESSAGE_FIELDS, "message.")
+    _check_object(document, frozenset({"message", "validate_only"}), "")
+    _check_object(message, _MESSAGE_FIELDS, "message")
     is_fid, token = _check_address(message)
     data = _check_v1_data(message.get("data", {}))
     priority, ttl_s = _check_android(message.get("android", {}))
@@ -107,20 +85,20 @@ def _check_address(message: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _check_options(options: Any) -> str:
-    if not isinstance(options, dict):
-        raise GrantRefused(invalid_argument("message.fcm_options", "Invalid value"))
-    _check_names(options, frozenset({"analytics_label"}), "message.fcm_options.")
+    _check_object(options, frozenset({"analytics_label"}), "message.fcm_options")
     label = options.get("analytics_label", "")
     if label != "" and (not isinstance(label, str) or _LABEL.fullmatch(label) is None):
         raise GrantRefused(invalid_argument("message.fcm_options.analytics_label", "Invalid value"))
     return str(label)
 
 
-def _check_names(document: dict[str, Any], known: frozenset[str], where: str) -> None:
-    for name in document:
-        if name not in known:
-            text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
-            raise GrantRefused(invalid_argument(where + name, text))
+def _check_object(value: Any, known: frozenset[str], path: str) -> None:
+    """Refuse ``value`` unless it is an object whose fields are all ``known``."""
+    if not isinstance(value, dict):
+        raise GrantRefused(invalid_argument(path, "Invalid value"))
+    for name in value.keys() - known:
+        text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
+        raise GrantRefused(invalid_argument(f"{path}.{name}".lstrip("."), text))
 
 
 def _check_v1_data(data: Any) -> dict[str, str]:
@@ -139,9 +117,7 @@ def _check_v1_data(data: Any) -> dict[str, str]:
 
 
 def _check_android(android: Any) -> tuple[str, float | None]:
-    if not isinstance(android, dict):
-        raise GrantRefused(invalid_argument("message.android", "Invalid value"))
-    _check_names(android, _ANDROID_FIELDS, "message.android.")
+    _check_object(android, _ANDROID_FIELDS, "message.android")
     priority = android.get("priority", "NORMAL")
     if priority not in ("HIGH", "NORMAL"):
         raise GrantRefused(invalid_argument("message.android.priority", "Invalid value"))
@@ -154,7 +130,7 @@ def _check_android(android: Any) -> tuple[str, float | None]:
     return priority, float(ttl[:-1])
 
 
-def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
+def validate_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
     """Validate the body of a legacy send to one token, or raise GrantRefused."""
     try:
         document = json.loads(body)

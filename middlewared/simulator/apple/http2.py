@@ -42,11 +42,9 @@ class ServerConnection(H2Connection):
         initial = {
             SettingCodes.MAX_CONCURRENT_STREAMS: first_limit,
             SettingCodes.INITIAL_WINDOW_SIZE: behaviour.initial_window,
-            SettingCodes.MAX_FRAME_SIZE: behaviour.max_frame_size,
             SettingCodes.MAX_HEADER_LIST_SIZE: behaviour.max_header_list_size,
         }
         self.local_settings = Settings(client=False, initial_values=initial)
-        self.max_inbound_frame_size = behaviour.max_frame_size
         self.initiate_connection()
         if behaviour.header_table_size != self.local_settings.header_table_size:
             # In force only when acknowledged: the peer's encoder may be ahead of it.

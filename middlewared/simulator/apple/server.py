@@ -16,13 +16,12 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from middlewared.clock import wall_clock
 from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
 from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
+from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
 
 TOPICS = frozenset({"com.voipgrid.vialer", "com.voipgrid.vialer.voip"})
@@ -63,23 +62,18 @@ class AppleServer:
         listener: Callable[[ReceivedPush], None] | None = None,
         keep: int = 10_000,
         interface: str = LOOPBACK,
-        port: int = 0,
     ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.next_behaviours: deque[Behaviour] = deque()
         self.scripts = Scripts[Step]()
-        self.record = AppleRecord(listener=listener, keep=keep)
+        self.record = Record[ReceivedPush](listener=listener, keep=keep)
         self.connections: set[AppleConnection] = set()
         self._certificate = certificate
         self._client_authority = client_authority
-        self._socket = ListeningSocket(reactor=reactor, interface=interface, port=port)
+        self._socket = ListeningSocket(reactor=reactor, interface=interface)
         keys = {key.key_id: key for key in provider_keys}
-        self._validator = Validator(
-            topics=topics,
-            tokens=tokens,
-            provider_tokens=KnownTokens(keys, wall_clock, update_interval_s),
-            seconds=wall_clock,
-        )
+        provider_tokens = KnownTokens(keys, update_interval_s)
+        self._validator = Validator(topics=topics, tokens=tokens, provider_tokens=provider_tokens)
         self._office = Office(
             environment=environment,
             clock=reactor,
@@ -125,10 +119,6 @@ class AppleServer:
         self.connections.add(connection)
         return connection
 
-    def next_behaviour(self) -> Behaviour:
-        """The behaviour of the connection that has just come."""
-        return self.next_behaviours.popleft() if self.next_behaviours else self.behaviour
-
     def _forget(self, connection: Protocol) -> None:
         self.connections.discard(connection)
 
@@ -148,7 +138,8 @@ class _Greeter(Factory[Protocol]):
         self._tls = tls
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        behaviour = self._server.next_behaviour()
+        server = self._server
+        behaviour = server.next_behaviours.popleft() if server.next_behaviours else server.behaviour
         match behaviour.greeting:
             case Greeting.SILENT:
                 return Protocol()
@@ -156,7 +147,7 @@ class _Greeter(Factory[Protocol]):
                 return _Leaver(abort=False)
             case Greeting.RESET:
                 return _Leaver(abort=True)
-        inner = Factory.forProtocol(lambda: self._server.connect(behaviour))
+        inner = Factory.forProtocol(lambda: server.connect(behaviour))
         factory: TLSMemoryBIOFactory = self._tls.wrap(inner)
         factory.noisy = inner.noisy = False
         return factory.buildProtocol(addr)
@@ -165,15 +156,16 @@ class _Greeter(Factory[Protocol]):
 class _Leaver(Protocol):
     """Is gone as soon as it came."""
 
+    transport: Any
+
     def __init__(self, *, abort: bool) -> None:
         self._abort = abort
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
         if self._abort:
-            transport.abortConnection()
+            self.transport.abortConnection()
         else:
-            transport.loseConnection()
+            self.transport.loseConnection()
 
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

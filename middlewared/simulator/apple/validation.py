@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
 import jwt
 
+from middlewared.clock import wall_clock
 from middlewared.simulator.apple.faults import Reject, rejection
 from middlewared.simulator.certificates import ProviderKey
 
@@ -78,7 +79,6 @@ class KnownTokens:
     """
 
     keys: Mapping[str, ProviderKey]
-    seconds: Callable[[], float]
     update_interval_s: float = 0
     _known: dict[str, tuple[str, float]] = attrs.field(factory=dict, init=False, repr=False)
     _updated_at: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -89,7 +89,7 @@ class KnownTokens:
         if scheme.lower() != "bearer" or not token:
             raise Broken(rejection("MissingProviderToken"))
         team_id, issued_at = self._known.get(token) or self._verify(token)
-        if self.seconds() - issued_at > TOKEN_LIFETIME_S:
+        if wall_clock() - issued_at > TOKEN_LIFETIME_S:
             raise Broken(rejection("ExpiredProviderToken"))
         # One team per connection, according to Apple's forum.
         if credentials.team_id not in (None, team_id):
@@ -99,7 +99,7 @@ class KnownTokens:
     def _verify(self, token: str) -> tuple[str, float]:
         key, claims = self._decode(token)
         issued_at = claims.get("iat")
-        if not isinstance(issued_at, int) or issued_at > self.seconds() + CLOCK_SKEW_S:
+        if not isinstance(issued_at, int) or issued_at > wall_clock() + CLOCK_SKEW_S:
             raise Broken(rejection("InvalidProviderToken"))
         if claims.get("iss") != key.team_id:
             raise Broken(rejection("InvalidProviderToken"))
@@ -122,34 +122,26 @@ class KnownTokens:
             raise Broken(rejection("InvalidProviderToken")) from error
 
     def _count_update(self, key_id: str) -> None:
-        now = self.seconds()
+        now = wall_clock()
         last = self._updated_at.get(key_id)
         if last is not None and now - last < self.update_interval_s:
             raise Broken(rejection("TooManyProviderTokenUpdates"))
         self._updated_at[key_id] = now
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Validator:
     """
-    Judges requests of all connections of one server.
+    Validates the requests of all connections of one server.
 
     :param topics: the topics this server's apps may use.
     :param tokens: the device tokens of this environment; None: any well-formed one.
     """
 
-    def __init__(
-        self,
-        *,
-        topics: Collection[str],
-        tokens: Collection[str] | None,
-        provider_tokens: KnownTokens,
-        seconds: Callable[[], float],
-    ) -> None:
-        self.authorities: Sequence[str] = ()
-        self.tokens = tokens
-        self._topics = topics
-        self._provider_tokens = provider_tokens
-        self._seconds = seconds
+    _topics: Collection[str]
+    tokens: Collection[str] | None
+    _provider_tokens: KnownTokens
+    authorities: Sequence[str] = attrs.field(default=(), init=False)
 
     def validate(
         self, request: PushRequest, credentials: AcceptedKeys
@@ -198,7 +190,7 @@ class Validator:
             raise Broken(rejection("BadPriority"))
         expiration = headers.get("apns-expiration", "0")
         if not (expiration.isascii() and expiration.isdecimal()) or (
-            int(expiration) > self._seconds() + LONGEST_EXPIRATION_S
+            int(expiration) > wall_clock() + LONGEST_EXPIRATION_S
         ):
             raise Broken(rejection("BadExpirationDate"))
         apns_id = headers.get("apns-id")
