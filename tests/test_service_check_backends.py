@@ -271,7 +271,7 @@ class RedisTests(OnlineTestCase):
 
     def test_every_command_of_the_scripts_is_tried(self) -> None:
         """Otherwise a permission that only a script needs would be missing at the first call."""
-        texts = [each.text for each in vars(redis_scripts).values() if isinstance(each, Script)]
+        texts = [each.text for each in vars(lua_scripts).values() if isinstance(each, Script)]
         used = set(re.findall(r"call\('([A-Z]+)'", "".join(texts)))
         self.assertLessEqual(used, set(re.findall(r"call\('([A-Z]+)'", EVERYTHING.text)))
         self.assertIn("HSET", used)
