@@ -8,6 +8,10 @@ secret in its text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import attrs
+
 
 class MiddlewaredError(Exception):
     """Base of all failures a caller is expected to handle."""
@@ -49,9 +53,41 @@ class AccessForbidden(MiddlewaredError):
     """The credentials are good, the account may not do this (403)."""
 
 
-class ConfigError(MiddlewaredError):
-    """The configuration cannot be used; ``problems`` has one finished line for each fault."""
+@attrs.frozen
+class Problem:
+    """
+    A fault of the configuration, or a warning about it.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    :ivar section: its title without brackets; "" for the file as a whole.
+    :ivar key: "" for the section as a whole.
+    :ivar what: what is wrong, without the section and the key.
+    """
+
+    section: str
+    key: str
+    what: str
+
+    def within(self, section: str, key: str = "") -> Problem:
+        """The same problem in a section and at a key, where it does not name its own."""
+        return attrs.evolve(self, section=self.section or section, key=self.key or key)
+
+    def line(self, source: str = "") -> str:
+        """``SOURCE: [section] key: what``, as commands and the log show it."""
+        section = f"[{self.section}]" if self.section else ""
+        place = " ".join(filter(None, (section, self.key)))
+        return ": ".join(filter(None, (source, place, self.what)))
+
+
+class ConfigError(MiddlewaredError):
+    """
+    The configuration cannot be used.
+
+    :ivar problems: all of them.
+    :ivar lines: the same as text, each in a line of its own.
+    """
+
+    def __init__(self, problems: Iterable[Problem], source: str = "") -> None:
+        """:param source: the file; "" when only a part of the configuration was read."""
+        self.problems = list(problems)
+        self.lines = [problem.line(source) for problem in self.problems]
+        super().__init__("\n".join(self.lines))

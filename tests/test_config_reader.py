@@ -39,10 +39,10 @@ class ConfigCase(SynchronousTestCase):
         """The problems' lines without the file's name, which each must begin with."""
         path = self.write(content)
         error = self.assertRaises(ConfigError, read_config, path, environ)
-        for line in error.problems:
+        for line in error.lines:
             self.assertTrue(line.startswith(f"{path}: "), line)
             self.assertNotIn("\n", line)
-        return [line.removeprefix(f"{path}: ") for line in error.problems]
+        return [line.removeprefix(f"{path}: ") for line in error.lines]
 
     def assert_one_problem(self, content: str | bytes, *parts: str, **environ: str) -> None:
         """Exactly one problem, which has all ``parts``."""
@@ -94,13 +94,13 @@ class FormTests(ConfigCase):
         """The problem says that the file is missing."""
         path = self.folder / "missing.ini"
         error = self.assertRaises(ConfigError, read_config, path, {})
-        self.assertEqual([f"{path}: cannot be read: No such file or directory"], error.problems)
+        self.assertEqual([f"{path}: cannot be read: No such file or directory"], error.lines)
 
     def test_a_directory_is_one_problem(self) -> None:
         """Something that cannot be read as a file is told, not raised."""
         path = self.folder
         error = self.assertRaises(ConfigError, read_config, path, {})
-        self.assertEqual([f"{path}: cannot be read: Is a directory"], error.problems)
+        self.assertEqual([f"{path}: cannot be read: Is a directory"], error.lines)
 
     def test_an_undecodable_file_is_one_problem(self) -> None:
         """A file that is not UTF-8 is told with the place."""
@@ -303,7 +303,7 @@ class RedactionTests(ConfigCase):
             "[app:a:android]\napi_key=geheim5\n[app:a:gcm]\napi_key=geheim6\n"
         )
         parts = [config, config.redis, config.http_proxy, config.database, *config.apps.values()]
-        for shown in [*map(repr, parts), *map(str, parts), "".join(config.warnings)]:
+        for shown in [*map(repr, parts), *map(str, parts), repr(config.warnings)]:
             self.assertNotIn("gehe", shown)
             self.assertNotIn("im3", shown)
         self.assertIn("'http://u:***@p:3128'", repr(config.http_proxy))

@@ -251,8 +251,8 @@ class RuleTests(ConfigCase):
         """``check`` warns about the effect; it is not a problem."""
         config = self.read(f"{APPLE}sandbox_url =\n")
         self.assertEqual(config.apps["com.x", Platform.APNS].sandbox_url, "")  # type: ignore[union-attr]
-        (warning,) = (line for line in config.warnings if "sandbox_url" in line)
-        self.assertIn("is empty: devices of the sandbox (development builds) get no", warning)
+        (warning,) = (each for each in config.warnings if each.key == "sandbox_url")
+        self.assertIn("is empty: devices of the sandbox (development builds) get no", warning.what)
 
     def test_google_needs_exactly_one_kind_of_credentials(self) -> None:
         """A service account or a legacy key; GCM a key."""
@@ -314,8 +314,7 @@ class RuleTests(ConfigCase):
 
 class WarningTests(ConfigCase):
     def warnings(self, text: str) -> list[str]:
-        path = self.write(text)
-        return [line.removeprefix(f"{path}: ") for line in read_config(path, {}).warnings]
+        return [warning.line() for warning in self.read(text).warnings]
 
     def assert_warned(self, text: str, begins: str) -> None:
         (found,) = self.warnings(text)
@@ -417,7 +416,7 @@ class WarningTests(ConfigCase):
         """The Internet, or half of it; not an organisation's own network."""
         listen = "listen = tcp:8080:interface=10.0.0.11\npbx_networks = "
         for network in ("0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3", "192.0.0.0/8"):
-            self.assert_callers(listen + network, "pbx_networks", f"{network} has strangers")
+            self.assert_callers(listen + network, "pbx_networks", f"{network} includes strangers")
         for network in ("10.0.0.0/8", "fd00::/8", "198.51.0.0/16", "2001:db8::/32", "unix"):
             self.assertEqual([], self.callers(listen + network), network)
 
@@ -426,7 +425,7 @@ class WarningTests(ConfigCase):
         self.assert_callers(
             "pbx_listen = unix:x\ntrusted_proxies = 127.0.0.1\npbx_networks = 0.0.0.0/0",
             "pbx_networks",
-            "0.0.0.0/0 has strangers",
+            "0.0.0.0/0 includes strangers",
         )
         self.assertEqual([], self.callers("pbx_networks = 0.0.0.0/0", apps=False))
 
@@ -434,7 +433,7 @@ class WarningTests(ConfigCase):
         """Each of them may claim to be a PBX."""
         listen = "listen = tcp:8080\npbx_networks = 10.1.0.0/24\ntrusted_proxies = "
         for network in ("0.0.0.0/0", "::/0", "10.2.0.0/16", "fd00::/48"):
-            self.assert_callers(listen + network, "trusted_proxies", f"{network} is more than")
+            self.assert_callers(listen + network, "trusted_proxies", f"{network} is larger than")
         for network in ("10.2.0.0/24", "10.2.0.5", "fd00::/64", "unix"):
             self.assertEqual([], self.callers(listen + network), network)
 
@@ -442,8 +441,12 @@ class WarningTests(ConfigCase):
         """What it forwards without the header is its own, unless PBXs have their own port."""
         shared = "listen = tcp:8080\npbx_networks = {}\ntrusted_proxies = {}"
         for networks in (("10.0.0.0/24", "10.0.0.5"), ("127.0.0.1", "127.0.0.0/24")):
-            self.assert_callers(shared.format(*networks), "pbx_networks", "has a trusted proxy")
-        self.assert_callers(shared.format("unix", "unix"), "pbx_networks", "unix has a trusted")
+            self.assert_callers(
+                shared.format(*networks), "pbx_networks", "includes a trusted proxy"
+            )
+        self.assert_callers(
+            shared.format("unix", "unix"), "pbx_networks", "unix includes a trusted"
+        )
         self.assertEqual([], self.callers(shared.format("10.1.0.0/24", "10.0.0.5")))
         apart = f"pbx_listen = tcp:8081\n{shared.format('10.0.0.0/24', '10.0.0.5')}"
         self.assertEqual([], self.callers(apart))
@@ -485,5 +488,5 @@ class ErrorTests(ConfigCase):
     def test_the_error_text_is_the_problems(self) -> None:
         """One finished line for each."""
         error = self.assertRaises(ConfigError, self.read, "[log]\nlevel=x\nformat=y\n")
-        self.assertEqual("\n".join(error.problems), str(error))
+        self.assertEqual("\n".join(error.lines), str(error))
         self.assertEqual(2, len(error.problems))

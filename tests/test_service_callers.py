@@ -48,7 +48,8 @@ class PortCase(WebCase):
         site = self.web.site(RouteSet.WHOLE)
         self.sites.append(site)
         face = ports.Listener(
-            "[http] listen",
+            "http",
+            "listen",
             "http",
             [description],
             site,

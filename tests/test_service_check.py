@@ -39,15 +39,16 @@ class CertificateTests(SynchronousTestCase):
         extensions = apple_extensions(topics, **options) if topics else ()
         pem = self.authority.apns_client(topic=topic, extensions=extensions)
         path.write_text(f"[app:{APP}:apns]\ncertificate = {pem.name}\n{more}")
-        cut = f"{path}: [app:{APP}:apns] "
         return tuple(
-            line.removeprefix(cut) for line in read_all(path).warnings if line.startswith(cut)
+            f"{each.key}: {each.what}"
+            for each in read_all(path).warnings
+            if each.section == f"app:{APP}:apns"
         )
 
     def problem(self, **certificate: Any) -> str:
         """The only problem of that configuration."""
         error = self.assertRaises(ConfigError, self.read, **certificate)
-        (line,) = error.problems
+        (line,) = error.lines
         return str(line)
 
     def test_another_apps_certificate(self) -> None:

@@ -60,7 +60,9 @@ class CheckTests(CommandTestCase):
         """A password without TLS, which a start logs too."""
         path = self.write_config(CLEAR)
         ran = await self.command("check", "--config", path)
-        warned = f"{path}: [redis] tls: the password goes over the network in clear; set tls = yes"
+        warned = (
+            f"{path}: [redis] tls: the password goes over the network in clear text; set tls = yes"
+        )
         self.assertEqual(ran, Ran(0, f"warning: {warned}\n", ""))
         daemon = await self.start_daemon(PORTS + CLEAR)
         self.assertIn(warned, daemon.log)
@@ -202,7 +204,7 @@ class PushTests(CommandTestCase):
         self.write_config("[http]\nlisten = systemd:domain=INET:index=0\n")
         ran = await self.push()
         self.assertEqual(ran.code, 1)
-        self.assertIn("[http] listen: tells no address to connect to", ran.err)
+        self.assertIn("[http] listen: has no address to connect to", ran.err)
 
 
 class DeviceTests(CommandTestCase):

@@ -22,7 +22,7 @@ from twisted.internet.ssl import CertificateOptions
 
 from middlewared.config import Config
 from middlewared.config.listen import arguments
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import CONNECT_TIMEOUT_S, DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
@@ -64,7 +64,8 @@ def _first(
         endpoint = client_endpoint(reactor, description)
         if endpoint is not None:
             return description, endpoint
-    raise ConfigError([f"[http] {key}: tells no address to connect to; give the URL with --url"])
+    what = "has no address to connect to; give the URL with --url"
+    raise ConfigError([Problem("http", key, what)])
 
 
 def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint | None:

@@ -20,7 +20,7 @@ from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.devices.interface import DeviceRegistry, Wanted
 from middlewared.devices.predecessor import RefusedLine, import_devices
-from middlewared.errors import ConfigError, MiddlewaredError
+from middlewared.errors import ConfigError, MiddlewaredError, Problem
 from middlewared.logs import fingerprint
 from middlewared.model import Device
 from middlewared.service.implementations import make_registry
@@ -120,7 +120,7 @@ def import_from(config: Config, path: Path) -> int:
                 done = await import_devices(registry=registry, lines=lines, report=report)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise ConfigError([f"{path}: {why}"]) from error
+            raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
         _say(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
         return 1 if done.refused else 0
 
@@ -132,7 +132,7 @@ def _in_registry(config: Config, work: Work, *, create: bool = False) -> int:
     an import."""
     path = config.database.sqlite_file
     if path is not None and not create and not path.exists():
-        raise ConfigError([f"[database] url: {path} does not exist"])
+        raise ConfigError([Problem("database", "url", f"{path} does not exist")])
 
     async def opened(reactor: Any) -> int:
         registry = make_registry(config, reactor=reactor)

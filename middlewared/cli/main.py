@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except ConfigError as error:
-        return _complain(*error.problems)
+        return _complain(*error.lines)
     except MiddlewaredError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -137,11 +137,11 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         config = read_all(arguments.config)
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem)  # noqa: T201
+        for line in error.lines:
+            print(line)  # noqa: T201
         return 1
     for warning in config.warnings:
-        print(f"warning: {warning}")  # noqa: T201
+        print(f"warning: {warning.line(config.source)}")  # noqa: T201
     if not arguments.online:
         return 0
     from middlewared.cli.check.online import check_online

@@ -1,7 +1,5 @@
 """
-From an ini file to a Config: finds every section and key, and collects every problem.
-
-A Config is returned only when there was no problem at all.
+From an ini file to a Config: reads every section and key, and collects every problem.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from middlewared.config.ini import parse_ini
 from middlewared.config.parsers import Setting, Wrong
 from middlewared.config.rules import broken_rules, warnings
 from middlewared.config.values import (
+    DEFAULTS,
     AccountSettings,
     AndroidApp,
     App,
@@ -32,9 +31,9 @@ from middlewared.config.values import (
     ProxySettings,
     RedisSettings,
 )
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
-Inspect: TypeAlias = Callable[[Config], Iterable[tuple[str, str, str]]]
+Examine: TypeAlias = Callable[[Config], Iterable[Problem]]
 
 _SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
@@ -56,20 +55,19 @@ _MOST_BYTES = 1 << 20
 def read_config(
     path: Path | None,
     environ: Mapping[str, str],
-    inspect: Inspect | None = None,
-    doubt: Inspect | None = None,
+    find_problems: Examine | None = None,
+    find_warnings: Examine | None = None,
 ) -> Config:
     """
     Read and check a whole configuration.
 
     :param path: the ini file; None: the built-in defaults.
     :param environ: what ``%(ENV:NAME)s`` refers to.
-    :param inspect: finds further problems, as section, key and what.
-    :param doubt: finds further warnings, likewise, once there is no problem.
-    :raises ConfigError: with every problem, each a finished line.
+    :param find_problems: finds more than the values alone show.
+    :param find_warnings: likewise; called only when there is no problem.
+    :raises ConfigError: with every problem.
     """
-    name = "built-in defaults" if path is None else str(path)
-    problems = _Problems(name)
+    problems = _Problems()
     sections = {} if path is None else parse_ini(_contents(path, problems), problems.add)
     base = Path.cwd() if path is None else path.absolute().parent
     reader = _SectionReader(base, environ, problems)
@@ -82,42 +80,37 @@ def read_config(
         title: reader.read(title, sections.get(title, {}), kind)
         for title, kind in _SECTIONS.items()
     }
-    config = Config(**fixed, apps=apps)
+    source = DEFAULTS if path is None else str(path)
+    config = Config(**fixed, apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
-    if inspect is not None:
-        problems.add_unbroken(inspect(config))
-    if problems.lines:
-        raise ConfigError(problems.lines)
-    noted = [*warnings(config), *(doubt(config) if doubt is not None else ())]
-    return attrs.evolve(config, warnings=tuple(_line(name, *each) for each in noted))
-
-
-def _line(name: str, section: str, key: str, what: str) -> str:
-    where = f" [{section}] {key}" if key else f" [{section}]" if section else ""
-    return f"{name}:{where}: {what}" if where else f"{name}: {what}"
+    if find_problems is not None:
+        problems.add_unbroken(find_problems(config))
+    if problems.found:
+        raise ConfigError(problems.found, source)
+    noted = [*warnings(config), *(find_warnings(config) if find_warnings is not None else ())]
+    return attrs.evolve(config, warnings=tuple(noted))
 
 
 class _Problems:
-    """The finished lines, and which values have one."""
+    """All problems so far, and which values have one."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._broken: set[tuple[str, str]] = set()
-        self.lines: list[str] = []
+        self.found: list[Problem] = []
 
     def add(self, section: str, key: str, what: str) -> None:
         self._broken.update([(section, key), (section, "")])
-        self.lines.append(_line(self._name, section, key, what))
+        self.found.append(Problem(section, key, what))
 
-    def add_unbroken(self, found: Iterable[tuple[str, str, str]]) -> None:
+    def add_unbroken(self, found: Iterable[Problem]) -> None:
         """
-        Add problems between values, but not about one that is only a stand-in, nor about a
-        section as a whole that has such a value.
+        Add problems between values, except those of a value that is a default in place of an
+        invalid one, and those of a whole section that has such a value.
         """
-        already = frozenset(self._broken)
-        for section, key, what in found:
-            if (section, key) not in already:
-                self.add(section, key, what)
+        broken = frozenset(self._broken)
+        for problem in found:
+            if (problem.section, problem.key) not in broken:
+                self.add(problem.section, problem.key, problem.what)
 
 
 def _contents(path: Path, problems: _Problems) -> str:
@@ -178,10 +171,10 @@ class _SectionReader:
         return kind(**identity, **values)
 
     def _value(self, title: str, key: str, written: str, setting: Setting) -> object:
-        known = len(self.problems.lines)
+        known = len(self.problems.found)
         text = self._resolve(title, key, written)
         try:
-            if len(self.problems.lines) == known:
+            if len(self.problems.found) == known:
                 return setting.parse(text, self.base)
         except Wrong as e:
             # What comes from the environment, or looks like user@host, may be a secret too.

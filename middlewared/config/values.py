@@ -38,7 +38,11 @@ from middlewared.config.parsers import (
     whole,
     yes_no,
 )
+from middlewared.errors import Problem
 from middlewared.model import Platform
+
+DEFAULTS = "built-in defaults"
+"""The source of a configuration without a file."""
 
 Backend: TypeAlias = Literal["none", "voipgrid", "htpasswd", "open"]
 Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]
@@ -144,12 +148,29 @@ class LogSettings:
     metrics_file: Path | None = setting(path, "")
 
 
+@attrs.frozen
+class AppSettings:
+    """What sections of all platforms have; ``app`` is the app id in their title."""
+
+    platform: ClassVar[Platform]
+    app: str
+    ca_file: Path | None = setting(path, "")
+    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    lost_account_notice: bool = setting(yes_no, "yes")
+    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
+
+    @property
+    def section(self) -> str:
+        """The section's title."""
+        return f"app:{self.app}:{self.platform.value}"
+
+
 def _topic(topic: str, app: Any) -> str:
     return topic or f"{app.app}.voip"
 
 
 @attrs.frozen
-class AppleApp:
+class AppleApp(AppSettings):
     """
     ``[app:ID:apns]``.
 
@@ -158,7 +179,6 @@ class AppleApp:
     """
 
     platform: ClassVar[Platform] = Platform.APNS
-    app: str
     certificate: Path | None = setting(path, "")
     key_file: Path | None = setting(path, "")
     key_id: str = setting(text, "")
@@ -170,42 +190,28 @@ class AppleApp:
     sandbox_url: str = setting(
         web_url("https", optional=True), "https://api.sandbox.push.apple.com"
     )
-    ca_file: Path | None = setting(path, "")
     connections: int = setting(whole(1, 100), "2")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 @attrs.frozen
-class AndroidApp:
+class AndroidApp(AppSettings):
     """``[app:ID:android]``: FCM HTTP v1 with ``service_account``, legacy with ``api_key``."""
 
     platform: ClassVar[Platform] = Platform.ANDROID
-    app: str
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
     address: Address = setting(choice("auto", "token", "fid"), "auto")
     analytics_label: str = setting(analytics_label, "")
-    ca_file: Path | None = setting(path, "")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 @attrs.frozen
-class GcmApp:
+class GcmApp(AppSettings):
     """``[app:ID:gcm]``: the GCM protocol, for relays that speak it."""
 
     platform: ClassVar[Platform] = Platform.GCM
-    app: str
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://gcm-http.googleapis.com/gcm/send")
-    ca_file: Path | None = setting(path, "")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 GoogleApp: TypeAlias = AndroidApp | GcmApp
@@ -222,8 +228,8 @@ class Config:
     """
     A whole configuration that passed every check.
 
-    ``apps`` is keyed by app id and platform. ``warnings`` are finished lines about what
-    works but is probably not meant.
+    ``apps`` is keyed by app id and platform. ``warnings`` are about what works but is probably
+    not intended. ``source`` is the file's name, for messages.
     """
 
     http: HttpSettings = attrs.field(factory=HttpSettings)
@@ -235,4 +241,5 @@ class Config:
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     apps: Apps = attrs.field(factory=dict, converter=_frozen)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    source: str = attrs.field(default=DEFAULTS, eq=False)

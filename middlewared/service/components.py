@@ -207,20 +207,22 @@ class Components:
         public = self.web.site(RouteSet.PUBLIC if apart else RouteSet.WHOLE)
         return [
             Listener(
-                "[metrics] listen",
+                "metrics",
+                "listen",
                 "metrics",
                 self.config.metrics.listen,
                 self._metrics_site(),
                 self._trusted_proxies,
             ),
             Listener(
-                "[http] pbx_listen",
+                "http",
+                "pbx_listen",
                 "pbx",
                 http.pbx_listen,
                 self.web.site(RouteSet.PBX),
                 self._trusted_proxies,
             ),
-            Listener("[http] listen", "http", http.listen, public, self._trusted_proxies),
+            Listener("http", "listen", "http", http.listen, public, self._trusted_proxies),
         ]
 
     def _trusted_proxies(self) -> Sequence[Network]:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from middlewared.config import Config
 from middlewared.errors import ConfigError
 from middlewared.service.components import Components
-from middlewared.service.ports import PortDown, addresses, listen
+from middlewared.service.ports import addresses, listen
 from middlewared.service.service_manager import ServiceManager
 
 LAST_REPLIES_S = 0.05
@@ -33,7 +33,7 @@ class Daemon(Service):
 
     :param manager: is told of the steps of this life.
     :param reread: reads the configuration anew, or raises ConfigError.
-    :param failed: given the problems when the start failed, before everything is stopped.
+    :param failed: given the problems' lines when the start failed, before everything is stopped.
     """
 
     log = Logger()
@@ -77,7 +77,7 @@ class Daemon(Service):
     async def _start(self) -> None:
         parts = self._parts
         for warning in parts.config.warnings:
-            self.log.warn("{warning}", warning=warning)
+            self.log.warn("{warning}", warning=warning.line(parts.config.source))
         await parts.start()
         if self._ending:
             return
@@ -94,16 +94,14 @@ class Daemon(Service):
         """The start failed: say why in plain words, and end."""
         if self._ending:
             return
-        problems: list[str] = []
+        lines: list[str] = []
         if isinstance(failure.value, ConfigError):
-            problems = failure.value.problems
-        elif isinstance(failure.value, PortDown):
-            problems = [str(failure.value)]
+            lines = failure.value.lines
         else:
             self.log.failure("the start failed", failure)
-        for problem in problems:
-            self.log.critical("{problem}", problem=problem)
-        self._fail(problems)
+        for line in lines:
+            self.log.critical("{problem}", problem=line)
+        self._fail(lines)
         self.end()
 
     def end(self) -> None:
@@ -122,8 +120,8 @@ class Daemon(Service):
         try:
             self._parts.reload(self._reread())
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
             self.log.error("configuration not reloaded, the present one stays")
         except Exception:
             self.log.failure("configuration not reloaded")
@@ -137,8 +135,8 @@ class Daemon(Service):
         try:
             self._parts.logs.reload(self._parts.config.log)
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
         else:
             self.log.info("log files opened anew")
 

@@ -18,7 +18,7 @@ from middlewared.config import AccountSettings, Config, RedisSettings
 from middlewared.devices.interface import DaemonTable, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import LateAnswer
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
@@ -178,5 +178,5 @@ def accounts_up(accounts: Accounts) -> bool | None:
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
-        raise ConfigError(["[accounts] htpasswd: needed by backend htpasswd"])
+        raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
     return read_passwords(accounts.htpasswd)

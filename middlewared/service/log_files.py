@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from middlewared.clock import WallClock
 from middlewared.config import LogSettings
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.logs import LogOutput, ReportFile
 from middlewared.logs.line_file import NextTurn
 
@@ -48,4 +48,4 @@ class Logs:
 
 
 def _unusable(key: str, path: object, error: OSError) -> ConfigError:
-    return ConfigError([f"[log] {key}: {path}: {error.strerror}"])
+    return ConfigError([Problem("log", key, f"{path}: {error.strerror}")])

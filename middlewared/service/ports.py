@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from middlewared.config.listen import arguments, behind_proxy
-from middlewared.errors import MiddlewaredError
+from middlewared.errors import ConfigError, Problem
 from middlewared.service.proxy_protocol import ProxiedFactory
 from middlewared.web.settings import Network
 
@@ -32,18 +32,17 @@ MOST_ACCEPTS = 100
 _BACKLOG_PLACE = {"tcp": 3, "tcp6": 2, "ssl": 6, "unix": 3}
 
 
-class PortDown(MiddlewaredError):
-    """A configured port cannot be listened at; the text is a finished line."""
-
-
 @attrs.frozen
 class Listener:
     """
-    One listening face: ``key`` is where its endpoints stand in the configuration
-    ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects,
-    ``trusted`` gives the networks whose PROXY headers are believed.
+    One listening face.
+
+    ``section`` and ``key`` are where its endpoints stand in the configuration, ``name`` is its
+    word in the log, ``factory`` serves what connects, and ``trusted`` gives the networks whose
+    PROXY headers are believed.
     """
 
+    section: str
     key: str
     name: str
     endpoints: Sequence[str]
@@ -55,7 +54,7 @@ async def listen(reactor: Any, face: Listener) -> list[IListeningPort]:
     """
     Listen at all endpoints of ``face``.
 
-    :raises PortDown: busy, not permitted, no such address, unreadable certificate, or a
+    :raises ConfigError: busy, not permitted, no such address, unreadable certificate, or a
         socket that systemd did not pass.
     """
     ports = []
@@ -63,7 +62,8 @@ async def listen(reactor: Any, face: Listener) -> list[IListeningPort]:
         try:
             ports.append(await _listen(reactor, description, face))
         except (CannotListenError, OSError, ValueError, LookupError) as error:
-            raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
+            what = f"cannot listen at {description}: {_why(error)}"
+            raise ConfigError([Problem(face.section, face.key, what)]) from error
     return ports
 
 

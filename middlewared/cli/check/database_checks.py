@@ -58,7 +58,7 @@ async def ask_database(database: DatabaseSettings, reactor: Any) -> Finding:
             return await _sqlite(path, reactor)
         return await _postgres(read_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
     except ConfigError as error:  # a newer release's schema
-        return wrong("; ".join(error.problems).removeprefix("[database] url: "))
+        return wrong("; ".join(problem.what for problem in error.problems))
 
 
 async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> Finding:

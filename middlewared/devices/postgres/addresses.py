@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.waiting import with_fair_timeout
 
 _LOOK_UP_TIMEOUT_S = 1.0
@@ -45,7 +45,7 @@ def read_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]
         given = parse_dsn(url)
     except ProgrammingError as error:
         # libpq's text may quote the URL with its password.
-        raise ConfigError(["[database] url: not a PostgreSQL URL"]) from error
+        raise ConfigError([Problem("database", "url", "not a PostgreSQL URL")]) from error
     common = {**_DEFAULTS, **given}
     limit = f"-c statement_timeout={statement_timeout_ms}"
     common["options"] = f"{limit} {given.get('options', '')}".strip()
@@ -66,7 +66,8 @@ def _spread(text: str, count: int) -> Sequence[str]:
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise ConfigError(["[database] url: each host needs its port, or all the same"])
+        what = "each host needs its port, or all the same"
+        raise ConfigError([Problem("database", "url", what)])
     return values
 
 

@@ -27,7 +27,7 @@ from middlewared.devices.migrations import pending
 from middlewared.devices.queries import Row, from_row, to_row
 from middlewared.devices.sqlite.sqlite_thread import Reactor, SqliteThread
 from middlewared.devices.streaks import Streak, continued, merged
-from middlewared.errors import ConfigError, DatabaseDown
+from middlewared.errors import ConfigError, DatabaseDown, Problem
 from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 T = TypeVar("T")
@@ -303,7 +303,7 @@ class _File:
 
 
 def _unusable(path: Path, why: str) -> ConfigError:
-    return ConfigError([f"[database] url: {path}: {why}"])
+    return ConfigError([Problem("database", "url", f"{path}: {why}")])
 
 
 def _statements(script: str) -> Sequence[str]:
