@@ -94,7 +94,9 @@ class VoipgridCase(TestCase):
         self.backend = VoipgridAccounts(
             client=client,
             clock=self.clock,
-            settings=VoipgridSettings(f"http://127.0.0.1:{address.port}/base/", "/profile/"),
+            settings=VoipgridSettings(
+                f"http://127.0.0.1:{address.port}/base/", "/profile/", timeout_s=5.0, cache_s=0.0
+            ),
         )
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
@@ -255,7 +257,7 @@ class VoipgridTroubleTests(VoipgridCase):
 
     async def test_deadline_covers_both_requests(self) -> None:
         """An API that falls silent at the second request is given up in time."""
-        self.change(timeout_ms=200)
+        self.change(timeout_s=0.2)
         self.api.answers[f"/base{APP_ACCOUNT}"] = self.api.hold
         self.assertIn("in time", await self.down())
         self.api.answers[PROFILE] = self.api.hold
@@ -273,7 +275,7 @@ class VoipgridTroubleTests(VoipgridCase):
 
     async def test_too_many_look_ups(self) -> None:
         """Above the bound a look-up fails at once; the bound is given back afterwards."""
-        self.change(timeout_ms=1500)
+        self.change(timeout_s=1.5)
         self.api.answers[PROFILE] = self.api.hold
         waiting = [Deferred.fromCoroutine(self.down()) for _ in range(MAX_LOOKUPS)]
         self.assertIn("wait", self.successResultOf(Deferred.fromCoroutine(self.down())))
@@ -296,8 +298,8 @@ class VoipgridCacheTests(VoipgridCase):
         self.assertEqual([await self.asked(self.good) for _ in range(2)], [2, 2])
 
     async def test_positive_answer_is_used_again_until_it_is_too_old(self) -> None:
-        """The API is asked again after cache_ms."""
-        self.change(cache_ms=10_000)
+        """The API is asked again after cache_s."""
+        self.change(cache_s=10.0)
         self.assertEqual(await self.asked(self.good), 2)
         self.clock.advance(9.9)
         self.assertEqual(await self.asked(self.good), 0)
@@ -306,14 +308,14 @@ class VoipgridCacheTests(VoipgridCase):
 
     async def test_other_credentials_are_not_known(self) -> None:
         """An accepted password says nothing about another one."""
-        self.change(cache_ms=10_000)
+        self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
         with self.assertRaises(CredentialsRefused):
             await self.backend.authenticate(self.bad)
 
     async def test_refusals_are_not_kept(self) -> None:
         """A password that was just corrected works at once."""
-        self.change(cache_ms=10_000)
+        self.change(cache_s=10.0)
         self.api.good = self.bad
         with self.assertRaises(CredentialsRefused):
             await self.backend.authenticate(self.good)
@@ -322,7 +324,7 @@ class VoipgridCacheTests(VoipgridCase):
 
     async def test_new_settings_forget(self) -> None:
         """What one API said is not known of another."""
-        self.change(cache_ms=10_000)
+        self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
-        self.change(timeout_ms=4000)
+        self.change(timeout_s=4.0)
         self.assertEqual(await self.asked(self.good), 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from middlewared.config import AndroidApp, AppleApp, Config, GcmApp, read_config
+from middlewared.config.reader import keyed_settings
 from middlewared.model import Platform
 from tests.test_config_reader import ConfigCase
 
@@ -37,9 +38,8 @@ class ShippedFileTests(ConfigCase):
         """Each section and key that the reader knows stands in the file, after a comment."""
         sections = [type(value) for value in attrs.astuple(Config(), recurse=False)]
         for kind in (*filter(attrs.has, sections), AppleApp, AndroidApp, GcmApp):
-            for key in (field.name for field in attrs.fields(kind)):
-                if key != "app":
-                    self.assertRegex(self.text, rf"(?m)^;?{key} =")
+            for key in keyed_settings(kind):
+                self.assertRegex(self.text, rf"(?m)^;?{key} =")
 
     def test_the_example_apps_pass_when_their_comments_are_taken_off(self) -> None:
         """The commented sections are right, and show the defaults of all but credentials."""

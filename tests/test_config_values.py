@@ -38,7 +38,7 @@ class KindTests(ConfigCase):
         config = self.read(
             "[calls]\ndrain_ms=0\ndrain_notice_ms=0\n[accounts]\ncache_ms=0\n[database]\ndevice_cache_ms=0\n"
         )
-        self.assertEqual((0, 0), (config.calls.drain_ms, config.database.device_cache_ms))
+        self.assertEqual((0, 0), (config.calls.drain_s, config.database.device_cache_s))
 
     def test_booleans(self) -> None:
         """yes and no, and configparser's other words, in any case."""
@@ -290,7 +290,9 @@ class RuleTests(ConfigCase):
         self.assert_rule(
             "[calls]\nresend_interval_ms=5\n", "[calls] resend_interval_ms: must leave at most"
         )
-        self.assertEqual(self.read("[calls]\nroundtrip_wait_ms=500\n").calls.roundtrip_wait_ms, 500)
+        for wait, interval in ((500, 1000), (29_000, 290), (2900, 29), (100, 1)):
+            text = f"[calls]\nroundtrip_wait_ms={wait}\nresend_interval_ms={interval}\n"
+            self.assertEqual(self.read(text).calls.roundtrip_wait_s, wait / 1000)
 
     def test_redis_settings_fit_together(self) -> None:
         """A cluster has seeds, a single Redis one node, a user a password."""

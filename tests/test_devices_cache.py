@@ -43,7 +43,9 @@ class CachedContractTests(DeviceRegistryContract, TestCase):
         self.there = self.cached()
 
     def cached(self) -> DeviceRegistry:
-        return CachedDevices(registry=self.devices, clock=reactor, settings=CacheSettings())
+        return CachedDevices(
+            registry=self.devices, clock=reactor, settings=CacheSettings(keep_s=600.0)
+        )
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
         return [
@@ -70,7 +72,7 @@ class OutageTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.cache = CachedDevices(
-            registry=self.devices, clock=self.clock, settings=CacheSettings(keep_ms=600_000)
+            registry=self.devices, clock=self.clock, settings=CacheSettings(keep_s=600.0)
         )
 
     def now(self, work: Awaitable[T]) -> T:
@@ -128,7 +130,7 @@ class OutageTests(SynchronousTestCase):
         """With 0 nothing is served from memory; the setting may change at any time."""
         self.now(self.cache.register(a_device()))
         self.go_away()
-        self.cache.settings = CacheSettings(keep_ms=0)
+        self.cache.settings = CacheSettings(keep_s=0.0)
         self.assert_down()
 
     def test_database_is_asked_while_it_works(self) -> None:
@@ -187,7 +189,7 @@ class OutageTests(SynchronousTestCase):
         self.cache = CachedDevices(
             registry=self.devices,
             clock=self.clock,
-            settings=CacheSettings(),
+            settings=CacheSettings(keep_s=600.0),
             keeps_dead=lambda app, platform: (app, platform) in kept,
         )
         self.now(self.cache.register(a_device()))

@@ -36,14 +36,14 @@ class VoipgridSettings:
     Where the API is and how long to wait for it.
 
     :ivar base_url: may have a path; ``profile_path`` and an account's path are added to it.
-    :ivar timeout_ms: for one whole look-up, both its requests.
-    :ivar cache_ms: how long a positive answer may be used again; 0: never.
+    :ivar timeout_s: for one whole look-up, both its requests.
+    :ivar cache_s: how long a positive answer may be used again; 0: never.
     """
 
     base_url: str
     profile_path: str
-    timeout_ms: int = 5000
-    cache_ms: int = 0
+    timeout_s: float
+    cache_s: float
 
 
 class VoipgridAccounts:
@@ -99,13 +99,13 @@ class VoipgridAccounts:
         finally:
             self._lookups -= 1
         self._became(True)
-        if settings.cache_ms:
-            until = self._clock.seconds() + settings.cache_ms / 1000
+        if settings.cache_s:
+            until = self._clock.seconds() + settings.cache_s
             remembered.put(authorization, account, until)
         return account
 
     async def _look_up(self, authorization: bytes, settings: VoipgridSettings) -> Account:
-        timeout_s = settings.timeout_ms / 1000
+        timeout_s = settings.timeout_s
         both = Deferred.fromCoroutine(self._ask(authorization, settings, timeout_s))
         return await with_fair_timeout(both, timeout_s, self._clock, _too_slow)
 

@@ -62,7 +62,7 @@ def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None)
             "call_id": call_id,
         }
         try:
-            reply = await _placed(way, fields, config.calls.roundtrip_wait_ms / 1000 + _MARGIN_S)
+            reply = await _placed(way, fields, config.calls.roundtrip_wait_s + _MARGIN_S)
         finally:
             await way.client.close()
         outcome = reply.header("X-Outcome")

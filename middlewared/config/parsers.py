@@ -25,7 +25,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["un
 Parse: TypeAlias = Callable[[str, Path], T]
 """Reads the text of a setting; the path is the directory that relative paths hang on."""
 
-DAY_MS = 24 * 60 * 60 * 1000
+_DAY_MS = 24 * 60 * 60 * 1000
 _BOOLEANS = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
     **dict.fromkeys(("no", "false", "off", "0"), False),
@@ -39,13 +39,15 @@ class Wrong(ValueError):
 @attrs.frozen
 class Setting:
     """
-    What the reader must know of a key: how it is read, its default as it would be written.
+    What the reader must know of a key: how to parse it, and its default as an ini file has it.
 
-    ``secret``: what is written there may be or hold a secret.
+    ``key``: its name in the ini file; "": that of the attribute. ``secret``: its text may be or
+    hold a secret.
     """
 
     parse: Parse[object]
     default: str
+    key: str = ""
     secret: bool = False
 
     def default_value(self) -> object:
@@ -57,6 +59,7 @@ def setting(
     parse: Parse[T],
     default: str,
     *,
+    key: str = "",
     secret: bool = False,
     show: Callable[[T], str] = repr,
     converter: attrs.Converter[T, T] | None = None,
@@ -64,10 +67,11 @@ def setting(
     """
     Declare a key of a section as a field of an attrs class.
 
+    :param key: its name in the ini file; "": that of the attribute.
     :param secret: the value is hidden in every text form.
     :param show: how the text form shows a value that may hold a secret.
     """
-    declared = Setting(parse, default, secret or show is not repr)
+    declared = Setting(parse, default, key, secret or show is not repr)
     field: Any = attrs.field(
         factory=declared.default_value,
         repr=hidden if secret else show,
@@ -107,9 +111,15 @@ def whole(low: int, high: int) -> Parse[int]:
     return parse
 
 
+def seconds(low_ms: int) -> Parse[float]:
+    """Seconds, from a whole number of milliseconds of at most a day."""
+    milliseconds = whole(low_ms, _DAY_MS)
+    return lambda written, base: milliseconds(written, base) / 1000
+
+
+duration = seconds(1)
+duration_or_0 = seconds(0)
 count = whole(1, 10_000_000)
-duration_ms = whole(1, DAY_MS)
-duration_or_0_ms = whole(0, DAY_MS)
 account = whole(0, 10**18 - 1)
 
 

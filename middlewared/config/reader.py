@@ -146,6 +146,16 @@ def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
     return None
 
 
+def keyed_settings(kind: type[Any]) -> dict[str, tuple[str, Setting]]:
+    """The name and the declaration of each attribute of ``kind``, by its key in the ini file."""
+    declared = {
+        field.name: field.metadata["setting"]
+        for field in attrs.fields(kind)
+        if "setting" in field.metadata
+    }
+    return {setting.key or name: (name, setting) for name, setting in declared.items()}
+
+
 @attrs.frozen
 class _SectionReader:
     """Turns the texts of one section into its frozen values."""
@@ -155,18 +165,14 @@ class _SectionReader:
     problems: _Problems
 
     def read(self, title: str, texts: Mapping[str, str], kind: type[Any], **identity: str) -> Any:
-        """An instance of ``kind``; keys that are wrong have their default."""
-        settings: dict[str, Setting] = {
-            field.name: field.metadata["setting"]
-            for field in attrs.fields(kind)
-            if "setting" in field.metadata
-        }
+        """An instance of ``kind``; invalid values are replaced by their defaults."""
+        settings = keyed_settings(kind)
         for key in (key for key in texts if key not in settings):
             nearest = _nearest(key, settings)
             self.problems.add(title, key, f"unknown key; the nearest known one is {nearest}")
         values = {
-            key: self._value(title, key, texts.get(key, setting.default), setting)
-            for key, setting in settings.items()
+            name: self._value(title, key, texts.get(key, setting.default), setting)
+            for key, (name, setting) in settings.items()
         }
         return kind(**identity, **values)
 

@@ -71,7 +71,7 @@ def _listening(config: Config) -> Iterator[Problem]:
 
 
 def _timing(calls: CallSettings) -> Iterator[Problem]:
-    if calls.roundtrip_wait_ms > _MOST_PUSHES * calls.resend_interval_ms:
+    if calls.roundtrip_wait_s / calls.resend_interval_s > _MOST_PUSHES + 1e-9:
         what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
         yield Problem("calls", "resend_interval_ms", what)
 

@@ -1,8 +1,9 @@
 """
 The configuration's values: one frozen class for each kind of section.
 
-Each class describes a section for the reader, field by field: name of the key, parser,
-default. The text form of each hides its secrets.
+Each class describes a section for the reader, attribute by attribute: parser, default, and the
+key where it differs from the attribute's name, as that of durations does: they are milliseconds
+in the ini file and seconds everywhere else. The text form of each class hides its secrets.
 """
 
 # ruff: noqa: RUF009 -- setting() declares a field, it is attrs.field with our metadata.
@@ -24,8 +25,8 @@ from middlewared.config.parsers import (
     choice,
     count,
     database_url,
-    duration_ms,
-    duration_or_0_ms,
+    duration,
+    duration_or_0,
     networks,
     nodes,
     path,
@@ -61,8 +62,8 @@ class HttpSettings:
     pbx_networks: tuple[Network, ...] = setting(networks, "127.0.0.0/8, ::1/128")
     trusted_proxies: tuple[Network, ...] = setting(networks, "")
     max_body_bytes: int = setting(whole(1, 1 << 30), "65536")
-    request_timeout_ms: int = setting(duration_ms, "10000")
-    idle_timeout_ms: int = setting(duration_ms, "60000")
+    request_timeout_s: float = setting(duration, "10000", key="request_timeout_ms")
+    idle_timeout_s: float = setting(duration, "60000", key="idle_timeout_ms")
     max_connections: int = setting(count, "20000")
 
 
@@ -80,13 +81,13 @@ class CallSettings:
     response_api: str = setting(
         web_url("http", "https", query=True), "http://127.0.0.1:8080/api/call-response/"
     )
-    roundtrip_wait_ms: int = setting(duration_ms, "4000")
-    resend_interval_ms: int = setting(duration_ms, "1000")
-    drain_ms: int = setting(duration_or_0_ms, "10000")
-    drain_notice_ms: int = setting(duration_or_0_ms, "0")
+    roundtrip_wait_s: float = setting(duration, "4000", key="roundtrip_wait_ms")
+    resend_interval_s: float = setting(duration, "1000", key="resend_interval_ms")
+    drain_s: float = setting(duration_or_0, "10000", key="drain_ms")
+    drain_notice_s: float = setting(duration_or_0, "0", key="drain_notice_ms")
     max_waiting: int = setting(count, "20000")
     silent_calls: int = setting(whole(0, 1_000_000), "0")
-    silent_wait_ms: int = setting(duration_ms, "1500")
+    silent_wait_s: float = setting(duration, "1500", key="silent_wait_ms")
 
 
 @attrs.frozen
@@ -96,8 +97,8 @@ class AccountSettings:
     backend: Backend = setting(choice("none", "voipgrid", "htpasswd", "open"), "none")
     base_url: str = setting(web_url("http", "https", optional=True), "")
     profile_path: str = setting(url_path, "/api/permission/systemuser/profile/")
-    timeout_ms: int = setting(duration_ms, "5000")
-    cache_ms: int = setting(duration_or_0_ms, "0")
+    timeout_s: float = setting(duration, "5000", key="timeout_ms")
+    cache_s: float = setting(duration_or_0, "0", key="cache_ms")
     htpasswd: Path | None = setting(path, "")
     sip_user_id_min: int = setting(account, "100000000")
     sip_user_id_max: int = setting(account, "999999999")
@@ -109,7 +110,7 @@ class DatabaseSettings:
 
     url: str = setting(database_url, "sqlite:middlewared.sqlite3", show=show_url)
     pool_size: int = setting(whole(1, 1000), "5")
-    device_cache_ms: int = setting(duration_or_0_ms, "600000")
+    device_cache_s: float = setting(duration_or_0, "600000", key="device_cache_ms")
 
     @property
     def sqlite_file(self) -> Path | None:

@@ -29,9 +29,9 @@ PATIENCE_S = 0.2
 
 @attrs.frozen
 class CacheSettings:
-    """``keep_ms``: how long after the database gave it a device may be served; 0: never."""
+    """``keep_s``: how long after the database gave it a device may be served; 0: never."""
 
-    keep_ms: int = 600_000
+    keep_s: float
 
 
 class CachedDevices:
@@ -121,7 +121,7 @@ class CachedDevices:
     def _recall(self, sip_user_id: int) -> Device | None:
         device, known_at = self._known.get(sip_user_id, (None, 0.0))
         age_s = self._clock.seconds() - known_at
-        return device if age_s * 1000 < self.settings.keep_ms else None
+        return device if age_s < self.settings.keep_s else None
 
     def _remember(self, device: Device) -> None:
         self._known[device.sip_user_id] = device, self._clock.seconds()

@@ -142,7 +142,7 @@ class Daemon(Service):
 
     async def _stop(self) -> None:
         calls = self._parts.config.calls
-        self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)
+        self._manager.stopping(calls.drain_notice_s + calls.drain_s + CLOSING_S)
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
@@ -163,9 +163,9 @@ class Daemon(Service):
         calls = parts.config.calls
         parts.draining = parts.web.closing = True
         self.log.info("draining, {waiting} calls wait", waiting=parts.ringing.waiting)
-        await self._pause(calls.drain_notice_ms / 1000)
+        await self._pause(calls.drain_notice_s)
         parts.ringing.draining = True
-        await parts.until_idle(calls.drain_ms / 1000)
+        await parts.until_idle(calls.drain_s)
         parts.abandon()
         await self._pause(LAST_REPLIES_S)  # the last replies are written in the next turns
 

@@ -111,8 +111,8 @@ def voipgrid_settings(accounts: AccountSettings) -> VoipgridSettings:
     return VoipgridSettings(
         base_url=accounts.base_url,
         profile_path=accounts.profile_path,
-        timeout_ms=accounts.timeout_ms,
-        cache_ms=accounts.cache_ms,
+        timeout_s=accounts.timeout_s,
+        cache_s=accounts.cache_s,
     )
 
 

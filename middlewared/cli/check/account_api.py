@@ -23,13 +23,12 @@ async def ask_accounts(accounts: AccountSettings, endpoints: TcpEndpoints, react
     http = PooledHttpClient(reactor=reactor, endpoints=endpoints, tls=tls)
     url = accounts.base_url.rstrip("/") + accounts.profile_path
     place = urlsplit(url).netloc
-    timeout_s = accounts.timeout_ms / 1000
     try:
         reply = await http.request(
-            "GET", url, headers={"Accept": "application/json"}, timeout_s=timeout_s
+            "GET", url, headers={"Accept": "application/json"}, timeout_s=accounts.timeout_s
         )
     except TimedOut:
-        return wrong(f"{place}: no answer within timeout_ms ({timeout_s:.3g} s)")
+        return wrong(f"{place}: no answer within timeout_ms ({accounts.timeout_s:.3g} s)")
     except OutgoingFailed as error:
         return wrong(await no_answer(error, url, endpoints, reactor))
     finally:
