@@ -113,7 +113,7 @@ class FormTests(ConfigCase):
     def test_a_key_before_the_first_section_is_a_problem(self) -> None:
         """File-level problems have no section."""
         self.assertEqual(
-            ["line 1 gives level before the first [section]"], self.problems("level = info\n")
+            ["line 1 sets level before the first [section]"], self.problems("level = info\n")
         )
 
     def test_a_line_that_is_nothing_is_told_without_its_text(self) -> None:
@@ -128,9 +128,9 @@ class FormTests(ConfigCase):
         text = "[log]\nlevel = info\nlevel = warn\n[http]\n[log]\nlevel = debug\nformat = text\n"
         self.assertEqual(
             [
-                "[log] level: line 3 gives it a second time",
-                "[log]: line 5 opens the section a second time",
-                "[log] level: line 6 gives it a second time",
+                "[log] level: line 3 repeats the key",
+                "[log]: line 5 repeats the section",
+                "[log] level: line 6 repeats the key",
             ],
             self.problems(text),
         )

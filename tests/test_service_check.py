@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.cli.check.online import questions
+from middlewared.cli.check.online import online_checks
 from middlewared.demo.stage import free_port
 from middlewared.errors import ConfigError
 from middlewared.service.options import read_all
@@ -124,8 +124,8 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         ]
         width = max(map(len, titles))
         self.assertEqual([line[:width].rstrip() for line in lines], titles)
-        verdicts = [line[width + 2 : width + 9].rstrip() for line in lines]
-        self.assertEqual(verdicts, ["ok", "wrong", "ok", "ok"])
+        statuses = [line[width + 2 : width + 9].rstrip() for line in lines]
+        self.assertEqual(statuses, ["ok", "wrong", "ok", "ok"])
         self.assertNotIn("geheim", ran.out)
 
     async def test_exit_codes(self) -> None:
@@ -141,9 +141,9 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         """It is not checked."""
         url = "https://127.0.0.1:1"
         config = read_all(self.write_config(self.with_key(url, "")))
-        asked = questions(config, reactor)
+        checks = online_checks(config, reactor)
         self.assertEqual(
-            [each.title for each in asked],
+            [each.title for each in checks],
             ["[calls] response_api", "[database]", f"[app:{APP}:apns] production"],
         )
 

@@ -1,8 +1,8 @@
 """
-The console script ``middlewared``: what an operator does beside running the daemon.
+The console script ``middlewared``: all that an operator does apart from running the daemon.
 
-A command ends with 0 when it did what its name says, with 1 and a plain line on standard error
-when it did not, and never with a traceback for bad input.
+The exit code is 0 when a command succeeds. Otherwise it is 1, with the reason on standard error;
+invalid input causes no traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from middlewared.errors import ConfigError, MiddlewaredError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the value is the exit code."""
+    """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # as "devices list | head" gives it
+    except BrokenPipeError:  # as in "devices list | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"middlewared {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    check = commands.add_parser("check", help="judge a configuration; print every problem")
+    check = commands.add_parser("check", help="validate a configuration; print every problem")
     _add_config(check)
     check.add_argument(
         "--online",
@@ -48,20 +48,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
-    migrate = commands.add_parser("migrate", help="create or upgrade the database's schema")
+    migrate = commands.add_parser("migrate", help="create or upgrade the database schema")
     _add_config(migrate)
     migrate.set_defaults(run=_migrate)
 
     push = commands.add_parser("push", help="place a test call through the running daemon")
     _add_config(push)
-    push.add_argument("--url", help="the daemon's base URL, where [http] tells no address")
+    push.add_argument("--url", help="the daemon's base URL, if [http] has no address to connect to")
     push.add_argument(
-        "--phonenumber", default="anonymous", help="the caller that the phone shows (anonymous)"
+        "--phonenumber",
+        default="anonymous",
+        help="the caller that the phone shows (default: anonymous)",
     )
     push.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
     push.set_defaults(run=_push)
 
-    devices = commands.add_parser("devices", help="look into the device registry")
+    devices = commands.add_parser("devices", help="list, show or delete registered devices")
     _add_device_commands(devices)
 
     importing = commands.add_parser(
@@ -71,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("file", type=Path, metavar="FILE.csv")
     importing.set_defaults(run=_import_devices)
 
-    demo = commands.add_parser("demo", help="show every kind of call on simulated peers")
-    demo.add_argument("--serve", action="store_true", help="stay up, with curl commands to play")
+    demo = commands.add_parser("demo", help="show every kind of call with simulated peers")
+    demo.add_argument(
+        "--serve", action="store_true", help="keep running, and print curl commands to try"
+    )
     demo.set_defaults(run=_demo)
     return parser
 
@@ -80,13 +84,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_device_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_text in (
-        ("list", "all devices"),
-        ("show", "the device of an account"),
-        ("delete", "remove the device of an account"),
+        ("list", "list all devices"),
+        ("show", "show the device of an account"),
+        ("delete", "delete the device of an account"),
     ):
         command = commands.add_parser(name, help=help_text)
         _add_config(command)
-        command.add_argument("--json", action="store_true", help="one JSON object a line")
+        command.add_argument("--json", action="store_true", help="print one JSON object per line")
         if name != "list":
             command.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
         else:
@@ -95,7 +99,7 @@ def _add_device_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device_filters(parser: argparse.ArgumentParser) -> None:
-    """Filters of the list; a device must match all that are given."""
+    """The filters of the list; a device is listed if it matches all that are given."""
     parser.add_argument(
         "--silent",
         type=_positive,
@@ -150,7 +154,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    from middlewared.cli.reactor import migrate
+    from middlewared.cli.migrate_command import migrate
     from middlewared.service.options import read_all
 
     return migrate(read_all(arguments.config))

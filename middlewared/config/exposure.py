@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from psycopg2.extensions import parse_dsn
 
-from middlewared.config.listen import arguments, behind_proxy, local
+from middlewared.config.endpoint_descriptions import arguments, behind_proxy, is_local
 from middlewared.config.parsers import UNIX, Network
 from middlewared.config.values import Config, HttpSettings
 from middlewared.errors import Problem
@@ -46,7 +46,7 @@ def stranger_warnings(config: Config) -> Iterator[Problem]:
                 " PBX in X-Forwarded-For; name only the proxies"
             )
             yield Problem("http", "trusted_proxies", what)
-    open_to_others = http.trusted_proxies or not all(map(local, http.pbx_listen or http.listen))
+    open_to_others = http.trusted_proxies or not all(map(is_local, http.pbx_listen or http.listen))
     for network in http.pbx_networks if open_to_others else ():
         if _is_wider(network, _OWN_BITS) and not _is_private(network):
             what = f"{network} includes strangers, who may place calls; name only the PBXs"
@@ -84,7 +84,7 @@ def _shared_with_phones(config: Config) -> Iterator[Problem]:
 def _has_local_proxy(config: Config) -> bool:
     """Whether phones that are not on this host need a proxy here."""
     phones = urlsplit(config.calls.response_api).hostname or ""
-    return bool(config.apps) and not is_loopback(phones) and all(map(local, config.http.listen))
+    return bool(config.apps) and not is_loopback(phones) and all(map(is_local, config.http.listen))
 
 
 def _is_local_peer(http: HttpSettings, network: Network) -> bool:

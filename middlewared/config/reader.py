@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from middlewared.config.ini import parse_ini
-from middlewared.config.parsers import Setting, Wrong
+from middlewared.config.parsers import InvalidValue, Setting
 from middlewared.config.rules import broken_rules, warnings
 from middlewared.config.values import (
     DEFAULTS,
@@ -131,7 +131,7 @@ def _contents(path: Path, problems: _Problems) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that ``word`` was probably meant to be; its case does not count."""
+    """The one of ``known`` that ``word`` was probably meant to be, ignoring case."""
     folded = {each.casefold(): each for each in known}
     return folded[difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.0)[0]]
 
@@ -158,7 +158,7 @@ def keyed_settings(kind: type[Any]) -> dict[str, tuple[str, Setting]]:
 
 @attrs.frozen
 class _SectionReader:
-    """Turns the texts of one section into its frozen values."""
+    """Parses the texts of one section."""
 
     base: Path
     environ: Mapping[str, str]
@@ -182,14 +182,14 @@ class _SectionReader:
         try:
             if len(self.problems.found) == known:
                 return setting.parse(text, self.base)
-        except Wrong as e:
-            # What comes from the environment, or looks like user@host, may be a secret too.
+        except InvalidValue as e:
+            # A value from the environment, or one with user@host, may also be a secret.
             shown = not setting.secret and text == written and "@" not in text and len(text) < 80
             self.problems.add(title, key, f"{e}, not {text!r}" if shown else str(e))
         return setting.parse(setting.default, self.base)
 
     def _resolve(self, title: str, key: str, written: str) -> str:
-        """Put the environment's values in; any other percent sign stands for itself."""
+        """Insert the environment's values; any other percent sign stands for itself."""
 
         def replace(match: re.Match[str]) -> str:
             value = self.environ.get(match[1])

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from middlewared.config.endpoint_descriptions import has_fixed_port
 from middlewared.config.exposure import clear_text_passwords, is_loopback, stranger_warnings
-from middlewared.config.listen import fixed_port
 from middlewared.config.values import (
     AccountSettings,
     AndroidApp,
@@ -64,7 +64,7 @@ def _listening(config: Config) -> Iterator[Problem]:
         ("http", "pbx_listen", config.http.pbx_listen),
         ("metrics", "listen", config.metrics.listen),
     ):
-        for endpoint in filter(fixed_port, listen):
+        for endpoint in filter(has_fixed_port, listen):
             if endpoint in taken:
                 yield Problem(section, key, f"{endpoint} is taken by {taken[endpoint]}")
             taken[endpoint] = f"[{section}] {key}"

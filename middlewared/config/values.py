@@ -17,16 +17,18 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from middlewared.config.listen import endpoints
+from middlewared.config.endpoint_descriptions import endpoints
 from middlewared.config.parsers import (
     Network,
     account,
     analytics_label,
+    boolean,
     choice,
     count,
     database_url,
     duration,
     duration_or_0,
+    integer,
     networks,
     nodes,
     path,
@@ -36,8 +38,6 @@ from middlewared.config.parsers import (
     text,
     url_path,
     web_url,
-    whole,
-    yes_no,
 )
 from middlewared.errors import Problem
 from middlewared.model import Platform
@@ -61,7 +61,7 @@ class HttpSettings:
     pbx_listen: tuple[str, ...] = setting(endpoints, "")
     pbx_networks: tuple[Network, ...] = setting(networks, "127.0.0.0/8, ::1/128")
     trusted_proxies: tuple[Network, ...] = setting(networks, "")
-    max_body_bytes: int = setting(whole(1, 1 << 30), "65536")
+    max_body_bytes: int = setting(integer(1, 1 << 30), "65536")
     request_timeout_s: float = setting(duration, "10000", key="request_timeout_ms")
     idle_timeout_s: float = setting(duration, "60000", key="idle_timeout_ms")
     max_connections: int = setting(count, "20000")
@@ -86,7 +86,7 @@ class CallSettings:
     drain_s: float = setting(duration_or_0, "10000", key="drain_ms")
     drain_notice_s: float = setting(duration_or_0, "0", key="drain_notice_ms")
     max_waiting: int = setting(count, "20000")
-    silent_calls: int = setting(whole(0, 1_000_000), "0")
+    silent_calls: int = setting(integer(0, 1_000_000), "0")
     silent_wait_s: float = setting(duration, "1500", key="silent_wait_ms")
 
 
@@ -109,7 +109,7 @@ class DatabaseSettings:
     """``[database]``: ``url`` is ``sqlite:/absolute/path`` or ``postgresql://...``."""
 
     url: str = setting(database_url, "sqlite:middlewared.sqlite3", show=show_url)
-    pool_size: int = setting(whole(1, 1000), "5")
+    pool_size: int = setting(integer(1, 1000), "5")
     device_cache_s: float = setting(duration_or_0, "600000", key="device_cache_ms")
 
     @property
@@ -124,10 +124,10 @@ class RedisSettings:
     """``[redis]``: the shared rendezvous; in-process when ``nodes`` is empty."""
 
     nodes: tuple[tuple[str, int], ...] = setting(nodes, "")
-    cluster: bool = setting(yes_no, "no")
+    cluster: bool = setting(boolean, "no")
     username: str = setting(text, "")
     password: str = setting(text, "", secret=True)
-    tls: bool = setting(yes_no, "no")
+    tls: bool = setting(boolean, "no")
     ca_file: Path | None = setting(path, "")
     certificate: Path | None = setting(path, "")
 
@@ -157,7 +157,7 @@ class AppSettings:
     app: str
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
+    lost_account_notice: bool = setting(boolean, "yes")
     accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
     @property
@@ -191,7 +191,7 @@ class AppleApp(AppSettings):
     sandbox_url: str = setting(
         web_url("https", optional=True), "https://api.sandbox.push.apple.com"
     )
-    connections: int = setting(whole(1, 100), "2")
+    connections: int = setting(integer(1, 100), "2")
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from middlewared.config.listen import arguments, behind_proxy
+from middlewared.config.endpoint_descriptions import arguments, behind_proxy
 from middlewared.errors import ConfigError, Problem
 from middlewared.service.proxy_protocol import ProxiedFactory
 from middlewared.web.settings import Network

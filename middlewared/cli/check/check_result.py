@@ -1,7 +1,7 @@
 """
 The result of one check, and how it is shown.
 
-A finding is one line for an operator: ``ok`` with what was seen, or what is wrong and what to
+It is one line for an operator: ``ok`` with what was seen, or what is wrong and what to
 do. It contains no secrets, and text from peers only in quotes.
 """
 
@@ -24,7 +24,7 @@ NOTABLE_SKEW_S = 5.0
 """A clock this far off is not synchronised."""
 
 
-class Verdict(enum.Enum):
+class CheckStatus(enum.Enum):
     """The word after the title; a warning does not make the command fail."""
 
     OK = "ok"
@@ -33,35 +33,35 @@ class Verdict(enum.Enum):
 
 
 @attrs.frozen
-class Finding:
+class CheckResult:
     """What an operator should know about one service."""
 
-    verdict: Verdict
+    status: CheckStatus
     text: str
 
 
-def ok(text: str, warnings: Sequence[str] = ()) -> Finding:
+def ok(text: str, warnings: Sequence[str] = ()) -> CheckResult:
     """Nothing is wrong; ``warnings``, if any, come first."""
-    verdict = Verdict.WARNING if warnings else Verdict.OK
-    return Finding(verdict, "; ".join([*warnings, text]))
+    status = CheckStatus.WARNING if warnings else CheckStatus.OK
+    return CheckResult(status, "; ".join([*warnings, text]))
 
 
-def warning(text: str) -> Finding:
+def warning(text: str) -> CheckResult:
     """It works, but is probably not intended."""
-    return Finding(Verdict.WARNING, text)
+    return CheckResult(CheckStatus.WARNING, text)
 
 
-def wrong(text: str) -> Finding:
+def wrong(text: str) -> CheckResult:
     """What is wrong, and what to do."""
-    return Finding(Verdict.WRONG, text)
+    return CheckResult(CheckStatus.WRONG, text)
 
 
 @attrs.frozen
-class Question:
-    """One check: ``title`` names its section; ``ask`` ends in bounded time."""
+class OnlineCheck:
+    """``title`` names the section that is checked; ``run`` ends in bounded time."""
 
     title: str
-    ask: Callable[[], Coroutine[Deferred[Any], Any, Finding]]
+    run: Callable[[], Coroutine[Deferred[Any], Any, CheckResult]]
 
 
 def unreachable(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """
-HTTP requests with the daemon's own client that keep the answer behind a verdict.
+HTTP requests with the daemon's own client, recording the answers.
 
-The daemon's senders reduce answers to verdicts; an operator needs the details (a clock that is
+The daemon's providers reduce answers to results; an operator needs the details (a clock that is
 wrong, a service that is not enabled).
 """
 
@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 
 from twisted.internet.error import ConnectError, DNSLookupError
 
-from middlewared.cli.check.finding import unreachable
-from middlewared.cli.check.handshake import distrust
+from middlewared.cli.check.check_result import unreachable
+from middlewared.cli.check.handshake import explain_distrust
 from middlewared.clock import Clock
 from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TcpEndpoints
 
 
-class Overheard:
+class RecordingClient:
     """
-    A :class:`~middlewared.outgoing.interface.HttpClient` that wraps another and records.
+    Wraps another :class:`~middlewared.outgoing.interface.HttpClient` and records its answers.
 
     :ivar reply: the last request's answer; None when there was none.
     :ivar failure: why there was none.
@@ -46,7 +46,7 @@ class Overheard:
         await self._client.close()
 
 
-async def no_answer(
+async def explain_no_answer(
     failure: OutgoingFailed, url: str, endpoints: TcpEndpoints, clock: Clock
 ) -> str:
     """Why the host of ``url`` did not answer, naming it, in words for an operator."""
@@ -57,5 +57,5 @@ async def no_answer(
         words = unreachable(failure.__cause__)
     elif parts.scheme == "https" and "certificate verify failed" in words:
         tcp = endpoints(host, parts.port or 443)
-        words = await distrust(tcp, host, clock) or words
+        words = await explain_distrust(tcp, host, clock) or words
     return f"{parts.netloc}: {words}"
