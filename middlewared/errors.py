@@ -1,9 +1,8 @@
 """
-The failures that two or more rooms share.
+The failures that several rooms share.
 
-Each seam raises only these; foreign exceptions are translated there with
-``raise ... from``. ``web`` turns them into statuses in one table. None carries a
-secret in its text.
+Each seam raises only these, and translates foreign exceptions with ``raise ... from``. ``web``
+maps them to statuses in one table. No text contains a secret.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import attrs
 
 
 class MiddlewaredError(Exception):
-    """Base of all failures a caller is expected to handle."""
+    """Base of all failures that callers are expected to handle."""
 
 
 class BadRequest(MiddlewaredError):
-    """The client sent a field that is missing or wrong; the text is for our log only."""
+    """A field is missing or invalid; the text is for the log only."""
 
 
 class ServiceDown(MiddlewaredError):
     """
-    Something we depend on does not answer; the client may come again.
+    A dependency does not answer; the client may try again.
 
     ``retry_after_s`` becomes the Retry-After header.
     """
@@ -42,15 +41,15 @@ class RendezvousDown(ServiceDown):
 
 
 class AccountsDown(ServiceDown):
-    """The account backend did not give a usable answer (never a refusal)."""
+    """The account backend gave no usable answer; never a refusal."""
 
 
 class CredentialsRefused(MiddlewaredError):
-    """The account backend itself refused these credentials (401)."""
+    """The account backend refused these credentials (401)."""
 
 
 class AccessForbidden(MiddlewaredError):
-    """The credentials are good, the account may not do this (403)."""
+    """The credentials are valid, but the account may not do this (403)."""
 
 
 @attrs.frozen

@@ -60,7 +60,7 @@ class AccountTests(OnlineTestCase):
         )
 
     async def test_other_answers(self) -> None:
-        """Each names the key to look at; no credentials are sent."""
+        """Each result names the key to check; no credentials are sent."""
         for step, what in (
             (HttpReply(200, b"{}"), "200 without credentials, where 401 is expected"),
             (HttpReply(404), "set base_url, or profile_path"),
@@ -308,7 +308,7 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(found, "^wrong .*it is a replica and accepts no writes")
 
     async def test_tls_where_there_is_none(self) -> None:
-        """The key to look at is named."""
+        """The key to check is named."""
         self.patch(handshake, "CHAIN_S", 0.3)
         nodes = f"127.0.0.1:{redis.shared_server().port}"
         self.assertRegex(await self.found(nodes, "tls = yes\n"), "^wrong .*no TLS: does it use")
@@ -389,7 +389,7 @@ class ResponseApiTests(OnlineTestCase):
 
         class Silent:
             def resolveHostName(self, receiver: Any, name: str) -> None:
-                """Never say anything."""
+                """Never answer."""
 
         class Reactor:
             nameResolver = Silent()

@@ -22,7 +22,7 @@ from tests.daemons import PORTS, DaemonTestCase
 
 MAIN = ["-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]
 ROOT = Path(__file__).parent.parent
-TOKEN = "a-push-token-that-nobody-may-see"
+TOKEN = "a-push-token-that-no-one-may-see"
 CSV = "sip_user_id,platform,app,token,last_seen\n"
 
 
@@ -70,7 +70,7 @@ class CheckTests(CommandTestCase):
 
 
 class PushTests(CommandTestCase):
-    """``middlewared push`` is a PBX that tells what it hears."""
+    """``middlewared push`` places a call as a PBX does, and prints the outcome."""
 
     available: str | None = "true"
 
@@ -191,7 +191,7 @@ class PushTests(CommandTestCase):
         self.assertIn("answered 404: no calls are taken there", refused.err)
 
     async def test_no_daemon(self) -> None:
-        """The address is named when nobody is there."""
+        """The address is named when no daemon listens there."""
         port = free_port()
         self.write_config(f"[http]\nlisten = tcp:{port}:interface=127.0.0.1\n")
         ran = await self.push()
@@ -200,7 +200,7 @@ class PushTests(CommandTestCase):
         self.assertIn("refused", ran.err)
 
     async def test_unknown_address(self) -> None:
-        """Where systemd passes the socket the URL must be told."""
+        """Where systemd passes the socket, the URL must be given."""
         self.write_config("[http]\nlisten = systemd:domain=INET:index=0\n")
         ran = await self.push()
         self.assertEqual(ran.code, 1)

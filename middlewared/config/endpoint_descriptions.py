@@ -1,8 +1,8 @@
 """
 Parsing Twisted's endpoint descriptions: Twisted validates them, paths are made absolute.
 
-A description that passes is one that ``serverFromString`` accepts when the daemon starts, in
-whatever directory.
+A description that passes is one that ``serverFromString`` accepts when the daemon starts,
+whatever the current directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILES: dict[str, frozenset[int | str]] = {
     "ssl": frozenset({2, 3, 7, 8, "privateKey", "certKey", "extraCertChain", "dhParameters"}),
     "tls": frozenset({1, "path"}),
 }
-INTERFACE_POSITION = {"tcp": 2, "tcp6": 2, "ssl": 5}
+INTERFACE_POSITION = {"tcp": 2, "tcp6": 3, "ssl": 5}
 """The position of the address to listen at, unless it is named (interface=)."""
 
 _ARGUMENT = re.compile(r"(?:\\.|[^:\\])+")

@@ -55,7 +55,7 @@ Accounts: TypeAlias = Literal["one", "many"]
 
 @attrs.frozen
 class HttpSettings:
-    """``[http]``: where requests come in, and their limits."""
+    """``[http]``: where requests are received, and their limits."""
 
     listen: tuple[str, ...] = setting(endpoints, "tcp:8080:interface=127.0.0.1")
     pbx_listen: tuple[str, ...] = setting(endpoints, "")
@@ -69,14 +69,14 @@ class HttpSettings:
 
 @attrs.frozen
 class MetricsSettings:
-    """``[metrics]``: where Prometheus reads; nowhere when ``listen`` is empty."""
+    """``[metrics]``: where Prometheus reads; metrics are off when ``listen`` is empty."""
 
     listen: tuple[str, ...] = setting(endpoints, "tcp:9000:interface=127.0.0.1")
 
 
 @attrs.frozen
 class CallSettings:
-    """``[calls]``: a call's timing, and the drain's."""
+    """``[calls]``: the timing of calls and of the drain."""
 
     response_api: str = setting(
         web_url("http", "https", query=True), "http://127.0.0.1:8080/api/call-response/"
@@ -92,7 +92,7 @@ class CallSettings:
 
 @attrs.frozen
 class AccountSettings:
-    """``[accounts]``: who says whose credentials an app sends."""
+    """``[accounts]``: how the credentials that apps send are checked."""
 
     backend: Backend = setting(choice("none", "voipgrid", "htpasswd", "open"), "none")
     base_url: str = setting(web_url("http", "https", optional=True), "")
@@ -134,14 +134,14 @@ class RedisSettings:
 
 @attrs.frozen
 class ProxySettings:
-    """``[http_proxy]``: the CONNECT proxy of all outgoing connections; none when ""."""
+    """``[http_proxy]``: the CONNECT proxy for outgoing connections; "": none."""
 
     url: str = setting(proxy_url, "", show=show_url)
 
 
 @attrs.frozen
 class LogSettings:
-    """``[log]``: standard output when ``file`` is None, no reports when ``metrics_file`` is."""
+    """``[log]``: without ``file`` standard output, without ``metrics_file`` no app reports."""
 
     level: Level = setting(choice("debug", "info", "warn", "error", "critical"), "info")
     format: Format = setting(choice("text", "json"), "text")
@@ -151,7 +151,7 @@ class LogSettings:
 
 @attrs.frozen
 class AppSettings:
-    """What sections of all platforms have; ``app`` is the app id in their title."""
+    """The keys of app sections on all platforms; ``app`` is the app id in the title."""
 
     platform: ClassVar[Platform]
     app: str
@@ -208,7 +208,7 @@ class AndroidApp(AppSettings):
 
 @attrs.frozen
 class GcmApp(AppSettings):
-    """``[app:ID:gcm]``: the GCM protocol, for relays that speak it."""
+    """``[app:ID:gcm]``: the GCM protocol, for relays that support it."""
 
     platform: ClassVar[Platform] = Platform.GCM
     api_key: str = setting(text, "", secret=True)
@@ -227,7 +227,7 @@ def _frozen(apps: Apps) -> Apps:
 @attrs.frozen
 class Config:
     """
-    A whole configuration that passed every check.
+    A complete configuration that has passed every check.
 
     ``apps`` is keyed by app id and platform. ``warnings`` are about what works but is probably
     not intended. ``source`` is the file's name, for messages.

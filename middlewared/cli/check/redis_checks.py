@@ -81,7 +81,7 @@ _MEANING = {
 
 
 class NodeUnusable(MiddlewaredError):
-    """A node cannot be used; the text says why and what to do."""
+    """A node cannot be used; the text explains why and what to do."""
 
 
 async def check_redis(redis: RedisSettings, endpoints: TcpEndpoints, reactor: Any) -> CheckResult:
