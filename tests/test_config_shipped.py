@@ -30,9 +30,12 @@ class ShippedFileTests(ConfigCase):
         """What the file shows as default is what leaving the key out gives."""
         defaults = self.read("")
         shipped = read_config(SHIPPED, {})
+        default, file = defaults.database.sqlite_file, shipped.database.sqlite_file
+        assert default is not None
+        assert file is not None
+        self.assertEqual(SHIPPED.parent / default.name, file)
         database = attrs.evolve(defaults.database, url=shipped.database.url)
         self.assertEqual(attrs.evolve(defaults, database=database), shipped)
-        self.assertEqual(SHIPPED.parent / "middlewared.sqlite3", shipped.database.sqlite_file)
 
     def test_every_key_is_documented(self) -> None:
         """Each section and key that the reader knows stands in the file, after a comment."""

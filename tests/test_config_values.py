@@ -301,7 +301,7 @@ class RuleTests(ConfigCase):
         self.assert_rule("[redis]\nusername=u\n", "[redis] password: ")
 
     def test_redis_files_need_tls(self) -> None:
-        """Without it they have no effect; relative paths are resolved against the file's directory."""
+        """Without TLS they have no effect; relative paths are relative to the file."""
         for key in ("ca_file", "certificate"):
             self.assert_rule(f"[redis]\n{key}=r.pem\n", f"[redis] {key}: must not be set without")
             redis = self.read(f"[redis]\ntls=yes\n{key}=r.pem\n").redis

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from middlewared.cli.check.check_result import CheckResult, ok, wrong
-from middlewared.cli.check.recording_client import explain_no_answer
+from middlewared.cli.check.explanations import explain_no_answer
 from middlewared.config import AccountSettings
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import OutgoingFailed, TcpEndpoints, TimedOut

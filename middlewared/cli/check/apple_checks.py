@@ -20,7 +20,8 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from middlewared.cli.check.check_result import CheckResult, ok, unreachable, warning, wrong
+from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
+from middlewared.cli.check.explanations import unreachable
 from middlewared.cli.check.handshake import Handshake, explain_distrust
 from middlewared.clock import wall_clock
 from middlewared.config import AppleApp

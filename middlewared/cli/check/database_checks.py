@@ -15,15 +15,8 @@ from typing import Any
 
 import psycopg2.errors
 
-from middlewared.cli.check.check_result import (
-    NO_NAME,
-    NOTABLE_SKEW_S,
-    CheckResult,
-    agreeing,
-    ok,
-    skew,
-    wrong,
-)
+from middlewared.cli.check.check_result import CheckResult, ok, wrong
+from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, NO_NAME, agreeing, skew
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
 from middlewared.devices.migrations import pending
@@ -103,7 +96,7 @@ async def _check_link(
         return wrong(f"{name}: {error}")
     ahead_s = there - (before + wall_clock()) / 2
     warnings = [each for each in missed if "standby" not in each]
-    if abs(ahead_s) > NOTABLE_SKEW_S:
+    if abs(ahead_s) > CLOCK_TOLERANCE_S:
         warnings.append(f"its clock is {skew(ahead_s)}")
     return ok(f"{name}, {notes or f'schema {version}'}, writable, {agreeing(ahead_s)}", warnings)
 

@@ -17,12 +17,12 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
-from middlewared.cli.check.check_result import CheckResult, ok, skew, warning, wrong
-from middlewared.cli.check.recording_client import RecordingClient, explain_no_answer
+from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
+from middlewared.cli.check.explanations import explain_no_answer, skew
 from middlewared.clock import wall_clock
 from middlewared.config import AndroidApp, GcmApp
 from middlewared.outgoing.http_client import PooledHttpClient
-from middlewared.outgoing.interface import HttpResponse, OutgoingFailed, TcpEndpoints
+from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.push.google import fcm, legacy
 from middlewared.push.google.error_bodies import as_object, json_object, objects, server_time, word
@@ -56,6 +56,37 @@ _ROLE_LACKING = (
     "{account} may not send for project {project}: give it the role Firebase Cloud Messaging API"
     " Admin"
 )
+
+
+class RecordingClient:
+    """
+    Wraps another :class:`~middlewared.outgoing.interface.HttpClient` and records its answers.
+
+    The daemon's providers reduce an answer to a result; an operator needs the details, such as
+    a clock that is wrong or a service that is not enabled.
+
+    :ivar reply: the last request's answer; None when there was none.
+    :ivar failure: why there was none.
+    """
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self.reply: HttpResponse | None = None
+        self.failure: OutgoingFailed | None = None
+
+    async def request(self, method: str, url: str, **more: Any) -> HttpResponse:
+        """See the interface."""
+        self.reply = self.failure = None
+        try:
+            self.reply = await self._client.request(method, url, **more)
+        except OutgoingFailed as error:
+            self.failure = error
+            raise
+        return self.reply
+
+    async def close(self) -> None:
+        """See the interface."""
+        await self._client.close()
 
 
 @attrs.frozen

@@ -18,15 +18,8 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from middlewared.cli.check.check_result import (
-    NOTABLE_SKEW_S,
-    CheckResult,
-    agreeing,
-    ok,
-    skew,
-    unreachable,
-    wrong,
-)
+from middlewared.cli.check.check_result import CheckResult, ok, wrong
+from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, agreeing, skew, unreachable
 from middlewared.cli.check.handshake import Handshake, explain_distrust
 from middlewared.clock import wall_clock
 from middlewared.config import RedisSettings
@@ -321,5 +314,5 @@ def _skews(clocks: dict[Node, float | None]) -> list[str]:
     return [
         f"the clock of {_name(node)} is {skew(ahead_s)}"
         for node, ahead_s in clocks.items()
-        if ahead_s is not None and abs(ahead_s) > NOTABLE_SKEW_S
+        if ahead_s is not None and abs(ahead_s) > CLOCK_TOLERANCE_S
     ]
