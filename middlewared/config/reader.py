@@ -8,43 +8,23 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import attrs
 
 from middlewared.config.ini import parse_ini
 from middlewared.config.parsers import InvalidValue, Setting
 from middlewared.config.rules import broken_rules, warnings
-from middlewared.config.values import (
-    DEFAULTS,
-    AccountSettings,
-    AndroidApp,
-    App,
-    AppleApp,
-    CallSettings,
-    Config,
-    DatabaseSettings,
-    GcmApp,
-    HttpSettings,
-    LogSettings,
-    MetricsSettings,
-    ProxySettings,
-    RedisSettings,
-)
+from middlewared.config.values import DEFAULTS, AndroidApp, App, AppleApp, Config, GcmApp
 from middlewared.errors import ConfigError, Problem
 
-Examine: TypeAlias = Callable[[Config], Iterable[Problem]]
+FindProblems: TypeAlias = Callable[[Config], Iterable[Problem]]
 
-_SECTIONS: dict[str, type[Any]] = {
-    "http": HttpSettings,
-    "metrics": MetricsSettings,
-    "calls": CallSettings,
-    "accounts": AccountSettings,
-    "database": DatabaseSettings,
-    "redis": RedisSettings,
-    "http_proxy": ProxySettings,
-    "log": LogSettings,
+SECTIONS: dict[str, type[Any]] = {
+    name: kind for name, kind in get_type_hints(Config).items() if attrs.has(kind)
 }
+"""The attributes of Config that are sections, by their title."""
+
 _APPS: dict[str, type[App]] = {kind.platform.value: kind for kind in (AppleApp, AndroidApp, GcmApp)}
 _APP_SECTION = re.compile(r"app:([^\s:]{1,255}):([a-z]+)")
 _REFERENCE = re.compile(r"%\(ENV:([A-Za-z_][A-Za-z0-9_]*)\)s")
@@ -55,8 +35,8 @@ _MOST_BYTES = 1 << 20
 def read_config(
     path: Path | None,
     environ: Mapping[str, str],
-    find_problems: Examine | None = None,
-    find_warnings: Examine | None = None,
+    find_problems: FindProblems = lambda _config: (),
+    find_warnings: FindProblems = lambda _config: (),
 ) -> Config:
     """
     Read and check a whole configuration.
@@ -72,23 +52,20 @@ def read_config(
     base = Path.cwd() if path is None else path.absolute().parent
     reader = _SectionReader(base, environ, problems)
     apps = {}
-    for title in (title for title in sections if title not in _SECTIONS):
+    for title in (title for title in sections if title not in SECTIONS):
         if found := _app_kind(title, problems):
             app, kind = found
             apps[app, kind.platform] = reader.read(title, sections[title], kind, app=app)
     fixed = {
-        title: reader.read(title, sections.get(title, {}), kind)
-        for title, kind in _SECTIONS.items()
+        title: reader.read(title, sections.get(title, {}), kind) for title, kind in SECTIONS.items()
     }
     source = DEFAULTS if path is None else str(path)
     config = Config(**fixed, apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
-    if find_problems is not None:
-        problems.add_unbroken(find_problems(config))
+    problems.add_unbroken(find_problems(config))
     if problems.found:
         raise ConfigError(problems.found, source)
-    noted = [*warnings(config), *(find_warnings(config) if find_warnings is not None else ())]
-    return attrs.evolve(config, warnings=tuple(noted))
+    return attrs.evolve(config, warnings=(*warnings(config), *find_warnings(config)))
 
 
 class _Problems:
@@ -141,7 +118,7 @@ def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
     if match and match[2] in _APPS:
         return match[1], _APPS[match[2]]
     app = (title.split(":")[1].strip() if ":" in title else "") or "APP_ID"
-    known = [*_SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
+    known = [*SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
     problems.add(title, "", f"unknown section; the nearest known one is [{_nearest(title, known)}]")
     return None
 
@@ -177,10 +154,9 @@ class _SectionReader:
         return kind(**identity, **values)
 
     def _value(self, title: str, key: str, written: str, setting: Setting) -> object:
-        known = len(self.problems.found)
-        text = self._resolve(title, key, written)
         try:
-            if len(self.problems.found) == known:
+            text = self._resolve(title, key, written)
+            if text is not None:
                 return setting.parse(text, self.base)
         except InvalidValue as e:
             # A value from the environment, or one with user@host, may also be a secret.
@@ -188,15 +164,18 @@ class _SectionReader:
             self.problems.add(title, key, f"{e}, not {text!r}" if shown else str(e))
         return setting.parse(setting.default, self.base)
 
-    def _resolve(self, title: str, key: str, written: str) -> str:
-        """Insert the environment's values; any other percent sign stands for itself."""
+    def _resolve(self, title: str, key: str, written: str) -> str | None:
+        """
+        The text with the environment's values; any other percent sign stands for itself.
 
-        def replace(match: re.Match[str]) -> str:
-            value = self.environ.get(match[1])
-            if value is None:
-                self.problems.add(title, key, f"the environment variable {match[1]} is not set")
-            return value or ""
-
-        if _BROKEN_REFERENCE.search(_REFERENCE.sub("", written)):
+        None: a reference has a problem, which was added.
+        """
+        unset = [name for name in _REFERENCE.findall(written) if name not in self.environ]
+        broken = _BROKEN_REFERENCE.search(_REFERENCE.sub("", written)) is not None
+        if broken:
             self.problems.add(title, key, "has a broken reference; write %(ENV:NAME)s")
-        return _REFERENCE.sub(replace, written)
+        for name in unset:
+            self.problems.add(title, key, f"the environment variable {name} is not set")
+        if broken or unset:
+            return None
+        return _REFERENCE.sub(lambda match: self.environ[match[1]], written)
