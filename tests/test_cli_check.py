@@ -19,7 +19,7 @@ from middlewared.service.options import read_all
 from middlewared.simulator.apple import AppleServer
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import APP, AppleCheckCase, made_folder
-from tests.test_service_commands import CLEAR, CommandTestCase, Ran
+from tests.test_cli_commands import CLEAR, CommandTestCase, Ran
 
 VOIP = f"{APP}.voip"
 
