@@ -10,6 +10,8 @@ import attrs
 from middlewared.config import AndroidApp, AppleApp, GcmApp, read_config
 from middlewared.config.reader import SECTIONS, keyed_settings
 from middlewared.model import Platform
+from middlewared.service.room_settings import web_settings
+from middlewared.web.settings import WebSettings
 from tests.test_config_reader import ConfigCase
 
 SHIPPED = Path(__file__).parent.parent / "etc" / "middlewared.ini"
@@ -36,6 +38,10 @@ class ShippedFileTests(ConfigCase):
         self.assertEqual(SHIPPED.parent / default.name, file)
         database = attrs.evolve(defaults.database, url=shipped.database.url)
         self.assertEqual(attrs.evolve(defaults, database=database), shipped)
+
+    def test_the_webs_own_defaults_are_these(self) -> None:
+        """A room that repeats defaults, for its tests, has the same ones."""
+        self.assertEqual(web_settings(self.read("")), WebSettings())
 
     def test_every_key_is_documented(self) -> None:
         """Each section and key that the reader knows stands in the file, after a comment."""
