@@ -65,7 +65,7 @@ async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> CheckRe
             connection = PostgresConnection(reactor)
             try:
                 await connection.open(parameters, CONNECT_TIMEOUT_S)
-                return await _check_link(connection, name, missed)
+                return await _check_connection(connection, name, missed)
             except LinkLost as error:
                 missed.append(f"{name}: {_with_advice(str(error))}")
             finally:
@@ -78,7 +78,7 @@ def _name(host: Mapping[str, str]) -> str:
     return f"{name}:{host.get('port', '5432')}"
 
 
-async def _check_link(
+async def _check_connection(
     connection: PostgresConnection, name: str, missed: Sequence[str]
 ) -> CheckResult:
     """Check an open connection."""
