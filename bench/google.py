@@ -178,7 +178,7 @@ class Bench:
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
         """Load ``provider``, perhaps beside other loads, and print what came of it."""
-        provider.start()
+        await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
         connections, _, peer_cpu = self._peer.counts()
         load = Load(provider, rate)

@@ -10,7 +10,7 @@ from twisted.internet import reactor
 
 from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
-from middlewared.service.implementations import make_registry
+from middlewared.service.implementations import choose_database
 from tests.servers.postgres import shared_server
 from tests.test_cli_commands import CommandTestCase, Ran
 
@@ -42,7 +42,7 @@ class RegistryTestCase(CommandTestCase):
             Wakeup(self.devices[3], now - 20 * DAY_S),
             Wakeup(first, ANSWERED_AT),
         ]
-        registry = make_registry(read_config(self.config, {}), reactor=reactor)
+        registry = choose_database(read_config(self.config, {}), reactor=reactor)
         await registry.start()
         for device in self.devices:
             await registry.register(device)

@@ -152,7 +152,7 @@ class ProviderTokenTests(KeyTests):
         self.assertEqual(claims, {"iss": self.key.team_id, "iat": 1_700_000_000 - 30})
 
     def test_renewed_at_fifty_minutes(self) -> None:
-        """Not before, and the same for whoever read the key."""
+        """Not before, and the same for all that have read the key."""
         first = self.tokens.current(self.load(self.key.path))
         self.clock.advance(RENEW_AFTER_S - 1)
         self.assertIs(self.tokens.current(self.load(self.key.path)), first)

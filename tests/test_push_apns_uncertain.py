@@ -135,7 +135,7 @@ class SecondRequestTests(AppleTestCase):
         self.assertEqual(counts, (1, 0))
 
     async def test_an_uncertain_push_to_the_other_environment(self) -> None:
-        """The phone may ring: the first environment's refusal is not the verdict."""
+        """The phone may ring: the first environment's refusal does not count."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox", tokens=[OTHER_TOKEN])
         provider = self.provide(self.settings(production.url, sandbox.url))

@@ -90,12 +90,12 @@ class Common:
         self.assert_uncertain(await self.send(), "timeout")
 
     async def test_push_ends_at_its_deadline(self: Any) -> None:
-        """No verdict comes later than the end of the call's wait."""
+        """No result comes later than the end of the call's wait."""
         self.google.scripts.for_token(TOKEN, HttpStall())
         self.assert_uncertain(await self.send(call_push(wait_s=0.3)), "deadline")
 
     async def test_push_after_its_deadline_is_not_sent(self: Any) -> None:
-        """Nobody waits for it any more."""
+        """No one waits for it any more."""
         self.assertEqual(await self.send(call_push(wait_s=-1)), Temporary("deadline"))
         self.assertEqual(self.google.request_count, 0)
 
@@ -106,7 +106,7 @@ class Common:
         self.assertEqual(self.google.record.received_count, 0)
 
     async def test_outage_is_temporary(self: Any) -> None:
-        """Nobody listens at the provider's address; it comes back."""
+        """Nothing listens at the provider's address; it comes back."""
         await self.send()
         await self.google.stop()
         self.assertIsInstance(await self.send(), Temporary)
@@ -121,7 +121,7 @@ class Common:
         self.assertIsInstance(await self.send(), Temporary)
         self.assertEqual(self.google.request_count, 0)
 
-    async def test_error_pages_are_judged_by_their_status(self: Any) -> None:
+    async def test_error_pages_are_interpreted_by_their_status(self: Any) -> None:
         """HTML, nothing at all, and far too much."""
         for body in (html_reply().body, b"", b"x" * 1_000_000):
             self.google.scripts.for_next(1, HttpReply(502, body))
@@ -136,7 +136,7 @@ class Common:
         self.assertIsInstance(await self.send(), Temporary)
 
     async def test_cancelled_push_is_given_up(self: Any) -> None:
-        """Whoever waited for the verdict does not want it any more."""
+        """Its caller does not need the result any more."""
         sending, arrived = self.stalled_push()
         await arrived
         sending.cancel()
@@ -179,7 +179,7 @@ class FcmProviderTests(Common, GoogleTestCase):
 
     async def test_start_prepares_the_first_push(self: Any) -> None:
         """It has to wait neither for the token server nor for a connection."""
-        self.provider.start()
+        await self.provider.start()
         while self.provider.connection_states()["production", "ready"] < 2:
             await deferLater(reactor, 0.02)  # one of them for the access token
         opened = self.google.connections_opened

@@ -17,7 +17,7 @@ from middlewared.devices.interface import PeerState
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.rendezvous.late import ignored
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
-from middlewared.service.implementations import make_rendezvous
+from middlewared.service.implementations import choose_rendezvous
 from middlewared.simulator.certificates import Authority
 from tests.contracts.rendezvous import a_call, an_answer
 from tests.redis_members import SharedRendezvousCase
@@ -85,7 +85,7 @@ class ClientCertificateTests(SharedRendezvousCase):
     async def configured(self, **files: Any) -> RedisRendezvous:
         """The rendezvous of a daemon whose ``[redis]`` names ``files``; it is stopped later."""
         redis = RedisSettings(nodes=(self.node,), tls=True, **files)
-        made = make_rendezvous(Config(redis=redis), reactor=reactor, table=Alone(), late=ignored)
+        made = choose_rendezvous(Config(redis=redis), reactor=reactor, table=Alone(), late=ignored)
         assert isinstance(made, RedisRendezvous)
         self.addCleanup(made.stop)
         await made.start()

@@ -1,4 +1,4 @@
-"""Which providers a reload keeps, and which it makes anew."""
+"""Which providers a reload keeps, and which it replaces."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class AppleTests(AppleTestCase):
         )
         routes = providers.routes(apps)
         for route in routes.values():
-            route.provider.start()
+            Deferred.fromCoroutine(route.provider.start())
             self.addCleanup(stop, route.provider)
         return providers, metrics, routes
 

@@ -1,8 +1,8 @@
 """
 The record of one call's steps and their times.
 
-The one invariant: a step is stamped when it happened and never moved. The log line and
-the ``Server-Timing`` header are both read from it.
+A step is stamped when it happens and never changes. The log line and the ``Server-Timing``
+header are both made from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """One thing that happened; ``note`` is a token that says how it went, or ""."""
+    """One thing that happened; ``note`` is a token for its result, or ""."""
 
     name: str
     at: float
@@ -26,9 +26,7 @@ class Step(NamedTuple):
 
 class Trace:
     """
-    Steps of one PBX request, in order.
-
-    Bounded by the pushes a call may have.
+    Steps of one PBX request, in order; bounded by the pushes a call may have.
 
     :param now: gives the seconds of a monotonic clock.
     :ivar provider_ids: the providers' ids of the pushes, for their support.
@@ -42,7 +40,7 @@ class Trace:
         self.provider_ids: list[str] = []
 
     def mark(self, step: str, at: float | None = None, note: str = "") -> None:
-        """Stamp ``step`` with the present time, or with ``at`` when it is known better."""
+        """Add ``step`` with the current time, or with ``at`` if that is known better."""
         self.steps.append(Step(step, self._now() if at is None else at, note))
 
     @property
@@ -51,7 +49,7 @@ class Trace:
         return self.steps[0].at
 
     def time_of(self, step: str) -> float | None:
-        """When ``step`` happened first, None when it did not."""
+        """When ``step`` happened first; None: it did not."""
         return next((known.at for known in self.steps if known.name == step), None)
 
     def durations_ms(self) -> list[tuple[Step, float]]:

@@ -23,7 +23,7 @@ from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, MiddlewaredError, Problem
 from middlewared.logs import fingerprint
 from middlewared.model import Device
-from middlewared.service.implementations import make_registry
+from middlewared.service.implementations import choose_database
 
 Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]
 
@@ -135,7 +135,7 @@ def _in_registry(config: Config, work: Work, *, create: bool = False) -> int:
         raise ConfigError([Problem("database", "url", f"{path} does not exist")])
 
     async def opened(reactor: Any) -> int:
-        registry = make_registry(config, reactor=reactor)
+        registry = choose_database(config, reactor=reactor)
         try:
             await registry.start()
             return await work(registry)

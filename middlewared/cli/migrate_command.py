@@ -8,7 +8,7 @@ from typing import Any
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
-from middlewared.service.implementations import Registry, make_registry
+from middlewared.service.implementations import choose_database
 
 
 def migrate(config: Config) -> int:
@@ -21,11 +21,11 @@ def migrate(config: Config) -> int:
     """
 
     async def work(reactor: Any) -> int:
-        registry: Registry = make_registry(config, reactor=reactor)
+        database = choose_database(config, reactor=reactor)
         try:
-            await registry.start()
+            await database.start()
         finally:
-            await registry.stop()
+            await database.stop()
         return 0
 
     return run_in_reactor(work)

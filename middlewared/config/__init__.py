@@ -5,7 +5,6 @@ Either every value is usable, or :class:`~middlewared.errors.ConfigError` names 
 No text form of a value or a problem contains a secret.
 """
 
-from middlewared.config.parsers import Network
 from middlewared.config.reader import read_config
 from middlewared.config.values import (
     AccountSettings,
@@ -23,6 +22,7 @@ from middlewared.config.values import (
     ProxySettings,
     RedisSettings,
 )
+from middlewared.networks import Network
 
 __all__ = [
     "AccountSettings",

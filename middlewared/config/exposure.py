@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 from psycopg2.extensions import parse_dsn
 
 from middlewared.config.endpoint_descriptions import arguments, behind_proxy, is_local
-from middlewared.config.parsers import UNIX, Network
 from middlewared.config.values import Config, HttpSettings
 from middlewared.errors import Problem
+from middlewared.networks import LOOPBACK_NETWORKS, UNIX, Network
 
-_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
 # Addresses that no router of the Internet forwards (RFC 1918, 6598, 3927, 4193, 4291).
 _PRIVATE = (
-    *_LOOPBACK,
+    *LOOPBACK_NETWORKS,
     *map(
         ipaddress.ip_network,
         (
@@ -92,7 +91,7 @@ def _is_local_peer(http: HttpSettings, network: Network) -> bool:
     unix = [arguments(each)[0] == "unix" for each in http.listen]
     if network == UNIX:
         return any(unix)
-    return not all(unix) and any(_overlap(network, loopback) for loopback in _LOOPBACK)
+    return not all(unix) and any(_overlap(network, loopback) for loopback in LOOPBACK_NETWORKS)
 
 
 def _open_sockets(http: HttpSettings) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -19,11 +19,9 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from middlewared.booleans import parse_boolean
+from middlewared.networks import UNIX, Network
 
 T = TypeVar("T")
-UNIX: Final = "unix"
-"""Among networks: the peers of unix sockets."""
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 Parse: TypeAlias = Callable[[str, Path], T]
 """Parses the text of a setting; relative paths are resolved against the given directory."""
 

@@ -19,7 +19,6 @@ import attrs
 
 from middlewared.config.endpoint_descriptions import endpoints
 from middlewared.config.parsers import (
-    Network,
     account,
     analytics_label,
     boolean,
@@ -41,6 +40,7 @@ from middlewared.config.parsers import (
 )
 from middlewared.errors import Problem
 from middlewared.model import Platform
+from middlewared.networks import Network
 
 DEFAULTS = "built-in defaults"
 """The source of a configuration without a file."""

@@ -66,14 +66,14 @@ class Demo:
         try:
             await self._stage.start()
             took = self._reactor.seconds() - began
-            self._timelines.say(f"daemon and peers are up after {took:.1f} s\n")
+            self._timelines.print(f"daemon and peers are up after {took:.1f} s\n")
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
                 # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
                 await serve(self._reactor, self._stage, self._timelines)
             drained = stay or await self._show_drain()
         except DaemonFailed as error:
-            self._timelines.say(f"the daemon did not start:\n{error}", good=False)
+            self._timelines.print(f"the daemon did not start:\n{error}", good=False)
             return 1
         finally:
             for phone in self._phones.values():
@@ -83,7 +83,7 @@ class Demo:
         return self._conclude(failed, drained)
 
     async def _show(self, number: int, scene: Scene) -> bool:
-        """Play a scene and print its time-lines; whether it ended as it said."""
+        """Play a scene and print its time-lines; whether it ended as announced."""
         account = FIRST_ACCOUNT + number
         phone = await self._register(account, scene)
         pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
@@ -103,8 +103,8 @@ class Demo:
             good = good and not phone.complaints
         self._timelines.show(scene.title, self._events(results, phone))
         for complaint in phone.complaints if phone is not None else []:
-            self._timelines.say(f"  the app complains: {complaint}", good=False)
-        self._timelines.say(
+            self._timelines.print(f"  the app complains: {complaint}", good=False)
+        self._timelines.print(
             f"  {'as expected' if good else 'expected'}: {scene.outcome}\n", good=good
         )
         return good
@@ -143,7 +143,7 @@ class Demo:
         for result in results:
             events.append(Event(result.placed_at, "PBX", "POST /api/incoming-call/"))
             answer = f"{result.status} {result.body}, {result.outcome}"
-            events.append(Event(result.answered_at, "PBX", f"is told {answer}"))
+            events.append(Event(result.answered_at, "PBX", f"gets {answer}"))
         first = results[0]
         if "device" in first.server_timing_ms:
             took = first.server_timing_ms["device"]
@@ -187,7 +187,7 @@ class Demo:
                 Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
             ],
         )
-        self._timelines.say(
+        self._timelines.print(
             f"  {'as expected' if good else 'expected'}: answered, draining\n", good=good
         )
         return good
@@ -200,10 +200,10 @@ class Demo:
     def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
         good = drained and not failed
         if good:
-            self._timelines.say("every call ended as it should", good=True)
+            self._timelines.print("every call ended as it should", good=True)
         else:
             titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
-            self._timelines.say(f"not as expected: {'; '.join(titles)}", good=False)
+            self._timelines.print(f"not as expected: {'; '.join(titles)}", good=False)
         return 0 if good else 1
 
 

@@ -1,7 +1,7 @@
 """
 What the demo shows: one scene for each way a call can end.
 
-The one invariant: a scene says beforehand which outcome it is to have.
+A scene announces beforehand which outcome it is to have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Scene:
     """
     One call.
 
-    ``generation`` None: no phone is registered. ``fault``: what Apple says to the push.
+    ``generation`` None: no phone is registered. ``fault``: Apple's answer to the push.
     ``calls``: how often the PBX places the call, the repeats while the first waits.
     """
 

@@ -1,7 +1,7 @@
 """
 ``middlewared demo --serve``: the stage stays up, with commands to play with.
 
-The one invariant: what it prints can be pasted into a shell as it is.
+What it prints can be pasted into a shell as it is.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ Ctrl-C ends it.
 async def serve(reactor: Any, stage: Stage, timelines: Timelines) -> None:
     """Print the commands, and each push that arrives, until SIGINT or SIGTERM."""
     metrics = f"http://{stage.daemon.addresses['metrics']}"
-    timelines.say(_COMMANDS.format(url=stage.url, metrics=metrics, account=ACCOUNT, app=RELAY_APP))
+    timelines.print(
+        _COMMANDS.format(url=stage.url, metrics=metrics, account=ACCOUNT, app=RELAY_APP)
+    )
 
     def show(push: AnyPush) -> None:
         data = push.payload if isinstance(push, ReceivedPush) else push.data
         if push.token == "my-phone":
-            timelines.say(
+            timelines.print(
                 f"push {data.get('attempt')} to {push.token}; to answer:\n"
                 f"  curl -i {data.get('response_api')} -d unique_key={data.get('unique_key')}"
                 f" -d message_start_time={data.get('message_start_time')}\n"

@@ -1,7 +1,7 @@
 """
 The stage: Apple's two environments, Google, their credentials, and a daemon set up for them.
 
-The one invariant: everything listens on loopback at ports the system chose, and all
+Everything listens on loopback at ports the system chose, and all
 files are in one folder of the caller's.
 """
 
@@ -30,7 +30,7 @@ AnyPush: TypeAlias = ReceivedPush | GooglePush
 
 def free_port() -> int:
     """
-    A port that nobody listens at now; the daemon's own URL must be known beforehand.
+    A port at which no one listens now; the daemon's own URL must be known beforehand.
 
     It is below the range from which systems choose ports, so that none of the peers which
     start meanwhile is given the same.
@@ -50,7 +50,7 @@ class Stage:
     """
     All peers, and the configuration that leads a daemon to them.
 
-    :param listener: told of each push that reaches a phone.
+    :param listener: notified of each push that reaches a phone.
     :param calls: lines for ``[calls]``.
     :param sections: further sections.
     """

@@ -1,8 +1,7 @@
 """
-What is written for people and programs to read: the log, and the apps' reports.
+The log, and the file of the apps' reports.
 
-The one invariant: writing never fails a call and never holds one up, and no line holds
-a secret.
+Writing never fails or delays a call, and no line contains a secret.
 """
 
 from middlewared.logs.app_reports import ReportFile, bounded

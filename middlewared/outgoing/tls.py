@@ -1,8 +1,8 @@
 """
-Whom we trust over TLS, and how a client connection is set up.
+TLS for connections to the outside: trusted roots, and the settings of a client.
 
-The one invariant: every TLS connection to the outside checks the peer's certificate
-and name; an extra root adds to the platform's roots, it never replaces them.
+Every connection validates the peer's certificate and name. An extra root adds to the
+platform's roots and never replaces them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import cast
 from cryptography import x509
 from OpenSSL.crypto import X509
 from OpenSSL.SSL import Context
-from twisted.internet._sslverify import IOpenSSLTrustRoot  # its only home
+from twisted.internet._sslverify import IOpenSSLTrustRoot  # not public elsewhere
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
@@ -66,9 +66,9 @@ def _unusable(what: str) -> ConfigError:
 
 class ClientTLS:
     """
-    Gives the TLS settings for a host; kept, because each set parses all trusted roots.
+    The TLS settings for each host. They are kept, since making them parses all trusted roots.
 
-    The hosts come from our configuration, so there are few.
+    The hosts come from the configuration, so there are few.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ClientTLS:
         protocols: Sequence[bytes] = (),
     ) -> None:
         """
-        :param certificate: what we show to the peer, with its key.
+        :param certificate: our own, with its key; None: none.
         :param protocols: offered over ALPN.
         """
         self._trust = trust

@@ -1,13 +1,12 @@
 """
-Keeping one connection to a host ready.
+One connection to a host that is kept ready for the next request.
 
-The one invariant: at most one connection is being opened, and a host that refuses
-connections, or closes them at once, is retried with increasing pauses.
+At most one connection is being opened at a time. A host that refuses connections, or closes
+them at once, is retried with increasing pauses.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from middlewared.backoff import backoff_s
 from middlewared.clock import Clock, DelayedCall
 from middlewared.waiting import with_fair_timeout
 
@@ -22,16 +22,16 @@ OPENING_TIMEOUT_S = 5.0
 SOON_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 GOOD_LIFE_S = 10.0
-"""A connection that lasted this long before it ended is not a failure."""
+"""A connection that lasted this long was not a failure."""
 
 
 class WarmConnection:
     """
-    Opens a connection at the start, when none is left, and when the latest sign of life is
-    older than ``renew_s``, so that a call does not run into a path that failed silently.
+    Opens a connection at the start, when none is left, and when the host was last heard more
+    than ``renew_s`` ago, so that no call has to detect that the path failed silently.
 
     :param open_one: opens a connection for the next request.
-    :param heard_at: the latest sign of life on an open connection; None: there is none.
+    :param heard_at: when the host was last heard on an open connection; None: there is none.
     :param explain: describes a failure in a few words.
     """
 
@@ -108,8 +108,7 @@ class WarmConnection:
     def _pause_s(self) -> float:
         if not self._failures:
             return SOON_S
-        longest_s: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        return longest_s * random.uniform(0.5, 1)  # noqa: S311  (jitter, not a secret)
+        return backoff_s(self._failures, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
 
     def _check_in(self, delay_s: float) -> None:
         self._cancel_timer()

@@ -69,6 +69,20 @@ class Place(Protocol):
 class Rendezvous(Protocol):
     """Where calls wait and answers arrive. Calls live until their deadline, then vanish."""
 
+    async def start(self) -> None:
+        """Connect, if there is anything to connect to; goes on trying when that is away."""
+
+    async def stop(self) -> None:
+        """Settle all that wait as DRAINING and disconnect."""
+
+    @property
+    def up(self) -> bool | None:
+        """
+        Whether what it depends on outside this process answers, as far as is known.
+
+        None: it depends on nothing.
+        """
+
     @property
     def waiting(self) -> int:
         """How many places at this daemon wait now."""

@@ -101,6 +101,19 @@ class MemoryRendezvous:
         self._keys: dict[tuple[int, str], str] = {}
         self._places = 0
 
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """See :meth:`.interface.Rendezvous.stop`; no timer is left."""
+        self.abandon(Outcome.DRAINING)
+        for waiting in list(self._calls.values()):
+            self._forget(waiting)
+
+    @property
+    def up(self) -> None:
+        """None: it depends on nothing outside this process."""
+
     @property
     def waiting(self) -> int:
         """How many places wait."""
@@ -162,12 +175,6 @@ class MemoryRendezvous:
         for waiting in list(self._calls.values()):
             if waiting.settlement is None:
                 self._end(waiting, Settlement(outcome))
-
-    def stop(self) -> None:
-        """Forget all calls; whoever still waits is told DRAINING."""
-        self.abandon(Outcome.DRAINING)
-        for waiting in list(self._calls.values()):
-            self._forget(waiting)
 
     def left(self, place: MemoryPlace, waiting: _Waiting) -> None:
         """``place`` was given up: the last one ends a call that nobody has answered."""

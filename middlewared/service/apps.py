@@ -1,8 +1,8 @@
 """
-The providers of the configured apps, and the credentials they show.
+The configured apps and their credentials.
 
-The credentials of all apps are read and checked before any provider is created, so that a
-fault in one changes nothing.
+The credentials of all apps are read and checked before any provider is created: a fault in
+one of them changes nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class LoadedApp:
-    """
-    One app with what its files hold; equal to another load when nothing has changed.
-    """
+    """One app with the content of its files; equal to another load if nothing has changed."""
 
     app: App
     trust: TrustRoots = attrs.field(eq=False)
@@ -48,18 +46,13 @@ class LoadedApp:
     sandbox_credentials: Credentials | None = None
     """The sandbox's own key, if it has one."""
 
-    @property
-    def not_after(self) -> float | None:
-        """When the credentials end, in epoch seconds; None: they do not."""
-        return getattr(self.credentials, "not_after", None)
-
 
 def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
     """
     Read the credentials of all apps.
 
-    :param now: epoch seconds, to judge expiry.
-    :raises ConfigError: the problems of the first app that has any.
+    :param now: epoch seconds, to check the expiry.
+    :raises ConfigError: with the problems of the first app that has any.
     """
     return {key: _load(app, now) for key, app in config.apps.items()}
 
@@ -68,7 +61,7 @@ def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
     """
     What is wrong with the files that the configuration names.
 
-    :param now: epoch seconds, to judge expiry.
+    :param now: epoch seconds, to check the expiry.
     """
     for app in config.apps.values():
         yield from _problems(app.section, "", partial(_load, app, now))

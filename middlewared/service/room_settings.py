@@ -1,5 +1,5 @@
 """
-What each room takes from the configuration, as the frozen settings it is given.
+What each room takes from the configuration, as frozen settings.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def cache_settings(config: Config) -> CacheSettings:
     return CacheSettings(keep_s=config.database.device_cache_s)
 
 
-# Keys that are read once: the parts they make stay for the life of the process.
+# Keys that are read once: the objects made from them stay for the life of the process.
 _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
@@ -65,6 +65,6 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
 }
 
 
-def needing_restart(present: Config, new: Config) -> list[str]:
+def needing_restart(current: Config, new: Config) -> list[str]:
     """The sections and keys that differ and that a reload does not change."""
-    return [key for key, value in _FIXED.items() if value(present) != value(new)]
+    return [key for key, value in _FIXED.items() if value(current) != value(new)]

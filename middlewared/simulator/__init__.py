@@ -5,6 +5,6 @@ Servers: ``apple`` (APNs), ``google`` (OAuth, FCM, GCM), ``accounts``. Their cli
 side: ``phone``, ``pbx``. Credentials: ``certificates``. ``python -m
 middlewared.simulator`` runs the servers in a process of their own.
 
-The one invariant: nothing here uses the daemon's own push code, because only an
+Nothing here uses the daemon's own push code, because only an
 independent peer finds its faults.
 """

@@ -1,8 +1,8 @@
 """
 Simulator: Apple, Google and the account API in a process of their own.
 
-The one invariant: one JSON line on standard output says where everything is, once all
-of it listens; on SIGTERM a second line says what was seen.
+One JSON line on standard output shows where everything is, once all
+of it listens; on SIGTERM a second line shows what was seen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Simulator: VoIPGRID's account API, as far as the daemon asks it.
 
-The one invariant: an answer is about the Authorization header of the very request; a
+An answer is about the Authorization header of the very request; a
 header that belongs to no account is 401.
 """
 
@@ -49,7 +49,7 @@ class AccountsServer(HttpServer):
         speaks for; None: an account without an app account. May be changed at any time
         through the attribute ``accounts``.
     :param numbers_are_accounts: a Basic user name that is a number speaks for that
-        number, whatever the password (benchmarks have many accounts).
+        number and any password (benchmarks have many accounts).
     """
 
     def __init__(

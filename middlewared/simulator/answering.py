@@ -1,7 +1,7 @@
 """
 Simulator: phones that answer every call, fast enough for benchmarks.
 
-The one invariant: an answer waits for no other one. Each has a connection to itself, kept
+An answer waits for no other one. Each has a connection to itself, kept
 for a later answer; above the bound of connections an answer is not sent.
 
 HTTP is written by hand because a general client costs more than the daemon it would
@@ -27,7 +27,7 @@ from middlewared.simulator.google_rules import GooglePush
 
 MAX_CONNECTIONS = 4000
 ANSWER_TIMEOUT_S = 5.0
-_Told = Callable[[int], None]
+_OnStatus = Callable[[int], None]
 
 
 class Answering:
@@ -97,13 +97,13 @@ class Answering:
         self._send(request, self._at or [parts.netloc], self._turn, 0)
 
     def _send(self, request: bytes, addresses: list[str], turn: int, tried: int) -> None:
-        def told(status: int) -> None:
+        def on_status(status: int) -> None:
             if status in (0, 503) and tried + 1 < len(addresses):
                 self._send(request, addresses, turn, tried + 1)
             else:
                 self.statuses[status] = self.statuses.get(status, 0) + 1
 
-        self._line(addresses[(turn + tried) % len(addresses)]).send(request, told)
+        self._line(addresses[(turn + tried) % len(addresses)]).send(request, on_status)
 
     def _line(self, address: str) -> _Line:
         line = self._lines.get(address)
@@ -127,15 +127,15 @@ class _Line:
         self._askers: set[_Asker] = set()
         self._connecting = 0
 
-    def send(self, request: bytes, told: _Told) -> None:
-        """Send on an idle connection or a new one; ``told`` gets the status."""
+    def send(self, request: bytes, on_status: _OnStatus) -> None:
+        """Send on an idle connection or a new one; ``on_status`` gets the status."""
         if self._idle:
-            self._idle.pop().ask(request, told)
+            self._idle.pop().ask(request, on_status)
         elif len(self._askers) + self._connecting < MAX_CONNECTIONS:
             self._connecting += 1
-            self._background.run(self._connect(request, told))
+            self._background.run(self._connect(request, on_status))
         else:
-            told(0)
+            on_status(0)
 
     def free(self, asker: _Asker) -> None:
         """A connection has its answer."""
@@ -154,16 +154,16 @@ class _Line:
         for asker in list(self._askers):
             await asker.stop()
 
-    async def _connect(self, request: bytes, told: _Told) -> None:
+    async def _connect(self, request: bytes, on_status: _OnStatus) -> None:
         try:
             asker = await self._endpoint.connect(self._factory)
         except (ConnectError, DNSLookupError):
-            told(0)
+            on_status(0)
             return
         finally:
             self._connecting -= 1
         self._askers.add(asker)
-        asker.ask(request, told)
+        asker.ask(request, on_status)
 
 
 class _Asker(Protocol):
@@ -173,48 +173,48 @@ class _Asker(Protocol):
         self._line = line
         self._reactor = reactor
         self._unread = b""
-        self._told: _Told | None = None
+        self._on_status: _OnStatus | None = None
         self._limit: DelayedCall | None = None
         self._ended: Deferred[None] = Deferred()
 
-    def ask(self, request: bytes, told: _Told) -> None:
-        """Send a request; ``told`` gets the status, 0 when there is none in time."""
+    def ask(self, request: bytes, on_status: _OnStatus) -> None:
+        """Send a request; ``on_status`` gets the status, 0 when there is none in time."""
         transport: Any = self.transport
-        self._told = told
+        self._on_status = on_status
         self._unread = b""
         self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, transport.abortConnection)
         transport.write(request)
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
-        if self._told is not None and _is_whole(self._unread):
-            told = self._finish()
+        if self._on_status is not None and _is_whole(self._unread):
+            on_status = self._finish()
             self._line.free(self)
-            told(int(self._unread[9:12]))
+            on_status(int(self._unread[9:12]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         self._line.lost(self)
-        if self._told is not None:
+        if self._on_status is not None:
             self._finish()(0)
         self._ended.callback(None)
 
     async def stop(self) -> None:
         """Reset the connection."""
         transport: Any = self.transport
-        if self._told is not None:
+        if self._on_status is not None:
             self._finish()
         transport.abortConnection()
         await self._ended
 
-    def _finish(self) -> _Told:
+    def _finish(self) -> _OnStatus:
         """No request is under way any more; who hears of its status."""
-        told, limit = self._told, self._limit
-        assert told is not None
+        on_status, limit = self._on_status, self._limit
+        assert on_status is not None
         assert limit is not None
         if limit.active():
             limit.cancel()
-        self._told = self._limit = None
-        return told
+        self._on_status = self._limit = None
+        return on_status
 
 
 def _is_whole(answer: bytes) -> bool:

@@ -1,7 +1,7 @@
 """
-A real daemon in a process of its own, for whoever plays its peers.
+A real daemon in a process of its own, for programs that play its peers.
 
-The one invariant: when ``stop`` has returned the process is gone.
+When ``stop`` has returned the process is gone.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class DaemonProcess:
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         environ = {**os.environ, "PYTHONPATH": path, **self._environ}
         if self._sockets:
-            # LISTEN_PID must be the daemon's own, which nobody knows before it runs.
+            # LISTEN_PID must be the daemon's own, which is unknown before it runs.
             command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
             environ["LISTEN_FDS"] = str(len(self._sockets))
             environ["LISTEN_FDNAMES"] = ":".join(f"socket{n}" for n in range(len(self._sockets)))
@@ -159,11 +159,11 @@ class DaemonProcess:
         if self._output.status is None:
             waiter: Deferred[int] = Deferred()
 
-            def tell(status: int) -> int:
+            def report(status: int) -> int:
                 waiter.callback(status)
                 return status
 
-            self._output.ended.addCallback(tell)
+            self._output.ended.addCallback(report)
             return await waiter
         return self._output.status
 

@@ -1,7 +1,7 @@
 """
 Simulator, Google: the OAuth 2.0 token endpoint for service accounts.
 
-The one invariant: an access token is issued only for an assertion that one of the
+An access token is issued only for an assertion that one of the
 trusted accounts has signed for this endpoint and the messaging scope.
 
 Source: RFC 7523, and "Using OAuth 2.0 for server to server applications".
@@ -82,7 +82,7 @@ class TokenEndpoint:
         return grant.account if grant and self._seconds() < grant.expires_at else None
 
     def account_of(self, received: Received) -> IssuedServiceAccount:
-        """Judge a token request: the account that signed it, or GrantRefused."""
+        """Validate a token request: the account that signed it, or GrantRefused."""
         if received.method != "POST":
             raise GrantRefused(oauth_error("invalid_request", "Only POST.", 405))
         if "application/x-www-form-urlencoded" not in received.headers.get("content-type", ""):
@@ -91,7 +91,7 @@ class TokenEndpoint:
         if form.get("grant_type") != [GRANT_TYPE]:
             raise GrantRefused(oauth_error("unsupported_grant_type", "Invalid grant_type."))
         account, claims = self._verified(form.get("assertion", [""])[-1])
-        self._judge_times(claims)
+        self._check_times(claims)
         if SCOPE not in str(claims.get("scope", "")).split():
             raise GrantRefused(oauth_error("invalid_scope", "Invalid OAuth scope."))
         return account
@@ -107,7 +107,7 @@ class TokenEndpoint:
         return json_reply(200, document)
 
     def _verified(self, assertion: str) -> tuple[IssuedServiceAccount, dict[str, Any]]:
-        # The times are judged by the simulator's clock, not by the library's.
+        # The times are checked by the simulator's clock, not by the library's.
         unchecked: Any = {"verify_signature": False}
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
@@ -129,7 +129,7 @@ class TokenEndpoint:
             text = f"Invalid JWT: {type(error).__name__}"
             raise GrantRefused(oauth_error("invalid_grant", text)) from error
 
-    def _judge_times(self, claims: dict[str, Any]) -> None:
+    def _check_times(self, claims: dict[str, Any]) -> None:
         issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._seconds()
         if (
             not isinstance(issued_at, int)

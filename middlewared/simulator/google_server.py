@@ -1,7 +1,7 @@
 """
 Simulator, Google: OAuth, FCM HTTP v1 and both legacy addresses on one server.
 
-The one invariant: a push is validated before its script runs; only a valid push is recorded
+A push is validated before its script runs; only a valid push is recorded
 and can reach a phone.
 """
 
@@ -83,15 +83,15 @@ class GoogleServer(HttpServer):
         self.oauth.trust(account)
 
     def plan(self, received: Received) -> Iterator[HttpStep]:
-        """Judge the request, play its script, then serve it."""
+        """Validate the request, play its script, then serve it."""
         send = _SEND.fullmatch(received.path)
         try:
             if received.path == "/token":
                 yield from self._plan_token(received)
             elif send is not None:
-                yield from self._plan_push(self._judge_v1(received, send[1]), send[1])
+                yield from self._plan_push(self._check_v1(received, send[1]), send[1])
             elif received.path in _LEGACY:
-                yield from self._plan_push(self._judge_legacy(received))
+                yield from self._plan_push(self._check_legacy(received))
             else:
                 yield HttpReply(404, b"Not found", "text/html; charset=UTF-8")
         except GrantRefused as refused:
@@ -121,7 +121,7 @@ class GoogleServer(HttpServer):
         else:
             yield legacy_success(message_id)
 
-    def _judge_v1(self, received: Received, project_id: str) -> GooglePush:
+    def _check_v1(self, received: Received, project_id: str) -> GooglePush:
         if received.method != "POST":
             raise GrantRefused(HttpReply(404, b"Not found", "text/html; charset=UTF-8"))
         account = self.oauth.check(received.headers.get("authorization", ""))
@@ -132,19 +132,19 @@ class GoogleServer(HttpServer):
             raise GrantRefused(bare_error(404, "NOT_FOUND", "Requested entity was not found."))
         if account.project_id != project_id:
             raise GrantRefused(bare_error(403, "PERMISSION_DENIED", "Permission denied."))
-        _judge_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
+        _check_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
         push = judge_v1(received.body, received.received_at)
         if self._is_unknown(push):
             raise GrantRefused(invalid_token())
         return push
 
-    def _judge_legacy(self, received: Received) -> GooglePush:
+    def _check_legacy(self, received: Received) -> GooglePush:
         if received.method != "POST":
             raise GrantRefused(legacy_text(405))
         scheme, _, key = received.headers.get("authorization", "").partition("=")
         if scheme != "key" or key not in self._api_keys:
             raise GrantRefused(legacy_text(401, "INVALID_KEY"))
-        _judge_type(received, legacy_text(400, "Content-Type must be application/json"))
+        _check_type(received, legacy_text(400, "Content-Type must be application/json"))
         push = judge_legacy(_LEGACY[received.path], received.body, received.received_at)
         if self._is_unknown(push):
             raise GrantRefused(legacy_error("InvalidRegistration"))
@@ -154,7 +154,7 @@ class GoogleServer(HttpServer):
         return self.tokens is not None and push.token not in self.tokens
 
 
-def _judge_type(received: Received, reply: HttpReply) -> None:
+def _check_type(received: Received, reply: HttpReply) -> None:
     if not received.headers.get("content-type", "").startswith("application/json"):
         raise GrantRefused(reply)
 

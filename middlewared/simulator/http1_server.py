@@ -1,7 +1,7 @@
 """
 Simulator: the common part of the HTTP/1.1 servers (Google, accounts).
 
-The one invariant: a request plays the steps of its plan in order, and the first reply
+A request plays the steps of its plan in order, and the first reply
 ends it. A request that was given up, or whose server stopped, leaves no delayed call.
 """
 
@@ -85,7 +85,7 @@ def json_reply(status: int, document: Any, *, retry_after: str | None = None) ->
 
 
 def html_reply(status: int = 502) -> HttpReply:
-    """Make what a broken balancer says."""
+    """Answer as a broken balancer does."""
     body = f"<!DOCTYPE html><title>Error {status}</title><p>That is all we know.".encode()
     return HttpReply(status, body, "text/html; charset=UTF-8")
 

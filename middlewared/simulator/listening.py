@@ -1,7 +1,7 @@
 """
 Simulator: a listening socket whose every connection is known.
 
-The one invariant: after ``close`` no socket and no connection is left, however the
+After ``close`` no socket and no connection is left, however the
 peers behave. A second ``open`` listens on the port number of the first.
 """
 

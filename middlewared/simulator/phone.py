@@ -1,7 +1,7 @@
 """
 Simulator: a phone with an app of some generation.
 
-The one invariant: pushes and replies affect a phone as they affect its generation; phones
+Pushes and replies affect a phone as they affect its generation; phones
 share nothing, neither connections nor queues. After ``stop`` nothing is left running.
 """
 

@@ -1,7 +1,7 @@
 """
 Simulator: what a simulated provider saw, for assertions and for the phones.
 
-The one invariant: the lists keep the latest entries only, so that a long run does not
+The lists keep the latest entries only, so that a long run does not
 grow; the counters count all.
 """
 
@@ -20,7 +20,7 @@ class Record(Generic[PushT]):
     """
     Everything one server saw.
 
-    :param listener: told of each delivered push, at once; may be set later.
+    :param listener: notified of each delivered push, at once; may be set later.
     :param keep: how many pushes are remembered.
     """
 
@@ -29,7 +29,7 @@ class Record(Generic[PushT]):
     ) -> None:
         self.listener = listener
         self.received: deque[PushT] = deque(maxlen=keep)
-        """Pushes that broke no rule, whatever their script did to them."""
+        """Pushes that broke no rule, regardless of what their script did to them."""
         self.delivered: deque[PushT] = deque(maxlen=keep)
         """Pushes that the phone got."""
         self.refused: deque[str] = deque(maxlen=_KEPT_FAULTS)

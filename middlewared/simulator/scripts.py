@@ -1,7 +1,7 @@
 """
 Simulator: which steps a request meets.
 
-The one invariant: a request meets one script at most: the "next" list comes first, then
+A request meets one script at most: the "next" list comes first, then
 the script of its own key (a push token, an account), then the one for all.
 """
 

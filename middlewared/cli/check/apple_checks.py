@@ -33,15 +33,14 @@ from middlewared.push.apns.certificate_scope import Environment
 from middlewared.push.apns.provider import HTTPS
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import RequestKind, authorization_header
-from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, judge
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, goaway_fault, interpret
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.failures import (
     NOT_TRUSTED,
     WRONG_HOST,
     connect_fault,
     describe,
-    farewell_fault,
 )
 from middlewared.push.interface import Accepted, ConfigFault, Temporary, TokenDead
 from middlewared.quoting import quoted
@@ -140,7 +139,7 @@ class _EnvironmentCheck:
         tls = ClientTLS(trust=loaded.trust, certificate=own, protocols=[b"h2"])
         self._handshake = Handshake(tls(self._host))
         self._connection = Http2Connection(
-            clock=check.reactor, room=lambda: None, unprocessed=self._unprocessed
+            clock=check.reactor, on_capacity=lambda: None, on_unprocessed=self._unprocessed
         )
 
     @property
@@ -190,7 +189,9 @@ class _EnvironmentCheck:
             authorization = authorization_header(token.text)
         block = kind.block(token=secrets.token_hex(32), authorization=authorization, expiration=0)
         deadline = self._check.reactor.seconds() + ANSWER_S
-        return Exchange(block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline)
+        return Exchange(
+            header_block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline
+        )
 
     def _unprocessed(self, exchange: Exchange) -> None:
         exchange.end(Temporary("not processed"))
@@ -211,8 +212,8 @@ class _EnvironmentCheck:
             return f"no TLS: {f'nothing came within {READY_S:.0f} s' if late else describe(error)}"
         if isinstance(error, TimeoutError):
             return f"speaks TLS, but no HTTP/2 SETTINGS came within {READY_S:.0f} s"
-        farewell = self._connection.session.farewell
-        return f"ended before its HTTP/2 SETTINGS: {quoted(farewell or describe(error), 120)}"
+        goaway = self._connection.session.goaway
+        return f"ended before its HTTP/2 SETTINGS: {quoted(goaway or describe(error), 120)}"
 
     def _tcp(self) -> IStreamClientEndpoint:
         return self._check.endpoints(self._host, self._port)
@@ -224,11 +225,11 @@ class _EnvironmentCheck:
             f" by {self._handshake.root}: does a proxy intercept TLS? exempt Apple there"
         )
 
-    def _answered(self, end: End) -> CheckResult:
+    def _answered(self, end: ExchangeResult) -> CheckResult:
         """What the answer, or its absence, reveals about the configuration."""
         if not isinstance(end, Response):
             return self._unanswered(end.reason)
-        result = judge(end, wall_clock())
+        result = interpret(end, wall_clock())
         if isinstance(result, Accepted):
             return wrong(
                 f"{self._place}: a push to a made-up token was accepted, which Apple never does:"
@@ -253,11 +254,11 @@ class _EnvironmentCheck:
 
     def _unanswered(self, reason: str) -> CheckResult:
         """The connection or stream ended: Apple may have given a reason in its GOAWAY."""
-        farewell = self._connection.session.farewell
-        fault = farewell_fault(farewell)
+        goaway = self._connection.session.goaway
+        fault = goaway_fault(goaway)
         if isinstance(fault, ConfigFault):
             return self._refused(fault.reason)
-        detail = f": {quoted(farewell, 120)}" if farewell else ""
+        detail = f": {quoted(goaway, 120)}" if goaway else ""
         return wrong(f"{self._place}: no answer to a push: {reason}{detail}")
 
     def _refused(self, reason: str) -> CheckResult:

@@ -150,7 +150,7 @@ class GoogleCheck:
         place = urlsplit(url).netloc
         if isinstance(reply, str):
             return wrong(reply)
-        result = legacy.verdict(reply, made_up, wall_clock())
+        result = legacy.interpret(reply, made_up, wall_clock())
         if isinstance(result, TokenDead):
             return ok(f"{place}, made-up registration id refused ({result.reason})")
         if isinstance(result, Accepted):
@@ -216,7 +216,7 @@ def _refused(account: ServiceAccount, reply: HttpResponse, reason: str) -> str:
 
 
 def _interpret_v1(reply: HttpResponse, place: str, account: ServiceAccount) -> CheckResult:
-    result = fcm.verdict(reply, wall_clock())
+    result = fcm.interpret(reply, wall_clock())
     off_s = _server_ahead_s(reply)
     warnings = [f"the clock of {place} is {skew(off_s)}"] if abs(off_s) > NOTABLE_SKEW_S else []
     if isinstance(result, TokenDead):

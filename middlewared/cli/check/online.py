@@ -28,7 +28,7 @@ from middlewared.config import AppleApp, Config
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.service.apps import LoadedApp, load_apps
-from middlewared.service.implementations import make_endpoints
+from middlewared.service.implementations import choose_endpoints
 from middlewared.waiting import with_fair_timeout
 
 LONGEST_S = 20.0
@@ -53,7 +53,7 @@ def check_online(config: Config) -> int:
 
 def online_checks(config: Config, reactor: Any) -> Iterator[OnlineCheck]:
     """The checks to run. :raises ConfigError: a file has changed since it was checked."""
-    endpoints = make_endpoints(config, reactor=reactor)
+    endpoints = choose_endpoints(config, reactor=reactor)
     apps = load_apps(config, now=wall_clock())
     if apps:
         url = config.calls.response_api

@@ -1,8 +1,8 @@
 """
-What we show to Apple: a certificate with its key, or a key that signs provider tokens.
+The credentials for Apple: a certificate with its key, or a key that signs provider tokens.
 
-The one invariant: credentials that were loaded are whole (the key fits, nothing is
-expired), and their text form shows no secret.
+Loaded credentials are usable (the key belongs to the certificate, nothing has expired), and
+their ``repr`` contains no secret.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class CertificateCredentials:
     certificate: PrivateCertificate = attrs.field(repr=False, eq=False)
     not_after: float
     fingerprint: str
-    """Tells one certificate from another; the same after it was read again."""
+    """Identifies the certificate; the same after it was read again."""
 
     scope: Scope = attrs.field(factory=Scope)
-    """For what Apple made it."""
+    """For what Apple issued it."""
 
 
 @attrs.frozen
 class KeyCredentials:
-    """A team's ``.p8`` key; it has no end of its own."""
+    """A team's ``.p8`` key; it does not expire."""
 
     team_id: str
     key_id: str
     key: EllipticCurvePrivateKey = attrs.field(repr=False, eq=False)
     fingerprint: str
-    """Tells one key from another; the same after it was read again."""
+    """Identifies the key; the same after it was read again."""
 
     not_after: None = None
 
@@ -61,9 +61,9 @@ Credentials: TypeAlias = CertificateCredentials | KeyCredentials
 
 def load_certificate(path: Path, *, now: float) -> CertificateCredentials:
     """
-    Read a PEM file that holds certificate and key, in any order, perhaps others besides.
+    Read a PEM file with a certificate and its key, in any order; it may contain others.
 
-    :param now: epoch seconds, to judge the expiry.
+    :param now: epoch seconds, to check the expiry.
     :raises ConfigError: one problem, which names the file; the caller knows section and key.
     """
     pem = _read(path)
@@ -106,7 +106,7 @@ def _read(path: Path) -> bytes:
 def _load_key(path: Path, pem: bytes) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem, password=None)
-    except TypeError as error:  # what the library says to a key with a pass phrase
+    except TypeError as error:  # the library's error for a key with a pass phrase
         raise _unusable(path, "the key has a pass phrase; store it without") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(path, "no usable private key in PEM form found") from error
@@ -118,7 +118,7 @@ def _unusable(path: Path, why: str) -> ConfigError:
 
 def _for_twisted(certificate: x509.Certificate, key: PrivateKeyTypes) -> PrivateCertificate:
     with warnings.catch_warnings():
-        # pyOpenSSL would have us use cryptography's objects, which Twisted does not take.
+        # pyOpenSSL recommends cryptography's objects, which Twisted does not accept.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="OpenSSL")
         pair = KeyPair(PKey.from_cryptography_key(key))  # type: ignore[arg-type]
         shown = Certificate(X509.from_cryptography(certificate))

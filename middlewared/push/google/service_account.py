@@ -1,8 +1,8 @@
 """
 The service account that may push through FCM HTTP v1.
 
-The one invariant: what was loaded can sign; every fault of the file is a problem the
-operator can read, and none quotes the key.
+A loaded account can sign. Every fault of the file is a problem that the operator can read;
+none quotes the key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIELDS = ("project_id", "client_email", "private_key_id", "private_key", "token
 
 @attrs.frozen
 class ServiceAccount:
-    """A Google service account, as its JSON key file tells."""
+    """A Google service account, read from its JSON key file."""
 
     project_id: str
     client_email: str
@@ -35,7 +35,7 @@ class ServiceAccount:
 
 def load_service_account(path: str | Path) -> ServiceAccount:
     """
-    Read the JSON key file that the Google console gives.
+    Read the JSON key file that the Google console generates.
 
     :raises ConfigError: with every problem of the key service_account.
     """
@@ -78,7 +78,7 @@ def _private_key(path: str | Path, pem: str) -> RSAPrivateKey:
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Not chained: what the library says may quote the key.
+        # Not chained: the library's error may quote the key.
         raise _faulty([f"{path} has a private_key that cannot be read"]) from None
     if not isinstance(key, RSAPrivateKey):
         raise _faulty([f"{path} has a private_key that is not an RSA key"])

@@ -31,9 +31,9 @@ from middlewared.background import Background
 from middlewared.devices.interface import DaemonTable
 from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
-from middlewared.rendezvous.redis import records
 from middlewared.rendezvous.held import Held, HeldCalls, SharedPlace
 from middlewared.rendezvous.late import LateCalls, Woken, ignored
+from middlewared.rendezvous.redis import records
 from middlewared.rendezvous.redis.cluster_slots import Node
 from middlewared.rendezvous.redis.departures import Departure, Departures
 from middlewared.rendezvous.redis.keys import Keys

@@ -1,7 +1,7 @@
 """
 Simulator, Apple: one HTTP/2 connection, server side, on h2.
 
-The one invariant: the output of one reactor iteration leaves in one write, and a connection
+The output of one reactor iteration leaves in one write, and a connection
 that ended leaves no delayed call behind.
 
 GOAWAY frames are written past h2, whose state machine would end the connection with
@@ -39,7 +39,7 @@ from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Step
 from middlewared.simulator.apple.http2 import ServerConnection, goaway_frame
 from middlewared.simulator.apple.push_stream import Fields, PushStream
 from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
-from middlewared.simulator.apple.validation import AcceptedKeys, Broken, Judge, PushRequest
+from middlewared.simulator.apple.validation import AcceptedKeys, Broken, PushRequest, Validator
 from middlewared.simulator.scripts import Scripts
 
 LONGEST_BODY = 65_536
@@ -53,7 +53,7 @@ class Office:
 
     environment: str
     clock: Clock
-    judge: Judge
+    validator: Validator
     scripts: Scripts[Step]
     record: AppleRecord
     lost: Callable[[Protocol], None]
@@ -61,7 +61,7 @@ class Office:
 
 @implementer(IHandshakeListener)
 class AppleConnection(Protocol):
-    """Reads pushes, has them judged, and writes what their exchanges say."""
+    """Reads pushes, has them validated, and writes what their streams answer."""
 
     transport: TLSMemoryBIOProtocol  # type: ignore[assignment] # Twisted names a wider type
 
@@ -91,7 +91,7 @@ class AppleConnection(Protocol):
     # Twisted's side.
 
     def handshakeCompleted(self) -> None:
-        """Judge ALPN and certificate, then greet."""
+        """Validate ALPN and certificate, then greet."""
         if self.transport.negotiatedProtocol != b"h2":
             self._office.record.violations.append("no h2 in ALPN")
             self.abort()
@@ -175,7 +175,7 @@ class AppleConnection(Protocol):
         headers = dict(exchange.fields)
         request = PushRequest(headers, len(headers) != len(exchange.fields), bytes(exchange.body))
         try:
-            token, payload = self._office.judge.judge(request, self._credentials)
+            token, payload = self._office.validator.validate(request, self._credentials)
         except Broken as broken:
             self._office.record.refused.append(broken.answer.reason)
             exchange.reject(broken.answer)

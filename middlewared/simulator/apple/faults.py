@@ -1,7 +1,7 @@
 """
 Simulator, Apple: the troubles that can be ordered, as values.
 
-The one invariant: a script is a sequence of steps taken in order for one push; a step
+A script is a sequence of steps taken in order for one push; a step
 that answers or destroys ends it, and a script that runs out accepts the push. Only a
 valid push runs its script.
 """

@@ -1,7 +1,7 @@
 """
 Simulator, Apple: one push on its stream, from its first header to its answer.
 
-The one invariant: an exchange answers at most once, and plays its script to a step that
+An exchange answers at most once, and plays its script to a step that
 waits, to one that ends it, or to acceptance.
 """
 

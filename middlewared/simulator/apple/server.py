@@ -1,7 +1,7 @@
 """
 Simulator, Apple: the server of one environment.
 
-The one invariant: after ``stop`` no port, connection or delayed call is left.
+After ``stop`` no port, connection or delayed call is left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from middlewared.clock import wall_clock
 from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
 from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
-from middlewared.simulator.apple.validation import Judge, KnownTokens
+from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
 from middlewared.simulator.scripts import Scripts
@@ -32,7 +32,7 @@ class AppleServer:
     """
     APNs as one environment: HTTP/2 over TLS on loopback.
 
-    ``scripts`` orders faults by push token or for the next pushes, ``record`` tells what
+    ``scripts`` orders faults by push token or for the next pushes, ``record`` shows what
     was seen, ``connections`` can be tampered with while they live. ``behaviour`` is that
     of connections to come; those in ``next_behaviours`` come first, one connection each.
 
@@ -44,7 +44,7 @@ class AppleServer:
     :param tokens: the device tokens of this environment; None: any well-formed one.
     :param update_interval_s: provider tokens may change no faster; 0: no rule (Apple's
         is 1200).
-    :param listener: told of each push that a phone gets.
+    :param listener: notified of each push that a phone gets.
     :param keep: how many pushes are remembered.
     """
 
@@ -74,7 +74,7 @@ class AppleServer:
         self._client_authority = client_authority
         self._socket = ListeningSocket(reactor=reactor, interface=interface, port=port)
         keys = {key.key_id: key for key in provider_keys}
-        self._judge = Judge(
+        self._validator = Validator(
             topics=topics,
             tokens=tokens,
             provider_tokens=KnownTokens(keys, wall_clock, update_interval_s),
@@ -83,7 +83,7 @@ class AppleServer:
         self._office = Office(
             environment=environment,
             clock=reactor,
-            judge=self._judge,
+            validator=self._validator,
             scripts=self.scripts,
             record=self.record,
             lost=self._forget,
@@ -102,7 +102,7 @@ class AppleServer:
             tls.context.load_verify_locations(str(self._client_authority))
             tls.context.set_verify(SSL.VERIFY_PEER, self._verified)
         port = self._socket.open(_Greeter(self, tls))
-        self._judge.authorities = [
+        self._validator.authorities = [
             self._socket.address,
             *(f"{host}:{port}" for host in ("localhost", LOOPBACK, "[::1]")),
         ]
@@ -139,7 +139,7 @@ class AppleServer:
 
 
 class _Greeter(Factory[Protocol]):
-    """Meets each new connection in the way its behaviour says."""
+    """Meets each new connection as its behaviour demands."""
 
     noisy = False
 

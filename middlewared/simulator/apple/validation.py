@@ -1,9 +1,9 @@
 """
-Simulator, Apple: judges one push request by the rules of Apple's pages.
+Simulator, Apple: validates one push request by the rules of Apple's pages.
 
-The one invariant: nothing here remembers a push; only provider tokens are remembered,
+Nothing here remembers a push; only provider tokens are remembered,
 because their update rule is about time. Where Apple is lenient but the daemon must not
-rely on it (push type, authority, JSON), the judge is strict.
+rely on it (push type, authority, JSON), the validator is strict.
 
 Source: "Sending notification requests to APNs" and "Establishing a token-based
 connection to APNs" (developer.apple.com).
@@ -91,7 +91,7 @@ class KnownTokens:
         team_id, issued_at = self._known.get(token) or self._verify(token)
         if self.seconds() - issued_at > TOKEN_LIFETIME_S:
             raise Broken(rejection("ExpiredProviderToken"))
-        # One team per connection, said Apple in its forum.
+        # One team per connection, according to Apple's forum.
         if credentials.team_id not in (None, team_id):
             raise Broken(rejection("InvalidProviderToken"))
         credentials.team_id = team_id
@@ -115,7 +115,7 @@ class KnownTokens:
             key = self.keys.get(key_id)
             if key is None:
                 raise Broken(rejection("InvalidProviderToken"))
-            # The times are judged by the simulator's clock, not by the library's.
+            # The times are checked by the simulator's clock, not by the library's.
             options: Any = {"verify_iat": False, "verify_exp": False, "verify_nbf": False}
             return key, jwt.decode(token, key.public_key_pem, algorithms=["ES256"], options=options)
         except jwt.InvalidTokenError as error:
@@ -129,7 +129,7 @@ class KnownTokens:
         self._updated_at[key_id] = now
 
 
-class Judge:
+class Validator:
     """
     Judges requests of all connections of one server.
 
@@ -151,23 +151,25 @@ class Judge:
         self._provider_tokens = provider_tokens
         self._seconds = seconds
 
-    def judge(self, request: PushRequest, credentials: AcceptedKeys) -> tuple[str, dict[str, Any]]:
+    def validate(
+        self, request: PushRequest, credentials: AcceptedKeys
+    ) -> tuple[str, dict[str, Any]]:
         """Give device token and payload, or raise Broken."""
-        token = self._judge_target(request.headers)
+        token = self._check_target(request.headers)
         if request.duplicates:
             raise Broken(rejection("DuplicateHeaders"))
         if credentials.certificate_topic is None:
             self._provider_tokens.check(request.headers.get("authorization"), credentials)
-        push_type = self._judge_topic(request.headers, credentials)
-        self._judge_delivery(request.headers, push_type)
-        payload = _judge_payload(request.body, push_type)
+        push_type = self._check_topic(request.headers, credentials)
+        self._check_delivery(request.headers, push_type)
+        payload = _check_payload(request.body, push_type)
         if not _DEVICE_TOKEN.fullmatch(token):
             raise Broken(rejection("BadDeviceToken"))
         if self.tokens is not None and token not in self.tokens:
             raise Broken(rejection("BadDeviceToken"))
         return token, payload
 
-    def _judge_target(self, headers: Mapping[str, str]) -> str:
+    def _check_target(self, headers: Mapping[str, str]) -> str:
         if headers[":method"] != "POST":
             raise Broken(rejection("MethodNotAllowed"))
         path = _PATH.fullmatch(headers[":path"])
@@ -179,7 +181,7 @@ class Judge:
             raise Broken(rejection("MissingDeviceToken"))
         return path[1]
 
-    def _judge_topic(self, headers: Mapping[str, str], credentials: AcceptedKeys) -> str:
+    def _check_topic(self, headers: Mapping[str, str], credentials: AcceptedKeys) -> str:
         topic = headers.get("apns-topic") or credentials.certificate_topic
         if topic is None:
             raise Broken(rejection("MissingTopic"))
@@ -190,7 +192,7 @@ class Judge:
             raise Broken(rejection("InvalidPushType"))
         return push_type
 
-    def _judge_delivery(self, headers: Mapping[str, str], push_type: str) -> None:
+    def _check_delivery(self, headers: Mapping[str, str], push_type: str) -> None:
         priority = headers.get("apns-priority", "10")
         if priority not in ("1", "5", "10") or (push_type == "background" and priority != "5"):
             raise Broken(rejection("BadPriority"))
@@ -214,7 +216,7 @@ def _certified(topic: str, certificate_topic: str | None) -> bool:
     )
 
 
-def _judge_payload(body: bytes, push_type: str) -> dict[str, Any]:
+def _check_payload(body: bytes, push_type: str) -> dict[str, Any]:
     if not body:
         raise Broken(rejection("PayloadEmpty"))
     if len(body) > _PAYLOAD_LIMIT.get(push_type, _USUAL_PAYLOAD_LIMIT):

@@ -1,7 +1,7 @@
 """
-Updating devices after a provider's verdict and after the end of a call.
+Updates of a device after the result of a push and after the end of a call.
 
-Only a dead token, a canonical token and the other environment's acceptance change what is
+Only a dead token, a canonical token and acceptance by the other environment change what is
 stored, and only while the stored device is the one pushed to: the same account, platform, app
 and token.
 """
@@ -20,8 +20,8 @@ from middlewared.push.interface import Accepted, PushResult, TokenDead
 _log = Logger()
 
 
-def taught(device: Device, accepted: Accepted) -> Device:
-    """``device`` as the next push has to address it."""
+def updated(device: Device, accepted: Accepted) -> Device:
+    """``device`` as the next push must address it."""
     token = accepted.canonical_token or device.token
     sandbox = device.sandbox is not accepted.other_environment
     return attrs.evolve(device, token=token, sandbox=sandbox)
@@ -31,27 +31,29 @@ def wakeup(
     device: Device, outcome: Outcome | None, *, accepted: int, answered_at: float | None
 ) -> Wakeup | None:
     """
-    How a call that has ended affects the silent streak of its device.
+    The effect of a call that has ended on the silent streak of its device.
 
     :param outcome: None: the PBX hung up.
     :param accepted: how many pushes the provider accepted.
     :param answered_at: when the phone answered, yes or no, in epoch seconds.
-    :return: None when it has no effect: the phone may not have been woken, or may not have
-        had enough time to answer.
+    :return: None: it has no effect, because the phone may not have been woken, or may not
+        have had enough time to answer.
     """
     silent = outcome is Outcome.TIMEOUT and accepted > 0
     return Wakeup(device, answered_at) if silent or answered_at is not None else None
 
 
-def correct(registry: DeviceRegistry, device: Device, result: PushResult) -> Deferred[None]:
+def store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> Deferred[None]:
     """
-    Begin to store what ``result`` taught. Starts at once, so that a look-up made after
-    it sees the change; a database that is away loses it, which the next push mends.
+    Store what the result of a push to ``device`` changes; fires when it is stored.
+
+    It starts at once, so that a look-up made after it sees the change. While the database is
+    away the change is lost; the result of the next push brings it again.
     """
-    return Deferred.fromCoroutine(_correct(registry, device, result))
+    return Deferred.fromCoroutine(_store_update(registry, device, result))
 
 
-async def _correct(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
+async def _store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
     try:
         match result:
             case TokenDead(since=since):

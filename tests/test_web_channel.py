@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 
 from middlewared.model import Outcome
 from middlewared.simulator.certificates import Authority
-from middlewared.web.immediate import send_now
+from middlewared.web.channel import write_immediately
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"
@@ -40,7 +40,7 @@ class LimitsCase(WebCase):
         return response.status, response.body, dict(response.headers)
 
     def set_limits(self, **changed: float) -> None:
-        self.web.settings = attrs.evolve(self.web.settings, **changed)  # type: ignore[arg-type]
+        self.web.settings.current = attrs.evolve(self.web.settings.current, **changed)  # type: ignore[arg-type]
 
     def dribble(self, client: RawClient, data: bytes) -> None:
         """Send ``data`` over and over until the test ends."""
@@ -51,7 +51,7 @@ class LimitsCase(WebCase):
 
 
 class BodySizeTests(LimitsCase):
-    async def test_announced_length_is_judged_before_the_body_comes(self) -> None:
+    async def test_announced_length_is_checked_before_the_body_comes(self) -> None:
         """413, and the connection is closed; also for lengths no integer should hold."""
         for length in (b"%d" % (LIMIT + 1), b"9" * 5000, b"0" * 5000 + b"1" * 20):
             status, body, headers = await self.exchange(
@@ -80,7 +80,7 @@ class BodySizeTests(LimitsCase):
             self.assertEqual((await client.response()).status, expected)
 
     async def test_client_that_sends_on_still_reads_its_answer(self) -> None:
-        """What comes after the limit is thrown away, not answered with a reset."""
+        """What comes after the limit is discarded, not answered with a reset."""
         for header in (b"Content-Length: 5000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
             client = await self.connect()
             client.send(b"POST /api/call-response/ HTTP/1.1\r\n" + header)
@@ -99,7 +99,7 @@ class BodySizeTests(LimitsCase):
         self.assertEqual((await client.response()).status, 413)
         await client.closed
 
-    async def test_other_faults_are_judged_first(self) -> None:
+    async def test_other_faults_are_reported_first(self) -> None:
         """404, 405, 403 and 401 come before 413, which comes before 415 and 400."""
         large, text = b"x" * (LIMIT + 1), {"Content-Type": "text/plain"}
         for method, path, headers, expected in (
@@ -182,7 +182,7 @@ class TimeTests(LimitsCase):
 
 class BrokenHttpTests(LimitsCase):
     async def test_headers_too_large_are_431(self) -> None:
-        """One long line, many lines, too many lines; before any of it is judged."""
+        """One long line, many lines, too many lines; before any of it is parsed."""
         for headers in (b"X: " + b"x" * 20_000, b"X: y\r\n" * 4000, b"X:\r\n" * 600):
             status, body, _ = await self.exchange(POST_CALL + headers + b"\r\n\r\n")
             self.assertEqual((status, body), (431, b"status=NAK"))
@@ -216,7 +216,7 @@ class BrokenHttpTests(LimitsCase):
         client = await self.connect()
         client.send(http_message("POST", "/api/incoming-call/", CALL, FORM))
         await self.calls.until(rung=1)
-        self.web.closing = True
+        self.web.settings.keep_alive = False
         self.calls.ringing[0].callback(Outcome.ANSWERED)
         self.assertNotIn("connection", (await client.response()).headers)
         client.send(http_message("GET", "/health/"))
@@ -369,9 +369,9 @@ class ConnectionTests(LimitsCase):
             transport: Any
 
             def connectionMade(self) -> None:
-                send_now(self.transport, b"1")
+                write_immediately(self.transport, b"1")
                 self.transport.write(b"2")
-                send_now(self.transport, b"3")
+                write_immediately(self.transport, b"3")
                 self.transport.loseConnection()
 
         endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
@@ -381,7 +381,7 @@ class ConnectionTests(LimitsCase):
         await client.closed
         self.assertEqual(client.received, b"123")
 
-    async def test_client_that_resets_before_its_answer_harms_nobody(self) -> None:
+    async def test_client_that_resets_before_its_answer_harms_no_one(self) -> None:
         """The answer meets a dead connection, of which the reactor does not know yet."""
         request = http_message("POST", "/api/incoming-call/", CALL, FORM)
         gone = socket.create_connection(("127.0.0.1", self.port))

@@ -1,8 +1,8 @@
 """
-The limits twisted.web does not have: of bodies, time, header sizes and connections.
+One HTTP connection, with the limits that twisted.web does not have.
 
-The one invariant: what one connection may cost (memory, time, descriptors) is bounded
-whatever it sends and however little it reads; a request that is served has no time-out.
+Whatever a connection sends and however little it reads, what it may cost (memory, time,
+descriptors) is bounded. A request that is being served has no time-out.
 """
 
 # Most of twisted.web has no annotations.
@@ -12,46 +12,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
-from twisted.internet import protocol
 from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
-from twisted.web import http, server
-from twisted.web.resource import Resource
+from twisted.web import http
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.web.filters import PLAIN_START, Early, PlainFilter, RefusedEarly
-from middlewared.web.immediate import send_now
+from middlewared.web.filters import PLAIN_START, EarlyRefusal, NotRefused, RequestFilter
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
-from middlewared.web.settings import WebSettings
+from middlewared.web.settings import LiveSettings
 
-MOST_PIECES = 8
-"""A call that comes in more pieces is parsed, so that no one makes us look at it for ever."""
+MAX_PIECES = 8
+"""A call that comes in more pieces is parsed: a filter reads all of them for each piece."""
 LINGER_ABORT_S = 5
-"""How long a closed connection may take to read its last answer."""
+"""How long the client of a closed connection may take to read its last reply."""
+
+RefuseBroken: TypeAlias = Callable[[bytes, int], Reply]
+"""From a request target, empty when it could not be read, and a status."""
 
 
-class RefuseBroken(Protocol):
-    """Formats the answer to a request whose HTTP is broken."""
+class ServingSite(Protocol):
+    """What a connection needs of its site, a ``LimitedSite``."""
 
-    def __call__(self, target: bytes, status: int) -> Reply:
-        """``target`` is the request target, empty when it could not be read."""
+    clock: Clock
+    settings: LiveSettings
+    filters: Sequence[RequestFilter]
+    connections: int
+    refuse_broken: RefuseBroken
 
 
 class Channel(http.HTTPChannel):
     """
-    One connection. Its time-out is armed once for each phase and no byte prolongs it:
-    waiting for a request, receiving one, waiting for the client to read its answers, and
-    throwing away what was refused.
+    One connection.
 
-    Requests that a client sends ahead of its answers (pipelining, RFC 9112 section 9.3.2)
-    are served one in each turn of the reactor, and only while the answers are read. Until
+    Its time-out is set once for each phase, and no byte prolongs it: waiting for a request,
+    receiving one, waiting for the client to read its replies, and discarding what was
+    refused.
+
+    Requests that a client sends ahead of its replies (pipelining, RFC 9112 section 9.3.2)
+    are served one in each turn of the reactor, and only while the replies are read. Until
     then they stay unread in the kernel.
     """
 
-    site: Site
+    site: ServingSite
     transport: Any
     _networkProducer: Any
     timeOut: float | None  # type: ignore[assignment]
@@ -67,7 +73,7 @@ class Channel(http.HTTPChannel):
     _pieces = 0
 
     def connectionMade(self) -> None:
-        settings = self.site.settings
+        settings = self.site.settings.current
         self.timeOut = min(settings.request_timeout_s, settings.idle_timeout_s)
         super().connectionMade()
 
@@ -85,8 +91,8 @@ class Channel(http.HTTPChannel):
         """
         Whether the next byte begins a request that may be answered at once.
 
-        No request is received or served, nothing is buffered, no answer waits for its
-        reader beyond the transport's buffer, and the connection is not being closed.
+        No request is being received or served, nothing is buffered, no reply waits beyond
+        the transport's buffer, and the connection is not being closed.
         """
         return not (
             self._receiving
@@ -99,24 +105,24 @@ class Channel(http.HTTPChannel):
         )
 
     def getHost(self) -> IAddress:
-        """Asked by Twisted for every request, at the price of a system call."""
+        """Called by Twisted for every request; its own version costs a system call each time."""
         if self._host is None:
             self._host = super().getHost()
         return self._host
 
     def write(self, data: bytes) -> None:
-        """Called with each answer."""
-        send_now(self.transport, data)
+        """Called with each reply."""
+        write_immediately(self.transport, data)
 
     def resetTimeout(self) -> None:
-        """Called by Twisted for every byte, which is what slow senders live on."""
+        """Called by Twisted for every byte, by which slow senders would keep the connection."""
 
     def setTimeout(self, period: float | None) -> float | None:
         """
-        Set the deadline; the timer that runs fires before it and sets itself anew.
+        Set the deadline; the running timer fires before it and starts again.
 
-        Every request has three phases, and to move a timer costs Twisted a search among
-        the timers of all connections.
+        Every request has three phases, and to move a timer costs Twisted a search among the
+        timers of all connections.
         """
         before, self.timeOut = self.timeOut, period
         if period is None:
@@ -128,11 +134,11 @@ class Channel(http.HTTPChannel):
         return before
 
     def _start_timer(self, period: float) -> None:
-        settings = self.site.settings
+        settings = self.site.settings.current
         shortest = min(period, settings.request_timeout_s, settings.idle_timeout_s)
-        self._timer = self.callLater(shortest, self._look_at_the_time)
+        self._timer = self.callLater(shortest, self._check_deadline)
 
-    def _look_at_the_time(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
         left_s = self._deadline - self.site.clock.seconds()
         if left_s <= 0:
@@ -145,35 +151,35 @@ class Channel(http.HTTPChannel):
         if self._discarding:
             return
         if self._held_back or data.startswith(PLAIN_START):
-            data = self._without_refused(data)
+            data = self._filter(data)
             if not data:
                 return
         if not (self._receiving or self._handlingRequest):
             self._receiving = True
-            self.setTimeout(self.site.settings.request_timeout_s)
+            self.setTimeout(self.site.settings.current.request_timeout_s)
         super().dataReceived(data)
 
-    def _without_refused(self, data: bytes) -> bytes:
-        """What is left to serve of ``data``: nothing when a filter has refused it."""
+    def _filter(self, data: bytes) -> bytes:
+        """What remains to be parsed of ``data``: nothing when a filter has refused it."""
         idle, pieces = bool(self._held_back) or self.is_idle, self._pieces
         data, self._held_back, self._pieces = self._held_back + data, b"", 0
         filters = (each for each in self.site.filters if data.startswith(each.request_line))
         chosen = next(filters, None)
         if chosen is None or not (idle and chosen.active):
             return data
-        found = chosen.early(data, host_of(self.getPeer()))
-        if isinstance(found, RefusedEarly):
+        found = chosen.filter(data, host_of(self.getPeer()))
+        if isinstance(found, EarlyRefusal):
             self._receiving = False
-            self.setTimeout(self.site.settings.idle_timeout_s)
+            self.setTimeout(self.site.settings.current.idle_timeout_s)
             self.write(found.reply)
             if found.close:
                 self.loseConnection()
             return b""
-        if found is Early.SERVE or pieces == MOST_PIECES:
+        if found is NotRefused.SERVE or pieces == MAX_PIECES:
             return data
         if not self._receiving:
             self._receiving = True
-            self.setTimeout(self.site.settings.request_timeout_s)
+            self.setTimeout(self.site.settings.current.request_timeout_s)
         self._held_back, self._pieces = data, pieces + 1
         return b""
 
@@ -183,14 +189,14 @@ class Channel(http.HTTPChannel):
         if not self._handlingRequest:
             super().rawDataReceived(data)
             return
-        # Twisted would not pause here while answers wait to be read.
+        # Twisted would not pause here while replies wait to be read.
         self._dataBuffer.append(data)
         if self._reads_ahead_too_far():
             self._networkProducer.pauseProducing()
 
     def _reads_ahead_too_far(self) -> bool:
         """
-        Whether so much is buffered behind a request that reading has to pause.
+        Whether so much is buffered behind a request that reading must pause.
 
         Some is read ahead, because a client that hangs up is noticed only by reading.
         """
@@ -200,25 +206,26 @@ class Channel(http.HTTPChannel):
         self._refuse(431)
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
-        return not self.site.closing and cast(bool, super().checkPersistence(request, version))
+        keep_alive = self.site.settings.keep_alive
+        return keep_alive and cast(bool, super().checkPersistence(request, version))
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > 18 and data.isdigit():
-            # Twisted's int() raises at 4300 digits; so many bytes are too many anyhow.
+            # Twisted's int() raises at 4300 digits; a body of 18 digits is too large anyway.
             data = (data.lstrip(b"0") or b"0")[:18]
         return cast(bool, super()._maybeChooseTransferDecoder(header, data))
 
     def allHeadersReceived(self) -> None:
         super().allHeadersReceived()
         if self.requests[-1].too_large:
-            self.judge_early()
+            self.process_early()
 
     def _send100Continue(self) -> None:
         if not self.requests[-1].too_large:
             super()._send100Continue()
 
-    def judge_early(self) -> None:
-        """The body is too large: have the request answered now and close after that."""
+    def process_early(self) -> None:
+        """The body is too large: have the request answered now, and close after that."""
         self.persistent = False
         self._discard()
         super().allContentReceived()
@@ -230,7 +237,7 @@ class Channel(http.HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         self._savedTimeOut = None
-        settings = self.site.settings
+        settings = self.site.settings.current
         discarding = self._discarding
         self.setTimeout(settings.request_timeout_s if discarding else settings.idle_timeout_s)
         more = self._waitingForTransport or self._buffer or any(self._dataBuffer)
@@ -251,7 +258,7 @@ class Channel(http.HTTPChannel):
             self._turn = self.callLater(0, self._take_turn)
 
     def _take_turn(self) -> None:
-        """Serve the next request, unless its answer would wait behind unread ones."""
+        """Serve the next request, unless its reply would wait behind unread ones."""
         self._turn = None
         if self._waitingForTransport or self._abortingCall is not None:
             return
@@ -267,7 +274,7 @@ class Channel(http.HTTPChannel):
         """Called by the transport when much waits to be read by the client."""
         super().pauseProducing()
         if self._handlingRequest and not (self._waiting_for_turn or self._discarding):
-            self.setTimeout(self.site.settings.idle_timeout_s)
+            self.setTimeout(self.site.settings.current.idle_timeout_s)
 
     def resumeProducing(self) -> None:
         """Called by the transport when the client has read everything."""
@@ -285,7 +292,7 @@ class Channel(http.HTTPChannel):
         super().loseConnection()
 
     def loseConnection(self) -> None:
-        """Close, but let a client that still sends read its answer first."""
+        """Close, but let a client that still sends read its reply first."""
         if not self._discarding:
             super().loseConnection()
         elif ISSLTransport.providedBy(self.transport):
@@ -303,10 +310,10 @@ class Channel(http.HTTPChannel):
         self._refuse(431 if large else 400)
 
     def _refuse(self, status: int) -> None:
-        """Answer broken HTTP, once, and close."""
+        """Reply to broken HTTP, once, and close."""
         if self._discarding:
             return
-        reply = self.site.refuse_broken(target=getattr(self, "_path", b""), status=status)
+        reply = self.site.refuse_broken(getattr(self, "_path", b""), status)
         self.transport.write(head_of(reply, close=True) + reply.body)
         self._discard()
         self.loseConnection()
@@ -315,78 +322,29 @@ class Channel(http.HTTPChannel):
         self._discarding = True
         self._receiving = False
         self.setRawMode()
-        self.setTimeout(self.site.settings.request_timeout_s)
+        self.setTimeout(self.site.settings.current.request_timeout_s)
 
 
-class _OneTooMany(protocol.Protocol):
-    """Closes the connection before anything is read."""
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        self.transport.loseConnection()
-
-
-class Site(server.Site):
+def write_immediately(transport: Any, data: bytes) -> None:
     """
-    A listening face: its connections, and the settings they are judged by.
+    Send what the socket takes now, and leave the rest to ``transport``.
 
-    :param settings: gives the present settings; asked again for each connection and request.
-    :param closing: whether each connection is to be closed with its next answer.
-    :param observe: told of each request that was answered.
-    :param filters: refuse requests by their bytes.
+    Twisted leaves all sending to the reactor's next turn, where an ACK would wait for all
+    other work that has arrived. Bytes leave in the order they were written, so this needs an
+    empty buffer. A transport that is no plain socket is written to as usual.
     """
+    if _is_idle_socket(transport):
+        sent = transport.writeSomeData(data)
+        # A failure is left to the reactor, which meets it again and closes.
+        data = data[sent:] if isinstance(sent, int) else data
+    if data:
+        transport.write(data)
 
-    protocol = Channel  # type: ignore[assignment]
-    requestFactory = Request
 
-    def __init__(
-        self,
-        *,
-        resource: Resource,
-        clock: Clock,
-        settings: Callable[[], WebSettings],
-        closing: Callable[[], bool],
-        refuse_broken: RefuseBroken,
-        observe: Callable[[Request], None],
-        filters: Sequence[PlainFilter] = (),
-    ) -> None:
-        super().__init__(resource, reactor=clock)
-        self.clock = clock
-        self._settings = settings
-        self._closing = closing
-        self.refuse_broken = refuse_broken
-        self._observe = observe
-        self.filters = filters
-        self.connections = 0
-
-    @property
-    def settings(self) -> WebSettings:
-        """The settings of this moment."""
-        return self._settings()
-
-    @property
-    def closing(self) -> bool:
-        """Whether no connection is kept any more."""
-        return self._closing()
-
-    def startFactory(self) -> None:
-        """Twisted would open an access log and tick once a second for its dates."""
-
-    def stopFactory(self) -> None:
-        """Nothing was started."""
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """HTTP/1.1 alone: these limits are of its channel."""
-        return [b"http/1.1"]
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """When there are too many, one that closes the connection: TLS breaks on None."""
-        if self.connections >= self.settings.max_connections:
-            return _OneTooMany()
-        self.connections += 1
-        return super().buildProtocol(addr)
-
-    def log(self, request: http.Request) -> None:
-        """Called by Twisted for each answered request, in place of an access log."""
-        self._observe(cast(Request, request))
+def _is_idle_socket(transport: Any) -> bool:
+    """Whether ``transport`` is a plain socket, connected, with nothing left to send."""
+    return (
+        isinstance(transport, Connection)
+        and bool(transport.connected)
+        and not (transport.TLS or transport.dataBuffer or transport._tempDataBuffer)
+    )

@@ -1,4 +1,4 @@
-"""When all garbage is collected: middlewared.service.collector."""
+"""When all garbage is collected: middlewared.service.garbage_collector."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import weakref
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.service.collector import LONGEST_S, LOOK_EVERY_S, FullCollections
+from middlewared.service.garbage_collector import CHECK_EVERY_S, LONGEST_S, FullCollections
 
 
 class Cyclic:
-    """What only the collector can free."""
+    """An object that only the collector can free."""
 
     def __init__(self) -> None:
         self.me = self
@@ -37,13 +37,13 @@ class FullCollectionsTests(SynchronousTestCase):
 
     def test_few_calls_do_not_hold_up_a_collection(self) -> None:
         garbage = old_garbage()
-        self.clock.advance(LOOK_EVERY_S)
+        self.clock.advance(CHECK_EVERY_S)
         self.assertIsNone(garbage())
 
     def test_many_waiting_calls_put_it_off(self) -> None:
         self.waiting = 5000
         garbage = old_garbage()
-        self.clock.advance(LOOK_EVERY_S)
+        self.clock.advance(CHECK_EVERY_S)
         self.assertIsNotNone(garbage())
 
     def test_it_is_not_put_off_for_longer_than_an_hour(self) -> None:

@@ -1,8 +1,8 @@
 """
 Where a request comes from.
 
-X-Forwarded-For is believed exactly as far as trusted proxies wrote it; an entry that cannot
-be read belongs to no network.
+X-Forwarded-For is trusted as far as trusted proxies wrote it. An entry that cannot be read
+belongs to no network.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, TypeAlias
 
-from middlewared.web.settings import UNIX, Network
+from middlewared.networks import UNIX, Network
 
 Address: TypeAlias = IPv4Address | IPv6Address | Literal["unix"]
 
@@ -24,7 +24,7 @@ def client_address(
     peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[Network]
 ) -> Address | None:
     """
-    The right-most address that is not one of ``trusted``.
+    The right-most address that is not in ``trusted``.
 
     :param peer: the connection's own address; None for a unix socket.
     :param forwarded_for: all X-Forwarded-For headers in the order received.
@@ -37,18 +37,18 @@ def client_address(
     return address
 
 
-def doubt(
+def forwarding_fault(
     peer: str | None,
     forwarded_for: Sequence[str],
     forwarded: Sequence[str],
     trusted: Sequence[Network],
 ) -> str:
     """
-    Why nothing may rest on where this request seems to come from; "" when something may.
+    Why the client's address proves nothing; "" when it can be trusted.
 
-    A proxy that is not trusted asks for someone else, whom its own address does not show.
+    A proxy that is not trusted may forward for anyone, whom its own address does not show.
 
-    :param forwarded: all Forwarded headers (RFC 7239), which are never read.
+    :param forwarded: all Forwarded headers (RFC 7239), whose content is never used.
     """
     if (forwarded_for or forwarded) and not within(peer_address(peer), trusted):
         return "forwarded by a peer that is in none of trusted_proxies"
@@ -58,7 +58,7 @@ def doubt(
 
 
 def within(address: Address | None, networks: Iterable[Network]) -> bool:
-    """Whether one of ``networks`` has ``address``; no network has None."""
+    """Whether ``address`` is in one of ``networks``; None is in none."""
     if address is None:
         return False
     if isinstance(address, str):
@@ -66,10 +66,11 @@ def within(address: Address | None, networks: Iterable[Network]) -> bool:
     return any(network != UNIX and address in network for network in networks)
 
 
-def counted_as(address: Address | None) -> Hashable:
+def rate_limit_key(address: Address | None) -> Hashable:
     """
-    Whom a limit counts: an IPv4 address, or the first 64 bits of an IPv6 address, behind
-    which one client has as many addresses as it likes. Unreadable ones are one client.
+    The client that a limit counts: an IPv4 address, or the first 64 bits of an IPv6 address.
+
+    One client may use all addresses of its /64. Unreadable addresses count as one client.
     """
     return address.packed[:8] if isinstance(address, IPv6Address) else address
 
@@ -80,7 +81,11 @@ def peer_address(peer: str | None) -> Address | None:
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address with or without a port; IPv4-mapped IPv6 is the IPv4 address it maps."""
+    """
+    An address with or without a port; None: it is none.
+
+    IPv4-mapped IPv6 is the IPv4 address that it maps.
+    """
     text = text.strip()
     if match := _WITH_PORT.fullmatch(text):
         text = match["v6"] or match["v4"]

@@ -18,7 +18,7 @@ from middlewared.push.http2.connection import (
     RESETS_PER_S,
     Http2Connection,
 )
-from middlewared.push.http2.exchange import OK, End, Exchange
+from middlewared.push.http2.exchange import OK, Exchange, ExchangeResult
 from middlewared.push.http2.frames import pack
 from middlewared.push.http2.liveness import KEEP_ALIVE_S
 from middlewared.push.interface import Uncertain
@@ -66,10 +66,11 @@ class ConnectionTests(SynchronousTestCase):
         """Connect over a path with this round trip; the first PING is answered."""
         self.connection = Http2Connection(
             clock=self.clock,
-            room=self.room,
-            unprocessed=self.unprocessed.append,
-            doubted=self.doubt,
-            measured=self.round_trips.append,
+            peer="Apple",
+            on_capacity=self.room,
+            on_unprocessed=self.unprocessed.append,
+            on_suspect=self.doubt,
+            on_round_trip=self.round_trips.append,
         )
         self.transport = Transport()
         self.transport.end = self.lose
@@ -109,14 +110,14 @@ class ConnectionTests(SynchronousTestCase):
         """The transport is gone."""
         self.connection.connectionLost(Failure(ConnectionLost()))
 
-    def send(self) -> list[End]:
+    def send(self) -> list[ExchangeResult]:
         """Send a push; its end will be in the list."""
         return self.send_exchange()[1]
 
-    def send_exchange(self) -> tuple[Exchange, list[End]]:
+    def send_exchange(self) -> tuple[Exchange, list[ExchangeResult]]:
         """Send a push; returns the exchange too."""
-        sent = Exchange(block=b"\x83", body=b"{}", deadline=4.0)
-        ends: list[End] = []
+        sent = Exchange(header_block=b"\x83", body=b"{}", deadline=4.0)
+        ends: list[ExchangeResult] = []
         sent.ended.addCallback(ends.append)
         self.connection.send(sent)
         return sent, ends
@@ -210,28 +211,28 @@ class ConnectionTests(SynchronousTestCase):
         self.pong()
         self.assertEqual((self.connection.can_open, self.rooms), (True, rooms + 1))
 
-    def test_it_proves_itself_at_once(self) -> None:
+    def test_it_is_verified_at_once(self) -> None:
         """On request, within half the time: the rest has passed on another connection."""
         self.tick(1.0)
-        self.connection.liveness.prove()
+        self.connection.liveness.verify()
         self.assertEqual((self.pings, self.connection.can_open), (1, False))
         self.tick(0.25)
         self.pong()
         self.assertTrue(self.connection.can_open)
         self.tick(5.0)
-        self.connection.liveness.prove()
+        self.connection.liveness.verify()
         self.tick(0.25)
         self.assertFalse(self.connection.closed.called)
         self.tick(0.25)
         self.assertTrue(self.connection.closed.called)
         self.assertEqual(self.doubts, 0)
 
-    def test_one_that_was_just_heard_need_not_prove_itself(self) -> None:
+    def test_one_that_was_just_heard_is_not_verified(self) -> None:
         """Its path works."""
         self.tick(1.0)
         self.send()
         self.connection.dataReceived(ok(1))
-        self.connection.liveness.prove()
+        self.connection.liveness.verify()
         self.assertEqual((self.pings, self.connection.can_open), (0, True))
 
     def test_answers_are_signs_of_life(self) -> None:
@@ -274,21 +275,21 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(self.pings, 1)
 
     def test_a_push_given_up_frees_its_stream(self) -> None:
-        """Apple is told."""
+        """Its stream is reset."""
         sent, _ = self.send_exchange()
-        self.assertTrue(self.connection.give_up(sent))
+        self.assertTrue(self.connection.cancel(sent))
         self.clock.advance(0)
         self.assertTrue(self.transport.value().endswith(frames.rst_stream(1, 8)))  # type: ignore[arg-type]
-        self.assertTrue(self.connection.give_up(sent))
+        self.assertTrue(self.connection.cancel(sent))
 
     def test_resets_do_not_come_in_floods(self) -> None:
         """Apple closes connections that reset too many streams; further resets wait."""
         sent = [self.send_exchange()[0] for _ in range(RESETS_AT_ONCE + 50)]
         self.clock.advance(0)
-        given_up = [self.connection.give_up(each) for each in sent]
+        given_up = [self.connection.cancel(each) for each in sent]
         self.assertEqual(given_up, [True] * RESETS_AT_ONCE + [False] * 50)
         self.clock.advance(1.0)
-        given_up = [self.connection.give_up(each) for each in sent[RESETS_AT_ONCE:]]
+        given_up = [self.connection.cancel(each) for each in sent[RESETS_AT_ONCE:]]
         self.assertEqual(given_up.count(True), RESETS_PER_S)
 
     def test_a_connection_full_of_pushes_given_up_is_left(self) -> None:
@@ -297,11 +298,11 @@ class ConnectionTests(SynchronousTestCase):
         sent = [self.send_exchange()[0] for _ in range(10)]
         for each in sent[:5]:
             each.end(OK)
-        self.connection.relieve()
+        self.connection.leave_if_clogged()
         self.assertFalse(self.connection.left.called)
         for each in sent:
             each.end(OK)
-        self.connection.relieve()
+        self.connection.leave_if_clogged()
         self.assertTrue(self.connection.left.called)
         self.assertTrue(self.transport.disconnecting)
 
@@ -327,7 +328,7 @@ class ConnectionTests(SynchronousTestCase):
         self.successResultOf(self.connection.closed)
 
     def test_a_broken_protocol_ends_it(self) -> None:
-        """With a GOAWAY that says so."""
+        """With a GOAWAY of that code."""
         ends = self.send()
         self.clock.advance(0)
         self.connection.dataReceived(pack(frames.PING, 0, 0, b"short"))
@@ -355,9 +356,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.connection.closed.called)
 
     def test_before_the_settings_a_timeout_ends_it(self) -> None:
-        """Whoever waits for it to be ready may give up."""
+        """A caller may stop waiting until it is ready."""
         connection = Http2Connection(
-            clock=self.clock, room=self.room, unprocessed=self.unprocessed.append
+            clock=self.clock, on_capacity=self.room, on_unprocessed=self.unprocessed.append
         )
         transport = Transport()
         transport.end = lambda: connection.connectionLost(Failure(ConnectionLost()))

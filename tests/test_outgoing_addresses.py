@@ -11,8 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from middlewared.outgoing.spreading import Spreading, SpreadingResolver
-from middlewared.outgoing.tcp_endpoints import DirectEndpoint
+from middlewared.outgoing.tcp_endpoints import DirectEndpoint, ShufflingReactor, ShufflingResolver
 
 FOUR = [IPv4Address("TCP", f"192.0.2.{number}", 443) for number in range(1, 9)]
 SIX = [IPv6Address("TCP", f"2001:db8::{number}", 443) for number in range(1, 9)]
@@ -45,7 +44,7 @@ class Receiver:
         self.complete = True
 
 
-class SpreadingTests(SynchronousTestCase):
+class ShufflingTests(SynchronousTestCase):
     """The order of addresses."""
 
     def test_every_address_comes_first_at_times(self) -> None:
@@ -53,7 +52,7 @@ class SpreadingTests(SynchronousTestCase):
         firsts = set()
         for _ in range(300):
             receiver = Receiver()
-            SpreadingResolver(FixedResolver()).resolveHostName(receiver, "push.example")
+            ShufflingResolver(FixedResolver()).resolveHostName(receiver, "push.example")
             self.assertTrue(receiver.complete)
             self.assertEqual(set(receiver.found[::2]), set(SIX))
             self.assertEqual(set(receiver.found[1::2]), set(FOUR))
@@ -76,5 +75,5 @@ class RealResolverTests(TestCase):
 
     async def test_what_the_reactor_does_is_left_alone(self) -> None:
         """All but the look-up of names is the reactor's."""
-        spreading = Spreading(reactor)
-        self.assertEqual(spreading.callLater, reactor.callLater)
+        shuffling = ShufflingReactor(reactor)
+        self.assertEqual(shuffling.callLater, reactor.callLater)

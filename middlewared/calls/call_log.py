@@ -1,62 +1,35 @@
 """
-What is told of calls that have ended: a log line, metrics, a row for response_log.
+What is recorded of calls that have ended: a log line, metrics, a row of response_log.
 
-The one invariant: nothing is done before the reply to the PBX has left. Ended calls are
-queued and processed a moment later, many at once under load.
+Nothing is done before the reply to the PBX has left: ended calls are queued and recorded
+a moment later, many at once under load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from twisted.logger import Logger
 
-from middlewared.calls.corrections import wakeup
+from middlewared.calls.device_updates import wakeup
 from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
-from middlewared.model import (
-    Answer,
-    DeviceKind,
-    LateAnswer,
-    Outcome,
-    Platform,
-    ResponseRecord,
-    Wakeup,
-)
+from middlewared.metrics import Metrics
+from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Wakeup
 from middlewared.quoting import fingerprint, word
 
-PUT_OFF_S = 0.02
+DELAY_S = 0.02
 MOST_DIFFERENCE_S = 1.0
-"""By so much a phone's own start time may lie before the one that we know."""
+"""How far the start time that a phone echoes may lie before the call's own."""
 
 
-class CallMetrics(Protocol):
-    """Counts calls; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def call_ended(self, kind: DeviceKind | None, outcome: Outcome | None) -> None:
-        """A call has ended; ``kind`` None: no device; ``outcome`` None: hung up."""
-
-    def woken(self, kind: DeviceKind, seconds: float) -> None:
-        """A phone answered ``seconds`` after the provider had taken its push."""
-
-    def answered(self, platform: Platform, attempt: int) -> None:
-        """A phone answered after the provider had accepted ``attempt`` pushes."""
-
-    def late_answer(self, kind: DeviceKind, seconds: float) -> None:
-        """A phone answered ``seconds`` after its call had timed out."""
-
-    def passed_on(self, seconds: float) -> None:
-        """A PBX was told an answer ``seconds`` after it had come."""
-
-
-class Journal:
+class CallLog:
     """
     Logs and counts ended requests and calls.
 
-    :param log_response: takes a phone's first answer for the response log.
-    :param log_wakeup: takes what a call says of its device's silence.
-    :param log_late: gets a late answer and when it was received, in epoch seconds.
+    :param log_response: takes a phone's first answer, for the response log.
+    :param log_wakeup: takes the effect of a call on the silent streak of its device.
+    :param log_late: takes a late answer and when it was received, in epoch seconds.
     """
 
     log = Logger()
@@ -66,7 +39,7 @@ class Journal:
         *,
         clock: Clock,
         wall: WallClock,
-        metrics: CallMetrics,
+        metrics: Metrics,
         log_response: Callable[[ResponseRecord], None],
         log_wakeup: Callable[[Wakeup], None],
         log_late: Callable[[LateAnswer, float], None],
@@ -77,36 +50,36 @@ class Journal:
         self._log_response = log_response
         self._log_wakeup = log_wakeup
         self._log_late = log_late
-        self._untold: list[Ended] = []
-        self._telling: DelayedCall | None = None
+        self._pending: list[Ended] = []
+        self._timer: DelayedCall | None = None
 
     def ended(self, ended: Ended) -> None:
-        """Put ``ended`` down, to be told soon."""
-        self._untold.append(ended)
-        if self._telling is None:
-            self._telling = self._clock.callLater(PUT_OFF_S, self.flush)
+        """Queue ``ended``, to be recorded soon."""
+        self._pending.append(ended)
+        if self._timer is None:
+            self._timer = self._clock.callLater(DELAY_S, self.flush)
 
     def flush(self) -> None:
-        """Tell all that was put down."""
-        if self._telling is not None and self._telling.active():
-            self._telling.cancel()
-        self._telling = None
-        untold, self._untold = self._untold, []
-        for ended in untold:
+        """Record all that is queued."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        pending, self._pending = self._pending, []
+        for ended in pending:
             if isinstance(ended, EndedCall):
-                self._tell_call(ended)
+                self._record_call(ended)
             elif isinstance(ended, LateAnswer):
-                self._tell_late(ended)
+                self._record_late_answer(ended)
             else:
-                self._tell_request(ended)
+                self._record_request(ended)
 
-    def _tell_call(self, ended: EndedCall) -> None:
+    def _record_call(self, ended: EndedCall) -> None:
         kind, settlement = ended.kind, ended.settlement
         outcome = None if settlement is None else settlement.outcome
         answer = None if settlement is None else settlement.answer
         self._metrics.call_ended(kind, outcome)
         received_time = None if answer is None else self._time_of(answer)
-        self._tell_silence(ended, outcome, received_time)
+        self._record_wakeup(ended, outcome, received_time)
         if kind is None or answer is None or received_time is None:
             return
         if ended.accepted_at is not None:
@@ -116,20 +89,20 @@ class Journal:
         record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
         self._log_response(record)
 
-    def _tell_silence(
+    def _record_wakeup(
         self, ended: EndedCall, outcome: Outcome | None, answered_at: float | None
     ) -> None:
         if ended.device is None:
             return
-        said = wakeup(ended.device, outcome, accepted=ended.accepted, answered_at=answered_at)
-        if said is not None:
-            self._log_wakeup(said)
+        found = wakeup(ended.device, outcome, accepted=ended.accepted, answered_at=answered_at)
+        if found is not None:
+            self._log_wakeup(found)
 
     def _time_of(self, answer: Answer) -> float:
-        """When it was received, in epoch seconds."""
+        """When ``answer`` was received, in epoch seconds."""
         return self._wall() - (self._clock.seconds() - answer.received_at)
 
-    def _tell_late(self, late: LateAnswer) -> None:
+    def _record_late_answer(self, late: LateAnswer) -> None:
         self._metrics.late_answer(late.kind, late.late_s)
         self._log_late(late, self._wall())
         self.log.info(
@@ -142,17 +115,17 @@ class Journal:
             late_ms=late.late_s * 1000,
         )
 
-    def _tell_request(self, ended: EndedRequest) -> None:
+    def _record_request(self, ended: EndedRequest) -> None:
         self._write(ended)
         answer = None if ended.settlement is None else ended.settlement.answer
         replied_at = ended.trace.time_of("replied")
-        # A repeat of a call that was answered before has waited for nothing.
+        # A repeat of a call that was answered before did not wait.
         if answer and replied_at and answer.received_at >= ended.trace.began_at:
             self._metrics.passed_on(max(0.0, replied_at - answer.received_at))
 
     def _write(self, ended: EndedRequest) -> None:
         incoming, key = ended.call.incoming, ended.call.unique_key
-        # Anyone who reads the key of a waiting call could answer it.
+        # Anyone who reads the key of a waiting call in the log could answer it.
         waits, mark = ended.waits(), fingerprint(key)
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
@@ -178,8 +151,8 @@ class Journal:
 
 def _call_id(call_id: str, known: str) -> str:
     """
-    As the PBX sent it. A UUID may be the key of a call to another account that still waits,
-    so only ``known``, the key of this one, is shown.
+    The call_id as the PBX sent it. A UUID may be the key of a call to another account that
+    still waits, so it is shown only if it is ``known``, the key of this call.
     """
     if is_uuid(call_id) and call_id != known:
         return f"fingerprint:{fingerprint(call_id)}"
@@ -187,7 +160,7 @@ def _call_id(call_id: str, known: str) -> str:
 
 
 def _pushes(provider_ids: Sequence[str]) -> str:
-    """The providers' ids of the pushes, which their support asks for."""
+    """The providers' ids of the pushes, for their support."""
     return f" pushes={','.join(map(word, provider_ids))}" if provider_ids else ""
 
 
@@ -199,8 +172,8 @@ def _platform(ended: EndedRequest) -> str:
 
 def _roundtrip_s(started_at: float, answer: Answer, received_time: float) -> float:
     """
-    From the start time the phone echoed; from our own record where the two disagree,
-    since a phone may send anything and the wall clock may have stepped.
+    Seconds from the start time that the phone echoed to its answer; from our own start time
+    where the two disagree, since a phone may send anything and the wall clock may have stepped.
     """
     ours = max(0.0, answer.received_at - started_at)
     echoed = received_time - answer.message_start_time

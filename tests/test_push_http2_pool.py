@@ -1,4 +1,4 @@
-"""Pool and connectors: back-off, the queue's bound, the alarm. Time is a ``task.Clock``."""
+"""Pool and connectors: back-off, and the queue's bound. Time is a ``task.Clock``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.mass_refusal import MASS, PERIOD_S, MassRefusal
 from middlewared.push.http2 import frames
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.connector import MAX_BACKOFF_S, REST_S, USEFUL_AFTER_S
-from middlewared.push.http2.exchange import OK, End, Exchange, always_wanted
-from middlewared.push.http2.paths import Paths
-from middlewared.push.http2.pool import MAX_QUEUE, Http2Pool
-from middlewared.push.interface import Rejected, Temporary, Uncertain
+from middlewared.push.http2.exchange import OK, Exchange, ExchangeResult
+from middlewared.push.http2.pool import MAX_QUEUE, HostPools, Http2Pool
+from middlewared.push.interface import Rejected, Temporary, Uncertain, always_wanted
 
 PING = frames.FRAME_HEAD.pack(8 << 8 | frames.PING, 0, 0)
 
@@ -85,7 +83,7 @@ class PoolTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.network = Network(self.clock)
-        self.paths = Paths()
+        self.host_pools = HostPools()
         self.pools: list[Http2Pool] = []
         self.pool = self.make_pool()
         self.addCleanup(self.at_the_end)
@@ -98,7 +96,7 @@ class PoolTests(SynchronousTestCase):
             host=host,
             endpoint=lambda: cast(IStreamClientEndpoint, self.network),
             size=size,
-            paths=self.paths,
+            host_pools=self.host_pools,
         )
         self.pools.append(pool)
         return pool
@@ -117,11 +115,11 @@ class PoolTests(SynchronousTestCase):
         send_by: float | None = None,
         wanted: Callable[[], bool] = always_wanted,
         pool: Http2Pool | None = None,
-    ) -> list[End]:
+    ) -> list[ExchangeResult]:
         """Submit a push; its end will be in the list."""
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
+        exchange = Exchange(header_block=b"\x83", body=b"{}", deadline=deadline, wanted=wanted)
         exchange.send_by = send_by or deadline
-        ends: list[End] = []
+        ends: list[ExchangeResult] = []
         exchange.ended.addCallback(ends.append)
         (pool or self.pool).submit(exchange)
         return ends
@@ -188,8 +186,8 @@ class PoolTests(SynchronousTestCase):
         self.network.up = True
         self.network.settings = {3: 1, 6: 500}
         self.pool.start()
-        exchange = Exchange(block=b"\x83", body=b"{}", deadline=1e9, list_size=501)
-        ends: list[End] = []
+        exchange = Exchange(header_block=b"\x83", body=b"{}", deadline=1e9, header_list_size=501)
+        ends: list[ExchangeResult] = []
         exchange.ended.addCallback(ends.append)
         self.pool.submit(exchange)
         self.assertEqual(ends, [Rejected("header list larger than the peer takes")])
@@ -315,14 +313,14 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual([type(end) for end in sent], [Uncertain])
 
     def test_the_queue_is_served_in_order(self) -> None:
-        """Whoever waits longest goes first, one stream at a time."""
+        """The one that has waited longest goes first, one stream at a time."""
         served: list[int] = []
 
-        def note(number: int, _: End) -> None:
+        def note(number: int, _: ExchangeResult) -> None:
             served.append(number)
 
         for number in range(3):
-            exchange = Exchange(block=b"\x83", body=b"%d" % number, deadline=9.0)
+            exchange = Exchange(header_block=b"\x83", body=b"%d" % number, deadline=9.0)
             exchange.ended.addCallback(partial(note, number))
             self.pool.submit(exchange)
         self.network.up = True
@@ -331,38 +329,3 @@ class PoolTests(SynchronousTestCase):
             answer = frames.pack(frames.HEADERS, 5, stream_id, b"\x88")
             self.network.connections[0].dataReceived(answer)
         self.assertEqual(served, [0, 1, 2])
-
-
-class MassRefusalTests(SynchronousTestCase):
-    """When many devices are refused alike."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.alarm = MassRefusal(app="app", kind="calls", clock=self.clock)
-
-    def refuse(self, count: int, *, first: int = 0) -> list[bool]:
-        """What is said to so many different devices' refusals."""
-        return [self.alarm.refused("BadTopic", str(first + number)) for number in range(count)]
-
-    def test_many_devices_raise_it(self) -> None:
-        """From the tenth on."""
-        self.assertEqual(self.refuse(MASS + 2), [False] * (MASS - 1) + [True] * 3)
-
-    def test_one_device_does_not(self) -> None:
-        """However often it is refused."""
-        self.assertFalse(any(self.alarm.refused("BadTopic", "same") for _ in range(100)))
-
-    def test_not_when_others_are_accepted(self) -> None:
-        """Then the app is configured well."""
-        self.refuse(1)
-        for _ in range(MASS + 1):
-            self.alarm.accepted()
-        self.assertFalse(any(self.refuse(MASS * 2)))
-
-    def test_not_over_a_long_time(self) -> None:
-        """Old tokens are refused now and then."""
-        said = []
-        for number in range(3 * MASS):
-            said += self.refuse(1, first=number)
-            self.clock.advance(PERIOD_S / 5)
-        self.assertFalse(any(said))

@@ -1,4 +1,4 @@
-"""What is told of ended calls, and when."""
+"""What is recorded of ended calls, and when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.calls.journal import Journal
+from middlewared.calls.call_log import CallLog
 from middlewared.calls.ringing import EndedCall, EndedRequest
 from middlewared.calls.trace import Trace
 from middlewared.metrics import Metrics
@@ -35,7 +35,7 @@ KIND = DeviceKind("app", Platform.GCM)
 ANSWERED = Settlement(Outcome.ANSWERED, Answer(True, START + 0.1, START + 1.5))
 
 
-class JournalTests(SynchronousTestCase):
+class CallLogTests(SynchronousTestCase):
     """With the real metrics."""
 
     def setUp(self) -> None:
@@ -46,7 +46,7 @@ class JournalTests(SynchronousTestCase):
         self.wakeups: list[Wakeup] = []
         self.late: list[tuple[LateAnswer, float]] = []
         self.wall_step_s = 0.0
-        self.journal = Journal(
+        self.call_log = CallLog(
             clock=self.clock,
             wall=lambda: self.clock.seconds() + self.wall_step_s,
             metrics=self.metrics,
@@ -71,26 +71,26 @@ class JournalTests(SynchronousTestCase):
         trace.mark("replied", replied_at)
         return EndedRequest(CALL, trace, joined, None if joined else KIND, ANSWERED)
 
-    def test_nothing_is_told_at_once(self) -> None:
+    def test_nothing_is_recorded_at_once(self) -> None:
         """The reply to the PBX goes first."""
-        self.journal.ended(self.request(joined=False, replied_at=START))
+        self.call_log.ended(self.request(joined=False, replied_at=START))
         self.assertEqual(self.events, [])
         self.clock.advance(0.1)
         self.assertEqual(len(self.lines()), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_flush_tells_all(self) -> None:
+    def test_flush_records_all(self) -> None:
         """At the stop nothing is left, and no timer either."""
-        self.journal.ended(self.request(joined=False, replied_at=START))
-        self.journal.flush()
+        self.call_log.ended(self.request(joined=False, replied_at=START))
+        self.call_log.flush()
         self.assertEqual(len(self.lines()), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_line_of_a_request(self) -> None:
         """Key, call_id, account, platform, outcome and steps; the number only at debug."""
-        self.journal.ended(self.request(joined=False, replied_at=START + 1.502))
-        self.journal.ended(self.request(joined=True, replied_at=START + 1.502))
-        self.journal.flush()
+        self.call_log.ended(self.request(joined=False, replied_at=START + 1.502))
+        self.call_log.ended(self.request(joined=True, replied_at=START + 1.502))
+        self.call_log.flush()
         self.assertEqual(
             self.lines(),
             [
@@ -108,9 +108,9 @@ class JournalTests(SynchronousTestCase):
         call = attrs.evolve(CALL, unique_key=KEY, incoming=incoming)
         request = self.request(joined=False, replied_at=START)
         request = attrs.evolve(request, call=call, settlement=None)
-        self.journal.ended(attrs.evolve(request, waits=lambda: True))
-        self.journal.ended(attrs.evolve(request, waits=lambda: False))
-        self.journal.flush()
+        self.call_log.ended(attrs.evolve(request, waits=lambda: True))
+        self.call_log.ended(attrs.evolve(request, waits=lambda: False))
+        self.call_log.flush()
         during, after = self.lines()
         mark = fingerprint(KEY)
         self.assertIn(f"unique_key=- fingerprint={mark} call_id=fingerprint:{mark} ", during)
@@ -121,8 +121,8 @@ class JournalTests(SynchronousTestCase):
         """One caller's UUID rings two accounts: it is the key of the other call."""
         request = self.request(joined=False, replied_at=START)
         incoming = attrs.evolve(CALL.incoming, call_id=KEY)
-        self.journal.ended(attrs.evolve(request, call=attrs.evolve(CALL, incoming=incoming)))
-        self.journal.flush()
+        self.call_log.ended(attrs.evolve(request, call=attrs.evolve(CALL, incoming=incoming)))
+        self.call_log.flush()
         self.assertNotIn(KEY, self.lines()[0])
 
     def test_call_id_cannot_pose_as_another_field(self) -> None:
@@ -130,14 +130,14 @@ class JournalTests(SynchronousTestCase):
         incoming = attrs.evolve(CALL.incoming, call_id="x sip_user_id=7")
         request = self.request(joined=False, replied_at=START)
         call = attrs.evolve(CALL, incoming=incoming)
-        self.journal.ended(attrs.evolve(request, call=call))
-        self.journal.flush()
+        self.call_log.ended(attrs.evolve(request, call=call))
+        self.call_log.flush()
         self.assertIn("call_id='x sip_user_id=7' ", self.lines()[0])
 
     def test_answered_call(self) -> None:
         """Counted, timed from the accepted push, and one row for the response log."""
-        self.journal.ended(EndedCall(KIND, START, START + 0.5, ANSWERED))
-        self.journal.flush()
+        self.call_log.ended(EndedCall(KIND, START, START + 0.5, ANSWERED))
+        self.call_log.flush()
         self.assertEqual(
             self.value("middlewared_calls_total", app="app", platform="gcm", outcome="answered"), 1
         )
@@ -150,19 +150,19 @@ class JournalTests(SynchronousTestCase):
 
     def test_absurd_start_time_is_not_believed(self) -> None:
         """A phone may echo anything: then our own start counts."""
-        for told in (0.0, START + 100, float("nan")):
-            answer = Answer(True, told, START + 1.5)
+        for echoed in (0.0, START + 100, float("nan")):
+            answer = Answer(True, echoed, START + 1.5)
             settlement = Settlement(Outcome.ANSWERED, answer)
-            self.journal.ended(EndedCall(KIND, START, None, settlement))
-        self.journal.flush()
+            self.call_log.ended(EndedCall(KIND, START, None, settlement))
+        self.call_log.flush()
         self.assertEqual([row.roundtrip_seconds for row in self.rows], [1.5] * 3)
 
     def test_a_step_of_the_wall_clock_changes_no_duration(self) -> None:
         """The row is stamped by the stepped clock; the round trip is our own measurement."""
         for step_s in (-3600.0, -5.0, 5.0, 60.0):
             self.wall_step_s = step_s
-            self.journal.ended(EndedCall(KIND, START, None, ANSWERED))
-            self.journal.flush()
+            self.call_log.ended(EndedCall(KIND, START, None, ANSWERED))
+            self.call_log.flush()
             row = self.rows[-1]
             self.assertEqual((row.roundtrip_seconds, row.answered_at), (1.5, START + step_s + 1.5))
 
@@ -170,25 +170,25 @@ class JournalTests(SynchronousTestCase):
         """A time-out after an accepted push, and an answer, are stored; other ends are not."""
         device = Device(123456789, Platform.GCM, "app", "token")
         ended = EndedCall(KIND, START, START, Settlement(Outcome.TIMEOUT), 1, device)
-        self.journal.ended(ended)
-        self.journal.ended(attrs.evolve(ended, accepted=0, accepted_at=None))
-        self.journal.ended(attrs.evolve(ended, settlement=ANSWERED))
-        self.journal.flush()
+        self.call_log.ended(ended)
+        self.call_log.ended(attrs.evolve(ended, accepted=0, accepted_at=None))
+        self.call_log.ended(attrs.evolve(ended, settlement=ANSWERED))
+        self.call_log.flush()
         self.assertEqual(self.wakeups, [Wakeup(device, None), Wakeup(device, START + 1.5)])
 
     def test_hung_up_call(self) -> None:
         """No outcome, so not among the ended calls; but its device was found."""
-        self.journal.ended(EndedCall(KIND, START, START, None))
-        self.journal.flush()
+        self.call_log.ended(EndedCall(KIND, START, START, None))
+        self.call_log.flush()
         families = {each.name: each for each in self.metrics.registry.collect()}
         self.assertEqual(families["middlewared_calls"].samples, [])
         name = "vialer_middleware_incoming_call_success_total"
         self.assertEqual(self.value(name, action="Received", os="Middleware"), 1)
 
     def test_time_to_the_ack_is_of_requests_that_waited(self) -> None:
-        """Joined ones too; a repeat of a call that was answered before says nothing."""
-        self.journal.ended(self.request(joined=False, replied_at=START + 1.5))
-        self.journal.ended(self.request(joined=True, replied_at=START + 1.5))
-        self.journal.ended(self.request(joined=True, replied_at=START + 3, began_at=START + 3))
-        self.journal.flush()
+        """Joined ones too; not a repeat of a call that was answered before."""
+        self.call_log.ended(self.request(joined=False, replied_at=START + 1.5))
+        self.call_log.ended(self.request(joined=True, replied_at=START + 1.5))
+        self.call_log.ended(self.request(joined=True, replied_at=START + 3, began_at=START + 3))
+        self.call_log.flush()
         self.assertEqual(self.value("middlewared_answer_to_ack_seconds_count"), 2)

@@ -15,13 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.push.apns.push_request import RequestKind, authorization_header
 from middlewared.push.http2 import frames
-from middlewared.push.http2.exchange import OK, End, Exchange, Response
+from middlewared.push.http2.exchange import OK, Exchange, ExchangeResult, Response
 from middlewared.push.http2.frames import ProtocolFault, pack
-from middlewared.push.http2.session import MAX_STREAMS, MOST_IDLE_FRAMES, Session
+from middlewared.push.http2.session import MAX_IDLE_FRAMES, MAX_STREAMS, Session
 from middlewared.push.interface import Temporary, Uncertain
 
 KIND = RequestKind.of(authority="apple.example", topic="app.voip", push_type="voip")
 SENT_AT = 7.0
+APNS_ID = [(b"apns-id", b"x" * 36)]
 
 
 def goaway(last_stream_id: int, code: int) -> bytes:
@@ -32,7 +33,7 @@ def goaway(last_stream_id: int, code: int) -> bytes:
 def exchange(body: bytes = b"{}") -> Exchange:
     """A push."""
     block = KIND.block(token="ab" * 32, authorization=b"", expiration=1_700_000_000)
-    return Exchange(block=block, body=body, deadline=0.0)
+    return Exchange(header_block=block, body=body, deadline=0.0)
 
 
 class Peers:
@@ -40,7 +41,7 @@ class Peers:
 
     def __init__(self, **settings: int) -> None:
         self.unprocessed: list[Exchange] = []
-        self.session = Session(unprocessed=self.unprocessed.append)
+        self.session = Session(on_unprocessed=self.unprocessed.append)
         self.server = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         for name, value in settings.items():
             self.server.local_settings[SettingCodes[name]] = value
@@ -55,7 +56,7 @@ class Peers:
     def exchange_bytes(self) -> None:
         """Carry bytes both ways until there are no more."""
         self.session.receive(self.server.data_to_send())
-        while out := self.session.sender.take(SENT_AT):
+        while out := self.session.output.take(SENT_AT):
             for event in self.server.receive_data(out):
                 self._note(event)
             self.session.receive(self.server.data_to_send())
@@ -69,10 +70,12 @@ class Peers:
             case StreamReset(stream_id=int(stream_id)):
                 self.resets.append(stream_id)
 
-    def open(self, body: bytes = b"{}", *, written: bool = True) -> tuple[Exchange, list[End]]:
+    def open(
+        self, body: bytes = b"{}", *, written: bool = True
+    ) -> tuple[Exchange, list[ExchangeResult]]:
         """Open an exchange, optionally write it; its end is added to the list."""
         opened = exchange(body)
-        ends: list[End] = []
+        ends: list[ExchangeResult] = []
         opened.ended.addCallback(ends.append)
         self.session.open(opened)
         if written:
@@ -86,9 +89,9 @@ class Peers:
 
     def ping(self) -> bytes:
         """Let the session send a PING; returns the ACK without delivering it."""
-        self.session.sender.take(SENT_AT)
+        self.session.output.take(SENT_AT)
         self.session.ping()
-        return frames.ping(self.session.sender.take(SENT_AT)[frames.HEAD_SIZE :], ack=True)
+        return frames.ping(self.session.output.take(SENT_AT)[frames.HEAD_SIZE :], ack=True)
 
     def limit(self, streams: int) -> None:
         """Change how many streams are allowed."""
@@ -97,7 +100,7 @@ class Peers:
 
     def answer(self, stream_id: int, status: int = 200, body: bytes = b"") -> None:
         """Answer as Apple does."""
-        headers = [(b":status", b"%d" % status), (b"apns-id", b"x" * 36)]
+        headers = [(b":status", b"%d" % status), *APNS_ID]
         self.server.send_headers(stream_id, headers, end_stream=not body)
         if body:
             self.server.send_data(stream_id, body, end_stream=True)
@@ -113,7 +116,7 @@ class RequestTests(SynchronousTestCase):
         block = KIND.block(
             token="ab" * 32, authorization=authorization_header("jwt" * 80), expiration=17.9
         )
-        peers.session.open(Exchange(block=block, body=b'{"aps":{}}', deadline=0.0))
+        peers.session.open(Exchange(header_block=block, body=b'{"aps":{}}', deadline=0.0))
         peers.exchange_bytes()
         headers = peers.requests[1]
         self.assertEqual(list(headers)[:4], [b":method", b":scheme", b":authority", b":path"])
@@ -132,7 +135,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(peers.session.max_list_size, 8000)
         for authorization in (b"", authorization_header("jwt" * 80)):
             block = KIND.block(token="ab" * 32, authorization=authorization, expiration=1575988800)
-            peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+            peers.session.open(Exchange(header_block=block, body=b"{}", deadline=0.0))
             peers.exchange_bytes()
             headers = peers.requests[max(peers.requests)]
             exact = sum(len(name) + len(value) + 32 for name, value in headers.items())
@@ -143,12 +146,12 @@ class RequestTests(SynchronousTestCase):
         """What a device registered is quoted, however strange it is."""
         block = KIND.block(token="a/b é\r\n", authorization=b"", expiration=0)
         peers = Peers()
-        peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+        peers.session.open(Exchange(header_block=block, body=b"{}", deadline=0.0))
         peers.exchange_bytes()
         self.assertEqual(peers.requests[1][b":path"], b"/3/device/a%2Fb%20%C3%A9%0D%0A")
 
     def test_a_peer_with_a_small_header_table(self) -> None:
-        """It must be told that ours is no larger, once, before anything else is encoded."""
+        """One update of the table's size comes before any other header."""
         for size in (0, 100):
             peers = Peers(HEADER_TABLE_SIZE=size)
             peers.server.decoder.max_allowed_table_size = size
@@ -163,14 +166,14 @@ class RequestTests(SynchronousTestCase):
         """Its header block takes more than one frame."""
         block = KIND.block(token="é" * 4_096, authorization=b"", expiration=0)
         peers = Peers()
-        peers.session.open(Exchange(block=block, body=b"{}", deadline=0.0))
+        peers.session.open(Exchange(header_block=block, body=b"{}", deadline=0.0))
         peers.exchange_bytes()
         self.assertEqual(peers.requests[1][b":path"], b"/3/device/" + b"%C3%A9" * 4_096)
         self.assertEqual(peers.bodies[1], b"{}")
 
     def test_nothing_is_opened_before_the_first_settings(self) -> None:
         """The peer's limit is not known before."""
-        session = Session(unprocessed=lambda _: None)
+        session = Session(on_unprocessed=lambda _: None)
         session.start()
         self.assertFalse(session.can_open)
         session.receive(frames.settings({}))
@@ -192,7 +195,7 @@ class RequestTests(SynchronousTestCase):
 
     def test_an_unlimited_peer_is_not_flooded(self) -> None:
         """We have a limit of our own."""
-        session = Session(unprocessed=lambda _: None)
+        session = Session(on_unprocessed=lambda _: None)
         session.receive(frames.settings({}))
         while session.can_open:
             session.open(exchange(b""))
@@ -258,14 +261,14 @@ class FlowControlTests(SynchronousTestCase):
         for number in range(200):
             opened, ends = peers.open()
             peers.answer(opened.stream_id, 400, b"x" * 16_000)
-            self.assertEqual(ends, [Response(400, b"x" * 16_000)], number)
+            self.assertEqual(ends, [Response(400, b"x" * 16_000, APNS_ID)], number)
 
 
 class AnswerTests(SynchronousTestCase):
     """What becomes of answers."""
 
     def test_an_accepted_push(self) -> None:
-        """200 is all Apple says."""
+        """The response is a plain 200."""
         peers = Peers()
         opened, ends = peers.open()
         peers.answer(opened.stream_id)
@@ -273,17 +276,19 @@ class AnswerTests(SynchronousTestCase):
         self.assertFalse(peers.session.streams)
 
     def test_a_refusal_carries_its_body_and_retry_after(self) -> None:
-        """Both are needed to judge it."""
+        """Both are needed to interpret it."""
         peers = Peers()
         _, ends = peers.open()
         headers = [(":status", "429"), ("retry-after", "7")]
         peers.server.send_headers(1, headers)
         peers.server.send_data(1, b'{"reason":"TooManyRequests"}', end_stream=True)
         peers.exchange_bytes()
-        self.assertEqual(ends, [Response(429, b'{"reason":"TooManyRequests"}', "7")])
+        self.assertEqual(
+            ends, [Response(429, b'{"reason":"TooManyRequests"}', [(b"retry-after", b"7")])]
+        )
 
     def test_answers_in_pieces_of_one_byte(self) -> None:
-        """Where TCP cuts is nobody's concern."""
+        """The boundaries of TCP segments do not matter."""
         peers = Peers()
         ends = [peers.open()[1] for _ in range(3)]
         for stream_id, status in ((1, 200), (3, 410), (5, 200)):
@@ -303,7 +308,8 @@ class AnswerTests(SynchronousTestCase):
         peers.server.send_data(1, b"{}", pad_length=200)
         peers.server.send_headers(1, [("x-trailer", "1")], end_stream=True)
         peers.exchange_bytes()
-        self.assertEqual(ends, [Response(400, b"{}")])
+        headers = [(name.encode(), value.encode()) for name, value in extra]
+        self.assertEqual(ends, [Response(400, b"{}", headers)])
 
     def test_unknown_frames_and_priorities_are_ignored(self) -> None:
         """RFC 9113, section 4.1."""
@@ -314,11 +320,11 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(ends, [OK])
 
     def test_a_peer_that_keeps_its_dynamic_table(self) -> None:
-        """A table of size 0 is a wish; answers are right without it."""
-        session = Session(unprocessed=lambda _: None)
+        """A table of size 0 is a request; responses are read correctly without it."""
+        session = Session(on_unprocessed=lambda _: None)
         session.receive(frames.settings({}))
         encoder = Encoder()
-        ends: list[End] = []
+        ends: list[ExchangeResult] = []
         for stream_id in (1, 3, 5):
             opened = exchange()
             opened.ended.addCallback(ends.append)
@@ -327,14 +333,14 @@ class AnswerTests(SynchronousTestCase):
             block = encoder.encode([(":status", status), ("x-same", "in the table")])
             flags = frames.END_HEADERS | frames.END_STREAM
             session.receive(pack(frames.HEADERS, flags, stream_id, block))
-        self.assertEqual(ends, [OK, OK, Response(410)])
+        self.assertEqual(ends, [OK, OK, Response(410, b"", [(b"x-same", b"in the table")])])
 
     def test_an_answer_before_the_body_was_sent(self) -> None:
         """It counts, and our half of the stream is closed."""
         peers = Peers(INITIAL_WINDOW_SIZE=0)
         _, ends = peers.open()
         peers.answer(1, 413, b"{}")
-        self.assertEqual(ends, [Response(413, b"{}")])
+        self.assertEqual(ends, [Response(413, b"{}", APNS_ID)])
         self.assertEqual(peers.resets, [1])
         self.assertFalse(peers.session.streams)
 
@@ -345,10 +351,10 @@ class AnswerTests(SynchronousTestCase):
             [(":status", "20")],
             [(":status", "101")],
         ):
-            session = Session(unprocessed=lambda _: None)
+            session = Session(on_unprocessed=lambda _: None)
             session.receive(frames.settings({}))
             opened = exchange()
-            ends: list[End] = []
+            ends: list[ExchangeResult] = []
             opened.ended.addCallback(ends.append)
             session.open(opened)
             block = Encoder().encode(headers)
@@ -361,7 +367,7 @@ class AnswerTests(SynchronousTestCase):
         """It may have crossed our RST_STREAM; it is read and dropped."""
         peers = Peers()
         opened, ends = peers.open()
-        peers.session.give_up(opened)
+        peers.session.cancel(opened)
         peers.session.receive(
             pack(frames.HEADERS, frames.END_HEADERS, 1, Encoder().encode([(":status", "400")]))
             + pack(frames.DATA, frames.END_STREAM, 1, b"{}")
@@ -385,7 +391,7 @@ class EndTests(SynchronousTestCase):
         )
         self.assertEqual(peers.unprocessed, [opened[3][0], opened[2][0]])
         self.assertFalse(peers.session.can_open)
-        self.assertEqual(peers.session.farewell, 'GOAWAY NO_ERROR {"reason":"Shutdown"}')
+        self.assertEqual(peers.session.goaway, 'GOAWAY NO_ERROR {"reason":"Shutdown"}')
         peers.answer(1)
         peers.answer(3)
         self.assertEqual([ends for _, ends in opened], [[OK], [OK], [], []])
@@ -411,7 +417,7 @@ class EndTests(SynchronousTestCase):
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         opened, ends = peers.open(b"too long")
         peers.reset(opened, ErrorCodes.INTERNAL_ERROR)
-        self.assertEqual((ends, peers.unprocessed, opened.deaths), ([], [opened], 1))
+        self.assertEqual((ends, peers.unprocessed, opened.lost_connections), ([], [opened], 1))
 
     def test_a_status_that_was_read_stands(self) -> None:
         """Whatever happens to the stream or connection afterwards."""
@@ -425,7 +431,7 @@ class EndTests(SynchronousTestCase):
             ),
         }
         for name, lose in losses.items():
-            for status, answer in ((200, OK), (410, Response(410, b"", "7"))):
+            for status, answer in ((200, OK), (410, Response(410, b"", [(b"retry-after", b"7")]))):
                 peers = Peers()
                 opened, ends = peers.open()
                 headers = [(":status", str(status)), ("retry-after", "7")]
@@ -453,12 +459,12 @@ class EndTests(SynchronousTestCase):
         peers.server.increment_flow_control_window(4, stream_id=1)
         peers.session.receive(peers.server.data_to_send())
         self.assertIsNone(opened.sent_at)
-        peers.session.sender.take(9.0)
+        peers.session.output.take(9.0)
         peers.session.close(ErrorCodes.NO_ERROR, "gone")
         self.assertEqual(ends, [Uncertain("gone", 9.0)])
 
     def test_a_covered_stream_whose_connection_is_lost_is_uncertain(self) -> None:
-        """GOAWAY says that it may have been processed (RFC 9113, section 6.8)."""
+        """By the GOAWAY, it may have been processed (RFC 9113, section 6.8)."""
         peers = Peers()
         covered, ends = peers.open()
         above, _ = peers.open()
@@ -480,9 +486,9 @@ class EndTests(SynchronousTestCase):
         peers = Peers()
         peers.server.ping(b"12345678")
         peers.session.ping()
-        self.assertTrue(peers.session.asked)
+        self.assertTrue(peers.session.ping_pending)
         peers.exchange_bytes()
-        self.assertEqual((peers.session.signs, peers.session.asked), (1, False))
+        self.assertEqual((peers.session.signs_of_life, peers.session.ping_pending), (1, False))
 
     def test_an_ack_of_no_ping_is_no_sign_of_life(self) -> None:
         """Only the ACK of the latest PING counts: an older one does not show the present path."""
@@ -491,9 +497,9 @@ class EndTests(SynchronousTestCase):
         new = peers.ping()
         for ack in (old, frames.ping(b"12345678", ack=True)):
             peers.session.receive(ack)
-            self.assertEqual(peers.session.signs, 0)
+            self.assertEqual(peers.session.signs_of_life, 0)
         peers.session.receive(new)
-        self.assertEqual(peers.session.signs, 1)
+        self.assertEqual(peers.session.signs_of_life, 1)
 
     def test_stream_numbers_run_out(self) -> None:
         """After the last one the connection is left."""
@@ -564,7 +570,7 @@ class FaultTests(SynchronousTestCase):
 
     def fault(self, received: bytes, *, ready: bool) -> ErrorCodes:
         """The code of the fault that ``received`` is."""
-        session = Session(unprocessed=lambda _: None)
+        session = Session(on_unprocessed=lambda _: None)
         session.start()
         if ready:
             session.receive(frames.settings({}))
@@ -577,11 +583,11 @@ class FaultTests(SynchronousTestCase):
         """A peer that only keeps us busy is left, one that also answers is not."""
         ping, settings = frames.ping(b"12345678"), frames.settings({})
         for flood in (ping, settings):
-            code = self.fault(flood * (MOST_IDLE_FRAMES + 100), ready=True)
+            code = self.fault(flood * (MAX_IDLE_FRAMES + 100), ready=True)
             self.assertEqual(code, ErrorCodes.ENHANCE_YOUR_CALM)
         peers = Peers()
         for _ in range(3):
-            peers.session.receive(ping * (MOST_IDLE_FRAMES - 100))
+            peers.session.receive(ping * (MAX_IDLE_FRAMES - 100))
             peers.session.receive(peers.ping())
 
     def test_at_the_start(self) -> None:

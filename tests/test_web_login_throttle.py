@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import AccountsDown, CredentialsRefused
-from middlewared.web.guesses import AT_ONCE, LONGEST_IN_LINE_S, MOST_IN_LINE, Guesses
+from middlewared.web.login_throttle import MAX_CONCURRENT, MAX_QUEUED, MAX_QUEUED_S, LoginThrottle
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import WebSettings
 
@@ -19,15 +19,15 @@ OF_ADDRESS = 60
 OF_NAME = 10
 
 
-class GuessesCase(SynchronousTestCase):
-    """A backend whose answers the test gives."""
+class LoginThrottleCase(SynchronousTestCase):
+    """A backend whose answers come from the test."""
 
     settings = WebSettings()
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)
-        self.guesses = Guesses(clock=self.clock, places=100, max_addresses=3)
+        self.throttle = LoginThrottle(clock=self.clock, slots=100, max_addresses=3)
         self.asked: list[Deferred[str]] = []
         self.attempts: list[Deferred[str]] = []
         self.addCleanup(self.give_up)
@@ -56,7 +56,7 @@ class GuessesCase(SynchronousTestCase):
             self.asked.append(answer)
             return await answer
 
-        return self.keep(self.guesses.attempt(address, lambda: [name], self.settings, ask))
+        return self.keep(self.throttle.attempt(address, lambda: [name], self.settings, ask))
 
     def refuse(self, count: int, *, address: Hashable = "here", name: Hashable = None) -> None:
         """So many refused guesses, each for a name of its own unless ``name`` is given."""
@@ -75,7 +75,7 @@ class GuessesCase(SynchronousTestCase):
         return error.retry_after_s
 
 
-class WindowTests(GuessesCase):
+class WindowTests(LoginThrottleCase):
     """Refusals that are known."""
 
     def test_an_address_is_stopped_until_its_window_ends(self) -> None:
@@ -108,7 +108,7 @@ class WindowTests(GuessesCase):
     def test_names_are_not_looked_for_when_the_address_is_stopped(self) -> None:
         """To find them costs more than to refuse."""
         self.refuse(OF_ADDRESS)
-        stopped: Coroutine[Deferred[object], object, object] = self.guesses.attempt(
+        stopped: Coroutine[Deferred[object], object, object] = self.throttle.attempt(
             "here", self.fail, self.settings, self.fail
         )
         self.failureResultOf(Deferred.fromCoroutine(stopped), TooManyRequests)
@@ -137,7 +137,7 @@ class WindowTests(GuessesCase):
             self.too_many(self.attempt("login", address=number))
 
 
-class PendingTests(GuessesCase):
+class PendingTests(LoginThrottleCase):
     """Attempts whose end is not known."""
 
     def test_parallel_guesses_for_a_name_count_before_they_are_refused(self) -> None:
@@ -161,7 +161,7 @@ class PendingTests(GuessesCase):
     def test_parallel_guesses_of_an_address_count_before_they_are_refused(self) -> None:
         """A thousand logins at once: no more are asked than may be refused."""
         guesses = [self.attempt(number) for number in range(1000)]
-        self.assertEqual(len(self.asked), AT_ONCE)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT)
         self.end_all(CredentialsRefused("no"))
         self.assertEqual(len(self.asked), OF_ADDRESS)
         for guess in guesses[:OF_ADDRESS]:
@@ -170,34 +170,34 @@ class PendingTests(GuessesCase):
             self.too_many(guess)
 
     def test_many_good_ones_behind_one_address_wait_for_each_other(self) -> None:
-        """All phones of an office come back at once: nobody is refused."""
-        attempts = [self.attempt(number) for number in range(MOST_IN_LINE + AT_ONCE)]
+        """All phones of an office come back at once: none is refused."""
+        attempts = [self.attempt(number) for number in range(MAX_QUEUED + MAX_CONCURRENT)]
         self.assertEqual(self.too_many(self.attempt("one more")), 1)
         self.end_all()
         self.assertEqual({self.successResultOf(each) for each in attempts}, {"good"})
 
     def test_the_end_of_a_line_may_come_all_at_once(self) -> None:
         """However long it is: a backend that fails without a wait."""
-        first = [self.attempt(number) for number in range(AT_ONCE)]
+        first = [self.attempt(number) for number in range(MAX_CONCURRENT)]
         down = AccountsDown("full")
-        line = [self.attempt(("in line", n), at_once=down) for n in range(MOST_IN_LINE)]
+        line = [self.attempt(("in line", n), at_once=down) for n in range(MAX_QUEUED)]
         self.asked[0].callback("good")
         self.assertEqual(self.successResultOf(first[0]), "good")
         for each in line:
             self.failureResultOf(each, AccountsDown)
         self.attempt("next")
-        self.assertEqual(len(self.asked), AT_ONCE + 1)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT + 1)
 
-    def test_nobody_stands_in_line_for_ever(self) -> None:
-        """A backend that does not answer keeps its places."""
-        for number in range(AT_ONCE):
+    def test_no_attempt_is_queued_for_ever(self) -> None:
+        """A backend that does not answer keeps its slots."""
+        for number in range(MAX_CONCURRENT):
             self.attempt(number)
         waiting = self.attempt("login")
-        self.clock.pump([LONGEST_IN_LINE_S / 4] * 4 + [0.1])
+        self.clock.pump([MAX_QUEUED_S / 4] * 4 + [0.1])
         self.failureResultOf(waiting, AccountsDown)
         self.asked[0].callback("good")
         self.attempt("login")
-        self.assertEqual(len(self.asked), AT_ONCE + 1)
+        self.assertEqual(len(self.asked), MAX_CONCURRENT + 1)
 
     def test_a_cancelled_attempt_gives_its_place_up(self) -> None:
         """In line and while the backend is asked."""
@@ -207,21 +207,21 @@ class PendingTests(GuessesCase):
             self.failureResultOf(attempt, CancelledError)
         for _ in range(OF_NAME):
             self.attempt("login")
-        self.assertEqual(len(self.asked), 2 * AT_ONCE)
-        self.assertEqual(len(self.clock.getDelayedCalls()), OF_NAME - AT_ONCE)
+        self.assertEqual(len(self.asked), 2 * MAX_CONCURRENT)
+        self.assertEqual(len(self.clock.getDelayedCalls()), OF_NAME - MAX_CONCURRENT)
 
     def test_attempts_at_the_end_of_a_window_count_in_the_next(self) -> None:
         """Waiting for the end of the window wins nothing."""
         self.refuse(1)
-        guesses = [self.attempt("login") for _ in range(AT_ONCE)]
+        guesses = [self.attempt("login") for _ in range(MAX_CONCURRENT)]
         self.clock.advance(60)
         self.end_all(CredentialsRefused("no"))
         for guess in guesses:
             self.failureResultOf(guess, CredentialsRefused)
-        self.refuse(OF_NAME - AT_ONCE, name="login")
+        self.refuse(OF_NAME - MAX_CONCURRENT, name="login")
         self.assertEqual(self.too_many(self.attempt("login")), 60)
 
-    def test_limits_may_be_smaller_than_the_places(self) -> None:
+    def test_limits_may_be_smaller_than_the_slots(self) -> None:
         """One guess at a time then."""
         self.settings = attrs.evolve(self.settings, refusals_allowed_of_address=1)
         guesses = [self.attempt(number) for number in range(3)]
@@ -232,14 +232,14 @@ class PendingTests(GuessesCase):
             self.assertEqual(self.too_many(guess), 60)
 
 
-class PlacesTests(GuessesCase):
-    """The backend's places, which are fewer than the attempts that want one."""
+class SlotsTests(LoginThrottleCase):
+    """The backend's slots, which are fewer than the attempts that want one."""
 
-    PLACES = 2
+    SLOTS = 2
 
     def setUp(self) -> None:
         super().setUp()
-        self.guesses = Guesses(clock=self.clock, places=self.PLACES)
+        self.throttle = LoginThrottle(clock=self.clock, slots=self.SLOTS)
         self.order: list[Hashable] = []
 
     def want(self, address: Hashable, count: int) -> list[Deferred[str]]:
@@ -252,7 +252,7 @@ class PlacesTests(GuessesCase):
             return await answer
 
         return [
-            self.keep(self.guesses.attempt(address, partial(list, [number]), self.settings, ask))
+            self.keep(self.throttle.attempt(address, partial(list, [number]), self.settings, ask))
             for number in range(count)
         ]
 
@@ -261,16 +261,16 @@ class PlacesTests(GuessesCase):
         for _ in range(times):
             next(answer for answer in self.asked if not answer.called).callback("good")
 
-    def test_places_are_never_exceeded(self) -> None:
+    def test_slots_are_never_exceeded(self) -> None:
         """And all of them are used while anyone waits."""
         attempts = self.want("a", 5) + self.want("b", 5)
         for _ in range(8):
-            self.assertEqual(sum(not answer.called for answer in self.asked), self.PLACES)
+            self.assertEqual(sum(not answer.called for answer in self.asked), self.SLOTS)
             self.end_next(1)
         self.end_next(2)
         self.assertEqual({self.successResultOf(each) for each in attempts}, {"good"})
 
-    def test_places_go_round_among_addresses(self) -> None:
+    def test_slots_go_round_among_addresses(self) -> None:
         """An address that wants many waits no less for it."""
         self.want("a", 5)
         self.want("b", 2)

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.web.replies import TooManyRequests
 from middlewared.web.settings import Rate
-from middlewared.web.token_buckets import Buckets
+from middlewared.web.token_buckets import TokenBuckets
 
 RATE = Rate(burst=10, per_s=2.0)
 START = 1000.0
@@ -16,7 +16,7 @@ START = 1000.0
 
 class BucketTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.buckets = Buckets("tokens", max_spenders=3)
+        self.buckets = TokenBuckets("tokens", max_keys=3)
 
     def taken(self, spender: Hashable, now: float, tries: int = 30) -> int:
         """How many of so many tries get a token."""
@@ -50,17 +50,17 @@ class BucketTests(SynchronousTestCase):
             self.buckets.take("a", slow, START + 1.5)
         self.assertEqual(refused.exception.retry_after_s, 5)
 
-    def test_a_token_given_back_can_be_taken_again(self) -> None:
+    def test_a_token_refunded_can_be_taken_again(self) -> None:
         """And a bucket never holds more than its burst."""
         self.taken("a", START)
-        self.buckets.give_back("a", RATE)
+        self.buckets.refund("a", RATE)
         self.assertEqual(self.taken("a", START), 1)
-        self.buckets.give_back("a", RATE)
+        self.buckets.refund("a", RATE)
         self.assertEqual(self.taken("a", START + 99), 10)
 
     def test_giving_back_for_a_forgotten_spender_does_nothing(self) -> None:
         """It has a full bucket anyway."""
-        self.buckets.give_back("a", RATE)
+        self.buckets.refund("a", RATE)
         self.assertEqual(self.taken("a", START), 10)
 
     def test_spenders_do_not_share(self) -> None:

@@ -1,4 +1,4 @@
-"""How answers of Google are judged, row by row."""
+"""How Google's responses are interpreted, row by row."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def fcm_error(http: int, code: str | None = None, /, **fields: Any) -> HttpRespo
     return reply(http, json.dumps({"error": error}).encode())
 
 
-def fcm_verdict(answer: HttpResponse) -> PushResult:
-    return fcm.verdict(answer, NOW)
+def fcm_result(answer: HttpResponse) -> PushResult:
+    return fcm.interpret(answer, NOW)
 
 
-class FcmVerdictTests(SynchronousTestCase):
+class FcmResponseTests(SynchronousTestCase):
     """FCM HTTP v1."""
 
     def test_every_documented_error(self) -> None:
-        """The code in the details decides, wherever it stands and whatever the status says."""
+        """The code in the details decides, anywhere in them and with any status."""
         for status, code, expected in (
             (404, "UNREGISTERED", TokenDead),
             (400, "INVALID_ARGUMENT", Rejected),
@@ -75,7 +75,7 @@ class FcmVerdictTests(SynchronousTestCase):
             (500, "INTERNAL", Temporary),
             (500, "UNSPECIFIED_ERROR", Rejected),
         ):
-            self.assertEqual(fcm_verdict(fcm_error(status, code)), expected(code))
+            self.assertEqual(fcm_result(fcm_error(status, code)), expected(code))
 
     def test_status_decides_without_an_error_code(self) -> None:
         """Above all a 404 without UNREGISTERED is a wrong project, never a dead token."""
@@ -92,11 +92,11 @@ class FcmVerdictTests(SynchronousTestCase):
             (418, Rejected),
             (599, Temporary),
         ):
-            self.assertEqual(fcm_verdict(fcm_error(status)), expected("GENERIC"))
-            self.assertEqual(fcm_verdict(reply(status, b"<html>")), expected(f"http-{status}"))
+            self.assertEqual(fcm_result(fcm_error(status)), expected("GENERIC"))
+            self.assertEqual(fcm_result(reply(status, b"<html>")), expected(f"http-{status}"))
 
     def test_invalid_argument_about_the_token_is_a_dead_token(self) -> None:
-        """The details name message.token, or the text says so."""
+        """The details name message.token, or the text does."""
         violation = {"@type": BAD_REQUEST, "fieldViolations": [{"field": "message.token"}]}
         code = {"@type": FCM_ERROR, "errorCode": "INVALID_ARGUMENT"}
         for answer in (
@@ -108,7 +108,7 @@ class FcmVerdictTests(SynchronousTestCase):
                 message="The registration token is not a valid FCM registration token",
             ),
         ):
-            self.assertEqual(fcm_verdict(answer), TokenDead("INVALID_ARGUMENT"))
+            self.assertEqual(fcm_result(answer), TokenDead("INVALID_ARGUMENT"))
 
     def test_invalid_argument_about_the_installation_is_a_dead_token(self) -> None:
         """The details name message.fid; a server that does not know the field is different."""
@@ -119,12 +119,12 @@ class FcmVerdictTests(SynchronousTestCase):
             fields = [{"field": "message.fid", "description": description}]
             violation = {"@type": BAD_REQUEST, "fieldViolations": fields}
             answer = fcm_error(400, details=[violation], status="INVALID_ARGUMENT", message="")
-            self.assertEqual(fcm_verdict(answer), expected("INVALID_ARGUMENT"))
+            self.assertEqual(fcm_result(answer), expected("INVALID_ARGUMENT"))
 
     def test_statuses_of_google_rpc_are_temporary(self) -> None:
         """ABORTED and CANCELLED (google.rpc.Code) may succeed later."""
         for status, name in ((409, "ABORTED"), (499, "CANCELLED")):
-            self.assertEqual(fcm_verdict(fcm_error(status, status=name)), Temporary(name))
+            self.assertEqual(fcm_result(fcm_error(status, status=name)), Temporary(name))
 
     def test_name_of_the_message_is_kept(self) -> None:
         """Google's support asks for it; a value that cannot be one is dropped."""
@@ -134,7 +134,7 @@ class FcmVerdictTests(SynchronousTestCase):
             ("x" * 300, ""),
             (7, ""),
         ):
-            result = fcm_verdict(reply(200, json.dumps({"name": name}).encode()))
+            result = fcm_result(reply(200, json.dumps({"name": name}).encode()))
             assert isinstance(result, Accepted)
             self.assertEqual(result.provider_id, kept)
 
@@ -147,13 +147,13 @@ class FcmVerdictTests(SynchronousTestCase):
             details=[violation, code],
             message="Invalid value at 'message.data[0].value' (TYPE_STRING), 12",
         )
-        self.assertEqual(fcm_verdict(answer), Rejected("INVALID_ARGUMENT"))
+        self.assertEqual(fcm_result(answer), Rejected("INVALID_ARGUMENT"))
 
     def test_success_needs_a_message_name(self) -> None:
         """A 200 of something else than FCM is no success."""
-        self.assertEqual(fcm_verdict(reply(200, b'{"name": "projects/p/messages/1"}')), Accepted())
+        self.assertEqual(fcm_result(reply(200, b'{"name": "projects/p/messages/1"}')), Accepted())
         for body in (b"", b"<html>welcome</html>", b"{}", b"[]"):
-            self.assertIsInstance(fcm_verdict(reply(200, body)), Temporary)
+            self.assertIsInstance(fcm_result(reply(200, body)), Temporary)
 
     def test_retry_after_is_passed_on(self) -> None:
         """Seconds, or a date seen from the server's own clock; nonsense is none."""
@@ -173,35 +173,35 @@ class FcmVerdictTests(SynchronousTestCase):
             ({"Retry_After": "²"}, None),
             ({}, None),
         ):
-            result = fcm_verdict(reply(503, b"", **headers))
+            result = fcm_result(reply(503, b"", **headers))
             assert isinstance(result, Temporary)
             self.assertEqual(result.retry_after_s, expected, headers)
 
     def test_reasons_are_plain_words(self) -> None:
         """What may quote a push token does not get into logs and metrics."""
         for code in ("cXY1:APA91bGh", "a b", "x" * 65, 'Label"', ""):
-            self.assertEqual(fcm_verdict(fcm_error(418, code, status=code)).reason, "http-418")
+            self.assertEqual(fcm_result(fcm_error(418, code, status=code)).reason, "http-418")
 
     @given(st.integers(200, 599), json_values | st.just({"error": {"details": [{}]}}))
-    def test_any_json_is_judged(self, status: int, document: Any) -> None:
+    def test_any_json_is_interpreted(self, status: int, document: Any) -> None:
         """No shape of an answer raises."""
         answer = reply(status, json.dumps(document).encode())
-        self.assertIn(fcm_verdict(answer).label, ("accepted", "temporary", "config-fault"))
-        legacy.verdict(answer, "token", NOW)
+        self.assertIn(fcm_result(answer).label, ("accepted", "temporary", "config-fault"))
+        legacy.interpret(answer, "token", NOW)
 
     @given(st.integers(200, 599), st.binary() | st.sampled_from([b"[" * 60_000, b"9" * 60_000]))
-    def test_any_bytes_are_judged(self, status: int, body: bytes) -> None:
+    def test_any_bytes_are_interpreted(self, status: int, body: bytes) -> None:
         """Nor do bytes that are not JSON."""
-        fcm_verdict(reply(status, body))
-        legacy.verdict(reply(status, body), "token", NOW)
+        fcm_result(reply(status, body))
+        legacy.interpret(reply(status, body), "token", NOW)
 
 
-class LegacyVerdictTests(SynchronousTestCase):
+class LegacyResponseTests(SynchronousTestCase):
     """The legacy protocol."""
 
-    def judge(self, status: int, result: object) -> PushResult | None:
+    def interpret(self, status: int, result: object) -> PushResult | None:
         body = {"multicast_id": 2**60, "success": 0, "failure": 1, "results": [result]}
-        return legacy.verdict(reply(status, json.dumps(body).encode()), "token", NOW)
+        return legacy.interpret(reply(status, json.dumps(body).encode()), "token", NOW)
 
     def test_every_documented_error(self) -> None:
         """The one result decides."""
@@ -221,7 +221,7 @@ class LegacyVerdictTests(SynchronousTestCase):
             ("TopicsMessageRateExceeded", Temporary),
             ("SomethingNew", Rejected),
         ):
-            self.assertEqual(self.judge(200, {"error": error}), expected(error))
+            self.assertEqual(self.interpret(200, {"error": error}), expected(error))
 
     def test_status_decides_without_a_result(self) -> None:
         """A 200 without a body is the server's fault; 401 and 404 are the configuration's."""
@@ -236,12 +236,12 @@ class LegacyVerdictTests(SynchronousTestCase):
             (502, Temporary),
         ):
             for body in (b"", b"<html>", b'{"results": []}', b'{"results": 1}'):
-                result = legacy.verdict(reply(status, body), "token", NOW)
+                result = legacy.interpret(reply(status, body), "token", NOW)
                 self.assertEqual(result, expected(f"http-{status}"))
 
     def test_accepted(self) -> None:
         """A message id is enough."""
-        self.assertEqual(self.judge(200, {"message_id": "0:1"}), Accepted())
+        self.assertEqual(self.interpret(200, {"message_id": "0:1"}), Accepted())
 
     def test_canonical_token_is_passed_on(self) -> None:
         """The token to store instead; not when it is the same or unusable."""
@@ -255,10 +255,10 @@ class LegacyVerdictTests(SynchronousTestCase):
             ("x" * 4097, None),
             (7, None),
         ):
-            result = self.judge(200, {"message_id": "0:1", "registration_id": canonical})
+            result = self.interpret(200, {"message_id": "0:1", "registration_id": canonical})
             self.assertEqual(result, Accepted(canonical_token=expected))
 
     def test_canonical_token_stays_out_of_the_text_form(self) -> None:
         """A push token is a secret."""
-        result = self.judge(200, {"message_id": "0:1", "registration_id": "new-token"})
+        result = self.interpret(200, {"message_id": "0:1", "registration_id": "new-token"})
         self.assertNotIn("new-token", repr(result))

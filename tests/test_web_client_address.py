@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.networks import client_address, counted_as, doubt, parse_address, within
+from middlewared.web.client_address import (
+    client_address,
+    forwarding_fault,
+    parse_address,
+    rate_limit_key,
+    within,
+)
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.0/8"))
 
@@ -19,7 +25,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertEqual(address, None if expected is None else ip_address(expected))
 
     def test_stranger_is_not_believed(self) -> None:
-        """Only a trusted proxy may say who asks."""
+        """Only a trusted proxy may name the client."""
         self.assertClient("192.0.2.1", "192.0.2.1", "127.0.0.1")
 
     def test_right_most_untrusted_address_counts(self) -> None:
@@ -29,7 +35,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertClient("10.0.0.3", "10.0.0.1", "10.0.0.3,10.0.0.2")
         self.assertClient("10.0.0.1", "10.0.0.1")
 
-    def test_unreadable_entry_is_nobody(self) -> None:
+    def test_unreadable_entry_is_no_address(self) -> None:
         """And so belongs to no network."""
         for entry in ("", "unknown", "1.2.3.4.5", "192.0.2.1,", "_hidden"):
             self.assertClient(None, "10.0.0.1", entry)
@@ -55,7 +61,7 @@ class ClientAddressTests(SynchronousTestCase):
             ["::1"],
             ["unknown", ""],
         ]
-        counted = [{counted_as(parse_address(text)) for text in group} for group in groups]
+        counted = [{rate_limit_key(parse_address(text)) for text in group} for group in groups]
         self.assertEqual([len(group) for group in counted], [1] * len(groups))
         self.assertEqual(len(set.union(*counted)), len(groups))
 
@@ -69,7 +75,7 @@ class ClientAddressTests(SynchronousTestCase):
         self.assertEqual(behind, ip_address("192.0.2.1"))
 
     def test_word_of_a_stranger_about_others_is_doubted(self) -> None:
-        """A proxy that is not trusted asks for someone whom its own address does not show."""
+        """A proxy that is not trusted may forward for anyone."""
         for peer, forwarded_for, forwarded, believed in (
             ("192.0.2.1", [], [], True),
             ("192.0.2.1", ["192.0.2.1"], [], False),
@@ -82,11 +88,11 @@ class ClientAddressTests(SynchronousTestCase):
             (None, ["192.0.2.1"], [], False),
             ("unknown", ["192.0.2.1"], [], False),
         ):
-            why = doubt(peer, forwarded_for, forwarded, PROXIES)
+            why = forwarding_fault(peer, forwarded_for, forwarded, PROXIES)
             self.assertEqual(not why, believed, (peer, forwarded_for, forwarded))
 
     @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
-    def test_any_header_is_read_or_nobody(self, header: str) -> None:
+    def test_any_header_gives_an_address_or_none(self, header: str) -> None:
         """Nothing else ever."""
         within(client_address("10.0.0.1", [header], PROXIES), PROXIES)
 

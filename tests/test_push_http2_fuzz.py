@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.push.http2 import frames
-from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.frames import ProtocolFault, pack
 from middlewared.push.http2.session import Session
 from middlewared.push.interface import Temporary, Uncertain
@@ -54,23 +54,23 @@ wires = st.lists(some_frames | plain_answers, max_size=30).map(b"".join)
 
 
 class Watched:
-    """A session with open streams, some of them blocked, and every end that was told."""
+    """A session with open streams, some of them blocked, and all reported ends."""
 
     def __init__(self) -> None:
         self.unprocessed: list[Exchange] = []
-        self.session = Session(unprocessed=self.unprocessed.append)
+        self.session = Session(on_unprocessed=self.unprocessed.append)
         self.session.start()
         self.session.receive(frames.settings({4: 30}))
-        self.ends: list[list[End]] = []
+        self.ends: list[list[ExchangeResult]] = []
         self.opened = []
         for number in range(STREAMS):
-            opened = Exchange(block=b"\x83", body=b"x" * 10 * number, deadline=0.0)
-            told: list[End] = []
-            opened.ended.addCallback(told.append)
+            opened = Exchange(header_block=b"\x83", body=b"x" * 10 * number, deadline=0.0)
+            reported: list[ExchangeResult] = []
+            opened.ended.addCallback(reported.append)
             self.session.open(opened)
             self.opened.append(opened)
-            self.ends.append(told)
-        self.session.sender.take(0.0)
+            self.ends.append(reported)
+        self.session.output.take(0.0)
 
     def receive(self, wire: bytes, cuts: list[int], *, written: bool = True) -> None:
         """
@@ -83,7 +83,7 @@ class Watched:
             for start, stop in itertools.pairwise(edges):
                 self.session.receive(wire[start:stop])
                 if written:
-                    self.session.sender.take(1.0)
+                    self.session.output.take(1.0)
         except ProtocolFault as fault:
             self.session.close(fault.code, "gone")
         else:
@@ -94,14 +94,14 @@ class RandomPeerTests(SynchronousTestCase):
     """Each exchange ends once or is given back once, and the window is never overrun."""
 
     def check(self, wire: bytes, cuts: list[int]) -> None:
-        """Feed ``wire`` and look at what became of the exchanges."""
+        """Feed ``wire`` and check how the exchanges ended."""
         watched = Watched()
         watched.receive(wire, cuts)
         for opened, ends in zip(watched.opened, watched.ends, strict=True):
             back = sum(each is opened for each in watched.unprocessed)
             self.assertEqual(len(ends) + back, 1, (ends, back))
             self.assertTrue(all(isinstance(end, Response | Temporary | Uncertain) for end in ends))
-        self.assertGreaterEqual(watched.session.sender.window, 0)
+        self.assertGreaterEqual(watched.session.output.window, 0)
         self.assertFalse(watched.session.streams)
 
     @settings(max_examples=400, deadline=None)

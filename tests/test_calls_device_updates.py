@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.calls.corrections import wakeup
+from middlewared.calls.device_updates import wakeup
 from middlewared.model import Device, Outcome, Platform, Wakeup
 
 DEVICE = Device(123456789, Platform.ANDROID, "com.example", "token")
