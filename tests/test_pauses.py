@@ -91,12 +91,12 @@ class PauseTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
         await registry.register(a_device())
         backend = "select pg_backend_pid()"
-        before = await registry._run(backend)
+        before = await registry._select(backend)
         finding = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(3)]
         stop_process(1.5)
         for found in finding:
             self.assertEqual(await found, a_device())
-        self.assertEqual(await registry._run(backend), before)
+        self.assertEqual(await registry._select(backend), before)
 
     async def test_dependency_that_answered_is_up(self) -> None:
         """A ping whose answer came while we were stopped was in time."""

@@ -8,13 +8,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import PeerHeartbeat
 from middlewared.errors import DatabaseDown
 from middlewared.rendezvous.redis.peers import DOUBT_S, INTERVAL_S, REPORTS_LAST_S, Peers
 
 
-def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerState:
-    return PeerState("other", redis_up, "1", 0, age_s)
+def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerHeartbeat:
+    return PeerHeartbeat("other", redis_up, "1", 0, age_s)
 
 
 class PeersTests(SynchronousTestCase):
@@ -26,7 +26,7 @@ class PeersTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.has_redis = True
-        self.others: Sequence[PeerState] | None = []
+        self.others: Sequence[PeerHeartbeat] | None = []
         self.hangs = False
         self.hung: Deferred[None] = Deferred()
         self.reported: list[bool] = []
@@ -39,7 +39,7 @@ class PeersTests(SynchronousTestCase):
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(self.peers.stop()))
 
-    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         self.reported.append(redis_up)
         if self.hangs:
             await self.hung

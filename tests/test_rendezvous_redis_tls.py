@@ -13,7 +13,7 @@ from twisted.internet.ssl import Certificate, DefaultOpenSSLContextFactory, Priv
 from twisted.protocols.portforward import ProxyFactory
 
 from middlewared.config import Config, RedisSettings
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import PeerHeartbeat
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.rendezvous.late import ignored
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
@@ -65,7 +65,7 @@ class TlsTests(SharedRendezvousCase):
 class Alone:
     """The table of daemons: there are no others."""
 
-    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> list[PeerState]:
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> list[PeerHeartbeat]:
         return []
 
 

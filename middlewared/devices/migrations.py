@@ -1,8 +1,7 @@
 """
-The numbered schema files of the devices room.
+The numbered schema files.
 
-The one invariant: a schema file that was released never changes; a change is the next
-number.
+A schema file that was released never changes; a change gets the next number.
 """
 
 from __future__ import annotations

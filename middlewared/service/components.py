@@ -26,9 +26,9 @@ from middlewared.calls.ringing import Ringing
 from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
-from middlewared.devices.batches import Batches
-from middlewared.devices.cache import CachedDevices
-from middlewared.devices.counts import DeviceCounts
+from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.devices.cached_registry import CachedRegistry
+from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
@@ -104,21 +104,21 @@ class Components:
     def _make_devices(self) -> None:
         self.brake = RemovalBrake(clock=self._reactor)
         self._database = choose_database(self.config, reactor=self._reactor)
-        self.devices = CachedDevices(
-            registry=self._database,
+        self.devices = CachedRegistry(
+            devices=self._database,
             clock=self._reactor,
             settings=cache_settings(self.config),
             keeps_dead=self.brake.paused,
         )
         self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.devices.ping})
-        self.responses: Batches[ResponseRecord] = Batches(
+        self.responses: BatchedWrites[ResponseRecord] = BatchedWrites(
             name="response log", write=self.devices.log_responses, clock=self._reactor
         )
-        self.wakeups: Batches[Wakeup] = Batches(
+        self.wakeups: BatchedWrites[Wakeup] = BatchedWrites(
             name="silent streaks", write=self.devices.log_wakeups, clock=self._reactor
         )
-        self.counts = DeviceCounts(
-            table=self.devices,
+        self.counts = DeviceCounter(
+            count=self.devices.count,
             clock=self._reactor,
             silent_calls=lambda: self.config.calls.silent_calls,
         )
@@ -231,7 +231,7 @@ class Components:
         """
         self.logs.start(self._reactor.callFromThread)
         try:
-            await self._database.start()
+            await self.devices.start()
         except DatabaseDown as error:
             self.log.error("the database is down, starting without it: {error}", error=error)
         await self.rendezvous.start()
@@ -267,7 +267,7 @@ class Components:
         self.routes.replace(routes)
         self.ringing.settings = ringing
         self.web.settings.current = web
-        self.devices.settings = cache
+        self.devices.reconfigure(cache)
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
@@ -324,7 +324,7 @@ class Components:
             self.wakeups.stop,
             self.accounts.stop,
             self._client.close,
-            self._database.stop,
+            self.devices.stop,
         ):
             try:
                 await step()

@@ -23,7 +23,7 @@ from middlewared.accounts.none_and_open import NoAccounts, OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
-from middlewared.devices.interface import DaemonTable, DeviceRegistry
+from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, Problem
@@ -40,12 +40,8 @@ from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 Settings = TypeVar("Settings")
 
 
-class Database(DeviceRegistry, DaemonTable, Protocol):
-    """What is kept in ``[database]``: the devices, and the daemons that share it."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+class Database(DeviceRegistry, DaemonHeartbeats, Protocol):
+    """A device registry, with the heartbeats of the daemons that share its database."""
 
 
 def choose_database(config: Config, *, reactor: Any) -> Database:
@@ -58,7 +54,7 @@ def choose_database(config: Config, *, reactor: Any) -> Database:
 
 
 def choose_rendezvous(
-    config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
+    config: Config, *, reactor: Any, table: DaemonHeartbeats, late: Callable[[LateAnswer], None]
 ) -> Rendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.

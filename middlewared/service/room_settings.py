@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import Config
-from middlewared.devices.cache import CacheSettings
+from middlewared.devices.cached_registry import CacheSettings
 from middlewared.web.settings import WebSettings
 
 

@@ -66,12 +66,12 @@ class DeviceEndpoints:
         return register
 
     async def _register(self, device: Device, settings: WebSettings) -> Reply:
-        alone = (device.app, device.platform) not in settings.many_accounts
-        registered = await self._devices.register(device, alone=alone)
-        for displaced in registered.displaced:
+        exclusive = (device.app, device.platform) not in settings.many_accounts
+        registered = await self._devices.register(device, exclusive=exclusive)
+        for removed in registered.removed:
             self._log.info(
                 "device of {sip_user_id} removed: its phone now has account {present}",
-                sip_user_id=displaced.sip_user_id,
+                sip_user_id=removed.sip_user_id,
                 present=device.sip_user_id,
             )
         if registered.replaced is None:

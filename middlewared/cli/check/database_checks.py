@@ -20,8 +20,12 @@ from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, NO_NAME, agree
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
 from middlewared.devices.migrations import pending
-from middlewared.devices.postgres.addresses import read_url, with_addresses
-from middlewared.devices.postgres.postgres_connection import LinkLost, PostgresConnection, words
+from middlewared.devices.postgres.connection_parameters import parse_url, resolve_host
+from middlewared.devices.postgres.postgres_connection import (
+    PostgresConnection,
+    PostgresConnectionLost,
+    first_line,
+)
 from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
 from middlewared.devices.sqlite.sqlite_thread import SqliteThread
 from middlewared.errors import ConfigError, DatabaseDown
@@ -49,7 +53,7 @@ async def check_database(database: DatabaseSettings, reactor: Any) -> CheckResul
     try:
         if path is not None:
             return await _sqlite(path, reactor)
-        return await _postgres(read_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
+        return await _postgres(parse_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
     except ConfigError as error:  # a newer release's schema
         return wrong("; ".join(problem.what for problem in error.problems))
 
@@ -58,7 +62,7 @@ async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> CheckRe
     missed: list[str] = []
     for host in hosts:
         name = _name(host)
-        addresses = await with_addresses(reactor, host)
+        addresses = await resolve_host(reactor, host)
         if not addresses:
             missed.append(f"{name}: {NO_NAME}")
         for parameters in addresses:
@@ -66,7 +70,7 @@ async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> CheckRe
             try:
                 await connection.open(parameters, CONNECT_TIMEOUT_S)
                 return await _check_connection(connection, name, missed)
-            except LinkLost as error:
+            except PostgresConnectionLost as error:
                 missed.append(f"{name}: {_with_advice(str(error))}")
             finally:
                 connection.close()
@@ -89,9 +93,9 @@ async def _check_connection(
         before = wall_clock()
         ((there,),) = (await connection.run(_CLOCK, (), STATEMENT_S)).rows
     except psycopg2.errors.InsufficientPrivilege as error:
-        return wrong(f"{name}: {words(error)}: GRANT it to the user in url")
+        return wrong(f"{name}: {first_line(error)}: GRANT it to the user in url")
     except psycopg2.Error as error:
-        return wrong(f"{name}: {words(error)}")
+        return wrong(f"{name}: {first_line(error)}")
     except DatabaseDown as error:
         return wrong(f"{name}: {error}")
     ahead_s = there - (before + wall_clock()) / 2
@@ -142,7 +146,7 @@ def _with_advice(text: str) -> str:
 
 
 class _ExistingFile:
-    """An SQLite file as it is; see :class:`middlewared.devices.sqlite.sqlite_thread.Source`."""
+    """An SQLite file as it is; a :class:`.sqlite_thread.ConnectionSource`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +155,7 @@ class _ExistingFile:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
         return sqlite3.connect(uri, uri=True, timeout=STATEMENT_S / 2, isolation_level=None)
 
-    def moved(self) -> bool:
+    def replaced(self) -> bool:
         return False
 
 

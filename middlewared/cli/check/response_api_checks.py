@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from twisted.internet.defer import TimeoutError
 
 from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
-from middlewared.devices.postgres.addresses import look_up
+from middlewared.devices.postgres.connection_parameters import resolve_name
 
 LOOK_UP_S = 5.0
 
@@ -45,4 +45,4 @@ async def _addresses(host: str, reactor: Any) -> list[str]:
     try:
         return [str(ip_address(host))]
     except ValueError:
-        return list(dict.fromkeys(await look_up(reactor, host, LOOK_UP_S)))
+        return list(dict.fromkeys(await resolve_name(reactor, host, LOOK_UP_S)))

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.clock import Clock
-from middlewared.devices.interface import DaemonTable, PeerState
+from middlewared.devices.interface import DaemonHeartbeats, PeerHeartbeat
 from middlewared.errors import DatabaseDown
 from middlewared.waiting import FairCall
 
@@ -55,7 +55,7 @@ class NoPeers:
 class _Reports:
     """What was read, and when it was asked for."""
 
-    peers: Sequence[PeerState]
+    peers: Sequence[PeerHeartbeat]
     asked_at: float
 
     @property
@@ -78,7 +78,7 @@ class Peers:
         *,
         clock: Clock,
         daemon: str,
-        table: DaemonTable,
+        table: DaemonHeartbeats,
         has_redis: Callable[[], bool],
         waiting: Callable[[], int],
     ) -> None:

@@ -28,7 +28,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 from twisted.logger import Logger
 
 from middlewared.background import Background
-from middlewared.devices.interface import DaemonTable
+from middlewared.devices.interface import DaemonHeartbeats
 from middlewared.errors import RendezvousDown
 from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
 from middlewared.rendezvous.held import Held, HeldCalls, SharedPlace
@@ -74,7 +74,7 @@ class RedisRendezvous:
         password: str = "",
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
         daemon: str = "",
-        table: DaemonTable | None = None,
+        table: DaemonHeartbeats | None = None,
         late: Callable[[LateAnswer], None] = ignored,
     ) -> None:
         self._clock = clock

@@ -1,61 +1,62 @@
 """
-How many devices there are, counted in the background.
+Counts the devices in the background.
 
-The one invariant: counting takes at most a hundredth of the database's time, and no caller
-waits for it: the last result is returned.
+Counting takes at most a hundredth of the database's time. No caller waits for it: the last
+result is returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.clock import Clock, DelayedCall
-from middlewared.devices.interface import Counts
+from middlewared.devices.interface import DeviceCounts
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform
 
 _INTERVAL_S = 20.0
 _REST = 100
-"""After a slow count, the next one waits this many times as long as it took."""
+"""The pause after a count is at least this many times as long as the count took."""
 
 
-class Table(Protocol):
-    """The part of the device registry that is needed."""
-
-    async def count(self, silent_calls: int) -> Counts:
-        """Count the devices, or raise DatabaseDown in time."""
-
-
-class DeviceCounts:
+class DeviceCounter:
     """
-    Counts from :meth:`start` to :meth:`stop`.
+    Counts at intervals from :meth:`start` to :meth:`stop`.
 
+    :param count: counts the devices, or raises DatabaseDown in time.
     :param silent_calls: returns how many unanswered calls make a device silent; 0: none is.
     """
 
     _log = Logger()
 
-    def __init__(self, *, table: Table, clock: Clock, silent_calls: Callable[[], int]) -> None:
-        self._table = table
+    def __init__(
+        self,
+        *,
+        count: Callable[[int], Coroutine[Deferred[Any], Any, DeviceCounts]],
+        clock: Clock,
+        silent_calls: Callable[[], int],
+    ) -> None:
+        self._count_devices = count
         self._clock = clock
         self._silent_calls = silent_calls
-        self._counts: Counts | None = None
+        self._counts: DeviceCounts | None = None
         self._counting = Background()
         self._timer: DelayedCall | None = None
         self._stopped = False
 
     @property
     def devices(self) -> Mapping[tuple[str, Platform], int]:
-        """By app and platform; empty when they could not be counted."""
+        """By app and platform; empty if they could not be counted."""
         return {} if self._counts is None else self._counts.devices
 
     @property
     def silent(self) -> int | None:
-        """How many are silent; None when they could not be counted."""
+        """How many are silent; None if they could not be counted."""
         return None if self._counts is None else self._counts.silent
 
     def start(self) -> None:
@@ -73,7 +74,7 @@ class DeviceCounts:
     async def _count(self) -> None:
         began_at = self._clock.seconds()
         try:
-            self._counts = await self._table.count(self._silent_calls())
+            self._counts = await self._count_devices(self._silent_calls())
         except DatabaseDown as error:
             self._counts = None
             self._log.debug("devices not counted: {error}", error=error)

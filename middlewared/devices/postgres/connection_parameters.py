@@ -1,8 +1,7 @@
 """
-Where PostgreSQL may be: the URL's hosts, one at a time, by address.
+libpq's parameters for connecting to each address of each host in a PostgreSQL URL.
 
-The one invariant: nothing here blocks. libpq would look names up in the reactor's thread,
-and would wait at its first host for as long as that is silent.
+libpq would resolve names in the reactor's thread, and would wait for a silent first host.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from zope.interface import implementer
 from middlewared.errors import ConfigError, Problem
 from middlewared.waiting import with_fair_timeout
 
-_LOOK_UP_TIMEOUT_S = 1.0
+_RESOLVE_TIMEOUT_S = 1.0
 _DEFAULTS = {
     "application_name": "middlewared",
-    # A standby is of no use: registrations are written.
+    # A standby cannot be used: registrations are written.
     "target_session_attrs": "read-write",
-    # An idle connection to a host that vanished is noticed in about 10 s.
+    # A host that vanished is noticed on an idle connection in about 10 s.
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
@@ -35,9 +34,9 @@ _DEFAULTS = {
 }
 
 
-def read_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]:
+def parse_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]:
     """
-    libpq's parameters for each host of a ``postgresql://`` URL, in its order.
+    The parameters for each host of a ``postgresql://`` URL, in its order.
 
     :raises ConfigError: libpq does not understand the URL.
     """
@@ -51,8 +50,8 @@ def read_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]
     common["options"] = f"{limit} {given.get('options', '')}".strip()
     common.pop("connect_timeout", None)  # ignored by libpq's asynchronous connect
     names = common.pop("host", "").split(",")
-    addresses = _spread(common.pop("hostaddr", ""), len(names))
-    ports = _spread(common.pop("port", ""), len(names))
+    addresses = _one_per_host(common.pop("hostaddr", ""), len(names))
+    ports = _one_per_host(common.pop("port", ""), len(names))
     hosts = []
     for name, address, port in zip(names, addresses, ports, strict=True):
         own = {"host": name, "hostaddr": address, "port": port}
@@ -60,8 +59,8 @@ def read_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]]
     return hosts
 
 
-def _spread(text: str, count: int) -> Sequence[str]:
-    """One value for each host: libpq takes a single one for all of them."""
+def _one_per_host(text: str, count: int) -> Sequence[str]:
+    """A value for each host; a single value is for all hosts, as in libpq."""
     values = text.split(",")
     if len(values) == 1:
         return values * count
@@ -71,23 +70,23 @@ def _spread(text: str, count: int) -> Sequence[str]:
     return values
 
 
-async def with_addresses(reactor: Any, host: Mapping[str, str]) -> Sequence[Mapping[str, str]]:
-    """The parameters for each address of a host; none when its name is not found in time."""
+async def resolve_host(reactor: Any, host: Mapping[str, str]) -> Sequence[Mapping[str, str]]:
+    """The parameters for each address of a host; none if its name is not resolved in time."""
     name = host.get("host", "")
     if "hostaddr" in host or not name or name.startswith(("/", "@")):
         return [host]
     if isIPAddress(name) or isIPv6Address(name):
         return [{**host, "hostaddr": name}]
     try:
-        addresses = await look_up(reactor, name, _LOOK_UP_TIMEOUT_S)
+        addresses = await resolve_name(reactor, name, _RESOLVE_TIMEOUT_S)
     except TimeoutError:
         return []
     return [{**host, "hostaddr": address} for address in addresses]
 
 
-async def look_up(reactor: Any, name: str, timeout_s: float) -> list[str]:
+async def resolve_name(reactor: Any, name: str, timeout_s: float) -> list[str]:
     """
-    The addresses of a host name; none when it is not known.
+    The addresses of a host name; none if it is unknown.
 
     :raises TimeoutError: the name server did not answer in time.
     """

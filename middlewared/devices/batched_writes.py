@@ -1,8 +1,8 @@
 """
 Batched writes to the database, off the path of a call.
 
-The one invariant: ``add`` never waits and never fails; while the database is down the
-oldest rows are dropped, not the newest, and this is logged once.
+``add`` never waits and never fails. The number of queued rows is bounded: while the database
+is down the oldest are dropped, which is logged once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _CAPACITY = 10_000
 T = TypeVar("T")
 
 
-class Batches(Generic[T]):
+class BatchedWrites(Generic[T]):
     """
     Writes the added rows once a second; :meth:`stop` writes the rest.
 
-    :param name: what the log calls the rows.
+    :param name: names the rows in the log.
     :param write: stores rows in one transaction, or raises DatabaseDown.
     """
 
@@ -56,7 +56,7 @@ class Batches(Generic[T]):
         self._schedule()
 
     async def stop(self) -> None:
-        """Write what is left; rows that the database does not accept now are lost."""
+        """Write the queued rows; those that the database does not accept now are lost."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
