@@ -91,6 +91,17 @@ class Answer:
     id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
 
 
+class AnswerResult(enum.Enum):
+    """What became of a phone's answer."""
+
+    ACCEPTED = "accepted"
+    """The call waits, or was answered within its wait; a repeat of an answer is accepted, too."""
+    LATE = "late"
+    """The device was woken, and the call timed out within the last minute."""
+    UNKNOWN = "unknown"
+    """No such call waits: made up, long over, or every PBX connection has gone."""
+
+
 @attrs.frozen
 class DeviceKind:
     """The app and platform of a device, as metrics and logs name them."""

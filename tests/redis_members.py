@@ -47,12 +47,12 @@ class Cable:
         return protocol
 
     def cut(self) -> None:
-        """End all connections without a word, and let no new one be made."""
+        """Abort all connections, and let no new one be made."""
         self.is_cut = True
         for protocol in self._protocols:
             protocol.transport.abortConnection()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.is_cut = False
 
 
@@ -91,7 +91,7 @@ class SharedRendezvousCase(TestCase):
         return member
 
     async def until(self, true: Callable[[], bool], seconds: float = 20.0) -> None:
-        """Wait for what happens without telling us."""
+        """Wait for what happens without a notification."""
         give_up = time.monotonic() + seconds
         while not true():
             self.assertLess(time.monotonic(), give_up, "waited in vain")

@@ -16,6 +16,7 @@ from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -40,7 +41,8 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.rendezvous.memory import MemoryPlace, MemoryRendezvous, fresh_key
+from middlewared.rendezvous.held_calls import LocalWaiter
+from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
 
 START = 1_700_000_000.0
@@ -143,7 +145,8 @@ class RingingCase(SynchronousTestCase):
     def answer(self, available: bool = True, key: str | None = None) -> bool:
         key = key or self.provider.pushes[0].call.unique_key
         answer = Answer(available, START, self.clock.seconds())
-        return self.successResultOf(Deferred.fromCoroutine(self.ringing.answer(key, answer)))
+        answering = Deferred.fromCoroutine(self.ringing.answer(key, answer))
+        return self.successResultOf(answering) is AnswerResult.ACCEPTED
 
     def advance(self, seconds: float) -> None:
         """Move the clock in small steps, so that timers set on the way are met."""
@@ -218,13 +221,12 @@ class RingingTests(RingingCase):
 
     def test_refusals_of_a_call_that_was_taken_over(self) -> None:
         """As many as pushes were due settle it: the daemon that died had counted those."""
-        self.patch(MemoryPlace, "taken_over", True)
         join = self.rendezvous.join
 
-        async def join_after_a_push(call: Call) -> MemoryPlace:
-            place = await join(call)
-            place.pushes = 1
-            return place
+        async def join_after_a_push(call: Call) -> LocalWaiter:
+            waiter = await join(call)
+            waiter.take_over(pushes=1)
+            return waiter
 
         self.patch(self.rendezvous, "join", join_after_a_push)
         for device, attempts in ((IPHONE, []), (PHONE, [2])):

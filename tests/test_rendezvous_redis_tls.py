@@ -19,7 +19,7 @@ from middlewared.rendezvous.late import ignored
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 from middlewared.service.implementations import choose_rendezvous
 from middlewared.simulator.certificates import Authority
-from tests.contracts.rendezvous import a_call, an_answer
+from tests.contracts.rendezvous import ACCEPTED, a_call, an_answer
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import shared_server
 
@@ -51,9 +51,9 @@ class TlsTests(SharedRendezvousCase):
         node = ("127.0.0.1", self.port.getHost().port)
         here, there = [await self.member([node], tls=tls) for _ in range(2)]
         self.assertTrue(here.up)
-        place = await here.join(a_call())
-        self.assertTrue(await there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        waiter = await here.join(a_call())
+        self.assertIs(await there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_stranger_is_not_trusted(self) -> None:
         """A certificate of an unknown authority is no Redis of ours."""
@@ -99,9 +99,9 @@ class ClientCertificateTests(SharedRendezvousCase):
         }
         here, there = [await self.configured(**files) for _ in range(2)]
         self.assertTrue(here.up)
-        place = await here.join(a_call())
-        self.assertTrue(await there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        waiter = await here.join(a_call())
+        self.assertIs(await there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_server_refuses_who_shows_nothing_or_another_certificate(self) -> None:
         """Without ``certificate``, or with that of a stranger, Redis is away."""

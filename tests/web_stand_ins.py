@@ -25,7 +25,7 @@ from middlewared.accounts.interface import Account, Authenticator
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
-from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
+from middlewared.model import Answer, AnswerResult, Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet, WebSettings
@@ -92,19 +92,20 @@ class StandInCalls:
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys
 
-    def surely_unknown(self, unique_key: str) -> bool:
+    def rules_out_key(self, unique_key: str) -> bool:
         return unique_key not in self.known_keys
 
-    def recognises(self, unique_key: str) -> bool:
+    def knows_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys or unique_key.startswith("ours")
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         if self.failure is not None:
             raise self.failure
         self.answers.append((unique_key, answer))
         if not self.gate.called:
             await self.gate
-        return unique_key in self.known_keys | self.held_keys
+        known = unique_key in self.known_keys | self.held_keys
+        return AnswerResult.ACCEPTED if known else AnswerResult.UNKNOWN
 
     async def until(self, rung: int = 0, hung_up: int = 0) -> None:
         """Wait until so many calls ring and so many PBXs have hung up."""

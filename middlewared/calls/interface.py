@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from middlewared.calls.trace import Trace
-from middlewared.model import Answer, IncomingCall, Outcome
+from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome
 
 
 class Calls(Protocol):
@@ -37,16 +37,16 @@ class Calls(Protocol):
     def holds_key(self, unique_key: str) -> bool:
         """Whether this daemon holds a call of this key; asks no one."""
 
-    def recognises(self, unique_key: str) -> bool:
+    def knows_key(self, unique_key: str) -> bool:
         """Whether the key is held here or certainly made by a daemon of ours; asks no one."""
 
-    def surely_unknown(self, unique_key: str) -> bool:
+    def rules_out_key(self, unique_key: str) -> bool:
         """Whether :meth:`answer` would find no call of this key, without asking anyone."""
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """
         A phone answered.
 
-        :return: whether the call waits or was answered within its wait (202), else 404.
+        :return: ACCEPTED is a 202, the others are a 404.
         :raises RendezvousDown: it cannot be known now (503).
         """

@@ -21,6 +21,7 @@ from middlewared.clock import Clock, WallClock
 from middlewared.errors import RendezvousDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -29,7 +30,7 @@ from middlewared.model import (
     Outcome,
     Settlement,
 )
-from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 
 @attrs.frozen
@@ -153,15 +154,15 @@ class Ringing:
         """See :meth:`.interface.Calls.holds_key`."""
         return self._rendezvous.holds_key(unique_key)
 
-    def surely_unknown(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.surely_unknown`."""
-        return self._rendezvous.surely_unknown(unique_key)
+    def rules_out_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.rules_out_key`."""
+        return self._rendezvous.rules_out_key(unique_key)
 
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.recognises`."""
-        return self._rendezvous.recognises(unique_key)
+    def knows_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Calls.knows_key`."""
+        return self._rendezvous.knows_key(unique_key)
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """See :meth:`.interface.Calls.answer`."""
         return await self._rendezvous.answer(unique_key, answer)
 
@@ -189,23 +190,23 @@ class Ringing:
         return self._idle
 
     async def _hold(self, call: Call, trace: Trace) -> Outcome:
-        """Take a place at the call and wait for its outcome."""
-        place = await self._rendezvous.join(call)
+        """Join the call and wait for its outcome."""
+        waiter = await self._rendezvous.join(call)
         settlement = None
         try:
-            if place.first:
-                self._wake(place, trace)
-            settlement = await place.settled
+            if waiter.first:
+                self._wake(waiter, trace)
+            settlement = await waiter.settled
         finally:
-            place.leave()
+            waiter.leave()
             if settlement is None:
                 trace.mark("hung-up")
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
-            joined = not place.first
-            ended = EndedRequest(place.call, trace, joined, place.kind, settlement)
+            joined = not waiter.first
+            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement)
             if settlement is None:
-                ended = attrs.evolve(ended, waits=partial(_may_wait, place))
+                ended = attrs.evolve(ended, waits=partial(_may_wait, waiter))
             self._ended(ended)
         return settlement.outcome
 
@@ -216,7 +217,7 @@ class Ringing:
         return Outcome.DRAINING if self.draining else Outcome.OVERLOADED
 
     def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
-        """Report a call that got no place."""
+        """Report a call that was not joined."""
         self._ended(EndedRequest(call, trace, False, None, Settlement(outcome)))
         self.refused(outcome)
         return outcome
@@ -231,15 +232,15 @@ class Ringing:
         deadline = started_at + self.settings.wait_s
         return Call(key, incoming, started_at, deadline, self._wall())
 
-    def _wake(self, place: Place, trace: Trace) -> None:
-        """Wake the device of the call that ``place`` has opened, until the call is over."""
-        waking = self._waker.waking(place, trace, self.settings.waking)
+    def _wake(self, waiter: Waiter, trace: Trace) -> None:
+        """Wake the device of the call that ``waiter`` has opened, until the call is over."""
+        waking = self._waker.waking(waiter, trace, self.settings.waking)
 
         def over(settlement: Settlement | None) -> None:
             waking.stop()
             ended = EndedCall(
-                kind=place.kind,
-                started_at=place.call.started_at,
+                kind=waiter.kind,
+                started_at=waiter.call.started_at,
                 accepted_at=waking.accepted_at,
                 settlement=settlement,
                 accepted=waking.accepted,
@@ -247,13 +248,13 @@ class Ringing:
             )
             self._ended(ended)
 
-        place.over.addCallback(over)
+        waiter.ended.addCallback(over)
         waking.start()
 
 
-def _may_wait(place: Place) -> bool:
+def _may_wait(waiter: Waiter) -> bool:
     """Whether others may wait for the call; only the daemon that wakes the phone knows."""
-    return not (place.first and place.over.called)
+    return not (waiter.first and waiter.ended.called)
 
 
 def is_uuid(text: str) -> bool:

@@ -3,7 +3,7 @@ Waking the device of one call: its pushes, from the first to the last.
 
 A call goes through the methods of :class:`Waking` from top to bottom: find the device, start
 each attempt at its time, send the push, act on the result. Once the call is over nothing is
-sent, but a result that arrives later still updates the device. ``place.pushes`` is the
+sent, but a result that arrives later still updates the device. ``waiter.pushes`` is the
 number of pushes that may have reached the phone so far.
 """
 
@@ -40,7 +40,7 @@ from middlewared.push.interface import (
     Uncertain,
 )
 from middlewared.quoting import fingerprint, word
-from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.15, 2.0
 UNCERTAIN_PAUSE_S = 1.5
@@ -79,9 +79,9 @@ class Waker:
     background: Background
     overloaded: Callable[[], bool]
 
-    def waking(self, place: Place, trace: Trace, settings: WakingSettings) -> Waking:
-        """For the call that ``place`` has opened; not started yet."""
-        return Waking(self, place, trace, settings)
+    def waking(self, waiter: Waiter, trace: Trace, settings: WakingSettings) -> Waking:
+        """For the call that ``waiter`` has opened; not started yet."""
+        return Waking(self, waiter, trace, settings)
 
 
 class Waking:
@@ -101,17 +101,19 @@ class Waking:
     :ivar device: the one being woken; None: none was found.
     """
 
-    def __init__(self, waker: Waker, place: Place, trace: Trace, settings: WakingSettings) -> None:
+    def __init__(
+        self, waker: Waker, waiter: Waiter, trace: Trace, settings: WakingSettings
+    ) -> None:
         self._waker = waker
         self._settings = settings
-        self._place = place
-        self._call = place.call
-        self._key = place.call.unique_key
+        self._waiter = waiter
+        self._call = waiter.call
+        self._key = waiter.call.unique_key
         self._trace = trace
         self._over = False
-        self._latest = self.accepted = place.pushes
-        if place.taken_over:
-            place.pushes += 1  # the daemon that died may have sent one that it had not counted
+        self._latest = self.accepted = waiter.pushes
+        if waiter.took_over:
+            waiter.pushes += 1  # the daemon that died may have sent one that it had not counted
         self._once = False
         self._backing_off = False
         self._sleeping: set[Deferred[None]] = set()
@@ -153,7 +155,7 @@ class Waking:
             await self._fail(Outcome.NO_DEVICE)
             return
         self.device = device
-        self._place.kind = DeviceKind(device.app, device.platform)
+        self._waiter.kind = DeviceKind(device.app, device.platform)
         route = self._waker.routes.find(device.app, device.platform)
         if route is None:
             self._log_no_route(device)
@@ -175,8 +177,8 @@ class Waking:
             interval_s=self._settings.interval_s,
         )
         now = clock.seconds()
-        if self._place.taken_over and not self._over and sent >= schedule.due(now):
-            self._place.pushes -= 1  # it had counted all that were due, so it sent no other
+        if self._waiter.took_over and not self._over and sent >= schedule.due(now):
+            self._waiter.pushes -= 1  # it had counted all that were due, so it sent no other
         for at in schedule.times(now, sent=sent):
             await self._sleep(at - clock.seconds())
             if self._over:
@@ -212,7 +214,7 @@ class Waking:
         route = self._waker.routes.find(device.app, device.platform)
         if route is None:
             return ConfigFault("app-removed")
-        outstanding = _OutstandingPush(self._place)
+        outstanding = _OutstandingPush(self._waiter)
         push = CallPush(
             device,
             self._call,
@@ -251,7 +253,7 @@ class Waking:
         storing = store_update(self._waker.registry, device, result)
         dead = isinstance(result, TokenDead)
         # An uncertain push may still be answered, unless the device no longer exists.
-        if not self.accepted and (dead or not self._place.pushes):
+        if not self.accepted and (dead or not self._waiter.pushes):
             await self._wait_briefly(storing)
             await self._fail(Outcome.TOKEN_DEAD if dead else Outcome.PUSH_FAILED)
         await storing
@@ -276,7 +278,7 @@ class Waking:
     async def _fail(self, outcome: Outcome) -> None:
         """End the call, unless a push of a daemon that died may still be answered."""
         # The PBX may have placed the call again since, with the same UUID as its key.
-        if not (self.accepted or self._place.over.called):
+        if not (self.accepted or self._waiter.ended.called):
             await self._waker.rendezvous.settle(self._key, outcome)
 
     def _is_wanted(self, attempt: int) -> bool:
@@ -336,15 +338,15 @@ class Waking:
 
 @attrs.define(eq=False)
 class _OutstandingPush:
-    """One push, counted in ``place.pushes`` while it may reach the phone."""
+    """One push, counted in ``waiter.pushes`` while it may reach the phone."""
 
-    _place: Place
+    _waiter: Waiter
     _counted: bool = False
 
     def count(self, may_arrive: bool) -> None:
-        if self._counted is not may_arrive and not self._place.over.called:
+        if self._counted is not may_arrive and not self._waiter.ended.called:
             self._counted = may_arrive
-            self._place.pushes += 1 if may_arrive else -1
+            self._waiter.pushes += 1 if may_arrive else -1
 
 
 def _label(result: PushResult) -> str:

@@ -310,7 +310,7 @@ class Components:
 
     def abandon(self) -> None:
         """End every call that still waits: its PBX is notified that we drain."""
-        self.rendezvous.abandon(Outcome.DRAINING)
+        self.rendezvous.settle_all(Outcome.DRAINING)
 
     async def stop(self) -> None:
         """Stop everything except the log: each before what it depends on."""

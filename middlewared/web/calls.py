@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
-from middlewared.model import Outcome
+from middlewared.model import AnswerResult, Outcome
 from middlewared.web import fields
 from middlewared.web.client_address import Address, forwarding_fault, within
 from middlewared.web.endpoint import Endpoint
@@ -41,7 +41,7 @@ _RETRY_AFTER_S = 2
 class CallEndpoints:
     """
     :param answer_elsewhere: answers a call that is not held here, from the client's address
-        and the limit for unknown keys; returns whether the call is known.
+        and the limit for unknown keys.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CallEndpoints:
         *,
         clock: Clock,
         calls: Calls,
-        answer_elsewhere: Callable[[PhoneAnswer, Address | None, Rate], Awaitable[bool]],
+        answer_elsewhere: Callable[[PhoneAnswer, Address | None, Rate], Awaitable[AnswerResult]],
     ) -> None:
         self._clock = clock
         self._calls = calls
@@ -86,11 +86,11 @@ class CallEndpoints:
     async def _answer(self, request: Request) -> Reply:
         answer = fields.phone_answer(request.fields(), request.received_at)
         if self._calls.holds_key(answer.unique_key):
-            known = await self._calls.answer(answer.unique_key, answer.answer)
+            result = await self._calls.answer(answer.unique_key, answer.answer)
         else:
             rate = request.settings.unknown_keys
-            known = await self._answer_elsewhere(answer, request.address, rate)
-        if not known:
+            result = await self._answer_elsewhere(answer, request.address, rate)
+        if result is not AnswerResult.ACCEPTED:
             raise NotFound("no such call")
         return Reply(202)
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock
+from middlewared.model import AnswerResult
 from middlewared.web.client_address import Address, rate_limit_key
 from middlewared.web.fields import PhoneAnswer
 from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, RequestFilter
@@ -59,21 +60,23 @@ class UnknownKeys(RequestFilter):
         self._second_began_at = self._clock.seconds()
         self._this_second = self._last_second = 0
 
-    async def answer(self, answer: PhoneAnswer, address: Address | None, rate: Rate) -> bool:
+    async def answer(
+        self, answer: PhoneAnswer, address: Address | None, rate: Rate
+    ) -> AnswerResult:
         """
-        Answer a call that is not held here; returns whether it is known.
+        Answer a call that is not held here.
 
         :raises TooManyRequests: ``address`` has sent more unknown keys than ``rate`` allows.
         """
         client = rate_limit_key(address)
-        ours = self._calls.recognises(answer.unique_key)
+        ours = self._calls.knows_key(answer.unique_key)
         buckets = self._elsewhere if ours else self._unknown
         self._count()
         buckets.take(client, rate, self._clock.seconds())
-        known = await self._calls.answer(answer.unique_key, answer.answer)
-        if known:
+        result = await self._calls.answer(answer.unique_key, answer.answer)
+        if result is AnswerResult.ACCEPTED:
             buckets.refund(client, rate)
-        return known
+        return result
 
     @property
     def active(self) -> bool:
@@ -88,7 +91,7 @@ class UnknownKeys(RequestFilter):
         if found is None or _TYPE.search(plain.head) is None:
             return None
         key = found[1].decode("ascii")
-        if self._calls.recognises(key):
+        if self._calls.knows_key(key):
             return None
         client = rate_limit_key(plain.address(peer, settings))
         error = self._error(key, client, settings.unknown_keys)
@@ -103,7 +106,7 @@ class UnknownKeys(RequestFilter):
             self._unknown.take(client, rate, self._clock.seconds())
         except TooManyRequests as error:
             return error
-        if self._calls.surely_unknown(key):
+        if self._calls.rules_out_key(key):
             return NotFound("no such call")
         self._unknown.refund(client, rate)  # the look-up takes it
         return None

@@ -18,7 +18,6 @@ from middlewared.rendezvous.redis.cluster_slots import (
     redirect_from,
     slot_of,
 )
-from middlewared.rendezvous.redis.keys import Keys
 from middlewared.rendezvous.redis.records import (
     call_from,
     call_text,
@@ -29,6 +28,7 @@ from middlewared.rendezvous.redis.records import (
     settlement_text,
 )
 from middlewared.rendezvous.redis.redis_connection import Login
+from middlewared.rendezvous.redis.signed_keys import SignedKeys
 
 HOST = ("10.0.0.1", 6379)
 keys = st.one_of(st.uuids().map(str), st.uuids().map(lambda key: key.hex.upper()))
@@ -68,10 +68,10 @@ secrets = st.none() | st.text(string.hexdigits, min_size=64)
 
 
 class RedirectTests(SynchronousTestCase):
-    """What a node says when the key is elsewhere."""
+    """What a node replies when the key is elsewhere."""
 
     def test_moved_and_ask(self) -> None:
-        """MOVED is for good, ASK for one command; IPv6 hosts have colons too."""
+        """MOVED is permanent, ASK is for one command; IPv6 hosts have colons too."""
         moved = redirect_from("MOVED 3999 127.0.0.1:6381", HOST)
         self.assertEqual(moved, Redirect(3999, ("127.0.0.1", 6381), asking=False))
         ask = redirect_from("ASK 3999 ::1:6381", HOST)
@@ -90,7 +90,7 @@ class RedirectTests(SynchronousTestCase):
 
 
 class SlotMapTests(SynchronousTestCase):
-    """Who has which slot."""
+    """Which master has which slot."""
 
     def test_reply_of_cluster_slots(self) -> None:
         """Masters come first, replicas after; a host left out is the one asked."""
@@ -125,22 +125,22 @@ class SlotMapTests(SynchronousTestCase):
         self.assertEqual(slots.master_of(7), HOST)
 
 
-def keys_with(secret: str | None) -> Keys:
-    """Keys of a daemon that knows ``secret``."""
-    made = Keys()
+def keys_with(secret: str | None) -> SignedKeys:
+    """SignedKeys of a daemon that knows ``secret``."""
+    made = SignedKeys()
     if secret is not None:
-        made.learn(secret)
+        made.use_secret(secret)
     return made
 
 
 class KeyTests(SynchronousTestCase):
-    """Fresh keys: where they lead, and who recognises them."""
+    """Fresh keys: their slots, and which daemons recognise them."""
 
     @given(calls, secrets)
     def test_keys_of_one_call_share_a_slot(self, call: Call, secret: str | None) -> None:
         """The record and the identity are on one node, whatever key the call has."""
         made = keys_with(secret)
-        for each in (made.aimed(call), made.with_fresh_key(call)):
+        for each in (made.with_suitable_key(call), made.with_fresh_key(call)):
             self.assertTrue(is_key(each.unique_key))
             if identity := identity_key(each.incoming):
                 self.assertEqual(slot_of(record_key(each.unique_key)), slot_of(identity))
@@ -150,7 +150,7 @@ class KeyTests(SynchronousTestCase):
         """Apps and PBX see one and the same."""
         incoming = attrs.evolve(call.incoming, call_id=call.unique_key)
         call = attrs.evolve(call, incoming=incoming)
-        self.assertEqual(keys_with(secret).aimed(call).unique_key, call.unique_key)
+        self.assertEqual(keys_with(secret).with_suitable_key(call).unique_key, call.unique_key)
 
     @given(calls, secrets)
     def test_fresh_keys_differ(self, call: Call, secret: str | None) -> None:
@@ -164,27 +164,29 @@ class KeyTests(SynchronousTestCase):
         """In each form of a UUID; not under another secret, nor before it is known."""
         key = keys_with("s3cret").with_fresh_key(call).unique_key
         for form in (key, key.upper(), str(uuid.UUID(key))):
-            self.assertTrue(keys_with("s3cret").recognises(form))
-            self.assertFalse(keys_with("0ther").recognises(form))
-            self.assertFalse(keys_with(None).recognises(form))
+            self.assertTrue(keys_with("s3cret").is_signed(form))
+            self.assertFalse(keys_with("0ther").is_signed(form))
+            self.assertFalse(keys_with(None).is_signed(form))
 
     @given(calls, st.integers(0, 31))
     def test_a_changed_digit_is_noticed(self, call: Call, at: int) -> None:
         """Random part, check and tag are all covered."""
         key = keys_with("s3cret").with_fresh_key(call).unique_key
         digit = "1" if key[at] == "0" else "0"
-        self.assertFalse(keys_with("s3cret").recognises(key[:at] + digit + key[at + 1 :]))
+        self.assertFalse(keys_with("s3cret").is_signed(key[:at] + digit + key[at + 1 :]))
 
     @given(st.text())
     def test_strange_texts_are_not_recognised(self, text: str) -> None:
         """No text breaks it."""
-        self.assertFalse(keys_with("s3cret").recognises(text))
+        self.assertFalse(keys_with("s3cret").is_signed(text))
 
     @given(calls)
     def test_a_call_without_a_call_id_gets_a_key_with_a_check(self, call: Call) -> None:
-        """Whoever made the first key knew no secret."""
+        """The first key was made without the secret."""
         call = attrs.evolve(call, incoming=attrs.evolve(call.incoming, call_id=""))
-        self.assertTrue(keys_with("s3cret").recognises(keys_with("s3cret").aimed(call).unique_key))
+        self.assertTrue(
+            keys_with("s3cret").is_signed(keys_with("s3cret").with_suitable_key(call).unique_key)
+        )
 
 
 class RecordTests(SynchronousTestCase):

@@ -10,14 +10,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.devices.interface import PeerHeartbeat
 from middlewared.errors import DatabaseDown
-from middlewared.rendezvous.redis.peers import DOUBT_S, INTERVAL_S, REPORTS_LAST_S, Peers
+from middlewared.rendezvous.redis.peer_reports import (
+    DOUBT_S,
+    INTERVAL_S,
+    REPORTS_LAST_S,
+    PeerReports,
+)
 
 
 def a_peer(redis_up: bool, age_s: float = 0.0) -> PeerHeartbeat:
     return PeerHeartbeat("other", redis_up, "1", 0, age_s)
 
 
-class PeersTests(SynchronousTestCase):
+class PeerReportsTests(SynchronousTestCase):
     """
     :ivar others: what the table has; None: the database is away.
     :ivar reported: what was reported of this daemon's Redis.
@@ -27,10 +32,10 @@ class PeersTests(SynchronousTestCase):
         self.clock = Clock()
         self.has_redis = True
         self.others: Sequence[PeerHeartbeat] | None = []
-        self.hangs = False
-        self.hung: Deferred[None] = Deferred()
+        self.stalls = False
+        self.stalled: Deferred[None] = Deferred()
         self.reported: list[bool] = []
-        self.peers = Peers(
+        self.peers = PeerReports(
             clock=self.clock,
             daemon="this",
             table=self,
@@ -41,15 +46,15 @@ class PeersTests(SynchronousTestCase):
 
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         self.reported.append(redis_up)
-        if self.hangs:
-            await self.hung
+        if self.stalls:
+            await self.stalled
         if self.others is None:
             raise DatabaseDown("away")
         return self.others
 
     def lose_redis(self) -> None:
         self.has_redis = False
-        self.peers.hurry()
+        self.peers.redis_troubled()
 
     def passes(self, seconds: float) -> None:
         """Time, in small turns of the reactor."""
@@ -58,12 +63,12 @@ class PeersTests(SynchronousTestCase):
 
     def verdict(self) -> bool:
         """Whether a call may be taken, which must be known in time."""
-        asking = Deferred.fromCoroutine(self.peers.may_go_alone())
+        asking = Deferred.fromCoroutine(self.peers.may_work_alone())
         self.passes(DOUBT_S * 1.1)
         return bool(self.successResultOf(asking))
 
     def at_once(self) -> bool:
-        return bool(self.successResultOf(Deferred.fromCoroutine(self.peers.may_go_alone())))
+        return bool(self.successResultOf(Deferred.fromCoroutine(self.peers.may_work_alone())))
 
     def test_it_reports_once_a_second(self) -> None:
         """And at once when Redis is lost."""
@@ -84,7 +89,7 @@ class PeersTests(SynchronousTestCase):
         self.peers.start()
         self.others = [a_peer(True)]
         self.lose_redis()
-        asking = Deferred.fromCoroutine(self.peers.may_go_alone())
+        asking = Deferred.fromCoroutine(self.peers.may_work_alone())
         self.passes(DOUBT_S / 2)
         self.assertNoResult(asking)
         self.others = [a_peer(False)]
@@ -103,25 +108,25 @@ class PeersTests(SynchronousTestCase):
         self.assertFalse(self.at_once())
 
     def test_alone_when_the_database_is_away_too(self) -> None:
-        """Whether it refuses or says nothing."""
+        """Whether it refuses or does not reply."""
         self.peers.start()
         self.others = None
         self.lose_redis()
         self.assertTrue(self.verdict())
         self.assertTrue(self.at_once())
 
-    def test_alone_when_the_database_hangs(self) -> None:
+    def test_alone_when_the_database_stalls(self) -> None:
         """A report under way holds up no call for longer than another."""
         self.others = [a_peer(True)]
         self.peers.start()
         self.passes(0.1)
-        self.hangs = True
+        self.stalls = True
         self.lose_redis()
         self.assertTrue(self.verdict())
-        self.hung.callback(None)
+        self.stalled.callback(None)
 
     def test_a_daemon_without_redis_may_know_an_unknown_key(self) -> None:
-        """As long as it says so."""
+        """As long as it reports so."""
         self.others = [a_peer(True), a_peer(False)]
         self.peers.start()
         self.assertFalse(self.peers.all_have_redis(None))
@@ -130,7 +135,7 @@ class PeersTests(SynchronousTestCase):
         self.assertTrue(self.peers.all_have_redis(None))
 
     def test_after_a_return_of_redis_each_must_have_reported(self) -> None:
-        """A report from before says nothing of a daemon's way back."""
+        """A report from before does not count."""
         self.others = [a_peer(True, age_s=0.5)]
         self.peers.start()
         since = self.clock.seconds()
@@ -140,7 +145,7 @@ class PeersTests(SynchronousTestCase):
         self.assertTrue(self.peers.all_have_redis(since))
 
     def test_without_the_database_only_the_time_heals(self) -> None:
-        """Just after a return nothing is sure, later on Redis is believed."""
+        """Just after a return nothing is certain; later Redis is trusted."""
         self.others = None
         self.peers.start()
         self.passes(REPORTS_LAST_S * 2)
