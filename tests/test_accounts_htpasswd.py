@@ -149,7 +149,7 @@ class PasswordFileTests(SynchronousTestCase):
         self.path = Path(self.mktemp())
 
     def problems(self) -> list[str]:
-        problems: list[str] = self.assertRaises(ConfigError, read_passwords, self.path).problems
+        problems: list[str] = self.assertRaises(ConfigError, read_passwords, self.path).lines
         return problems
 
     def test_comments_blanks_and_line_ends(self) -> None:

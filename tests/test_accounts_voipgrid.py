@@ -92,7 +92,9 @@ class VoipgridCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.settings = VoipgridSettings(f"http://127.0.0.1:{address.port}/base/", "/profile/")
+        self.settings = VoipgridSettings(
+            f"http://127.0.0.1:{address.port}/base/", "/profile/", timeout_s=5.0, cache_s=0.0
+        )
         self.backend = VoipgridAccounts(client=client, clock=self.clock, settings=self.settings)
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]

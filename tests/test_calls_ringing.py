@@ -133,7 +133,9 @@ class RingingCase(SynchronousTestCase):
             settings=RingingSettings(
                 wait_s=4.0,
                 max_waiting=3,
-                waking=WakingSettings("http://127.0.0.1/api/call-response/", 1.0),
+                waking=WakingSettings(
+                    "http://127.0.0.1/api/call-response/", 1.0, silent_calls=0, silent_wait_s=1.5
+                ),
             ),
         )
 
@@ -317,7 +319,7 @@ class RingingTests(RingingCase):
 
     def test_device_that_answered_lately_has_all_the_time(self) -> None:
         """Its streak is below silent_calls."""
-        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3)
+        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3, silent_wait_s=1.5)
         self.ringing.settings = attrs.evolve(self.ringing.settings, waking=waking)
         self.devices.put(attrs.evolve(PHONE, silent_streak=2))
         held = self.ring()

@@ -42,7 +42,9 @@ class CachedContractTests(DeviceRegistryContract, TestCase):
         self.there = self.cached()
 
     def cached(self) -> DeviceRegistry:
-        return CachedRegistry(devices=self.devices, clock=reactor, settings=CacheSettings())
+        return CachedRegistry(
+            devices=self.devices, clock=reactor, settings=CacheSettings(keep_s=600.0)
+        )
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
         return self.devices.response_log()
@@ -59,7 +61,7 @@ class OutageTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.cache = CachedRegistry(
-            devices=self.devices, clock=self.clock, settings=CacheSettings(keep_ms=600_000)
+            devices=self.devices, clock=self.clock, settings=CacheSettings(keep_s=600.0)
         )
 
     def now(self, work: Awaitable[T]) -> T:
@@ -117,7 +119,7 @@ class OutageTests(SynchronousTestCase):
         """With 0 nothing is served from the cache; the setting may change at any time."""
         self.now(self.cache.register(a_device()))
         self.go_away()
-        self.cache.reconfigure(CacheSettings(keep_ms=0))
+        self.cache.reconfigure(CacheSettings(keep_s=0.0))
         self.assert_down()
 
     def test_database_is_asked_while_it_works(self) -> None:
@@ -176,7 +178,7 @@ class OutageTests(SynchronousTestCase):
         self.cache = CachedRegistry(
             devices=self.devices,
             clock=self.clock,
-            settings=CacheSettings(),
+            settings=CacheSettings(keep_s=600.0),
             keeps_dead=lambda app, platform: (app, platform) in kept,
         )
         self.now(self.cache.register(a_device()))

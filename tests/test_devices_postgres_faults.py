@@ -116,7 +116,9 @@ class PostgresFaultTests(FaultCase):
         server = self.server()
         registry = self.registry(self.address(server))
         await start(registry)
-        cached = CachedRegistry(devices=registry, clock=reactor, settings=CacheSettings())
+        cached = CachedRegistry(
+            devices=registry, clock=reactor, settings=CacheSettings(keep_s=600.0)
+        )
         await cached.register(a_device())
         server.pause()
         self.assertEqual(await cached.find(ACCOUNT), a_device())

@@ -79,7 +79,7 @@ class SqliteCase(TestCase):
         registry = self.registry(path)
         with self.assertRaises(ConfigError) as caught:
             await registry.start()
-        problems: list[str] = caught.exception.problems
+        problems: list[str] = caught.exception.lines
         (problem,) = problems
         self.assertTrue(problem.startswith("[database] url: "), problem)
         return problem

@@ -384,6 +384,6 @@ class TrustFileTests(TestCase):
         (folder / "empty.pem").write_text("")
         (folder / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----")
         for name in ("missing.pem", ".", "empty.pem", "bad.pem"):
-            problems = self.assertRaises(ConfigError, load_trust, folder / name).problems
+            problems = self.assertRaises(ConfigError, load_trust, folder / name).lines
             self.assertEqual(len(problems), 1)
             self.assertTrue(problems[0].startswith("ca_file: "), problems)

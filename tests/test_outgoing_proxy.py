@@ -59,9 +59,9 @@ class ProxyUrlTests(SynchronousTestCase):
             "http://u:secret@[::1:80",
             "u:secret@host:80",
         ):
-            problems = self.assertRaises(ConfigError, Proxy.from_url, url).problems
+            problems = self.assertRaises(ConfigError, Proxy.from_url, url).lines
             self.assertEqual(len(problems), 1)
-            self.assertTrue(problems[0].startswith("url: "), problems)
+            self.assertTrue(problems[0].startswith("[http_proxy] url: "), problems)
             self.assertNotIn("secret", problems[0])
 
     def test_secrets_stay_out_of_the_text_form(self) -> None:

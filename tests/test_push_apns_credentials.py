@@ -55,7 +55,7 @@ class CredentialsTestCase(SynchronousTestCase):
     def assert_problem(self, path: Path, problem: str, load: Any) -> None:
         """Loading fails with this one line."""
         error = self.assertRaises(ConfigError, load, path)
-        self.assertEqual(error.problems, [f"{path}: {problem}"])
+        self.assertEqual(error.lines, [f"{path}: {problem}"])
 
 
 class CertificateTests(CredentialsTestCase):
@@ -109,7 +109,7 @@ class CertificateTests(CredentialsTestCase):
         """Apple would refuse it."""
         path = self.authority.apns_client(validity=EXPIRED)
         error = self.assertRaises(ConfigError, self.load, path)
-        self.assertRegex(error.problems[0], r": the certificate expired on \d{4}-\d\d-\d\d$")
+        self.assertRegex(error.lines[0], r": the certificate expired on \d{4}-\d\d-\d\d$")
 
 
 class KeyTests(CredentialsTestCase):

@@ -49,7 +49,8 @@ class PortCase(WebCase):
         site = self.web.site(RouteSet.ALL)
         self.sites.append(site)
         listener = ports.Listener(
-            "[http] listen",
+            "http",
+            "listen",
             "http",
             [description],
             site,

@@ -116,8 +116,8 @@ class FaultyFileTests(TestCase):
             self.config,
             accounts=attrs.evolve(self.config.accounts, htpasswd=self.passwords("new")),
             apps=android(AndroidApp(app=APP, api_key="new")),
-            calls=CallSettings(roundtrip_wait_ms=1),
-            database=attrs.evolve(self.config.database, device_cache_ms=1),
+            calls=CallSettings(roundtrip_wait_s=0.001),
+            database=attrs.evolve(self.config.database, device_cache_s=0.001),
             http=HttpSettings(max_body_bytes=1),
             log=LogSettings(level="debug", format="json", file=self.directory / "new.log"),
         )
@@ -205,7 +205,7 @@ class FaultyFileTests(TestCase):
         self.assertEqual(used[0], self.other)
         self.assertEqual(self.components.web.settings.current.max_body_bytes, 1)
         self.assertEqual(self.components.ringing.settings.wait_s, 0.001)
-        self.assertEqual(self.components.devices.settings.keep_ms, 1)
+        self.assertEqual(self.components.devices.settings.keep_s, 0.001)
         self.assertIsNotNone(used[-1])
         self.assertEqual([name for name, _ in self.logged()], ["new.log", "new.log"])
         await self.accepts("new")

@@ -22,7 +22,7 @@ from middlewared.accounts.interface import Account
 from middlewared.accounts.remembered import Remembered
 from middlewared.background import shielded
 from middlewared.basic_auth import decode_basic
-from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused
+from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused, Problem
 from middlewared.waiting import with_fair_timeout
 
 MAX_CHECKS = 64
@@ -53,14 +53,15 @@ def read_passwords(path: Path) -> Passwords:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError([f"[accounts] htpasswd: {path}: {why}"]) from error
+        raise ConfigError([Problem("accounts", "htpasswd", f"{path}: {why}")]) from error
     hashes: dict[int, bytes] = {}
     problems = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
             problem = _read_line(line.strip(), hashes)
             if problem:
-                problems.append(f"[accounts] htpasswd: {path} line {number}: {problem}")
+                what = f"{path} line {number}: {problem}"
+                problems.append(Problem("accounts", "htpasswd", what))
     if problems:
         raise ConfigError(problems)
     return Passwords(hashes, _unknown(hashes))

@@ -41,8 +41,8 @@ class VoipgridSettings:
 
     base_url: str
     profile_path: str
-    timeout_s: float = 5.0
-    cache_s: float = 0.0
+    timeout_s: float
+    cache_s: float
 
 
 class VoipgridAccounts:

@@ -60,8 +60,8 @@ class WakingSettings:
 
     response_api: str
     interval_s: float
-    silent_calls: int = 0
-    silent_wait_s: float = 1.5
+    silent_calls: int
+    silent_wait_s: float
 
 
 @attrs.frozen(kw_only=True)

@@ -20,7 +20,7 @@ from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
-from middlewared.errors import ConfigError, MiddlewaredError
+from middlewared.errors import ConfigError, MiddlewaredError, Problem
 from middlewared.model import Device
 from middlewared.quoting import fingerprint
 from middlewared.service.implementations import choose_database
@@ -121,7 +121,7 @@ def import_from(config: Config, path: Path) -> int:
                 done = await import_devices(devices=devices, lines=lines, report=report)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise ConfigError([f"{path}: {why}"]) from error
+            raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
         _print(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
         return 1 if done.refused else 0
 
@@ -136,7 +136,7 @@ def _with_devices(config: Config, work: Work, *, create: bool = False) -> int:
     """
     path = config.database.sqlite_file
     if path is not None and not create and not path.exists():
-        raise ConfigError([f"[database] url: {path} does not exist"])
+        raise ConfigError([Problem("database", "url", f"{path} does not exist")])
 
     async def opened(reactor: Any) -> int:
         devices = choose_database(config, reactor=reactor)

@@ -1,8 +1,8 @@
 """
-The configuration: an ini file becomes frozen values, once, before anything starts.
+The configuration: an ini file becomes frozen values before anything is started or reloaded.
 
-The one invariant: either every value is usable, or :class:`~middlewared.errors.ConfigError`
-names every problem; no text made of a value or a problem holds a secret.
+Either every value is usable, or :class:`~middlewared.errors.ConfigError` names every problem.
+No text form of a value or a problem contains a secret.
 """
 
 from middlewared.config.reader import read_config

@@ -32,9 +32,9 @@ FIND_TIMEOUT_S = 0.2
 
 @attrs.frozen
 class CacheSettings:
-    """``keep_ms``: how long a device may be served after the database returned it; 0: never."""
+    """``keep_s``: how long a device may be served after the database returned it; 0: never."""
 
-    keep_ms: int = 600_000
+    keep_s: float
 
 
 class CachedRegistry:
@@ -119,7 +119,7 @@ class CachedRegistry:
     def _recall(self, sip_user_id: int) -> Device | None:
         device, cached_at = self._cached.get(sip_user_id, (None, 0.0))
         age_s = self._clock.seconds() - cached_at
-        return device if age_s * 1000 < self.settings.keep_ms else None
+        return device if age_s < self.settings.keep_s else None
 
     def _remember(self, device: Device) -> None:
         self._cached[device.sip_user_id] = device, self._clock.seconds()

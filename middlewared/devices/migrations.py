@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 
 def pending(dialect: str, version: int) -> Sequence[tuple[int, str]]:
@@ -28,10 +28,9 @@ def pending(dialect: str, version: int) -> Sequence[tuple[int, str]]:
     )
     newest = scripts[-1][0]
     if version > newest:
-        raise ConfigError(
-            [
-                f"[database] url: the database has schema {version}, this program knows"
-                f" up to {newest}: it was used by a newer release"
-            ]
+        what = (
+            f"the database has schema {version}, this program knows up to {newest}: it was used"
+            " by a newer release"
         )
+        raise ConfigError([Problem("database", "url", what)])
     return [script for script in scripts if script[0] > version]

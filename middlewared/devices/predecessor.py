@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from middlewared.booleans import parse_boolean
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.devices.queries import LARGEST_ID
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import Device, Platform
 
 _REQUIRED = {"sip_user_id", "platform", "app", "token"}
@@ -81,7 +81,9 @@ def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
     reader = csv.DictReader(lines)
     missing = _REQUIRED - set(reader.fieldnames or ())
     if missing:
-        raise ConfigError([f"the export has no column {name}" for name in sorted(missing)])
+        raise ConfigError(
+            Problem("", "", f"the export has no column {name}") for name in sorted(missing)
+        )
     seen: set[int] = set()
     while True:
         try:

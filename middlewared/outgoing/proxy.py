@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from middlewared.basic_auth import encode_basic
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.outgoing.tcp_endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
 from middlewared.waiting import with_fair_timeout
 
@@ -54,21 +54,25 @@ class Proxy:
         """
         Read ``http://user:password@host:port``; user and password are percent-encoded.
 
-        :raises ConfigError: its problems begin with ``url:`` and do not quote the URL.
+        :raises ConfigError: one problem of ``[http_proxy] url``, which does not quote the URL.
         """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigError(["url: is not a URL"]) from error
+            raise _wrong_url("is not a URL") from error
         if parts.scheme != "http" or not host or not port:
-            raise ConfigError(["url: must be http://host:port or http://user:password@host:port"])
+            raise _wrong_url("must be http://host:port or http://user:password@host:port")
         if parts.path.strip("/") or parts.query or parts.fragment:
-            raise ConfigError(["url: must end after the port"])
+            raise _wrong_url("must end after the port")
         if parts.username is None:
             return cls(host, port)
         user, password = unquote(parts.username), unquote(parts.password or "")
         return cls(host, port, encode_basic(user, password))
+
+
+def _wrong_url(what: str) -> ConfigError:
+    return ConfigError([Problem("http_proxy", "url", what)])
 
 
 class ProxyEndpoints:

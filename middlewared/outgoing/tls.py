@@ -20,7 +20,7 @@ from twisted.internet._sslverify import IOpenSSLTrustRoot  # not public elsewher
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 
 @implementer(IOpenSSLTrustRoot)
@@ -42,17 +42,21 @@ def load_trust(ca_file: str | Path | None) -> TrustRoots:
     The trust roots for one app.
 
     :param ca_file: PEM file with one or more further roots; None: the platform's alone.
-    :raises ConfigError: its problems begin with ``ca_file:``.
+    :raises ConfigError: one problem of the key ca_file.
     """
     if ca_file is None:
         return TrustRoots()
     try:
         certificates = x509.load_pem_x509_certificates(Path(ca_file).read_bytes())
     except OSError as error:
-        raise ConfigError([f"ca_file: cannot read {ca_file}: {error.strerror}"]) from error
+        raise _unusable(f"cannot read {ca_file}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError([f"ca_file: {ca_file} has no usable PEM certificate"]) from error
+        raise _unusable(f"{ca_file} has no usable PEM certificate") from error
     return TrustRoots([ssl.Certificate(X509.from_cryptography(each)) for each in certificates])
+
+
+def _unusable(what: str) -> ConfigError:
+    return ConfigError([Problem("", "ca_file", what)])
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)

@@ -214,9 +214,9 @@ class Components:
             clock=self._reactor,
         )
         listeners = (
-            ("[metrics] listen", "metrics", self.config.metrics.listen, metrics),
-            ("[http] pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
-            ("[http] listen", "http", http.listen, self.web.site(public)),
+            ("metrics", "listen", "metrics", self.config.metrics.listen, metrics),
+            ("http", "pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
+            ("http", "listen", "http", http.listen, self.web.site(public)),
         )
         return [Listener(*listener, self._trusted_proxies) for listener in listeners]
 

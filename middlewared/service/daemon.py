@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from middlewared.config import Config
 from middlewared.errors import ConfigError
 from middlewared.service.components import Components
-from middlewared.service.ports import PortDown, addresses, listen
+from middlewared.service.ports import addresses, listen
 from middlewared.service.service_manager import ServiceManager
 
 LAST_REPLIES_S = 0.05
@@ -34,7 +34,8 @@ class Daemon(Service):
 
     :param manager: notified when the daemon is ready, reloads and stops.
     :param reread: reads the configuration again, or raises ConfigError.
-    :param failed: called with the problems when the start has failed, before everything stops.
+    :param failed: called with the lines of the problems when the start has failed, before
+        everything stops.
     """
 
     log = Logger()
@@ -76,8 +77,9 @@ class Daemon(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _start(self) -> None:
-        for warning in self._components.config.warnings:
-            self.log.warn("{warning}", warning=warning)
+        config = self._components.config
+        for warning in config.warnings:
+            self.log.warn("{warning}", warning=warning.line(config.source))
         await self._components.start()
         if self._ending:
             return
@@ -94,16 +96,14 @@ class Daemon(Service):
         """The start failed: log the reason in plain words, and end."""
         if self._ending:
             return
-        problems: list[str] = []
+        lines: list[str] = []
         if isinstance(failure.value, ConfigError):
-            problems = failure.value.problems
-        elif isinstance(failure.value, PortDown):
-            problems = [str(failure.value)]
+            lines = failure.value.lines
         else:
             self.log.failure("the start failed", failure)
-        for problem in problems:
-            self.log.critical("{problem}", problem=problem)
-        self._fail(problems)
+        for line in lines:
+            self.log.critical("{problem}", problem=line)
+        self._fail(lines)
         self.end()
 
     def end(self) -> None:
@@ -122,8 +122,8 @@ class Daemon(Service):
         try:
             self._components.reload(self._reread())
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
             self.log.error("configuration not reloaded, the current one stays")
         except Exception:
             self.log.failure("configuration not reloaded")
@@ -137,14 +137,14 @@ class Daemon(Service):
         try:
             self._components.logs.reopen(self._components.config.log)
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
         else:
             self.log.info("log files reopened")
 
     async def _stop(self) -> None:
         calls = self._components.config.calls
-        self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)
+        self._manager.stopping(calls.drain_notice_s + calls.drain_s + CLOSING_S)
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
@@ -167,9 +167,9 @@ class Daemon(Service):
         components.draining = True
         components.web.settings.keep_alive = False
         self.log.info("draining, {waiting} calls wait", waiting=components.ringing.waiting)
-        await deferLater(self._reactor, calls.drain_notice_ms / 1000)
+        await deferLater(self._reactor, calls.drain_notice_s)
         components.ringing.draining = True
-        await components.until_idle(calls.drain_ms / 1000)
+        await components.until_idle(calls.drain_s)
         components.abandon()
         # The last replies are written in the next turns.
         await deferLater(self._reactor, LAST_REPLIES_S)

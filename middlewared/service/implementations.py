@@ -26,7 +26,7 @@ from middlewared.config import AccountSettings, Config, RedisSettings
 from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import LateAnswer
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
@@ -147,14 +147,14 @@ def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
     return VoipgridSettings(
         base_url=accounts.base_url,
         profile_path=accounts.profile_path,
-        timeout_s=accounts.timeout_ms / 1000,
-        cache_s=accounts.cache_ms / 1000,
+        timeout_s=accounts.timeout_s,
+        cache_s=accounts.cache_s,
     )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
-        raise ConfigError(["[accounts] htpasswd: needed by backend htpasswd"])
+        raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
     return read_passwords(accounts.htpasswd)
 
 

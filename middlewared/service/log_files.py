@@ -16,7 +16,7 @@ import attrs
 
 from middlewared.clock import WallClock
 from middlewared.config import LogSettings
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.logs import LogOutput, ReportFile
 from middlewared.logs.line_file import NextTurn, open_to_append
 
@@ -96,4 +96,4 @@ def _named(key: str, path: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError([f"[log] {key}: {path}: {error.strerror}"]) from error
+        raise ConfigError([Problem("log", key, f"{path}: {error.strerror}")]) from error

@@ -44,12 +44,12 @@ def makeService(options: Options) -> Daemon:
     try:
         components = Components(reactor=reactor, config=read_all(path))
     except ConfigError as error:
-        _complain(error.problems)
+        _complain(error.lines)
         raise SystemExit(1) from None
 
-    def failed(problems: list[str]) -> None:
+    def failed(lines: list[str]) -> None:
         if components.config.log.file is not None:  # otherwise the log has shown them
-            _complain(problems)
+            _complain(lines)
         _leave_with_failure()
 
     daemon = Daemon(
@@ -73,13 +73,17 @@ def read_all(path: Path | None) -> Config:
 
     :raises ConfigError: with every problem.
     """
-    inspect = partial(file_problems, now=time.time())
-    return read_config(path, os.environ, inspect, certificate_warnings)
+    return read_config(
+        path,
+        os.environ,
+        find_problems=partial(file_problems, now=time.time()),
+        find_warnings=certificate_warnings,
+    )
 
 
-def _complain(problems: list[str]) -> None:
-    for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201
+def _complain(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 def _take_signals(reactor: Any, daemon: Daemon) -> None:

@@ -15,8 +15,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from middlewared.config.listen import arguments, behind_proxy
-from middlewared.errors import MiddlewaredError
+from middlewared.config.endpoint_descriptions import arguments, behind_proxy
+from middlewared.errors import ConfigError, Problem
 from middlewared.networks import Network
 from middlewared.service.proxy_protocol import ProxiedFactory
 
@@ -32,20 +32,17 @@ MOST_ACCEPTS = 100
 _BACKLOG_PLACE = {"tcp": 3, "tcp6": 2, "ssl": 6, "unix": 3}
 
 
-class PortDown(MiddlewaredError):
-    """A configured port cannot be opened; the text is a finished line."""
-
-
 @attrs.frozen
 class Listener:
     """
     What is served at some endpoints.
 
-    ``key`` is where they are configured ("[http] listen"), ``name`` is their word in the log,
+    ``section`` and ``key`` are where they are configured, ``name`` is their word in the log,
     ``factory`` serves connections, and ``trusted`` gives the networks whose PROXY headers are
-    believed.
+    trusted.
     """
 
+    section: str
     key: str
     name: str
     endpoints: Sequence[str]
@@ -57,7 +54,7 @@ async def listen(reactor: Any, listener: Listener) -> list[IListeningPort]:
     """
     Listen at all endpoints of ``listener``.
 
-    :raises PortDown: busy, not permitted, no such address, unreadable certificate, or a
+    :raises ConfigError: busy, not permitted, no such address, unreadable certificate, or a
         socket that systemd did not pass.
     """
     ports = []
@@ -65,9 +62,8 @@ async def listen(reactor: Any, listener: Listener) -> list[IListeningPort]:
         try:
             ports.append(await _listen(reactor, description, listener))
         except (CannotListenError, OSError, ValueError, LookupError) as error:
-            raise PortDown(
-                f"{listener.key}: cannot listen at {description}: {_why(error)}"
-            ) from error
+            what = f"cannot listen at {description}: {_why(error)}"
+            raise ConfigError([Problem(listener.section, listener.key, what)]) from error
     return ports
 
 

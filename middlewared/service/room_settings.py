@@ -1,7 +1,5 @@
 """
 What each room takes from the configuration, as frozen settings.
-
-Milliseconds, the unit of the ini file, become seconds.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ def ringing_settings(config: Config) -> RingingSettings:
     """What the calls room takes from the configuration."""
     calls = config.calls
     return RingingSettings(
-        wait_s=calls.roundtrip_wait_ms / 1000,
+        wait_s=calls.roundtrip_wait_s,
         max_waiting=calls.max_waiting,
         waking=WakingSettings(
             calls.response_api,
-            calls.resend_interval_ms / 1000,
+            calls.resend_interval_s,
             silent_calls=calls.silent_calls,
-            silent_wait_s=calls.silent_wait_ms / 1000,
+            silent_wait_s=calls.silent_wait_s,
         ),
     )
 
@@ -41,8 +39,8 @@ def web_settings(config: Config) -> WebSettings:
             key for key, app in config.apps.items() if app.accounts_per_token == "many"
         ),
         max_body_bytes=http.max_body_bytes,
-        request_timeout_s=http.request_timeout_ms / 1000,
-        idle_timeout_s=http.idle_timeout_ms / 1000,
+        request_timeout_s=http.request_timeout_s,
+        idle_timeout_s=http.idle_timeout_s,
         max_connections=http.max_connections,
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
@@ -51,7 +49,7 @@ def web_settings(config: Config) -> WebSettings:
 
 def cache_settings(config: Config) -> CacheSettings:
     """What the devices room takes from the configuration."""
-    return CacheSettings(keep_ms=config.database.device_cache_ms)
+    return CacheSettings(keep_s=config.database.device_cache_s)
 
 
 # Keys that are read once: the objects made from them stay for the life of the process.

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.waiting import with_fair_timeout
 
 _RESOLVE_TIMEOUT_S = 1.0
@@ -44,7 +44,7 @@ def parse_url(url: str, statement_timeout_ms: int) -> Sequence[Mapping[str, str]
         given = parse_dsn(url)
     except ProgrammingError as error:
         # libpq's text may quote the URL with its password.
-        raise ConfigError(["[database] url: not a PostgreSQL URL"]) from error
+        raise ConfigError([Problem("database", "url", "not a PostgreSQL URL")]) from error
     common = {**_DEFAULTS, **given}
     limit = f"-c statement_timeout={statement_timeout_ms}"
     common["options"] = f"{limit} {given.get('options', '')}".strip()
@@ -65,7 +65,8 @@ def _one_per_host(text: str, count: int) -> Sequence[str]:
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise ConfigError(["[database] url: each host needs its port, or all the same"])
+        what = "each host needs its port, or all the same"
+        raise ConfigError([Problem("database", "url", what)])
     return values
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from middlewared.devices.migrations import pending
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 _RETRY_S = 0.01
 
@@ -119,7 +119,7 @@ class SqliteFile:
 
 
 def _unusable(path: Path, why: str) -> ConfigError:
-    return ConfigError([f"[database] url: {path}: {why}"])
+    return ConfigError([Problem("database", "url", f"{path}: {why}")])
 
 
 def _statements(script: str) -> Sequence[str]:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.push.apns.certificate_scope import Scope, scope_of
 
 
@@ -64,21 +64,21 @@ def load_certificate(path: Path, *, now: float) -> CertificateCredentials:
     Read a PEM file with a certificate and its key, in any order; it may contain others.
 
     :param now: epoch seconds, to check the expiry.
-    :raises ConfigError: with one line that names the file and its problem.
+    :raises ConfigError: one problem, which names the file; the caller knows section and key.
     """
     pem = _read(path)
     key = _load_key(path, pem)
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise ConfigError([f"{path}: no certificate in PEM form found"]) from error
+        raise _unusable(path, "no certificate in PEM form found") from error
     own = [each for each in certificates if each.public_key() == key.public_key()]
     if not own:
-        raise ConfigError([f"{path}: the key does not belong to the certificate"])
+        raise _unusable(path, "the key does not belong to the certificate")
     leaf = own[0]
     not_after = leaf.not_valid_after_utc.timestamp()
     if not_after <= now:
-        raise ConfigError([f"{path}: the certificate expired on {leaf.not_valid_after_utc:%F}"])
+        raise _unusable(path, f"the certificate expired on {leaf.not_valid_after_utc:%F}")
     fingerprint = leaf.fingerprint(SHA256()).hex()
     return CertificateCredentials(_for_twisted(leaf, key), not_after, fingerprint, scope_of(leaf))
 
@@ -87,11 +87,11 @@ def load_key(path: Path, *, team_id: str, key_id: str) -> KeyCredentials:
     """
     Read an ``AuthKey_XXXX.p8`` file.
 
-    :raises ConfigError: with one line that names the file and its problem.
+    :raises ConfigError: one problem, which names the file; the caller knows section and key.
     """
     key = _load_key(path, _read(path))
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
-        raise ConfigError([f"{path}: not an APNs key (P-256 expected)"])
+        raise _unusable(path, "not an APNs key (P-256 expected)")
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return KeyCredentials(team_id, key_id, key, sha256(public).hexdigest())
 
@@ -100,16 +100,20 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError([f"{path}: {(error.strerror or 'cannot be read').lower()}"]) from error
+        raise _unusable(path, (error.strerror or "cannot be read").lower()) from error
 
 
 def _load_key(path: Path, pem: bytes) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem, password=None)
     except TypeError as error:  # the library's error for a key with a pass phrase
-        raise ConfigError([f"{path}: the key has a pass phrase; store it without"]) from error
+        raise _unusable(path, "the key has a pass phrase; store it without") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError([f"{path}: no usable private key in PEM form found"]) from error
+        raise _unusable(path, "no usable private key in PEM form found") from error
+
+
+def _unusable(path: Path, why: str) -> ConfigError:
+    return ConfigError([Problem("", "", f"{path}: {why}")])
 
 
 def _for_twisted(certificate: x509.Certificate, key: PrivateKeyTypes) -> PrivateCertificate:

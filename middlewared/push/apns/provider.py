@@ -69,9 +69,9 @@ class ApnsSettings:
     topic: str
     credentials: Credentials
     tls: Callable[[str], IOpenSSLClientConnectionCreator] = attrs.field(repr=False, eq=False)
-    production_url: str = "https://api.push.apple.com"
-    sandbox_url: str = "https://api.sandbox.push.apple.com"
-    connections: int = 2
+    production_url: str
+    sandbox_url: str
+    connections: int
     sandbox_credentials: Credentials | None = None
 
 

@@ -17,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 _FIELDS = ("project_id", "client_email", "private_key_id", "private_key", "token_uri")
 
@@ -37,7 +37,7 @@ def load_service_account(path: str | Path) -> ServiceAccount:
     """
     Read the JSON key file that the Google console generates.
 
-    :raises ConfigError: its problems begin with ``service_account:``.
+    :raises ConfigError: with every problem of the key service_account.
     """
     try:
         document = json.loads(Path(path).read_bytes())
@@ -86,4 +86,4 @@ def _private_key(path: str | Path, pem: str) -> RSAPrivateKey:
 
 
 def _faulty(problems: list[str]) -> ConfigError:
-    return ConfigError([f"service_account: {problem}" for problem in problems])
+    return ConfigError(Problem("", "service_account", problem) for problem in problems)

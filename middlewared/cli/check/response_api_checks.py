@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import TimeoutError
 
-from middlewared.cli.check.finding import Finding, ok, warning, wrong
+from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
 from middlewared.devices.postgres.connection_parameters import resolve_name
 
 LOOK_UP_S = 5.0
 
 
-async def ask_response_api(url: str, reactor: Any) -> Finding:
+async def check_response_api(url: str, reactor: Any) -> CheckResult:
     """The addresses of the host in ``url``."""
     parts = urlsplit(url)
     host = parts.hostname or ""

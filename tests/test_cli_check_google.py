@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from middlewared.cli.check import google_checks as asking
+from middlewared.cli.check import google_checks
 from middlewared.demo.stage import free_port
 from middlewared.simulator.certificates import (
     Authority,
@@ -43,9 +43,9 @@ class GoogleCheckCase(OnlineTestCase):
         return server
 
     async def v1(self, server: GoogleServer) -> str:
-        """The finding for the account."""
+        """The result for the account."""
         text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
-        return await self.ask_one(text, ANDROID)
+        return await self.check_one(text, ANDROID)
 
 
 class V1Tests(GoogleCheckCase):
@@ -143,7 +143,7 @@ class V1Tests(GoogleCheckCase):
 
     async def test_silent_server(self) -> None:
         """It does not delay the check."""
-        self.patch(asking, "ANSWER_S", 0.3)
+        self.patch(google_checks, "ANSWER_S", 0.3)
         server = await self.google()
         server.tokens = None
         server.scripts.for_all(Stall())
@@ -156,14 +156,14 @@ class V1Tests(GoogleCheckCase):
         found = await self.v1(server)
         self.assertRegex(found, "^wrong no access token: .*signed by middlewared simulator ca, whi")
         text = f"{ANDROID}\napi_key = k\nurl = {server.url}\nca_file = {authority.certificate}\n"
-        self.assertRegex(await self.ask_one(text, ANDROID), "^wrong .*api_key is refused")
+        self.assertRegex(await self.check_one(text, ANDROID), "^wrong .*api_key is refused")
 
     async def test_proxy_that_is_away(self) -> None:
         """It is named, without its credentials."""
         server = await self.google()
         text = f"{ANDROID}\nservice_account = {self.account.path}\nurl = {server.url}\n"
         proxy = f"[http_proxy]\nurl = http://user:geheim@127.0.0.1:{free_port()}\n"
-        found = await self.ask_one(text + proxy, ANDROID)
+        found = await self.check_one(text + proxy, ANDROID)
         self.assertRegex(found, r"cannot reach the proxy of \[http_proxy\]: the connection is ref")
 
     async def test_no_one_listens(self) -> None:
@@ -181,14 +181,14 @@ class LegacyTests(GoogleCheckCase):
 
     async def legacy(self, server: GoogleServer, key: str = "good-key", more: str = "") -> str:
         text = f"{GCM}\napi_key = {key}\nurl = {server.url}/gcm/send{more}\n"
-        return await self.ask_one(text, GCM)
+        return await self.check_one(text, GCM)
 
     async def test_all_is_well(self) -> None:
         """A made-up registration id is refused, and was sent with dry_run."""
         server = await self.google()
         self.assertRegex(await self.legacy(server), r"^ok .*id refused \(InvalidRegistration\)$")
         text = f"{ANDROID}\napi_key = good-key\nurl = {server.url}\n"
-        self.assertRegex(await self.ask_one(text, ANDROID), "^ok ")
+        self.assertRegex(await self.check_one(text, ANDROID), "^ok ")
 
     async def test_relay_that_takes_everything(self) -> None:
         """This is a warning."""

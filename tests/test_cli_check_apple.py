@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from middlewared.cli.check import apple_checks as asking
+from middlewared.cli.check import apple_checks
 from middlewared.demo.stage import free_port
 from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, rejection
 from middlewared.simulator.certificates import EXPIRED, Authority, write_provider_key
@@ -31,13 +31,13 @@ class AppleTests(AppleCheckCase):
     """A real HTTP/2 server over TLS answers."""
 
     async def asked(self, server: Any, more: str = "") -> str:
-        """The finding for ``server``."""
-        return await self.ask_one(self.with_key(server.url, server.url, more), PRODUCTION)
+        """The result for ``server``."""
+        return await self.check_one(self.with_key(server.url, server.url, more), PRODUCTION)
 
     async def test_all_is_well(self) -> None:
         """Both environments are ok, the root is named, and no phone got a push."""
         production, sandbox = await self.apple(), await self.apple(environment="sandbox")
-        found = await self.ask(self.with_key(production.url, sandbox.url))
+        found = await self.check_all(self.with_key(production.url, sandbox.url))
         for title, server in ((PRODUCTION, production), (SANDBOX, sandbox)):
             place = server.url.removeprefix("https://")
             self.assertEqual(
@@ -55,7 +55,7 @@ class AppleTests(AppleCheckCase):
             f"ca_file = {self.authority.certificate}\nproduction_url = {server.url}\n"
             f"sandbox_url = {server.url}\n"
         )
-        self.assertRegex(await self.ask_one(text, PRODUCTION), "^ok ")
+        self.assertRegex(await self.check_one(text, PRODUCTION), "^ok ")
 
     async def test_refused_certificate(self) -> None:
         """TLS fails because of ours: the key is named."""
@@ -66,7 +66,7 @@ class AppleTests(AppleCheckCase):
             f"ca_file = {self.authority.certificate}\nproduction_url = {server.url}\n"
             f"sandbox_url = {server.url}\n"
         )
-        found = await self.ask_one(text, PRODUCTION)
+        found = await self.check_one(text, PRODUCTION)
         self.assertRegex(found, "^wrong .*client certificate refused: certificate: is it")
 
     async def test_wrong_topic(self) -> None:
@@ -89,10 +89,10 @@ class AppleTests(AppleCheckCase):
         own = write_provider_key(self.folder, key_id="SANDBOXKEY")
         more = f"sandbox_key_file = {own.path}\nsandbox_key_id = {own.key_id}\n"
         production, sandbox = await self.apple(), await self.apple(provider_keys=[own])
-        found = await self.ask(self.with_key(production.url, sandbox.url, more))
+        found = await self.check_all(self.with_key(production.url, sandbox.url, more))
         self.assertRegex(found[PRODUCTION], "^ok ")
         self.assertRegex(found[SANDBOX], "^ok ")
-        found = await self.ask(self.with_key(production.url, production.url, more))
+        found = await self.check_all(self.with_key(production.url, production.url, more))
         self.assertRegex(found[SANDBOX], "^wrong Inv.*: sandbox_key_file, its .* key SANDBOXKEY a")
 
     async def test_every_refusal_names_a_key(self) -> None:
@@ -115,7 +115,7 @@ class AppleTests(AppleCheckCase):
             self.assertRegex(found, f"^wrong .*{reason}")
             self.assertIn(what, found)
         server.scripts.for_all(rejection("BadEnvironmentKeyInToken"))
-        found = await self.ask_one(self.with_key(server.url, server.url), SANDBOX)
+        found = await self.check_one(self.with_key(server.url, server.url), SANDBOX)
         self.assertIn("set sandbox_key_file and sandbox_key_id, or leave", found)
 
     async def test_too_many_tokens_is_a_warning(self) -> None:
@@ -132,7 +132,7 @@ class AppleTests(AppleCheckCase):
     async def test_closed_port(self) -> None:
         """Host and port are named, and Apple's other port."""
         url = f"https://127.0.0.1:{(port := free_port())}"
-        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        found = await self.check_one(self.with_key(url, url), PRODUCTION)
         self.assertEqual(
             found,
             f"wrong 127.0.0.1:{port}: the connection is refused: does a firewall block it? Apple"
@@ -142,7 +142,7 @@ class AppleTests(AppleCheckCase):
     async def test_unknown_host(self) -> None:
         """A name that does not exist."""
         url = "https://apple.invalid"
-        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        found = await self.check_one(self.with_key(url, url), PRODUCTION)
         self.assertRegex(found, "^wrong apple.invalid:443: the name server does not know the name")
 
     async def test_unknown_root(self) -> None:
@@ -173,7 +173,7 @@ class AppleTests(AppleCheckCase):
         socket.open(tls.wrap(Factory.forProtocol(WebServer)))
         self.later(socket.close)
         url = f"https://{socket.address}"
-        found = await self.ask_one(self.with_key(url, url), PRODUCTION)
+        found = await self.check_one(self.with_key(url, url), PRODUCTION)
         self.assertRegex(found, "^wrong .*no HTTP/2 .*signed by middlewared simulator ca")
 
     async def test_no_settings(self) -> None:
@@ -196,7 +196,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.asked(server), "^wrong .*no answer to a push within")
 
     async def test_farewell_names_the_fault(self) -> None:
-        """Apple may say why in its GOAWAY."""
+        """Apple may give the reason in its GOAWAY."""
         server = await self.apple(tokens=None)
         server.scripts.for_all(GoAway(unprocessed=1, reason="BadCertificate", close=True))
         self.assertRegex(await self.asked(server), "^wrong .*BadCertificate")
@@ -204,7 +204,7 @@ class AppleTests(AppleCheckCase):
     def patch_limits(self) -> None:
         """Shorten the limits."""
         for name in ("READY_S", "ANSWER_S"):
-            self.patch(asking, name, 0.3)
+            self.patch(apple_checks, name, 0.3)
 
     async def test_through_the_proxy(self) -> None:
         """[http_proxy] is used; a proxy that refuses is named."""

@@ -12,14 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.cli.check.online import questions
+from middlewared.cli.check.online import online_checks
 from middlewared.demo.stage import free_port
 from middlewared.errors import ConfigError
 from middlewared.service.options import read_all
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import APP, AppleCheckCase, made_folder
-from tests.test_service_commands import CLEAR, CommandTestCase, Ran
+from tests.test_cli_commands import CLEAR, CommandTestCase, Ran
 
 VOIP = f"{APP}.voip"
 
@@ -39,15 +39,16 @@ class CertificateTests(SynchronousTestCase):
         extensions = apple_extensions(topics, **options) if topics else ()
         pem = self.authority.apns_client(topic=topic, extensions=extensions)
         path.write_text(f"[app:{APP}:apns]\ncertificate = {pem.name}\n{more}")
-        cut = f"{path}: [app:{APP}:apns] "
         return tuple(
-            line.removeprefix(cut) for line in read_all(path).warnings if line.startswith(cut)
+            f"{each.key}: {each.what}"
+            for each in read_all(path).warnings
+            if each.section == f"app:{APP}:apns"
         )
 
     def problem(self, **certificate: Any) -> str:
         """The only problem of that configuration."""
         error = self.assertRaises(ConfigError, self.read, **certificate)
-        (line,) = error.problems
+        (line,) = error.lines
         return str(line)
 
     def test_another_apps_certificate(self) -> None:
@@ -123,8 +124,8 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         ]
         width = max(map(len, titles))
         self.assertEqual([line[:width].rstrip() for line in lines], titles)
-        verdicts = [line[width + 2 : width + 9].rstrip() for line in lines]
-        self.assertEqual(verdicts, ["ok", "wrong", "ok", "ok"])
+        statuses = [line[width + 2 : width + 9].rstrip() for line in lines]
+        self.assertEqual(statuses, ["ok", "wrong", "ok", "ok"])
         self.assertNotIn("geheim", ran.out)
 
     async def test_exit_codes(self) -> None:
@@ -140,9 +141,9 @@ class OnlineCommandTests(AppleCheckCase, CommandTestCase):
         """It is not checked."""
         url = "https://127.0.0.1:1"
         config = read_all(self.write_config(self.with_key(url, "")))
-        asked = questions(config, reactor)
+        checks = online_checks(config, reactor)
         self.assertEqual(
-            [each.title for each in asked],
+            [each.title for each in checks],
             ["[calls] response_api", "[database]", f"[app:{APP}:apns] production"],
         )
 

@@ -1,67 +1,38 @@
 """
-The result of one check, and how it is shown.
-
-A finding is one line for an operator: ``ok`` with what was seen, or what is wrong and what to
-do. It contains no secrets, and text from peers only in quotes.
+Why a service cannot be reached, and what its clock shows, in words for an operator.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from urllib.parse import urlsplit
 
-import attrs
 from twisted.internet import error as internet
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as WaitedTooLong
 
+from middlewared.cli.check.handshake import explain_distrust
+from middlewared.clock import Clock
+from middlewared.outgoing.interface import OutgoingFailed, TcpEndpoints
 from middlewared.outgoing.proxy import ProxyFailed
 from middlewared.quoting import quoted
 
 NO_NAME = "the name server does not know the name, or does not answer"
-NOTABLE_SKEW_S = 5.0
+CLOCK_TOLERANCE_S = 5.0
 """A clock this far off is not synchronised."""
 
 
-class Verdict(enum.Enum):
-    """The word after the title; a warning does not make the command fail."""
-
-    OK = "ok"
-    WARNING = "warning"
-    WRONG = "wrong"
-
-
-@attrs.frozen
-class Finding:
-    """What an operator should know about one service."""
-
-    verdict: Verdict
-    text: str
-
-
-def ok(text: str, warnings: Sequence[str] = ()) -> Finding:
-    """Nothing is wrong; ``warnings``, if any, come first."""
-    verdict = Verdict.WARNING if warnings else Verdict.OK
-    return Finding(verdict, "; ".join([*warnings, text]))
-
-
-def warning(text: str) -> Finding:
-    """It works, but is probably not intended."""
-    return Finding(Verdict.WARNING, text)
-
-
-def wrong(text: str) -> Finding:
-    """What is wrong, and what to do."""
-    return Finding(Verdict.WRONG, text)
-
-
-@attrs.frozen
-class Question:
-    """One check: ``title`` names its section; ``ask`` ends in bounded time."""
-
-    title: str
-    ask: Callable[[], Coroutine[Deferred[Any], Any, Finding]]
+async def explain_no_answer(
+    failure: OutgoingFailed, url: str, endpoints: TcpEndpoints, clock: Clock
+) -> str:
+    """Why the host of ``url`` did not answer, naming it, in words for an operator."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    words = str(failure).rstrip(".")
+    if isinstance(failure.__cause__, internet.ConnectError | internet.DNSLookupError):
+        words = unreachable(failure.__cause__)
+    elif parts.scheme == "https" and "certificate verify failed" in words:
+        tcp = endpoints(host, parts.port or 443)
+        words = await explain_distrust(tcp, host, clock) or words
+    return f"{parts.netloc}: {words}"
 
 
 def unreachable(error: BaseException) -> str:

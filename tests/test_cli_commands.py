@@ -22,7 +22,7 @@ from tests.daemons import PORTS, DaemonTestCase
 
 MAIN = ["-c", "import sys; from middlewared.cli.main import main; sys.exit(main())"]
 ROOT = Path(__file__).parent.parent
-TOKEN = "a-push-token-that-nobody-may-see"
+TOKEN = "a-push-token-that-no-one-may-see"
 CSV = "sip_user_id,platform,app,token,last_seen\n"
 
 
@@ -60,7 +60,9 @@ class CheckTests(CommandTestCase):
         """A password without TLS, which a start logs too."""
         path = self.write_config(CLEAR)
         ran = await self.command("check", "--config", path)
-        warned = f"{path}: [redis] tls: the password goes over the network in clear; set tls = yes"
+        warned = (
+            f"{path}: [redis] tls: the password goes over the network in clear text; set tls = yes"
+        )
         self.assertEqual(ran, Ran(0, f"warning: {warned}\n", ""))
         daemon = await self.start_daemon(PORTS + CLEAR)
         self.assertIn(warned, daemon.log)
@@ -68,7 +70,7 @@ class CheckTests(CommandTestCase):
 
 
 class PushTests(CommandTestCase):
-    """``middlewared push`` is a PBX that tells what it hears."""
+    """``middlewared push`` places a call as a PBX does, and prints the outcome."""
 
     available: str | None = "true"
 
@@ -189,7 +191,7 @@ class PushTests(CommandTestCase):
         self.assertIn("answered 404: no calls are taken there", refused.err)
 
     async def test_no_daemon(self) -> None:
-        """The address is named when nobody is there."""
+        """The address is named when no daemon listens there."""
         port = free_port()
         self.write_config(f"[http]\nlisten = tcp:{port}:interface=127.0.0.1\n")
         ran = await self.push()
@@ -198,11 +200,11 @@ class PushTests(CommandTestCase):
         self.assertIn("refused", ran.err)
 
     async def test_unknown_address(self) -> None:
-        """Where systemd passes the socket the URL must be told."""
+        """Where systemd passes the socket, the URL must be given."""
         self.write_config("[http]\nlisten = systemd:domain=INET:index=0\n")
         ran = await self.push()
         self.assertEqual(ran.code, 1)
-        self.assertIn("[http] listen: tells no address to connect to", ran.err)
+        self.assertIn("[http] listen: has no address to connect to", ran.err)
 
 
 class DeviceTests(CommandTestCase):

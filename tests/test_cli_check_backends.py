@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.protocols.portforward import ProxyFactory
 
-from middlewared.cli.check import handshake, response_api
+from middlewared.cli.check import handshake, response_api_checks
 from middlewared.cli.check.redis_checks import EVERYTHING
 from middlewared.demo.stage import free_port
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
@@ -51,7 +51,7 @@ class AccountTests(OnlineTestCase):
         await server.start()
         self.later(server.stop)
         text = f"[accounts]\nbackend = voipgrid\nbase_url = {server.url}\n{more}"
-        return await self.ask_one(text, "[accounts]")
+        return await self.check_one(text, "[accounts]")
 
     async def test_api_that_refuses_a_request(self) -> None:
         """A working API answers 401 to a request without credentials."""
@@ -61,7 +61,7 @@ class AccountTests(OnlineTestCase):
         )
 
     async def test_other_answers(self) -> None:
-        """Each names the key to look at; no credentials are sent."""
+        """Each result names the key to check; no credentials are sent."""
         for step, what in (
             (HttpReply(200, b"{}"), "200 without credentials, where 401 is expected"),
             (HttpReply(404), "set base_url, or profile_path"),
@@ -81,19 +81,19 @@ class AccountTests(OnlineTestCase):
         """The address is named."""
         port = free_port()
         text = f"[accounts]\nbackend = voipgrid\nbase_url = http://127.0.0.1:{port}\n"
-        found = await self.ask_one(text, "[accounts]")
+        found = await self.check_one(text, "[accounts]")
         self.assertRegex(found, f"^wrong 127.0.0.1:{port}: the connection is refused")
 
     async def test_other_backends_ask_no_one(self) -> None:
         """There is no line for a backend that is not contacted."""
-        self.assertEqual(list(await self.ask("[accounts]\nbackend = open\n")), ["[database]"])
+        self.assertEqual(list(await self.check_all("[accounts]\nbackend = open\n")), ["[database]"])
 
 
 class SqliteTests(OnlineTestCase):
     """``[database]``, a file."""
 
     async def found(self) -> str:
-        return await self.ask_one("[database]\nurl = sqlite:devices.sqlite3\n", "[database]")
+        return await self.check_one("[database]\nurl = sqlite:devices.sqlite3\n", "[database]")
 
     async def made(self) -> sqlite3.Connection:
         """The file as a daemon made it."""
@@ -143,7 +143,7 @@ class PostgresTests(OnlineTestCase):
         self.url = self.server.url(self.name)
 
     async def found(self, url: str) -> str:
-        return await self.ask_one(f"[database]\nurl = {url}\n", "[database]")
+        return await self.check_one(f"[database]\nurl = {url}\n", "[database]")
 
     async def migrated(self) -> None:
         registry = PostgresRegistry(url=self.url, reactor=reactor, pool_size=1)
@@ -236,7 +236,7 @@ class RedisTests(OnlineTestCase):
     """``[redis]``, real servers."""
 
     async def found(self, nodes: str, more: str = "") -> str:
-        return await self.ask_one(f"[redis]\nnodes = {nodes}\n{more}", "[redis]")
+        return await self.check_one(f"[redis]\nnodes = {nodes}\n{more}", "[redis]")
 
     def own(self, *options: str) -> redis.Redis:
         server = redis.Redis(*options)
@@ -309,8 +309,8 @@ class RedisTests(OnlineTestCase):
         self.assertRegex(found, "^wrong .*it is a replica and accepts no writes")
 
     async def test_tls_where_there_is_none(self) -> None:
-        """The key to look at is named."""
-        self.patch(handshake, "LOOK_S", 0.3)
+        """The key to check is named."""
+        self.patch(handshake, "CHAIN_S", 0.3)
         nodes = f"127.0.0.1:{redis.shared_server().port}"
         self.assertRegex(await self.found(nodes, "tls = yes\n"), "^wrong .*no TLS: does it use")
 
@@ -367,7 +367,7 @@ class ResponseApiTests(OnlineTestCase):
 
     async def found(self, url: str) -> str:
         app = "[app:a.b:gcm]\napi_key = k\nurl = http://127.0.0.1:1/\n"
-        return await self.ask_one(f"[calls]\nresponse_api = {url}\n{app}", "[calls] response_api")
+        return await self.check_one(f"[calls]\nresponse_api = {url}\n{app}", "[calls] response_api")
 
     async def test_name(self) -> None:
         """It is looked up; an address that phones cannot reach, and http, are warnings."""
@@ -390,15 +390,15 @@ class ResponseApiTests(OnlineTestCase):
 
         class Silent:
             def resolveHostName(self, receiver: Any, name: str) -> None:
-                """Never say anything."""
+                """Never answer."""
 
         class Reactor:
             nameResolver = Silent()
             callLater = reactor.callLater
             seconds = reactor.seconds
 
-        self.patch(response_api, "LOOK_UP_S", 0.2)
-        finding = await Deferred.fromCoroutine(
-            response_api.ask_response_api("https://pbx.example/", Reactor())
+        self.patch(response_api_checks, "LOOK_UP_S", 0.2)
+        result = await Deferred.fromCoroutine(
+            response_api_checks.check_response_api("https://pbx.example/", Reactor())
         )
-        self.assertIn("the name server does not answer", finding.text)
+        self.assertIn("the name server does not answer", result.text)

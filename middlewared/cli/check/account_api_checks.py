@@ -9,29 +9,30 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from middlewared.cli.check.finding import Finding, ok, wrong
-from middlewared.cli.check.kept_answers import no_answer
+from middlewared.cli.check.check_result import CheckResult, ok, wrong
+from middlewared.cli.check.explanations import explain_no_answer
 from middlewared.config import AccountSettings
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import OutgoingFailed, TcpEndpoints, TimedOut
 from middlewared.outgoing.tls import ClientTLS, load_trust
 
 
-async def ask_accounts(accounts: AccountSettings, endpoints: TcpEndpoints, reactor: Any) -> Finding:
+async def check_account_api(
+    accounts: AccountSettings, endpoints: TcpEndpoints, reactor: Any
+) -> CheckResult:
     """Request a profile without credentials; 401 or 403 is correct."""
     tls = ClientTLS(trust=load_trust(None))
     http = PooledHttpClient(reactor=reactor, endpoints=endpoints, tls=tls)
     url = accounts.base_url.rstrip("/") + accounts.profile_path
     place = urlsplit(url).netloc
-    timeout_s = accounts.timeout_ms / 1000
     try:
         reply = await http.request(
-            "GET", url, headers={"Accept": "application/json"}, timeout_s=timeout_s
+            "GET", url, headers={"Accept": "application/json"}, timeout_s=accounts.timeout_s
         )
     except TimedOut:
-        return wrong(f"{place}: no answer within timeout_ms ({timeout_s:.3g} s)")
+        return wrong(f"{place}: no answer within timeout_ms ({accounts.timeout_s:.3g} s)")
     except OutgoingFailed as error:
-        return wrong(await no_answer(error, url, endpoints, reactor))
+        return wrong(await explain_no_answer(error, url, endpoints, reactor))
     finally:
         await http.close()
     match reply.status:

@@ -12,7 +12,7 @@ from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
 from middlewared.service.implementations import choose_database
 from tests.servers.postgres import shared_server
-from tests.test_service_commands import CommandTestCase, Ran
+from tests.test_cli_commands import CommandTestCase, Ran
 
 TOKEN = "a-push-token-that-no-one-may-see"
 DAY_S = 24 * 3600
