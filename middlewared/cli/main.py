@@ -169,13 +169,13 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _devices(arguments: argparse.Namespace) -> int:
-    from middlewared.service import commands_devices
+    from middlewared.cli import device_commands
     from middlewared.service.options import read_all
 
     config = read_all(arguments.config)
     match arguments.command:
         case "list":
-            return commands_devices.list_devices(
+            return device_commands.list_devices(
                 config,
                 silent=arguments.silent,
                 not_seen_for_days=arguments.not_seen_for,
@@ -183,9 +183,9 @@ def _devices(arguments: argparse.Namespace) -> int:
                 as_json=arguments.json,
             )
         case "show":
-            command = commands_devices.show_device
+            command = device_commands.show_device
         case _:
-            command = commands_devices.delete_device
+            command = device_commands.delete_device
     return command(config, arguments.sip_user_id, as_json=arguments.json)
 
 
