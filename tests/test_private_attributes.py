@@ -1,0 +1,149 @@
+"""The private attributes of other libraries that the package uses are there."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from textwrap import dedent
+
+from twisted.python.reflect import namedAny
+from twisted.trial.unittest import SynchronousTestCase
+
+import middlewared
+
+PACKAGE = Path(middlewared.__file__).parent
+# By the class that sets or defines them. Read its changes before a new version comes into
+# constraints.txt.
+ATTRIBUTES = {
+    "h2.connection.H2Connection": "_closed_streams",
+    "prometheus_client.metrics.Counter": "_value",
+    "prometheus_client.metrics.Histogram": "_buckets _sum",
+    "twisted.internet._sslverify.OpenSSLCertificateAuthorities": "_addCACertsToContext",
+    "twisted.internet._sslverify.OpenSSLDefaultPaths": "_addCACertsToContext",
+    "twisted.internet.epollreactor.EPollReactor": "_poller",
+    "twisted.internet.tcp.Connection": "_tempDataBuffer _tempDataLen",
+    "twisted.protocols.basic.LineReceiver": "_buffer",
+    "twisted.protocols.tls.BufferingTLSTransport": "_aggregator",
+    "twisted.web._newclient.HTTP11ClientProtocol": (
+        "_finishResponse _giveUp _parser _transportProxy"
+    ),
+    "twisted.web._newclient.HTTPClientParser": "_responseDeferred",
+    "twisted.web.http.HTTPChannel": (
+        "_abortingCall _dataBuffer _handlingRequest _maybeChooseTransferDecoder"
+        " _networkProducer _optimisticEagerReadSize _path _receivedHeaderCount"
+        " _receivedHeaderSize _respondToBadRequestAndDisconnect _savedTimeOut"
+        " _send100Continue _waitingForTransport"
+    ),
+    "txpostgres.txpostgres.Connection": "_connection _cursors",
+}
+NAMED = set(" ".join(ATTRIBUTES.values()).split())
+PUBLIC = {"_exit"}  # of os, and documented
+OWNERS = {"self", "cls", "super()"}
+
+
+class PrivateAttributeTests(SynchronousTestCase):
+    """An upgrade that takes one away is found here by its name."""
+
+    def test_each_is_still_there(self) -> None:
+        """Its class, or a base of it, defines or sets it."""
+        gone = [
+            f"{path}.{name}"
+            for path, names in ATTRIBUTES.items()
+            for name in names.split()
+            if not any(has(base, name) for base in inspect.getmro(namedAny(path)))
+        ]
+        self.assertEqual(gone, [])
+
+    def test_each_is_named(self) -> None:
+        """No module of the package uses another one."""
+        ours = set().union(*map(defined_in, sources()))
+        foreign = {
+            name for source in sources() for owner, name in used_in(source) if owner not in OWNERS
+        }
+        self.assertEqual(foreign - ours - NAMED - PUBLIC, set())
+
+    def test_each_inherited_one_is_named(self) -> None:
+        """No class of the package uses or replaces another one of its base classes."""
+        unknown = {
+            f"{ours.__name__}: {base.__module__}.{base.__name__}.{name}"
+            for ours in classes()
+            for base in inspect.getmro(ours)[1:]
+            if not is_ours(base)
+            for name in inherited_by(ours) - NAMED
+            if has(base, name)
+        }
+        self.assertEqual(unknown, set())
+
+
+def sources() -> Iterator[ast.Module]:
+    """Every module of the package, parsed."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ast.parse(path.read_text(encoding="utf-8"))
+
+
+def classes() -> Iterator[type]:
+    """Every class of the package."""
+    for module in walk_packages(middlewared.__path__, "middlewared."):
+        if not module.name.endswith("__main__"):
+            for value in vars(import_module(module.name)).values():
+                if inspect.isclass(value) and value.__module__ == module.name:
+                    yield value
+
+
+def is_ours(each: type) -> bool:
+    return each.__module__.split(".")[0] == "middlewared"
+
+
+def is_private(name: str) -> bool:
+    return re.match("_[a-zA-Z]", name) is not None
+
+
+def used_in(source: ast.AST) -> Iterator[tuple[str, str]]:
+    """Each private attribute with the expression it is taken from."""
+    for node in ast.walk(source):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield ast.unparse(node.value), node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and is_private(name.value):
+                yield ast.unparse(node.args[0]), name.value
+
+
+def defined_in(source: ast.AST) -> set[str]:
+    """The private names that functions, class bodies and ``self`` define."""
+    found = {
+        node.attr
+        for node in ast.walk(source)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
+    for node in ast.walk(source):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def inherited_by(ours: type) -> set[str]:
+    """The private names that a class uses of itself or defines."""
+    source = ast.parse(dedent(inspect.getsource(ours)))
+    used = {name for owner, name in used_in(source) if owner in OWNERS}
+    return used | {name for name in defined_in(source) if is_private(name)}
+
+
+def has(base: type, name: str) -> bool:
+    """Whether a class itself defines an attribute, or one of its methods sets it."""
+    if name in vars(base):
+        return True
+    try:
+        source = inspect.getsource(base)
+    except (OSError, TypeError):  # built in
+        return False
+    return re.search(rf"\bself\.{name}\b[^=\n]*=", source) is not None
