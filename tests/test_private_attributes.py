@@ -109,9 +109,9 @@ def used_in(source: ast.AST) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             yield ast.unparse(node.value), node.attr
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-            name = node.args[1]
-            if isinstance(name, ast.Constant) and is_private(name.value):
-                yield ast.unparse(node.args[0]), name.value
+            name = ast.unparse(node.args[1]).strip("'")
+            if is_private(name):
+                yield ast.unparse(node.args[0]), name
 
 
 def defined_in(source: ast.AST) -> set[str]:
