@@ -6,10 +6,9 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
-from textwrap import dedent
 
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
@@ -43,7 +42,7 @@ ATTRIBUTES = {
 }
 NAMED = set(" ".join(ATTRIBUTES.values()).split())
 PUBLIC = {"_exit"}  # of os, and documented
-OWNERS = {"self", "cls", "super()"}
+OWNERS = {"self", "cls", "super"}
 
 
 class PrivateAttributeTests(SynchronousTestCase):
@@ -61,9 +60,12 @@ class PrivateAttributeTests(SynchronousTestCase):
 
     def test_each_is_named(self) -> None:
         """No module of the package uses another one."""
-        ours = set().union(*map(defined_in, sources()))
+        ours = set().union(*map(defined_in, MODULES.values()))
         foreign = {
-            name for source in sources() for owner, name in used_in(source) if owner not in OWNERS
+            name
+            for module in MODULES.values()
+            for owner, name in used_in(module)
+            if owner not in OWNERS
         }
         self.assertEqual(foreign - ours - NAMED - PUBLIC, set())
 
@@ -71,32 +73,31 @@ class PrivateAttributeTests(SynchronousTestCase):
         """No class of the package uses or replaces another one of its base classes."""
         unknown = {
             f"{ours.__name__}: {base.__module__}.{base.__name__}.{name}"
-            for ours in classes()
+            for ours, node in classes()
             for base in inspect.getmro(ours)[1:]
-            if not is_ours(base)
-            for name in inherited_by(ours) - NAMED
+            if base.__module__.split(".")[0] != "middlewared"
+            for name in inherited_by(node) - NAMED
             if has(base, name)
         }
         self.assertEqual(unknown, set())
 
 
-def sources() -> Iterator[ast.Module]:
-    """Every module of the package, parsed."""
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Every module of the package by its name, parsed."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        yield ast.parse(path.read_text(encoding="utf-8"))
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def classes() -> Iterator[type]:
-    """Every class of the package."""
-    for module in walk_packages(middlewared.__path__, "middlewared."):
-        if not module.name.endswith("__main__"):
-            for value in vars(import_module(module.name)).values():
-                if inspect.isclass(value) and value.__module__ == module.name:
-                    yield value
+MODULES = dict(modules())
 
 
-def is_ours(each: type) -> bool:
-    return each.__module__.split(".")[0] == "middlewared"
+def classes() -> Iterator[tuple[type, ast.ClassDef]]:
+    """Every class of the package that stands in no other."""
+    for module, source in MODULES.items():
+        for node in source.body:
+            if isinstance(node, ast.ClassDef):
+                yield getattr(import_module(module), node.name), node
 
 
 def is_private(name: str) -> bool:
@@ -104,46 +105,50 @@ def is_private(name: str) -> bool:
 
 
 def used_in(source: ast.AST) -> Iterator[tuple[str, str]]:
-    """Each private attribute with the expression it is taken from."""
+    """Each private attribute with the name, or the function's, that it is taken from."""
     for node in ast.walk(source):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
-            yield ast.unparse(node.value), node.attr
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            yield owner(node.value), node.attr
+        elif isinstance(node, ast.Call) and owner(node) == "getattr":
             name = ast.unparse(node.args[1]).strip("'")
             if is_private(name):
-                yield ast.unparse(node.args[0]), name
+                yield owner(node.args[0]), name
+
+
+def owner(node: ast.expr) -> str:
+    if isinstance(node, ast.Call):
+        return owner(node.func)
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def defined_in(source: ast.AST) -> set[str]:
-    """The private names that functions, class bodies and ``self`` define."""
-    found = {
-        node.attr
-        for node in ast.walk(source)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and ast.unparse(node.value) == "self"
-    }
+    """The names that functions, class bodies and ``self`` define."""
+    found = set()
     for node in ast.walk(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node, ast.Name):
+                found.add(node.id)
+            elif owner(node.value) == "self":
+                found.add(node.attr)
     return found
 
 
-def inherited_by(ours: type) -> set[str]:
+def inherited_by(ours: ast.ClassDef) -> set[str]:
     """The private names that a class uses of itself or defines."""
-    source = ast.parse(dedent(inspect.getsource(ours)))
-    used = {name for owner, name in used_in(source) if owner in OWNERS}
-    return used | {name for name in defined_in(source) if is_private(name)}
+    used = {name for owner, name in used_in(ours) if owner in OWNERS}
+    return used | set(filter(is_private, defined_in(ours)))
 
 
 def has(base: type, name: str) -> bool:
     """Whether a class itself defines an attribute, or one of its methods sets it."""
-    if name in vars(base):
-        return True
+    return name in vars(base) or re.search(rf"\bself\.{name}\b[^=\n]*=", text(base)) is not None
+
+
+@cache
+def text(each: type) -> str:
     try:
-        source = inspect.getsource(base)
+        return inspect.getsource(each)
     except (OSError, TypeError):  # built in
-        return False
-    return re.search(rf"\bself\.{name}\b[^=\n]*=", source) is not None
+        return ""

@@ -14,6 +14,7 @@ It imports nothing of the tests, whose libraries the daemon would have then.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import pkgutil
@@ -32,6 +33,7 @@ def serve() -> dict[str, Any]:
     """Fork for each request; gives the request in the child, and ends at the end of requests."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the tests
     _import_all()
+    _tidy()
     requests = socket.socket(fileno=os.dup(0))
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, MOST_DESCRIPTORS)
@@ -69,6 +71,15 @@ def _import_all() -> None:
             import_module(module.name)
     list(getPlugins(IServiceMaker))
     assert twisted.scripts.twistd
+
+
+def _tidy() -> None:
+    """Leave no work of this process to each child: collecting and measuring the imports."""
+    gc.collect()
+    gc.freeze()
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and coverage.Coverage.current() is not None:
+        coverage.Coverage.current().save()
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
