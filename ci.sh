@@ -15,6 +15,10 @@ VENV=${VENV:-.venv}
 REPORTS=reports
 MIN_COVERAGE=95
 
+# Tests often wait, so two processes each take little longer than the CPU time of all.
+PYTEST=(--strict-config --numprocesses=2 --dist=loadfile)
+TRIAL=(--jobs=2 --reporter=text)
+
 step() { printf '\n== %s\n' "$*"; }
 
 newest_python() {
@@ -51,7 +55,7 @@ tests_of() {
     local files
     files=$(python tests/kinds.py "$1")
     # shellcheck disable=SC2086  # one word each
-    python -m pytest --strict-config $files
+    python -m pytest "${PYTEST[@]}" $files
 }
 
 declare -A BESIDE=()
@@ -76,9 +80,8 @@ all() {
     joined packaging
 
     step "tests under pytest with branch coverage, and beside it the same under trial"
-    # They often wait, so the two together take little longer than one.
-    beside trial python -m twisted.trial --temp-directory="$PWD/$REPORTS/trial" --reporter=text tests
-    coverage run -m pytest --strict-config --junitxml="$REPORTS/junit.xml" tests
+    beside trial python -m twisted.trial "${TRIAL[@]}" --temp-directory="$PWD/$REPORTS/trial" tests
+    coverage run -m pytest "${PYTEST[@]}" --junitxml="$REPORTS/junit.xml" tests
     coverage combine --quiet
     coverage xml --quiet -o "$REPORTS/coverage.xml"
     coverage report --fail-under="$MIN_COVERAGE"

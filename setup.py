@@ -56,6 +56,7 @@ setup(
             "proxy.py>=2.4.10",
             "pytest>=8.3",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "schemathesis>=4.32",
             "types-psycopg2",
