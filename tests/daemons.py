@@ -14,6 +14,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
 from middlewared.simulator.daemon_process import DaemonFailed, DaemonProcess
+from tests.forking import ForkingReactor
 
 PORTS = """
 [http]
@@ -38,9 +39,13 @@ class Answered:
 
 
 class DaemonTestCase(TestCase):
-    """Starts daemons, and sees to it that none is left at the end."""
+    """
+    Starts daemons, and sees to it that none is left at the end.
 
-    timeout = 60
+    :cvar spawner: the reactor that starts processes.
+    """
+
+    spawner: Any = ForkingReactor(reactor)
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -57,14 +62,14 @@ class DaemonTestCase(TestCase):
 
     async def start_daemon(self, text: str = PORTS, name: str = "middlewared.ini") -> DaemonProcess:
         """A daemon with the configuration ``text``, ready for calls."""
-        daemon = DaemonProcess(reactor=reactor, config=self.write_config(text, name))
+        daemon = DaemonProcess(reactor=self.spawner, config=self.write_config(text, name))
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         await daemon.start()
         return daemon
 
     async def refused_start(self, text: str) -> tuple[int, str]:
         """What a daemon that does not start says: exit code and output."""
-        daemon = DaemonProcess(reactor=reactor, config=self.write_config(text))
+        daemon = DaemonProcess(reactor=self.spawner, config=self.write_config(text))
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         try:
             await daemon.start()

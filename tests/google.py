@@ -72,7 +72,6 @@ def call_push(wait_s: float = 4.0, token: str = TOKEN, **options: Any) -> CallPu
 class GoogleTestCase(TestCase):
     """A simulated Google over TLS, with one app."""
 
-    timeout = 30
     attempt_timeout_s = 5.0
     rest_s = 60.0
     is_gated = False

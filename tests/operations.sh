@@ -81,7 +81,7 @@ sed "s#/etc/haproxy/middlewared.pem#$work/middlewared.pem#" "$root/etc/haproxy/h
 haproxy -c -q -f "$work/haproxy.cfg"
 
 echo "-- HAProxy: two daemons restarted one after the other during calls"
-python "$root/bench/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
+python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
 
 echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
 python "$root/tests/operations/balancer.py"

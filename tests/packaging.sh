@@ -3,6 +3,7 @@
 # runs the daemon from there. Usage: packaging.sh WORK_DIRECTORY
 set -euo pipefail
 work=$(mkdir -p "$1" && cd "$1" && pwd)
+constraints=$PWD/constraints.txt
 python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 tar -tzf "$work"/dist/*.tar.gz >"$work/sdist.txt"
 for file in etc/middlewared.ini middlewared/devices/schema/sqlite/1.sql twisted/plugins/middlewared_plugin.py ci.sh; do
@@ -11,7 +12,9 @@ done
 
 unset PYTHONPATH # only what is installed counts; pip too looks there
 python -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet "$work"/dist/*.whl
+"$work/venv/bin/pip" install --quiet --require-hashes -r "$constraints"
+"$work/venv/bin/pip" install --quiet --no-deps "$work"/dist/*.whl
+"$work/venv/bin/pip" check
 cd "$work" # away from the checkout
 ./venv/bin/twistd --help >help.txt # whole: a reader that leaves early would fail the pipe
 grep -q '^ *middlewared ' help.txt || { echo "twistd does not list middlewared" >&2; exit 1; }

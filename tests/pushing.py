@@ -46,7 +46,6 @@ class PushingTestCase(DaemonTestCase):
     :ivar balancer: gets the phones' answers; it connects to the first daemon.
     """
 
-    timeout = 40
     calls = "roundtrip_wait_ms = 4000\nresend_interval_ms = 1000\n"
     connections = 2
 

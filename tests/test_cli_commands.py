@@ -45,6 +45,7 @@ class CommandTestCase(DaemonTestCase):
             [*MAIN, *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             path=str(self.directory),
+            reactor=self.spawner,
         )
         self.assertNotIn("Traceback", err.decode())
         return Ran(code, out.decode(), err.decode())

@@ -47,8 +47,6 @@ class Output(ProcessProtocol):
 class DemoTests(DaemonTestCase):
     """The commands of the README."""
 
-    timeout = 90
-
     def environ(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -59,7 +57,7 @@ class DemoTests(DaemonTestCase):
             capture_output=True,
             text=True,
             check=False,
-            timeout=self.timeout,
+            timeout=120,
             env=self.environ(),
             cwd=self.directory,
         )

@@ -46,7 +46,7 @@ class FlowTestCase(DaemonTestCase):
         self.phones: dict[str, Phone] = {}
         self.pushed: dict[str, Deferred[AnyPush]] = {}
         self.stage = Stage(
-            reactor=reactor,
+            reactor=self.spawner,
             folder=self.directory,
             listener=self._pushed,
             calls=self.calls,

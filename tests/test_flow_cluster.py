@@ -304,6 +304,7 @@ class StartTests(FleetTestCase):
             sys.executable,
             [*COMMAND, "migrate", "--config", str(self.write_config(config))],
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            reactor=self.spawner,
         )
         self.assertEqual(err, b"")
         return int(code)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.metrics import Metrics
@@ -40,6 +43,44 @@ def expressions(node: object) -> list[str]:
     if isinstance(node, list):
         return [each for value in node for each in expressions(value)]
     return []
+
+
+def dependencies() -> tuple[list[str], list[str]]:
+    """What setup.py asks for: to run the daemon, and beside it to develop."""
+    setup = ast.parse((ETC.parent / "setup.py").read_text())
+    given = {
+        keyword.arg: keyword.value
+        for node in ast.walk(setup)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup"
+        for keyword in node.keywords
+    }
+    extras = ast.literal_eval(given["extras_require"])
+    return ast.literal_eval(given["install_requires"]), extras["dev"]
+
+
+def pinned(name: str) -> dict[str, str]:
+    """The versions that a file of constraints has."""
+    return dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (ETC.parent / name).read_text()))
+
+
+class ConstraintTests(SynchronousTestCase):
+    """constraints.txt is for the daemon, constraints-dev.txt for all; ``nox -s pin`` makes them."""
+
+    def assert_pinned(self, wanted: list[str], versions: dict[str, str]) -> None:
+        for requirement in map(Requirement, wanted):
+            version = versions.get(canonicalize_name(requirement.name), "none")
+            self.assertTrue(version != "none" and version in requirement.specifier, requirement)
+
+    def test_every_dependency_is_pinned(self) -> None:
+        """To a version that setup.py allows."""
+        daemon, dev = dependencies()
+        self.assert_pinned(daemon, pinned("constraints.txt"))
+        self.assert_pinned(daemon + dev, pinned("constraints-dev.txt"))
+
+    def test_both_files_agree(self) -> None:
+        """Tests run with the versions that operators install."""
+        tested = pinned("constraints-dev.txt").items()
+        self.assertLessEqual(pinned("constraints.txt").items(), tested)
 
 
 class ShippedFileTests(SynchronousTestCase):

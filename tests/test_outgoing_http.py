@@ -131,8 +131,6 @@ class Endless(Protocol):
 class HttpClientTests(TestCase):
     """PooledHttpClient over plain TCP and TLS."""
 
-    timeout = 20
-
     def setUp(self) -> None:
         """One peer, and a client that trusts the platform alone."""
         self.peer = Peer()

@@ -86,7 +86,6 @@ async def until(condition: Callable[[], bool]) -> None:
 class KeptTestCase(TestCase):
     """A server and a client."""
 
-    timeout = 20
     is_secure = False
 
     async def setUp(self) -> None:  # type: ignore[override]

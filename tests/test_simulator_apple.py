@@ -69,7 +69,6 @@ class AppleTestCase(TestCase):
     """A running server, and plain HTTP/2 clients for it."""
 
     def setUp(self) -> None:
-        self.timeout = 10
         self.credentials = credentials()
 
     async def serve(self, **options: Any) -> AppleServer:

@@ -65,7 +65,6 @@ class SocketTestCase(TestCase):
     """An HTTP client, and servers that are stopped after the test."""
 
     def setUp(self) -> Any:
-        self.timeout = 10
         self.pool = HTTPConnectionPool(cast(Any, reactor))
         self.pool.retryAutomatically = False
         self.http = HTTPClient(cast(Any, Agent(cast(Any, reactor), pool=self.pool)))

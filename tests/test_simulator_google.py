@@ -82,7 +82,6 @@ class GoogleTestCase(TestCase):
     """A running server and an independent HTTP client."""
 
     def setUp(self) -> Any:
-        self.timeout = 10
         return Deferred.fromCoroutine(self.prepare())
 
     async def prepare(self) -> None:

@@ -244,7 +244,6 @@ def basic(login: int | str = SIP_USER_ID, password: bytes = PASSWORD) -> dict[st
 class WebCase(TestCase):
     """A whole web on loopback; everything it logs at error or above fails the test."""
 
-    timeout = 60
     settings = WebSettings(known_apps=KNOWN_APPS)
 
     async def setUp(self) -> None:  # type: ignore[override]

@@ -98,7 +98,7 @@ class DaemonProcess:
         """The address of ``path`` at one of its faces."""
         return f"http://{self.addresses[face]}{path}"
 
-    async def start(self, timeout_s: float = 20.0) -> None:
+    async def start(self, timeout_s: float = 60.0) -> None:
         """
         Start it and wait until it accepts calls.
 

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench")]
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench"), str(CHECKOUT / "checks")]
 
 import rolling  # type: ignore[import-not-found]  # noqa: E402
 from generator import Client, form_request  # type: ignore[import-not-found]  # noqa: E402

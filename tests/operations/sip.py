@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench")]
+sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench"), str(CHECKOUT / "checks")]
 
 from rolling import (  # type: ignore[import-not-found]  # noqa: E402
     HOST,

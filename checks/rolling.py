@@ -2,7 +2,7 @@
 A rolling restart under load: two daemons behind a real HAProxy with the shipped
 configuration, one Redis, calls at a steady rate; prints one JSON object.
 
-    python bench/rolling.py [--rate 200] [--rounds 2]
+    python checks/rolling.py [--rate 200] [--rounds 2]
 
 In each round each daemon is ended by SIGTERM and started again, one after the other, and
 HAProxy must see it healthy before the next. The exit code is 0 when every call was ACKed.
@@ -27,14 +27,14 @@ import time
 import uuid
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
 from generator import Client, form_request, percentile
+from world import CHECKOUT
 
 from middlewared.demo.stage import free_port
-
-CHECKOUT = Path(__file__).parent.parent
-sys.path.insert(0, str(CHECKOUT))
-
-from tests.servers.redis import Redis  # noqa: E402
+from tests.servers.redis import Redis
 
 HOST = "127.0.0.1"
 ACCOUNTS = 200

@@ -1,13 +1,13 @@
 """
 Real calls at real daemons while clients, peers or the machine behave badly.
 
-    python bench/hostile.py keys [--setup cluster]   # 2,000 made-up keys a second
-    python bench/hostile.py hangups                  # 3,000 PBX connections closed at once
-    python bench/hostile.py log                      # standard output not read for 30 s
-    python bench/hostile.py clock [--setup cluster]  # the wall clock steps; needs libfaketime
-    python bench/hostile.py pause                    # the process stands still for 4.5 s
-    python bench/hostile.py partition                # one of three daemons without Redis
-    python bench/hostile.py all                      # all of them, each in both set-ups
+    python checks/hostile.py keys [--setup cluster]   # 2,000 made-up keys a second
+    python checks/hostile.py hangups                  # 3,000 PBX connections closed at once
+    python checks/hostile.py log                      # standard output not read for 30 s
+    python checks/hostile.py clock [--setup cluster]  # the wall clock steps; needs libfaketime
+    python checks/hostile.py pause                    # the process stands still for 4.5 s
+    python checks/hostile.py partition                # one of three daemons without Redis
+    python checks/hostile.py all                      # all of them, each in both set-ups
 
 Prints one JSON object for each; the exit code is 0 when all goals hold (``"missed": []``).
 libfaketime is Debian's package of that name; ``--libfaketime`` is the library's path.
@@ -27,6 +27,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 from flood import Flood
 from generator import Client, form_request, percentile

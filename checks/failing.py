@@ -1,5 +1,5 @@
 """
-What bench/failover.py lets fail: daemons at fixed addresses, PostgreSQL with a streaming
+What checks/failover.py lets fail: daemons at fixed addresses, PostgreSQL with a streaming
 standby, a Redis Cluster, and a look at the daemons' health all the while.
 """
 
@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from generator import Answer, Connection
-from world import APP, CHECKOUT, HOST, READY, TWISTD, Process
-
-sys.path.insert(0, str(CHECKOUT))
+from world import APP, HOST, READY, TWISTD, Process
 
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisCluster, free_port

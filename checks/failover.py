@@ -3,11 +3,11 @@ Calls at a steady rate through three real daemons while what they stand on is ki
 a daemon (started again a second later, as systemd does), a master of the Redis Cluster,
 and the PostgreSQL primary (its standby is promoted, as a failover tool does).
 
-    python bench/failover.py [--calls 2000] [--rate 50] [--silent]
+    python checks/failover.py [--calls 2000] [--rate 50] [--silent]
 
 Before, the same rate without faults: through one daemon with everything in process, and
 through the three. It prints a table and, as its last line, a JSON object; the exit code
-is 0 when what issue 6 asks for holds. ``--silent`` stops the servers (SIGSTOP) where it
+is 0 when the goals hold. ``--silent`` stops the servers (SIGSTOP) where it
 else kills them. The server programs are those of the tests.
 
 This process is the PBX and the balancer before the phones' answers, which tries another
@@ -35,6 +35,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
 from failing import WAIT_S, Daemon, Servers, Watch, daemons_at
 from generator import END, Answer, form_request, percentile
 from world import APP, HOST

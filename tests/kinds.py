@@ -1,0 +1,55 @@
+"""
+Which test files are unit tests and which are flow tests: ``python tests/kinds.py unit``.
+
+A unit test starts no process, neither itself nor through what it imports of the tests, and
+has not to wait for real time to pass. All others are flow tests. Nothing else decides it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+STARTS_PROCESSES = re.compile(r"\bsubprocess\b|spawnProcess|getProcessOutput")
+# Without processes, but with time-outs that have to run out.
+SLOW = {
+    "test_outgoing_kept.py",
+    "test_push_apns_paths.py",
+    "test_push_apns_uncertain.py",
+    "test_push_google_uncertain.py",
+    "test_web_limits.py",
+}
+
+
+def files_of(kind: str) -> list[Path]:
+    """The files of ``unit`` or ``flow``."""
+    is_flow = {path: path.name in SLOW or starts(path) for path in TESTS.glob("test_*.py")}
+    return sorted(path for path, flow in is_flow.items() if flow is (kind == "flow"))
+
+
+@cache
+def starts(path: Path) -> bool:
+    """Whether a module of the tests, or one that it imports, starts processes."""
+    if STARTS_PROCESSES.search(path.read_text(encoding="utf-8")):
+        return True
+    return any(starts(imported) for imported in imports_of(path))
+
+
+def imports_of(path: Path) -> Iterator[Path]:
+    """The modules of the tests that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for module in [node.module, *(f"{node.module}.{each.name}" for each in node.names)]:
+                imported = TESTS.parent.joinpath(*module.split(".")).with_suffix(".py")
+                if module.startswith("tests.") and imported.exists():
+                    yield imported
+
+
+if __name__ == "__main__":
+    (kind,) = sys.argv[1:]
+    sys.stdout.writelines(f"{path.relative_to(TESTS.parent)}\n" for path in files_of(kind))
