@@ -85,7 +85,7 @@ async def main(_: object, port: str, pem: str, ca: str, count: str, in_flight: s
             connections=1,
         ),
     )
-    provider.start()
+    await provider.start()
     await Load(provider, min(2_000, int(count)), int(in_flight)).run()
     load = Load(provider, int(count), int(in_flight))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

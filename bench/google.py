@@ -35,7 +35,7 @@ from middlewared.push.google.service_account import load_service_account  # noqa
 from middlewared.push.interface import CallPush, PushProvider  # noqa: E402
 from middlewared.simulator.certificates import Authority, write_service_account  # noqa: E402
 from middlewared.simulator.google_server import GoogleServer  # noqa: E402
-from middlewared.simulator.http1_server import HttpDelay, HttpStall  # noqa: E402
+from middlewared.simulator.scripts import Delay, Stall  # noqa: E402
 
 reactor: Any = _reactor
 API_KEY = "bench"
@@ -55,8 +55,8 @@ async def serve(_: object, folder: str) -> None:
         await server.start()
     good, slow, dead = servers
     good.trust(write_service_account(Path(folder), token_uri=good.token_uri))
-    slow.scripts.for_token("token", HttpDelay(3))
-    dead.scripts.for_token("token", HttpStall())
+    slow.scripts.for_token("token", Delay(3))
+    dead.scripts.for_token("token", Stall())
     print(json.dumps([server.url for server in servers]), flush=True)
     ended: Deferred[None] = Deferred()
     reactor.callInThread(_answer_questions, good, ended)
@@ -178,7 +178,7 @@ class Bench:
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
         """Load ``provider``, perhaps beside other loads, and print what came of it."""
-        provider.start()
+        await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
         connections, _, peer_cpu = self._peer.counts()
         load = Load(provider, rate)

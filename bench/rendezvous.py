@@ -27,16 +27,16 @@ from tests.servers.redis import shared_cluster, shared_server
 
 
 async def one_call(here: Rendezvous, there: Rendezvous, call_id: str) -> float:
-    """Join here, answer there; milliseconds from the answer to the settled place."""
+    """Join here, answer there; milliseconds from the answer to the settled waiter."""
     now = time.time()
     incoming = IncomingCall(123456789, "0123456789", call_id=call_id)
-    place = await here.join(Call(fresh_key(), incoming, now, now + 30, now))
+    waiter = await here.join(Call(fresh_key(), incoming, now, now + 30, now))
     began = time.perf_counter()
     settled: list[float] = []
-    place.settled.addCallback(lambda _: settled.append(time.perf_counter()))
-    await there.answer(place.call.unique_key, Answer(True, now, now))
-    await place.settled
-    place.leave()
+    waiter.settled.addCallback(lambda _: settled.append(time.perf_counter()))
+    await there.answer(waiter.call.unique_key, Answer(True, now, now))
+    await waiter.settled
+    waiter.leave()
     return (settled[0] - began) * 1000
 
 
@@ -76,7 +76,7 @@ async def shared(name: str, options: Any, **nodes: Any) -> None:
 async def main(_: object, options: Any) -> None:
     memory = MemoryRendezvous(clock=reactor)
     await measure("in process", memory, memory, options)
-    memory.stop()
+    await memory.stop()
     await shared("standalone", options, nodes=[shared_server().node])
     await shared("cluster", options, nodes=shared_cluster().nodes, cluster=True)
 

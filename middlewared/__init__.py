@@ -1,16 +1,19 @@
 """
 middlewared wakes a sleeping phone for an incoming call.
 
-A call's way through the code, one room after the other:
+Read the rooms in the order in which a call passes through them:
 
 1. ``web``         reads the PBX's request and holds it
 2. ``calls``       rings: finds the device, pushes, waits
-3. ``devices``     tells which app rings for the account
-4. ``push``        wakes the app through Apple or Google
+3. ``devices``     knows the device of each account
+4. ``push``        wakes the device through Apple or Google
 5. ``rendezvous``  brings the phone's answer to the call that waits for it
-6. ``web``         answers the held request ``status=ACK``
+6. ``web``         replies to the held request with ``status=ACK``
 
-``service`` is the one place where these parts are wired together.
+They use ``accounts`` (who may register a device), ``outgoing`` (HTTP and TLS to the
+outside), ``logs``, ``metrics`` and the modules beside this one. ``config`` reads the ini file,
+``service`` joins all parts to a daemon, ``cli`` has the commands. ``demo`` and the tests talk
+to the ``simulator``. docs/design.md has the picture, the glossary and the decisions.
 """
 
 __version__ = "0.1.0"

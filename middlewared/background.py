@@ -1,7 +1,5 @@
 """
-Work that goes on without its caller.
-
-No such work is lost sight of: its failure is logged, and a stop waits for it.
+Work that continues without its caller: its failure is logged, and a stop waits for it.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ def shielded(work: Deferred[T]) -> Deferred[T]:
             return result
         if isinstance(result, Failure):
             caller.errback(result)
-            return None  # type: ignore[return-value]  # it has been passed on
+            return None  # type: ignore[return-value]  # the caller has it
         caller.callback(result)
         return result
 
@@ -39,7 +37,7 @@ def shielded(work: Deferred[T]) -> Deferred[T]:
 
 
 class Background:
-    """Keeps running work. Bounded by what starts it: calls, registrations, timers."""
+    """Keeps the work that runs. Bounded by what starts it: calls, registrations, timers."""
 
     log = Logger()
 
@@ -47,7 +45,7 @@ class Background:
         self._running: set[Deferred[None]] = set()
 
     def run(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Start ``work`` now; its failure goes to the log."""
+        """Start ``work`` now; its failure is logged."""
         running = Deferred.fromCoroutine(work)
         running.addErrback(self._failed)
         if not running.called:
@@ -55,12 +53,12 @@ class Background:
             running.addBoth(lambda _: self._running.discard(running))
 
     async def finish(self) -> None:
-        """Wait until all of it has ended."""
+        """Wait until all work has ended."""
         while self._running:
             await DeferredList(list(self._running))
 
     def cancel(self) -> None:
-        """Cancel what still runs."""
+        """Cancel the work that still runs."""
         for running in list(self._running):
             running.cancel()
 

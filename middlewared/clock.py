@@ -3,7 +3,7 @@ The two clocks: one for waits, deadlines and durations, and one for what others 
 
 :class:`Clock` restates Twisted's IReactorTime as a typing Protocol, which mypy can check.
 In the daemon its seconds are monotonic (:func:`measure_monotonically`): no one sets them,
-and they mean nothing in another process. Whatever leaves the process (start times,
+and they have no meaning in another process. What leaves the process (start times,
 expirations, rows, log lines) is stamped by a :data:`WallClock`, which may step at any time.
 """
 
@@ -20,7 +20,7 @@ wall_clock: WallClock = time.time
 
 
 class DelayedCall(Protocol):
-    """What ``callLater`` gives; see :class:`twisted.internet.interfaces.IDelayedCall`."""
+    """The result of ``callLater``; see :class:`twisted.internet.interfaces.IDelayedCall`."""
 
     def cancel(self) -> None: ...
 
@@ -30,7 +30,7 @@ class DelayedCall(Protocol):
 
 
 class Clock(Protocol):
-    """Where waits, deadlines and durations come from."""
+    """The clock of waits, deadlines and durations."""
 
     def seconds(self) -> float:
         """Seconds since some moment in the past; they never step."""
@@ -38,7 +38,7 @@ class Clock(Protocol):
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> Any:
-        """Call ``callable`` in ``delay`` seconds; gives a :class:`DelayedCall`."""
+        """Call ``callable`` in ``delay`` seconds; returns a :class:`DelayedCall`."""
 
 
 def measure_monotonically(reactor: Any) -> None:
@@ -46,6 +46,6 @@ def measure_monotonically(reactor: Any) -> None:
     Give ``reactor`` a clock that no one sets, for its timers and its ``seconds``.
 
     Twisted's own is ``time.time``, so each of its timers would follow a step of the wall
-    clock. To be called before anything is scheduled.
+    clock. Call this before anything is scheduled.
     """
     reactor.seconds = time.monotonic

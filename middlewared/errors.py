@@ -1,25 +1,28 @@
 """
-The failures that two or more rooms share.
+The failures that several rooms share.
 
-Each seam raises only these; foreign exceptions are translated there with
-``raise ... from``. ``web`` turns them into statuses in one table. None carries a
-secret in its text.
+Each seam raises only these, and translates foreign exceptions with ``raise ... from``. ``web``
+maps them to statuses in one table. No text contains a secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import attrs
+
 
 class MiddlewaredError(Exception):
-    """Base of all failures a caller is expected to handle."""
+    """Base of all failures that callers are expected to handle."""
 
 
 class BadRequest(MiddlewaredError):
-    """The client sent a field that is missing or wrong; the text is for our log only."""
+    """A field is missing or invalid; the text is for the log only."""
 
 
 class ServiceDown(MiddlewaredError):
     """
-    Something we depend on does not answer; the client may come again.
+    A dependency does not answer; the client may try again.
 
     ``retry_after_s`` becomes the Retry-After header.
     """
@@ -38,20 +41,52 @@ class RendezvousDown(ServiceDown):
 
 
 class AccountsDown(ServiceDown):
-    """The account backend did not give a usable answer (never a refusal)."""
+    """The account backend gave no usable answer; never a refusal."""
 
 
 class CredentialsRefused(MiddlewaredError):
-    """The account backend itself refused these credentials (401)."""
+    """The account backend refused these credentials (401)."""
 
 
 class AccessForbidden(MiddlewaredError):
-    """The credentials are good, the account may not do this (403)."""
+    """The credentials are valid, but the account may not do this (403)."""
+
+
+@attrs.frozen
+class Problem:
+    """
+    A fault of the configuration, or a warning about it.
+
+    :ivar section: its title without brackets; "" for the file as a whole.
+    :ivar key: "" for the section as a whole.
+    :ivar what: what is wrong, without the section and the key.
+    """
+
+    section: str
+    key: str
+    what: str
+
+    def within(self, section: str, key: str = "") -> Problem:
+        """The same problem in a section and at a key, where it does not name its own."""
+        return attrs.evolve(self, section=self.section or section, key=self.key or key)
+
+    def line(self, source: str = "") -> str:
+        """``SOURCE: [section] key: what``, as commands and the log show it."""
+        section = f"[{self.section}]" if self.section else ""
+        place = " ".join(filter(None, (section, self.key)))
+        return ": ".join(filter(None, (source, place, self.what)))
 
 
 class ConfigError(MiddlewaredError):
-    """The configuration cannot be used; ``problems`` has one finished line for each fault."""
+    """
+    The configuration cannot be used.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    :ivar problems: all of them.
+    :ivar lines: the same as text, each in a line of its own.
+    """
+
+    def __init__(self, problems: Iterable[Problem], source: str = "") -> None:
+        """:param source: the file; "" when only a part of the configuration was read."""
+        self.problems = list(problems)
+        self.lines = [problem.line(source) for problem in self.problems]
+        super().__init__("\n".join(self.lines))

@@ -1,5 +1,5 @@
 """
-The words of the domain: frozen values, no input or output, no clock.
+The values of the domain: frozen, without input, output or a clock.
 
 A point in time whose name ends in ``_at``, and a deadline, are seconds (float) of the
 process's monotonic clock; one whose name ends in ``_time`` is wall-clock time in epoch
@@ -16,11 +16,11 @@ import secrets
 import attrs
 
 GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
-"""What push tokens of Google's consist of."""
+"""The characters of Google's push tokens."""
 
 
 class Platform(enum.Enum):
-    """How a device is woken; the value is the word used on the wire and in metrics."""
+    """How a device is woken; the value is used on the wire and in metrics."""
 
     APNS = "apns"
     ANDROID = "android"
@@ -28,7 +28,7 @@ class Platform(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """How a call ended; the value is what ``X-Outcome`` says."""
+    """How a call ended; the value is that of the header ``X-Outcome``."""
 
     ANSWERED = "answered"
     UNAVAILABLE = "unavailable"
@@ -44,13 +44,13 @@ class Outcome(enum.Enum):
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the PBX is to send the call (``status=ACK``)."""
+        """Whether the PBX should send the call (``status=ACK``)."""
         return self is Outcome.ANSWERED
 
 
 @attrs.frozen
 class IncomingCall:
-    """What the PBX asked for; every text has passed the field rules, "" means absent."""
+    """The PBX's request; every text has passed the field rules, "" means absent."""
 
     sip_user_id: int
     phonenumber: str
@@ -64,7 +64,7 @@ class Call:
     One call that waits for its device.
 
     ``deadline`` is the end of its wait: ``started_at`` plus the round-trip wait that was
-    configured when it started, so that a reload leaves it alone. ``start_time`` is the
+    configured when it started, so a reload does not change it. ``start_time`` is the
     wall-clock time of the start, as pushes carry it.
     """
 
@@ -82,13 +82,24 @@ class Answer:
 
     ``message_start_time`` is the start time the phone echoed, in epoch seconds. It cannot
     be trusted: only the round-trip report may use it. ``id`` is ours: daemons pass answers
-    on, and one that arrives twice is counted once.
+    on to each other, and one that arrives twice is counted once.
     """
 
     available: bool
     message_start_time: float
     received_at: float
     id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
+
+
+class AnswerResult(enum.Enum):
+    """What became of a phone's answer."""
+
+    ACCEPTED = "accepted"
+    """The call waits, or was answered within its wait; a repeat of an answer is accepted, too."""
+    LATE = "late"
+    """The device was woken, and the call timed out within the last minute."""
+    UNKNOWN = "unknown"
+    """No such call waits: made up, long over, or every PBX connection has gone."""
 
 
 @attrs.frozen
@@ -112,14 +123,14 @@ class LateAnswer:
 
 @attrs.frozen
 class Settlement:
-    """How a waiting call was decided; ``answer`` is there when a phone decided it."""
+    """How a waiting call was decided; ``answer``: of the phone that decided it, if one did."""
 
     outcome: Outcome
     answer: Answer | None = None
 
     @staticmethod
     def by(answer: Answer) -> Settlement:
-        """How ``answer`` settles a call."""
+        """The settlement of a call by ``answer``."""
         return Settlement(Outcome.ANSWERED if answer.available else Outcome.UNAVAILABLE, answer)
 
 

@@ -1,4 +1,4 @@
-"""How texts from outside are shown in log lines and errors: cut, quoted, or as a fingerprint."""
+"""How log lines and errors show texts from outside: cut, quoted, or as a fingerprint."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import re
 
 MOST_SHOWN = 64
 """Characters of a text from outside that a log line or an error shows."""
-# Printable ASCII but blanks and quotes; a call_id may be so long.
+# Printable ASCII without blanks and quotes; a call_id may have 255 characters.
 _WORD = re.compile("[!#-&(-~]{1,255}")
 
 
 def quoted(text: str, most: int = MOST_SHOWN) -> str:
     """
-    ``text`` in quotes, with what cannot be printed escaped as ``repr`` does it.
+    ``text`` in quotes, with unprintable characters escaped as by ``repr``.
 
-    :param most: characters that are shown; an ellipsis of three dots stands for the rest.
+    :param most: how many characters are shown; three dots replace the rest.
     """
     return repr(text[:most]) + ("..." if len(text) > most else "")
 
 
 def word(text: str) -> str:
-    """``text`` as it is when it is one plain word, quoted otherwise: "a=b" lines stay legible."""
+    """``text`` itself if it is one plain word, else quoted: "a=b" lines stay unambiguous."""
     return text if _WORD.fullmatch(text) else quoted(text)
 
 
 def escaped(text: str) -> str:
     """
-    ``text`` with each character escaped that cannot be printed: controls, line ends, the
-    invisible ones that turn the direction of what follows, lone surrogates.
+    ``text`` with unprintable characters escaped: controls, line ends, invisible ones that
+    change the direction of text, lone surrogates.
     """
     if text.isprintable():
         return text
@@ -37,8 +37,8 @@ def escaped(text: str) -> str:
 
 def fingerprint(secret: str) -> str:
     """
-    A short word by which log lines about the same token or key can be matched.
+    A short word that identifies a token or key in log lines.
 
-    Not for passwords: what can be guessed can be guessed from its fingerprint too.
+    Not for passwords: a secret that can be guessed can be confirmed by its fingerprint.
     """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -1,10 +1,10 @@
 """
-Time-outs that blame a peer only for its own silence.
+Time-outs that count only the time in which this process was running.
 
 Twisted runs due timers before it reads sockets, and one turn of the reactor lasts as long
 as all the work it finds. After a busy turn, or a pause of the whole process (a migrated
-virtual machine, a share of a core that is used up), a plain ``callLater`` therefore fires
-although the reply already lies in the socket's buffer.
+virtual machine, a used-up share of a core), a plain ``callLater`` therefore fires although
+the reply is already in the socket's buffer, and a peer would be blamed for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from middlewared.clock import Clock, DelayedCall
 
 SLICES = 4
-"""A pause of the process costs a time-out at most one such part of its time."""
+"""A pause of the process takes at most one such part from a time-out."""
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ class FairCall:
         slices: int = SLICES,
     ) -> None:
         """
-        :param slices: 1 for a deadline that holds whatever happens to this process: no
-            pause is deducted then, but sockets are read before the call.
+        :param slices: 1 for a deadline that applies whatever happens to this process: no
+            pause is deducted, but sockets are read before the call.
         """
         self._clock = clock
         self._slice_s = delay_s / slices
@@ -56,7 +56,7 @@ class FairCall:
         return self._timer is not None
 
     def cancel(self) -> None:
-        """Do not call the function; harmless when it has been called."""
+        """Do not call the function; harmless if it has been called."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -66,7 +66,7 @@ class FairCall:
         if self._left > 0:
             self._timer = self._clock.callLater(self._slice_s, self._passed)
         else:
-            # A call for the next turn: sockets are read before it.
+            # In the next turn; sockets are read before it.
             self._timer = self._clock.callLater(0, self._due)
 
     def _due(self) -> None:

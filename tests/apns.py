@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.trial.unittest import TestCase
 
 from middlewared.model import Call, Device, IncomingCall, Platform
+from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.apple_credentials import (
     CertificateCredentials,
@@ -23,12 +24,11 @@ from middlewared.push.apns.apple_credentials import (
     load_certificate,
     load_key,
 )
-from middlewared.push.apns.provider import ApnsProvider, ApnsSettings, Endpoints
+from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.provider_tokens import ProviderTokens
-from middlewared.push.http2.exchange import always_wanted
-from middlewared.push.http2.paths import Paths
-from middlewared.push.interface import CallPush, Push, PushResult, Uncertain
-from middlewared.simulator.apple import AppleServer
+from middlewared.push.http2.pool import HostPools
+from middlewared.push.interface import CallPush, Push, PushResult, Uncertain, always_wanted
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 from tests.cuttable import CuttableProxy
 
@@ -81,7 +81,7 @@ def tcp(host: str, port: int) -> IStreamClientEndpoint:
     return cast(IStreamClientEndpoint, TCP4ClientEndpoint(reactor, host, port, timeout=5))
 
 
-def by_way_of(relay: CuttableProxy) -> Endpoints:
+def by_way_of(relay: CuttableProxy) -> TcpEndpoints:
     """Endpoints that connect through ``relay``, whatever the host."""
     return lambda host, port: tcp(*relay.node)
 
@@ -97,7 +97,7 @@ class AppleTestCase(TestCase):
         self.authority = Authority(folder=self.folder)
         self.key = write_provider_key(self.folder)
         self.tokens = ProviderTokens(clock=reactor)
-        self.paths = Paths()
+        self.host_pools = HostPools()
 
     async def serve(self, **options: Any) -> AppleServer:
         """Start an Apple that trusts our certificates and knows our key."""
@@ -128,7 +128,7 @@ class AppleTestCase(TestCase):
         sandbox_credentials: Credentials | None = None,
         connections: int | None = None,
     ) -> ApnsSettings:
-        """Settings for servers at these URLs; the certificate unless said otherwise."""
+        """Settings for servers at these URLs; with the certificate by default."""
         shown = credentials or self.by_certificate()
         own = shown.certificate if isinstance(shown, CertificateCredentials) else None
         trust = load_trust(self.authority.certificate)
@@ -157,10 +157,10 @@ class AppleTestCase(TestCase):
             "clock": reactor,
             "wall": reactor.seconds,
             "endpoint": tcp,
-            "paths": self.paths,
+            "host_pools": self.host_pools,
         }
         provider = ApnsProvider(tokens=self.tokens, settings=settings, **{**defaults, **options})
-        provider.start()
+        Deferred.fromCoroutine(provider.start())
         self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
         return provider
 

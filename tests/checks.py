@@ -10,9 +10,9 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.cli.check.online import ask_all, questions
+from middlewared.cli.check.online import online_checks, run_all
 from middlewared.service.options import read_all
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 
 reactor: Any = _reactor
@@ -36,24 +36,24 @@ class OnlineTestCase(TestCase):
         """Run the coroutine function ``stop`` as a clean-up."""
         self.addCleanup(lambda: Deferred.fromCoroutine(stop()))
 
-    async def ask(self, text: str) -> dict[str, str]:
-        """The finding of each check, by title: verdict, space, text."""
+    async def check_all(self, text: str) -> dict[str, str]:
+        """The result of each check, by title: status, space, text."""
         path = self.folder / "middlewared.ini"
         path.write_text(text)
         lines: list[str] = []
-        asked = list(questions(read_all(path), reactor))
-        await ask_all(asked, reactor, lines.append)
-        self.assertEqual(len(lines), len(asked))
-        found = {}
-        for line, question in zip(lines, asked, strict=True):
-            self.assertTrue(line.startswith(question.title), line)
-            verdict, _, finding = line.removeprefix(question.title).strip().partition(" ")
-            found[question.title] = f"{verdict} {finding.strip()}"
-        return found
+        checks = list(online_checks(read_all(path), reactor))
+        await run_all(checks, reactor, lines.append)
+        self.assertEqual(len(lines), len(checks))
+        results = {}
+        for line, check in zip(lines, checks, strict=True):
+            self.assertTrue(line.startswith(check.title), line)
+            status, _, text = line.removeprefix(check.title).strip().partition(" ")
+            results[check.title] = f"{status} {text.strip()}"
+        return results
 
-    async def ask_one(self, text: str, title: str) -> str:
-        """The finding of one check."""
-        return (await self.ask(text))[title]
+    async def check_one(self, text: str, title: str) -> str:
+        """The result of one check."""
+        return (await self.check_all(text))[title]
 
 
 class AppleCheckCase(OnlineTestCase):

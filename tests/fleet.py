@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from middlewared.simulator.daemon_process import DaemonProcess
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, Answered, DaemonTestCase
 from tests.servers.postgres import PostgresServer, shared_server
 from tests.servers.redis import Redis, RedisCluster

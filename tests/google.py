@@ -28,7 +28,7 @@ from middlewared.simulator.certificates import (
     write_service_account,
 )
 from middlewared.simulator.google_server import GoogleServer
-from middlewared.simulator.http1_server import HttpDeliver, HttpStall
+from middlewared.simulator.scripts import Deliver, Stall
 from tests.cuttable import CuttableProxy
 
 reactor = cast(Any, twisted_reactor)
@@ -153,7 +153,7 @@ class GoogleTestCase(TestCase):
 
     def stalled_push(self) -> tuple[Deferred[PushResult], Deferred[object]]:
         """A push that is never answered, and a Deferred for its arrival."""
-        self.google.scripts.for_token(TOKEN, HttpDeliver(), HttpStall())
+        self.google.scripts.for_token(TOKEN, Deliver(), Stall())
         arrived: Deferred[object] = Deferred()
         self.google.record.listener = arrived.callback
         return self.sending(), arrived

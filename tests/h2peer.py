@@ -1,4 +1,4 @@
-"""A plain HTTP/2 client on h2 that shows its tests everything the wire said."""
+"""A plain HTTP/2 client on h2 that reports all that it receives."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class H2Peer(Protocol):
 
 @implementer(IOpenSSLContextFactory)
 class _ClientTLS:
-    """Trusts one authority, shows one certificate, speaks h2 (or what it is told)."""
+    """Trusts one authority, shows one certificate, speaks h2 (or the given protocols)."""
 
     def __init__(self, authority: Path, certificate: Path | None, protocols: list[bytes]) -> None:
         self._context = SSL.Context(SSL.TLS_METHOD)

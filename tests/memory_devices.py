@@ -1,18 +1,19 @@
 """
-A device registry in memory, for tests of other rooms. It passes the registry's contract.
+A device registry in memory, for tests of other rooms. It fulfils the registry's contract.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from middlewared.devices.interface import Counts, Page, Registered, Wanted, is_silent
+from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, Registered, is_silent
 from middlewared.devices.queries import identity
-from middlewared.devices.streaks import continued, merged
+from middlewared.devices.silent_streaks import continue_streak, merge_wakeups
 from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
 
@@ -21,7 +22,7 @@ class MemoryDevices:
     Implements :class:`middlewared.devices.interface.DeviceRegistry`.
 
     :ivar failure: when set, every method raises it.
-    :ivar gate: keeps look-ups waiting until it has fired.
+    :ivar gate: look-ups wait until it has fired.
     """
 
     def __init__(self, *devices: Device) -> None:
@@ -29,12 +30,30 @@ class MemoryDevices:
         self.responses: list[ResponseRecord] = []
         self.failure: Exception | None = None
         self.gate: Deferred[None] = succeed(None)
+        self.up: bool | None = None
 
     def put(self, device: Device) -> None:
         self._devices[device.sip_user_id] = device
 
+    def response_log(self) -> list[tuple[str, float, bool, str]]:
+        """The logged responses, as :class:`.DeviceRegistryContract` reads them."""
+        return [
+            (each.platform.value, each.roundtrip_seconds, each.available, _iso(each.answered_at))
+            for each in self.responses
+        ]
+
     def get(self, sip_user_id: int) -> Device | None:
         return self._devices.get(sip_user_id)
+
+    async def start(self) -> None:
+        await self.ping()
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    async def ping(self) -> None:
+        self.up = self.failure is None
+        self._fail()
 
     async def find(self, sip_user_id: int) -> Device | None:
         self._fail()
@@ -42,16 +61,16 @@ class MemoryDevices:
             await self.gate
         return self.get(sip_user_id)
 
-    async def register(self, device: Device, *, alone: bool = False) -> Registered:
+    async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         self._fail()
         replaced = self.get(device.sip_user_id)
-        self.put(continued(device, replaced))
-        if not alone:
+        self.put(continue_streak(device, replaced))
+        if not exclusive:
             return Registered(replaced)
-        displaced = [each for each in self._devices.values() if _same_phone(each, device)]
-        for each in displaced:
+        removed = [each for each in self._devices.values() if _same_phone(each, device)]
+        for each in removed:
             del self._devices[each.sip_user_id]
-        return Registered(replaced, displaced)
+        return Registered(replaced, removed)
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
         self._fail()
@@ -84,18 +103,20 @@ class MemoryDevices:
         self.put(attrs.evolve(device, last_seen=seen_at))
         return True
 
-    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+    async def page(
+        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+    ) -> Page:
         self._fail()
         accounts = sorted(account for account in self._devices if account > after)[:limit]
         devices = [self._devices[account] for account in accounts]
-        fitting = [each for each in devices if self._fits(each, wanted or Wanted())]
-        return Page(fitting, accounts[-1] if accounts else None)
+        matched = [each for each in devices if self._matches(each, matching or DeviceFilter())]
+        return Page(matched, accounts[-1] if accounts else None)
 
-    async def count(self, silent_calls: int) -> Counts:
+    async def count(self, silent_calls: int) -> DeviceCounts:
         self._fail()
         devices = self._devices.values()
         silent = sum(is_silent(device, silent_calls) for device in devices)
-        return Counts(Counter((device.app, device.platform) for device in devices), silent)
+        return DeviceCounts(Counter((device.app, device.platform) for device in devices), silent)
 
     async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
         self._fail()
@@ -103,16 +124,13 @@ class MemoryDevices:
 
     async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
         self._fail()
-        for streak in merged(wakeups):
+        for streak in merge_wakeups(wakeups):
             device = self._same(streak.device)
             if device is not None:
                 begun = device.silent_streak if streak.answered_at is None else 0
                 answered = [at for at in (device.last_answered, streak.answered_at) if at]
                 last = max(answered, default=None)
                 self._change(device, silent_streak=begun + streak.missed, last_answered=last)
-
-    async def ping(self) -> None:
-        self._fail()
 
     def _same(self, device: Device) -> Device | None:
         stored = self.get(device.sip_user_id)
@@ -126,17 +144,22 @@ class MemoryDevices:
         self.put(attrs.evolve(stored, **changes))  # type: ignore[arg-type]
         return True
 
-    def _fits(self, device: Device, wanted: Wanted) -> bool:
-        since = wanted.unseen_since
+    def _matches(self, device: Device, matching: DeviceFilter) -> bool:
+        since = matching.unseen_since
         return (
-            device.silent_streak >= wanted.silent_streak
+            device.silent_streak >= matching.silent_streak
             and (since is None or max(device.last_seen, device.last_answered or 0) < since)
-            and (not wanted.shared or any(_same_phone(device, e) for e in self._devices.values()))
+            and (not matching.shared or any(_same_phone(device, e) for e in self._devices.values()))
         )
 
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+def _iso(seconds: float) -> str:
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def _same_phone(one: Device, other: Device) -> bool:

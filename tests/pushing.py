@@ -11,13 +11,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from middlewared.simulator.apple import AppleServer, ReceivedPush
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_service_account
 from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.generations import Generation
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone, Phones, Reaction
+from middlewared.simulator.record import ReceivedPush
 from tests.cuttable import CuttableProxy
 from tests.daemons import PORTS, DaemonTestCase
 

@@ -47,12 +47,12 @@ class Cable:
         return protocol
 
     def cut(self) -> None:
-        """End all connections without a word, and let no new one be made."""
+        """Abort all connections, and let no new one be made."""
         self.is_cut = True
         for protocol in self._protocols:
             protocol.transport.abortConnection()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.is_cut = False
 
 

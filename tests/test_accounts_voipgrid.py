@@ -20,11 +20,12 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from middlewared.accounts.interface import Account
 from middlewared.accounts.voipgrid import MAX_LOOKUPS, VoipgridAccounts, VoipgridSettings
+from middlewared.basic_auth import encode_basic
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots
-from tests.contracts.accounts import ACCOUNT, AccountBackendContract, basic
+from tests.contracts.accounts import ACCOUNT, AccountBackendContract
 
 PROFILE = "/base/profile/"
 APP_ACCOUNT = "/api/phoneaccount/7/"
@@ -73,8 +74,8 @@ class AccountApi(Resource):
 class VoipgridCase(TestCase):
     """A backend and the account API it asks."""
 
-    good = basic("someone@example.com", "good-password")
-    bad = basic("someone@example.com", "bad-password")
+    good = encode_basic("someone@example.com", "good-password")
+    bad = encode_basic("someone@example.com", "bad-password")
 
     async def _listen(self) -> None:
         self.api = AccountApi(self.good)
@@ -91,17 +92,17 @@ class VoipgridCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.backend = VoipgridAccounts(
-            client=client,
-            clock=self.clock,
-            settings=VoipgridSettings(f"http://127.0.0.1:{address.port}/base/", "/profile/"),
+        self.settings = VoipgridSettings(
+            f"http://127.0.0.1:{address.port}/base/", "/profile/", timeout_s=5.0, cache_s=0.0
         )
+        self.backend = VoipgridAccounts(client=client, clock=self.clock, settings=self.settings)
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
         return Deferred.fromCoroutine(self._listen())
 
     def change(self, **settings: object) -> None:
-        self.backend.settings = attrs.evolve(self.backend.settings, **settings)  # type: ignore[arg-type]
+        self.settings = attrs.evolve(self.settings, **settings)  # type: ignore[arg-type]
+        self.backend.reconfigure(self.settings)
 
     def profile(self, value: object) -> None:
         self.api.answers[PROFILE] = 200, json.dumps(value).encode()
@@ -120,7 +121,7 @@ class VoipgridContractTests(AccountBackendContract, VoipgridCase):  # type: igno
 
 
 class VoipgridLookUpTests(VoipgridCase):
-    """What is asked, and how each answer is taken."""
+    """What is asked, and how each answer is understood."""
 
     async def test_asks_the_profile_and_its_app_account(self) -> None:
         """Two GETs below the base URL, each with the caller's own header."""
@@ -130,7 +131,7 @@ class VoipgridLookUpTests(VoipgridCase):
             self.assertEqual(headers[b"Authorization"], [self.good])
 
     async def test_any_scheme_is_passed_on_unchanged(self) -> None:
-        """The apps of today say Token, the API knows what that means."""
+        """The apps of today send Token, which the API understands."""
         self.api.good = b"Token  someone@example.com:a=b, c"
         await self.backend.authenticate(self.api.good)
 
@@ -222,7 +223,7 @@ class VoipgridTroubleTests(VoipgridCase):
     """Deadlines, bounds, and the way back."""
 
     async def test_unreachable_api(self) -> None:
-        """A refused connection is trouble, told without the credentials, and told once."""
+        """A refused connection is trouble, logged once and without the credentials."""
         events = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
         self.change(base_url="http://127.0.0.1:1")
         self.assertNotIn("good-password", await self.down())
@@ -255,7 +256,7 @@ class VoipgridTroubleTests(VoipgridCase):
 
     async def test_deadline_covers_both_requests(self) -> None:
         """An API that falls silent at the second request is given up in time."""
-        self.change(timeout_ms=200)
+        self.change(timeout_s=0.2)
         self.api.answers[f"/base{APP_ACCOUNT}"] = self.api.hold
         self.assertIn("in time", await self.down())
         self.api.answers[PROFILE] = self.api.hold
@@ -273,7 +274,7 @@ class VoipgridTroubleTests(VoipgridCase):
 
     async def test_too_many_look_ups(self) -> None:
         """Above the bound a look-up fails at once; the bound is given back afterwards."""
-        self.change(timeout_ms=1500)
+        self.change(timeout_s=1.5)
         self.api.answers[PROFILE] = self.api.hold
         waiting = [Deferred.fromCoroutine(self.down()) for _ in range(MAX_LOOKUPS)]
         self.assertIn("wait", self.successResultOf(Deferred.fromCoroutine(self.down())))
@@ -296,8 +297,8 @@ class VoipgridCacheTests(VoipgridCase):
         self.assertEqual([await self.asked(self.good) for _ in range(2)], [2, 2])
 
     async def test_positive_answer_is_used_again_until_it_is_too_old(self) -> None:
-        """The API is asked again after cache_ms."""
-        self.change(cache_ms=10_000)
+        """The API is asked again after cache_s."""
+        self.change(cache_s=10.0)
         self.assertEqual(await self.asked(self.good), 2)
         self.clock.advance(9.9)
         self.assertEqual(await self.asked(self.good), 0)
@@ -305,15 +306,15 @@ class VoipgridCacheTests(VoipgridCase):
         self.assertEqual(await self.asked(self.good), 2)
 
     async def test_other_credentials_are_not_known(self) -> None:
-        """An accepted password says nothing about another one."""
-        self.change(cache_ms=10_000)
+        """An accepted password does not let another one in."""
+        self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
         with self.assertRaises(CredentialsRefused):
             await self.backend.authenticate(self.bad)
 
     async def test_refusals_are_not_kept(self) -> None:
         """A password that was just corrected works at once."""
-        self.change(cache_ms=10_000)
+        self.change(cache_s=10.0)
         self.api.good = self.bad
         with self.assertRaises(CredentialsRefused):
             await self.backend.authenticate(self.good)
@@ -321,8 +322,8 @@ class VoipgridCacheTests(VoipgridCase):
         await self.backend.authenticate(self.good)
 
     async def test_new_settings_forget(self) -> None:
-        """What one API said is not known of another."""
-        self.change(cache_ms=10_000)
+        """An answer of one API does not count for another."""
+        self.change(cache_s=10.0)
         await self.backend.authenticate(self.good)
-        self.change(timeout_ms=4000)
+        self.change(timeout_s=4.0)
         self.assertEqual(await self.asked(self.good), 2)

@@ -18,6 +18,7 @@ COMMON = {
     "backoff",
     "basic_auth",
     "booleans",
+    "networks",
     "waiting",
     "quoting",
     "__init__",
@@ -88,6 +89,13 @@ class ArchitectureTests(SynchronousTestCase):
             and any(room_of(imported) in WIRING for imported in imports_of(path))
         ]
         self.assertEqual(wrong, [])
+
+    def test_http2_serves_any_provider(self) -> None:
+        """The HTTP/2 client knows neither Apple nor Google."""
+        http2 = PACKAGE / "push" / "http2"
+        imported = {name for path in http2.glob("*.py") for name in imports_of(path)}
+        providers = ("middlewared.push.apns", "middlewared.push.google")
+        self.assertEqual([name for name in imported if name.startswith(providers)], [])
 
     def test_the_simulator_is_for_demo_and_tests(self) -> None:
         """The daemon itself never imports the peers that play the world."""

@@ -29,7 +29,7 @@ class LeakTests(RingingCase):
 
     def census(self) -> list[int]:
         """How many of the things that a call is made of there are."""
-        del self.told[:], self.provider.pushes[:]
+        del self.ended[:], self.provider.pushes[:]
         found = [type(each) for each in gc.get_objects()]
         return [found.count(kind) for kind in KINDS]
 

@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.background import Background
 from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, RingingSettings
 from middlewared.calls.trace import Trace
-from middlewared.calls.waking import WakingSettings
+from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -30,6 +31,7 @@ from middlewared.push.interface import (
     CallPush,
     ConfigFault,
     Push,
+    PushProvider,
     PushResult,
     Rejected,
     Resend,
@@ -39,7 +41,8 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.rendezvous.memory import MemoryPlace, MemoryRendezvous, fresh_key
+from middlewared.rendezvous.held_calls import LocalWaiter
+from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
 
 START = 1_700_000_000.0
@@ -52,18 +55,12 @@ CALL = IncomingCall(123456789, "0123456789", "Alice", "call-1")
 Verdict: TypeAlias = PushResult | Deferred[PushResult] | Exception
 
 
-class ScriptedProvider:
-    """Judges pushes as the script says; a Deferred in it keeps a verdict back."""
+class ScriptedProvider(PushProvider):
+    """Gives each push the next result of the script; a Deferred in it keeps one back."""
 
     def __init__(self, *script: Verdict) -> None:
         self.script: list[Verdict] = list(script)
         self.pushes: list[CallPush] = []
-
-    def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
 
     async def send(self, push: Push) -> PushResult:
         assert isinstance(push, CallPush)
@@ -110,8 +107,8 @@ class RingingCase(SynchronousTestCase):
         self.clock.advance(START)
         self.devices = MemoryDevices(PHONE)
         self.background = Background()
-        self.told: list[Ended] = []
-        self.rendezvous = MemoryRendezvous(clock=self.clock, late=self.told.append)
+        self.ended: list[Ended] = []
+        self.rendezvous = MemoryRendezvous(clock=self.clock, late=self.ended.append)
         self.admission = StandInAdmission()
         self.with_provider()
 
@@ -121,17 +118,24 @@ class RingingCase(SynchronousTestCase):
         self.ringing = Ringing(
             clock=self.clock,
             wall=self.clock.seconds,
-            registry=self.devices,
             rendezvous=self.rendezvous,
-            routes=self.routes,
-            background=self.background,
+            waker=Waker(
+                clock=self.clock,
+                registry=self.devices,
+                rendezvous=self.rendezvous,
+                routes=self.routes,
+                background=self.background,
+                overloaded=lambda: self.admission.late,
+            ),
             admission=self.admission,
-            ended=self.told.append,
+            ended=self.ended.append,
             new_key=fresh_key,
             settings=RingingSettings(
                 wait_s=4.0,
                 max_waiting=3,
-                waking=WakingSettings("http://127.0.0.1/api/call-response/", 1.0),
+                waking=WakingSettings(
+                    "http://127.0.0.1/api/call-response/", 1.0, silent_calls=0, silent_wait_s=1.5
+                ),
             ),
         )
 
@@ -141,17 +145,18 @@ class RingingCase(SynchronousTestCase):
     def answer(self, available: bool = True, key: str | None = None) -> bool:
         key = key or self.provider.pushes[0].call.unique_key
         answer = Answer(available, START, self.clock.seconds())
-        return self.successResultOf(Deferred.fromCoroutine(self.ringing.answer(key, answer)))
+        answering = Deferred.fromCoroutine(self.ringing.answer(key, answer))
+        return self.successResultOf(answering) is AnswerResult.ACCEPTED
 
     def advance(self, seconds: float) -> None:
         """Move the clock in small steps, so that timers set on the way are met."""
         self.clock.pump([0.01] * round(seconds * 100))
 
-    def calls_told(self) -> list[EndedCall]:
+    def ended_calls(self) -> list[EndedCall]:
         """The calls that have ended."""
-        return [ended for ended in self.told if isinstance(ended, EndedCall)]
+        return [ended for ended in self.ended if isinstance(ended, EndedCall)]
 
-    def requests_told(self) -> list[tuple[bool, Platform | None, Outcome | None]]:
+    def ended_requests(self) -> list[tuple[bool, Platform | None, Outcome | None]]:
         """Of each request that has ended: whether it joined, the platform and the outcome."""
         return [
             (
@@ -159,7 +164,7 @@ class RingingCase(SynchronousTestCase):
                 ended.kind.platform if ended.kind else None,
                 None if ended.settlement is None else ended.settlement.outcome,
             )
-            for ended in self.told
+            for ended in self.ended
             if isinstance(ended, EndedRequest)
         ]
 
@@ -172,14 +177,14 @@ class RingingTests(RingingCase):
     """One call at a time."""
 
     def test_answer_is_the_outcome(self) -> None:
-        """The phone said available: answered, in the same turn."""
+        """The phone is available: answered, in the same turn."""
         held = self.ring()
         self.assertNoResult(held)
         self.assertTrue(self.answer())
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_busy_phone(self) -> None:
-        """The phone said not available: unavailable."""
+        """The phone is not available: unavailable."""
         held = self.ring()
         self.answer(available=False)
         self.assertIs(self.successResultOf(held), Outcome.UNAVAILABLE)
@@ -216,13 +221,12 @@ class RingingTests(RingingCase):
 
     def test_refusals_of_a_call_that_was_taken_over(self) -> None:
         """As many as pushes were due settle it: the daemon that died had counted those."""
-        self.patch(MemoryPlace, "taken_over", True)
         join = self.rendezvous.join
 
-        async def join_after_a_push(call: Call) -> MemoryPlace:
-            place = await join(call)
-            place.pushes = 1
-            return place
+        async def join_after_a_push(call: Call) -> LocalWaiter:
+            waiter = await join(call)
+            waiter.take_over(pushes=1)
+            return waiter
 
         self.patch(self.rendezvous, "join", join_after_a_push)
         for device, attempts in ((IPHONE, []), (PHONE, [2])):
@@ -289,12 +293,12 @@ class RingingTests(RingingCase):
         self.ring()
         self.advance(5.0)
         self.assertFalse(self.answer())
-        (late,) = [each for each in self.told if isinstance(each, LateAnswer)]
+        (late,) = [each for each in self.ended if isinstance(each, LateAnswer)]
         self.assertEqual((late.kind, late.available), (KIND, True))
         self.assertAlmostEqual(late.late_s, 1.0, places=1)
         self.advance(60.0)
         self.assertFalse(self.answer())
-        self.assertEqual(sum(isinstance(each, LateAnswer) for each in self.told), 1)
+        self.assertEqual(sum(isinstance(each, LateAnswer) for each in self.ended), 1)
 
     def test_device_that_never_answers_gets_less_time(self) -> None:
         """One push and silent_wait_ms; an answer in that time counts."""
@@ -311,11 +315,11 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(second), Outcome.TIMEOUT)
         self.assertEqual(self.attempts(), [1, 1])
         self.assertFalse(self.answer(key=self.provider.pushes[1].call.unique_key))
-        self.assertIsInstance(self.told[-1], LateAnswer)
+        self.assertIsInstance(self.ended[-1], LateAnswer)
 
     def test_device_that_answered_lately_has_all_the_time(self) -> None:
         """Its streak is below silent_calls."""
-        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3)
+        waking = WakingSettings("http://127.0.0.1/", 1.0, silent_calls=3, silent_wait_s=1.5)
         self.ringing.settings = attrs.evolve(self.ringing.settings, waking=waking)
         self.devices.put(attrs.evolve(PHONE, silent_streak=2))
         held = self.ring()
@@ -424,7 +428,7 @@ class RingingTests(RingingCase):
         self.assertLess(len(self.provider.pushes), 10)
 
     def test_at_once_is_granted_once(self) -> None:
-        """A provider that always says "again at once" is not hammered."""
+        """A provider that always asks for a retry at once is not hammered."""
         self.with_provider(*[Temporary("reset", retry_after_s=0)] * 100)
         self.ring()
         self.advance(4.1)
@@ -453,7 +457,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(self.ring()), Outcome.NO_DEVICE)
 
     def test_410_older_than_the_registration_keeps_the_device(self) -> None:
-        """The token was dead before the app registered it anew: the device stays."""
+        """The token was dead before the app registered it again: the device stays."""
         self.with_provider(TokenDead("Unregistered", since=START - 60))
         self.assertIs(self.successResultOf(self.ring()), Outcome.TOKEN_DEAD)
         self.assertIsNotNone(self.devices.get(PHONE.sip_user_id))
@@ -498,8 +502,22 @@ class RingingTests(RingingCase):
         stored = self.devices.get(PHONE.sip_user_id)
         self.assertTrue(stored and stored.sandbox)
 
-    def test_verdict_after_the_answer_still_teaches(self) -> None:
-        """A phone may answer before its push is judged; what the verdict says is kept."""
+    def test_two_slow_pushes_find_the_other_environment(self) -> None:
+        """Each result is about the device as it was pushed to: the second changes nothing."""
+        self.devices.put(attrs.evolve(PHONE, platform=Platform.APNS))
+        slow: list[Deferred[PushResult]] = [Deferred(), Deferred()]
+        self.with_provider(*slow)
+        self.ring()
+        self.advance(1.05)
+        for result in slow:
+            result.callback(Accepted(other_environment=True))
+        self.advance(1.0)
+        self.assertTrue(self.provider.pushes[2].device.sandbox)
+        stored = self.devices.get(PHONE.sip_user_id)
+        self.assertTrue(stored and stored.sandbox)
+
+    def test_verdict_after_the_answer_still_updates_the_device(self) -> None:
+        """A phone may answer before the result of its push arrives; the result is still stored."""
         late: Deferred[PushResult] = Deferred()
         self.with_provider(late)
         held = self.ring()
@@ -509,7 +527,7 @@ class RingingTests(RingingCase):
         stored = self.devices.get(PHONE.sip_user_id)
         self.assertEqual(stored and stored.token, "token-2")
 
-    def test_nobody_registered(self) -> None:
+    def test_no_one_registered(self) -> None:
         """An account without a device is no-device at once."""
         other = attrs.evolve(CALL, sip_user_id=987654321)
         self.assertIs(self.successResultOf(self.ring(other)), Outcome.NO_DEVICE)
@@ -573,7 +591,7 @@ class RingingTests(RingingCase):
             self.assertEqual(self.provider.pushes[0].call.unique_key, call_id)
 
     def test_other_call_ids_get_a_random_key(self) -> None:
-        """Whoever can guess a key could answer: other call ids are not used as one."""
+        """Anyone who guesses a key could answer: other call ids are not used as one."""
         for call_id in ("", "call-1", "{0f8fad5bd9cb469fa16570867728950e}", "0" * 31):
             self.with_provider()
             held = self.ring(attrs.evolve(CALL, call_id=call_id))
@@ -630,8 +648,8 @@ class RingingTests(RingingCase):
         self.admission.late = True
         new = attrs.evolve(CALL, call_id="call-2")
         self.assertIs(self.successResultOf(self.ring(new)), Outcome.OVERLOADED)
-        self.assertTrue(self.ringing.shed(new))
-        self.assertFalse(self.ringing.shed(CALL))
+        self.assertTrue(self.ringing.refuse_if_new(new))
+        self.assertFalse(self.ringing.refuse_if_new(CALL))
         repeat = self.ring()
         self.answer()
         for each in (held, repeat):
@@ -660,7 +678,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_steps_are_recorded(self) -> None:
-        """Device found, push sent and judged, and the answer, each with its time."""
+        """Device found, push sent, its result, and the answer, each with its time."""
         verdict: Deferred[PushResult] = Deferred()
         self.with_provider(verdict)
         held = self.ring()
@@ -669,7 +687,7 @@ class RingingTests(RingingCase):
         self.advance(0.25)
         self.answer()
         self.successResultOf(held)
-        ended = self.told[0]
+        ended = self.ended[0]
         assert isinstance(ended, EndedRequest)
         steps = [(step.name, round(step.at - START, 3)) for step in ended.trace.steps]
         self.assertEqual(
@@ -678,33 +696,33 @@ class RingingTests(RingingCase):
         )
         self.assertIn("push;dur=500.00;desc=accepted", ended.trace.server_timing())
 
-    def test_joined_call_is_told_once(self) -> None:
+    def test_joined_call_is_reported_once(self) -> None:
         """Two requests, one call, each with the platform of the device."""
         first, second = self.ring(), self.ring()
         self.advance(0.5)
         self.answer()
         self.successResultOf(first)
         self.successResultOf(second)
-        (call,) = self.calls_told()
+        (call,) = self.ended_calls()
         self.assertEqual(call.settlement and call.settlement.outcome, Outcome.ANSWERED)
         self.assertEqual((call.kind, call.accepted_at), (KIND, START))
         self.assertCountEqual(
-            self.requests_told(),
+            self.ended_requests(),
             [(joined, Platform.ANDROID, Outcome.ANSWERED) for joined in (False, True)],
         )
 
-    def test_joined_call_is_told_once_though_its_first_connection_hung_up(self) -> None:
+    def test_joined_call_is_reported_once_though_its_first_connection_hung_up(self) -> None:
         """The call counts as what it came to, not as hung up, and not twice."""
         first, second = self.ring(), self.ring()
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        self.assertEqual(self.calls_told(), [])
+        self.assertEqual(self.ended_calls(), [])
         self.answer()
         self.successResultOf(second)
-        (call,) = self.calls_told()
+        (call,) = self.ended_calls()
         self.assertEqual(call.settlement and call.settlement.outcome, Outcome.ANSWERED)
         self.assertEqual(
-            self.requests_told(),
+            self.ended_requests(),
             [(False, Platform.ANDROID, None), (True, Platform.ANDROID, Outcome.ANSWERED)],
         )
 
@@ -713,35 +731,35 @@ class RingingTests(RingingCase):
         first, second = self.ring(), self.ring()
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        (request,) = [each for each in self.told if isinstance(each, EndedRequest)]
+        (request,) = [each for each in self.ended if isinstance(each, EndedRequest)]
         self.assertTrue(request.waits())
         second.cancel()
         self.failureResultOf(second, CancelledError)
         self.assertFalse(request.waits())
 
     def test_repeat_of_an_answered_call_is_no_further_call(self) -> None:
-        """It is told as a request that joined."""
+        """It is reported as a request that joined."""
         self.ring()
         self.answer()
         self.successResultOf(self.ring())
-        self.assertEqual(len(self.calls_told()), 1)
-        self.assertEqual(self.requests_told()[-1], (True, Platform.ANDROID, Outcome.ANSWERED))
+        self.assertEqual(len(self.ended_calls()), 1)
+        self.assertEqual(self.ended_requests()[-1], (True, Platform.ANDROID, Outcome.ANSWERED))
 
-    def test_hung_up_call_is_told_with_its_platform(self) -> None:
+    def test_hung_up_call_is_reported_with_its_platform(self) -> None:
         """All connections closed: a call without an outcome, to a device that was found."""
         held = self.ring()
         held.cancel()
         self.failureResultOf(held, CancelledError)
-        (call,) = self.calls_told()
+        (call,) = self.ended_calls()
         self.assertEqual((call.kind, call.settlement), (KIND, None))
 
-    def test_calls_that_are_not_taken_are_told(self) -> None:
+    def test_calls_that_are_not_taken_are_reported(self) -> None:
         """Draining: the request and the call, without a platform."""
         self.ringing.draining = True
         self.ring()
-        self.assertEqual(self.requests_told(), [(False, None, Outcome.DRAINING)])
-        told = [(call.kind, call.settlement) for call in self.calls_told()]
-        self.assertEqual(told, [(None, Settlement(Outcome.DRAINING))])
+        self.assertEqual(self.ended_requests(), [(False, None, Outcome.DRAINING)])
+        found = [(call.kind, call.settlement) for call in self.ended_calls()]
+        self.assertEqual(found, [(None, Settlement(Outcome.DRAINING))])
 
     def test_wakeup_counts_from_the_push_that_was_accepted(self) -> None:
         """A push that met a temporary fault did not wake the phone."""
@@ -749,7 +767,7 @@ class RingingTests(RingingCase):
         self.ring()
         self.advance(0.7)
         self.answer()
-        (call,) = self.calls_told()
+        (call,) = self.ended_calls()
         self.assertAlmostEqual((call.accepted_at or 0.0) - START, 0.5, places=1)
 
     def test_idle_when_the_last_request_has_ended(self) -> None:

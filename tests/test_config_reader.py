@@ -1,4 +1,4 @@
-"""Reading an ini file: its form, the environment, paths, and how problems are told."""
+"""Reading an ini file: its syntax, the environment, paths, and how problems are reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.config import AndroidApp, AppleApp, Config, GcmApp, read_config
+from middlewared.config import AndroidApp, AppleApp, Config, GcmApp, HttpSettings, read_config
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 
@@ -39,10 +39,10 @@ class ConfigCase(SynchronousTestCase):
         """The problems' lines without the file's name, which each must begin with."""
         path = self.write(content)
         error = self.assertRaises(ConfigError, read_config, path, environ)
-        for line in error.problems:
+        for line in error.lines:
             self.assertTrue(line.startswith(f"{path}: "), line)
             self.assertNotIn("\n", line)
-        return [line.removeprefix(f"{path}: ") for line in error.problems]
+        return [line.removeprefix(f"{path}: ") for line in error.lines]
 
     def assert_one_problem(self, content: str | bytes, *parts: str, **environ: str) -> None:
         """Exactly one problem, which has all ``parts``."""
@@ -52,12 +52,13 @@ class ConfigCase(SynchronousTestCase):
             self.assertIn(part, found[0])
 
 
-class FormTests(ConfigCase):
+class SyntaxTests(ConfigCase):
     def test_no_file_gives_the_defaults(self) -> None:
         """Without a file the built-in defaults hold, relative to the current directory."""
         config = read_config(None, {})
-        self.assertEqual(("tcp:8080:interface=127.0.0.1",), config.http.listen)
-        self.assertEqual(Path.cwd() / "middlewared.sqlite3", config.database.sqlite_file)
+        self.assertEqual(HttpSettings(), config.http)
+        assert config.database.sqlite_file is not None
+        self.assertEqual(Path.cwd(), config.database.sqlite_file.parent)
         self.assertEqual({}, config.apps)
 
     def test_an_empty_file_gives_the_defaults(self) -> None:
@@ -91,46 +92,46 @@ class FormTests(ConfigCase):
         self.assertEqual("warn", self.read("[log]\nLevel = warn\n").log.level)
 
     def test_a_missing_file_is_one_problem(self) -> None:
-        """The problem says that the file is missing."""
+        """The problem is that the file is missing."""
         path = self.folder / "missing.ini"
         error = self.assertRaises(ConfigError, read_config, path, {})
-        self.assertEqual([f"{path}: cannot be read: No such file or directory"], error.problems)
+        self.assertEqual([f"{path}: cannot be read: No such file or directory"], error.lines)
 
     def test_a_directory_is_one_problem(self) -> None:
-        """Something that cannot be read as a file is told, not raised."""
+        """A path that cannot be read as a file is reported as a problem."""
         path = self.folder
         error = self.assertRaises(ConfigError, read_config, path, {})
-        self.assertEqual([f"{path}: cannot be read: Is a directory"], error.problems)
+        self.assertEqual([f"{path}: cannot be read: Is a directory"], error.lines)
 
     def test_an_undecodable_file_is_one_problem(self) -> None:
-        """A file that is not UTF-8 is told with the place."""
+        """A file that is not UTF-8 is reported with the position."""
         self.assertEqual(["is not UTF-8 text (byte 6)"], self.problems(b"[log]\xff\n"))
 
     def test_a_huge_file_is_one_problem(self) -> None:
-        """Memory is bounded when somebody names a device or a dump."""
+        """Memory is bounded when the name is that of a device or a dump."""
         self.assert_one_problem(b";" * (2 << 20), "is larger than")
 
     def test_a_key_before_the_first_section_is_a_problem(self) -> None:
         """File-level problems have no section."""
         self.assertEqual(
-            ["line 1 gives level before the first [section]"], self.problems("level = info\n")
+            ["line 1 sets level before the first [section]"], self.problems("level = info\n")
         )
 
-    def test_a_line_that_is_nothing_is_told_without_its_text(self) -> None:
+    def test_an_invalid_line_is_reported_without_its_text(self) -> None:
         """A password on a broken line does not reach the terminal."""
         self.assertEqual(
             ["[redis]: line 2 is neither [section] nor key = value"],
             self.problems("[redis]\npassword: geheim\n"),
         )
 
-    def test_duplicates_are_all_told(self) -> None:
-        """A key or a section that comes twice is a mistake, each with its line."""
+    def test_all_duplicates_are_reported(self) -> None:
+        """A repeated key or section is a problem, each with its line."""
         text = "[log]\nlevel = info\nlevel = warn\n[http]\n[log]\nlevel = debug\nformat = text\n"
         self.assertEqual(
             [
-                "[log] level: line 3 gives it a second time",
-                "[log]: line 5 opens the section a second time",
-                "[log] level: line 6 gives it a second time",
+                "[log] level: line 3 repeats the key",
+                "[log]: line 5 repeats the section",
+                "[log] level: line 6 repeats the key",
             ],
             self.problems(text),
         )
@@ -153,7 +154,7 @@ class NameTests(ConfigCase):
         )
 
     def test_an_unknown_key_names_the_nearest(self) -> None:
-        """A misspelt key is an error with a suggestion; its value is not told."""
+        """A misspelt key is an error with a suggestion; its value is not shown."""
         self.assertEqual(
             ["[redis] pasword: unknown key; the nearest known one is password"],
             self.problems("[redis]\npasword = geheim\n"),
@@ -168,7 +169,7 @@ class NameTests(ConfigCase):
             )
 
     def test_one_wrong_value_does_not_hide_the_rest_of_its_section(self) -> None:
-        """A value, what belongs together and what is missing are told in one go."""
+        """A value, what belongs together and what is missing are reported together."""
         self.assertEqual(
             ["[accounts] timeout_ms", "[accounts] base_url", "[accounts] sip_user_id_min"],
             [
@@ -204,7 +205,7 @@ class NameTests(ConfigCase):
             {("com.x", p): k for p, k in kinds.items()}, {k: type(v) for k, v in apps.items()}
         )
 
-    def test_all_problems_are_told_at_once(self) -> None:
+    def test_all_problems_are_reported_together(self) -> None:
         """A problem does not hide another one, in whatever section."""
         text = "[http]\nlisten = x:1\nfoo = 1\n[calls]\ndrain_ms = -1\n[nope]\n"
         text += "[accounts]\nbackend = voipgrid\n"
@@ -253,7 +254,7 @@ class EnvironmentTests(ConfigCase):
                 f"[redis]\npassword = {broken}\n", "[redis] password: has a broken reference", A="a"
             )
 
-    def test_values_from_the_environment_are_never_told(self) -> None:
+    def test_values_from_the_environment_are_never_shown(self) -> None:
         """Not even of a key that is no secret."""
         found = self.problems("[log]\nlevel = %(ENV:A)s\n[redis]\nnodes = %(ENV:A)s\n", A="geheim")
         self.assertEqual(2, len(found))
@@ -261,7 +262,7 @@ class EnvironmentTests(ConfigCase):
 
 
 class PathTests(ConfigCase):
-    def test_relative_paths_hang_on_the_file(self) -> None:
+    def test_relative_paths_are_resolved_against_the_files_directory(self) -> None:
         """Wherever the daemon is started: files, SQLite, sockets and the keys of endpoints."""
         path = self.write(
             "[http]\nlisten = unix:run/a\\:b:mode=600\n[log]\nfile = m.log\n"
@@ -276,7 +277,7 @@ class PathTests(ConfigCase):
         self.assertEqual(base / "voip.pem", app.certificate)
 
     def test_absolute_paths_are_kept(self) -> None:
-        """An absolute path hangs on nothing."""
+        """An absolute path does not depend on the file."""
         config = self.read(
             "[http]\nlisten = unix:address=/run/x\n[log]\nfile = /var/log/m\n"
             "[database]\nurl = sqlite:///srv/m.db\n"
@@ -303,7 +304,7 @@ class RedactionTests(ConfigCase):
             "[app:a:android]\napi_key=geheim5\n[app:a:gcm]\napi_key=geheim6\n"
         )
         parts = [config, config.redis, config.http_proxy, config.database, *config.apps.values()]
-        for shown in [*map(repr, parts), *map(str, parts), "".join(config.warnings)]:
+        for shown in [*map(repr, parts), *map(str, parts), repr(config.warnings)]:
             self.assertNotIn("gehe", shown)
             self.assertNotIn("im3", shown)
         self.assertIn("'http://u:***@p:3128'", repr(config.http_proxy))
@@ -318,7 +319,7 @@ class RedactionTests(ConfigCase):
         self.assertEqual(7, len(found), found)
         self.assertNotIn("geheim", "".join(found))
 
-    def test_a_wrong_value_is_told_where_it_cannot_be_secret(self) -> None:
+    def test_an_invalid_value_is_shown_where_it_cannot_be_secret(self) -> None:
         """The operator sees what was read."""
         self.assertEqual(
             ["[log] level: must be one of debug, info, warn, error, critical, not 'loud'"],

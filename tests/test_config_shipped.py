@@ -7,8 +7,11 @@ from pathlib import Path
 
 import attrs
 
-from middlewared.config import AndroidApp, AppleApp, Config, GcmApp, read_config
+from middlewared.config import AndroidApp, AppleApp, GcmApp, read_config
+from middlewared.config.reader import SECTIONS, keyed_settings
 from middlewared.model import Platform
+from middlewared.service.room_settings import web_settings
+from middlewared.web.settings import WebSettings
 from tests.test_config_reader import ConfigCase
 
 SHIPPED = Path(__file__).parent.parent / "etc" / "middlewared.ini"
@@ -29,17 +32,22 @@ class ShippedFileTests(ConfigCase):
         """What the file shows as default is what leaving the key out gives."""
         defaults = self.read("")
         shipped = read_config(SHIPPED, {})
+        default, file = defaults.database.sqlite_file, shipped.database.sqlite_file
+        assert default is not None
+        assert file is not None
+        self.assertEqual(SHIPPED.parent / default.name, file)
         database = attrs.evolve(defaults.database, url=shipped.database.url)
         self.assertEqual(attrs.evolve(defaults, database=database), shipped)
-        self.assertEqual(SHIPPED.parent / "middlewared.sqlite3", shipped.database.sqlite_file)
+
+    def test_the_webs_own_defaults_are_these(self) -> None:
+        """A room that repeats defaults, for its tests, has the same ones."""
+        self.assertEqual(web_settings(self.read("")), WebSettings())
 
     def test_every_key_is_documented(self) -> None:
         """Each section and key that the reader knows stands in the file, after a comment."""
-        sections = [type(value) for value in attrs.astuple(Config(), recurse=False)]
-        for kind in (*filter(attrs.has, sections), AppleApp, AndroidApp, GcmApp):
-            for key in (field.name for field in attrs.fields(kind)):
-                if key != "app":
-                    self.assertRegex(self.text, rf"(?m)^;?{key} =")
+        for kind in (*SECTIONS.values(), AppleApp, AndroidApp, GcmApp):
+            for key in keyed_settings(kind):
+                self.assertRegex(self.text, rf"(?m)^;?{key} =")
 
     def test_the_example_apps_pass_when_their_comments_are_taken_off(self) -> None:
         """The commented sections are right, and show the defaults of all but credentials."""

@@ -1,4 +1,4 @@
-"""What each kind of setting takes and refuses, and what must hold between settings."""
+"""What each kind of setting accepts and refuses, and what must hold between settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KindTests(ConfigCase):
         config = self.read(
             "[calls]\ndrain_ms=0\ndrain_notice_ms=0\n[accounts]\ncache_ms=0\n[database]\ndevice_cache_ms=0\n"
         )
-        self.assertEqual((0, 0), (config.calls.drain_ms, config.database.device_cache_ms))
+        self.assertEqual((0, 0), (config.calls.drain_s, config.database.device_cache_s))
 
     def test_booleans(self) -> None:
         """yes and no, and configparser's other words, in any case."""
@@ -49,7 +49,7 @@ class KindTests(ConfigCase):
         self.assert_refused("redis", "tls", "", "y", "2", "maybe")
 
     def test_networks(self) -> None:
-        """IPv4 and IPv6 networks and addresses; each wrong entry is told."""
+        """IPv4 and IPv6 networks and addresses; each invalid entry is reported."""
         text = "[http]\ntrusted_proxies = 10.0.0.0/8,::1,\n fe80::/10 192.0.2.1\n"
         expected = tuple(map(ip_network, ("10.0.0.0/8", "::1", "fe80::/10", "192.0.2.1")))
         self.assertEqual(expected, self.read(text).http.trusted_proxies)
@@ -127,7 +127,7 @@ class KindTests(ConfigCase):
         self.assertEqual((url, None), (database.url, database.sqlite_file))
 
     def test_database_urls_with_tls(self) -> None:
-        """What the operating guide says to add is known to libpq."""
+        """libpq knows the parameters that the operating guide recommends."""
         given = "sslmode=verify-full&sslrootcert=/r&sslcert=/c&sslkey=/k&require_auth=scram-sha-256"
         url = f"postgresql://m:%(ENV:P)s@db1,db2/m?target_session_attrs=read-write&{given}"
         read = self.read(f"[database]\nurl = {url}\n", P="x").database.url
@@ -172,7 +172,7 @@ class EndpointTests(ConfigCase):
         text = "[http]\nlisten =\n" + "".join(f"  {line}\n" for line in lines)
         self.assertEqual(lines, self.read(text).http.listen)
 
-    def test_each_wrong_description_is_told(self) -> None:
+    def test_each_invalid_description_is_reported(self) -> None:
         """What Twisted would refuse at the start is refused now."""
         wrong = (
             *("tcp", "tcp:x", "tcp:1:foo=2", "8080", "udp:1", "tcp:99999", "tcp:1:backlog=x"),
@@ -189,7 +189,7 @@ class EndpointTests(ConfigCase):
         for number in range(len(wrong)):
             self.assertIn(f"entry {number + 2} must", found)
 
-    def test_a_key_that_cannot_be_used_is_told(self) -> None:
+    def test_an_unusable_key_is_reported(self) -> None:
         """ssl: names files that only this endpoint reads."""
         self.assert_one_problem("[http]\nlisten = ssl:1:privateKey=no.pem\n", "No such file")
         bad = self.write("no pem")
@@ -251,8 +251,8 @@ class RuleTests(ConfigCase):
         """``check`` warns about the effect; it is not a problem."""
         config = self.read(f"{APPLE}sandbox_url =\n")
         self.assertEqual(config.apps["com.x", Platform.APNS].sandbox_url, "")  # type: ignore[union-attr]
-        (warning,) = (line for line in config.warnings if "sandbox_url" in line)
-        self.assertIn("is empty: devices of the sandbox (development builds) get no", warning)
+        (warning,) = (each for each in config.warnings if each.key == "sandbox_url")
+        self.assertIn("is empty: devices of the sandbox (development builds) get no", warning.what)
 
     def test_google_needs_exactly_one_kind_of_credentials(self) -> None:
         """A service account or a legacy key; GCM a key."""
@@ -290,7 +290,9 @@ class RuleTests(ConfigCase):
         self.assert_rule(
             "[calls]\nresend_interval_ms=5\n", "[calls] resend_interval_ms: must leave at most"
         )
-        self.assertEqual(self.read("[calls]\nroundtrip_wait_ms=500\n").calls.roundtrip_wait_ms, 500)
+        for wait, interval in ((500, 1000), (29_000, 290), (2900, 29), (100, 1)):
+            text = f"[calls]\nroundtrip_wait_ms={wait}\nresend_interval_ms={interval}\n"
+            self.assertEqual(self.read(text).calls.roundtrip_wait_s, wait / 1000)
 
     def test_redis_settings_fit_together(self) -> None:
         """A cluster has seeds, a single Redis one node, a user a password."""
@@ -299,14 +301,14 @@ class RuleTests(ConfigCase):
         self.assert_rule("[redis]\nusername=u\n", "[redis] password: ")
 
     def test_redis_files_need_tls(self) -> None:
-        """Else they would protect nothing; relative ones hang on the configuration's folder."""
+        """Without TLS they have no effect; relative paths are relative to the file."""
         for key in ("ca_file", "certificate"):
             self.assert_rule(f"[redis]\n{key}=r.pem\n", f"[redis] {key}: must not be set without")
             redis = self.read(f"[redis]\ntls=yes\n{key}=r.pem\n").redis
             self.assertEqual(self.folder / "r.pem", getattr(redis, key))
 
     def test_a_wrong_value_brings_no_second_problem_of_its_section(self) -> None:
-        """Rules do not judge a default that stands in for a wrong value."""
+        """Rules do not apply to a default that replaces an invalid value."""
         self.assert_rule(
             "[accounts]\nbackend=voipgrid\nbase_url=x\n", "[accounts] base_url: must be an"
         )
@@ -314,22 +316,21 @@ class RuleTests(ConfigCase):
 
 class WarningTests(ConfigCase):
     def warnings(self, text: str) -> list[str]:
-        path = self.write(text)
-        return [line.removeprefix(f"{path}: ") for line in read_config(path, {}).warnings]
+        return [warning.line() for warning in self.read(text).warnings]
 
     def assert_warned(self, text: str, begins: str) -> None:
         (found,) = self.warnings(text)
         self.assertTrue(found.startswith(begins), found)
 
     def test_the_defaults_warn_of_nothing(self) -> None:
-        """A warning tells something."""
+        """The built-in defaults are safe."""
         self.assertEqual((), read_config(None, {}).warnings)
 
     def test_open_accounts_are_warned_about(self) -> None:
-        """Whoever asks nobody is told so."""
+        """No credentials are checked."""
         self.assert_warned("[accounts]\nbackend=open\n", "[accounts] backend: ")
 
-    def test_nobody_to_call_is_warned_about(self) -> None:
+    def test_no_pbx_network_is_warned_about(self) -> None:
         """An empty pbx_networks locks every PBX out."""
         self.assert_warned("[http]\npbx_networks=\n", "[http] pbx_networks: ")
 
@@ -403,13 +404,13 @@ class WarningTests(ConfigCase):
         self.assertEqual([], self.warnings(f"{nodes.format('redis:6379')}tls = yes\n"))
         self.assertEqual([], self.warnings("[redis]\nnodes = redis:6379\n"))
 
-    def callers(self, http: str, *, apps: bool = True) -> list[str]:
+    def exposure(self, http: str, *, apps: bool = True) -> list[str]:
         """The warnings about who may place calls, of a service that phones reach."""
         app = f"[calls]\nresponse_api=https://h/\n{APPLE}" if apps else ""
         return self.warnings(f"[http]\n{http}\n{app}")
 
-    def assert_callers(self, http: str, begins: str, has: str) -> None:
-        (found,) = self.callers(http)
+    def assert_exposure(self, http: str, begins: str, has: str) -> None:
+        (found,) = self.exposure(http)
         self.assertTrue(found.startswith(f"[http] {begins}: "), found)
         self.assertIn(has, found)
 
@@ -417,36 +418,40 @@ class WarningTests(ConfigCase):
         """The Internet, or half of it; not an organisation's own network."""
         listen = "listen = tcp:8080:interface=10.0.0.11\npbx_networks = "
         for network in ("0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3", "192.0.0.0/8"):
-            self.assert_callers(listen + network, "pbx_networks", f"{network} has strangers")
+            self.assert_exposure(listen + network, "pbx_networks", f"{network} includes strangers")
         for network in ("10.0.0.0/8", "fd00::/8", "198.51.0.0/16", "2001:db8::/32", "unix"):
-            self.assertEqual([], self.callers(listen + network), network)
+            self.assertEqual([], self.exposure(listen + network), network)
 
     def test_strangers_behind_a_proxy_are_warned_about(self) -> None:
         """A port of loopback alone is open to all whom a trusted proxy forwards."""
-        self.assert_callers(
+        self.assert_exposure(
             "pbx_listen = unix:x\ntrusted_proxies = 127.0.0.1\npbx_networks = 0.0.0.0/0",
             "pbx_networks",
-            "0.0.0.0/0 has strangers",
+            "0.0.0.0/0 includes strangers",
         )
-        self.assertEqual([], self.callers("pbx_networks = 0.0.0.0/0", apps=False))
+        self.assertEqual([], self.exposure("pbx_networks = 0.0.0.0/0", apps=False))
 
     def test_trusted_proxies_with_others_among_them_are_warned_about(self) -> None:
         """Each of them may claim to be a PBX."""
         listen = "listen = tcp:8080\npbx_networks = 10.1.0.0/24\ntrusted_proxies = "
         for network in ("0.0.0.0/0", "::/0", "10.2.0.0/16", "fd00::/48"):
-            self.assert_callers(listen + network, "trusted_proxies", f"{network} is more than")
+            self.assert_exposure(listen + network, "trusted_proxies", f"{network} is larger than")
         for network in ("10.2.0.0/24", "10.2.0.5", "fd00::/64", "unix"):
-            self.assertEqual([], self.callers(listen + network), network)
+            self.assertEqual([], self.exposure(listen + network), network)
 
     def test_proxy_among_the_pbxs_is_warned_about(self) -> None:
         """What it forwards without the header is its own, unless PBXs have their own port."""
         shared = "listen = tcp:8080\npbx_networks = {}\ntrusted_proxies = {}"
         for networks in (("10.0.0.0/24", "10.0.0.5"), ("127.0.0.1", "127.0.0.0/24")):
-            self.assert_callers(shared.format(*networks), "pbx_networks", "has a trusted proxy")
-        self.assert_callers(shared.format("unix", "unix"), "pbx_networks", "unix has a trusted")
-        self.assertEqual([], self.callers(shared.format("10.1.0.0/24", "10.0.0.5")))
+            self.assert_exposure(
+                shared.format(*networks), "pbx_networks", "includes a trusted proxy"
+            )
+        self.assert_exposure(
+            shared.format("unix", "unix"), "pbx_networks", "unix includes a trusted"
+        )
+        self.assertEqual([], self.exposure(shared.format("10.1.0.0/24", "10.0.0.5")))
         apart = f"pbx_listen = tcp:8081\n{shared.format('10.0.0.0/24', '10.0.0.5')}"
-        self.assertEqual([], self.callers(apart))
+        self.assertEqual([], self.exposure(apart))
 
     def test_proxy_on_this_host_that_is_not_trusted_is_warned_about(self) -> None:
         """The default: phones cannot come but by one, and it comes from loopback."""
@@ -454,36 +459,37 @@ class WarningTests(ConfigCase):
             "",
             "listen = tcp:8080:interface=\\:\\:1",
             "listen = tcp:8080:127.0.0.1",
+            "listen = tcp6:8080:50:\\:\\:1",
             "listen = unix:x\npbx_networks = unix",
         ):
-            self.assert_callers(http, "pbx_networks", "phones need a proxy on this host")
+            self.assert_exposure(http, "pbx_networks", "phones need a proxy on this host")
         for http in (
             "listen = tcp:8080",
             "pbx_listen = tcp:8081:interface=127.0.0.1",
             "pbx_networks = 10.1.0.0/24",
             "listen = unix:x",
         ):
-            self.assertEqual([], self.callers(http), http)
-        self.assertEqual([], self.callers("", apps=False))
+            self.assertEqual([], self.exposure(http), http)
+        self.assertEqual([], self.exposure("", apps=False))
 
     def test_socket_for_everyone_is_warned_about(self) -> None:
         """Where its peers are PBXs."""
         http = "listen = tcp:8080\npbx_listen = unix:x:{}\npbx_networks = {}"
         for mode in ("mode=666", "666"):
-            self.assert_callers(http.format(mode, "unix"), "pbx_listen", "every user")
-        self.assertEqual([], self.callers(http.format("mode=666", "10.1.0.0/24")))
-        self.assertEqual([], self.callers(http.format("mode=660", "unix")))
+            self.assert_exposure(http.format(mode, "unix"), "pbx_listen", "every user")
+        self.assertEqual([], self.exposure(http.format("mode=666", "10.1.0.0/24")))
+        self.assertEqual([], self.exposure(http.format("mode=660", "unix")))
 
-    def test_proxy_headers_that_nobody_may_send_are_warned_about(self) -> None:
-        """They would be read for nothing."""
+    def test_proxy_headers_that_no_one_may_send_are_warned_about(self) -> None:
+        """They would have no effect."""
         http = "listen = haproxy:tcp:8080\npbx_networks = 10.1.0.0/24\n"
-        self.assert_callers(http, "listen", "trusted_proxies")
-        self.assertEqual([], self.callers(f"{http}trusted_proxies = 10.0.0.5"))
+        self.assert_exposure(http, "listen", "trusted_proxies")
+        self.assertEqual([], self.exposure(f"{http}trusted_proxies = 10.0.0.5"))
 
 
 class ErrorTests(ConfigCase):
     def test_the_error_text_is_the_problems(self) -> None:
         """One finished line for each."""
         error = self.assertRaises(ConfigError, self.read, "[log]\nlevel=x\nformat=y\n")
-        self.assertEqual("\n".join(error.problems), str(error))
+        self.assertEqual("\n".join(error.lines), str(error))
         self.assertEqual(2, len(error.problems))

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.batches import Batches
+from middlewared.devices.batched_writes import BatchedWrites
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform, ResponseRecord
 
@@ -44,7 +44,7 @@ class BatchesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.table = Table()
         self.clock = Clock()
-        self.log = Batches(name="log", write=self.table.log_responses, clock=self.clock)
+        self.log = BatchedWrites(name="log", write=self.table.log_responses, clock=self.clock)
 
     def add(self, *numbers: int) -> None:
         for number in numbers:
@@ -65,7 +65,7 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(self.table.batches[1:], [[4.0]])
         self.stop()
 
-    def test_idle_log_leaves_the_clock_alone(self) -> None:
+    def test_idle_log_starts_no_timer(self) -> None:
         """Without rows there is nothing to do."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.stop()
@@ -124,8 +124,8 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual(formatEvent(after[0]), "log: writes again, 4 rows were lost")
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
 
-    def test_unforeseen_failure_loses_its_batch_alone(self) -> None:
-        """A batch that cannot be written is not retried for ever."""
+    def test_unforeseen_failure_loses_only_its_batch(self) -> None:
+        """A batch that cannot be written is not retried again and again."""
         self.table.fault = ValueError("unforeseen")
         self.add(1)
         self.clock.advance(1)

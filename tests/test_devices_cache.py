@@ -1,9 +1,8 @@
-"""The devices that are kept in memory for an outage of the database."""
+"""Devices that are cached for an outage of the database."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from twisted.internet import reactor
@@ -11,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.devices.cache import MAX_DEVICES, CachedDevices, CacheSettings
+from middlewared.devices.cached_registry import MAX_DEVICES, CachedRegistry, CacheSettings
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, Wakeup
@@ -43,22 +42,14 @@ class CachedContractTests(DeviceRegistryContract, TestCase):
         self.there = self.cached()
 
     def cached(self) -> DeviceRegistry:
-        return CachedDevices(registry=self.devices, clock=reactor, settings=CacheSettings())
+        return CachedRegistry(
+            devices=self.devices, clock=reactor, settings=CacheSettings(keep_s=600.0)
+        )
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
-        return [
-            (
-                record.platform.value,
-                record.roundtrip_seconds,
-                record.available,
-                datetime.fromtimestamp(record.answered_at, UTC)
-                .isoformat(timespec="milliseconds")
-                .replace("+00:00", "Z"),
-            )
-            for record in self.devices.responses
-        ]
+        return self.devices.response_log()
 
-    async def start_another(self) -> DeviceRegistry:
+    def another(self) -> DeviceRegistry:
         return self.cached()
 
 
@@ -69,12 +60,12 @@ class OutageTests(SynchronousTestCase):
         self.devices = SlowDevices()
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.cache = CachedDevices(
-            registry=self.devices, clock=self.clock, settings=CacheSettings(keep_ms=600_000)
+        self.cache = CachedRegistry(
+            devices=self.devices, clock=self.clock, settings=CacheSettings(keep_s=600.0)
         )
 
     def now(self, work: Awaitable[T]) -> T:
-        """What ``work`` gives without waiting."""
+        """The result of ``work``, which does not wait."""
         return self.successResultOf(self.begin(work))
 
     def begin(self, work: Awaitable[T]) -> Deferred[T]:
@@ -100,12 +91,12 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(self.now(self.cache.find(ACCOUNT)), a_device())
 
     def test_unknown_device(self) -> None:
-        """What nobody asked for before cannot be known; that is no "no device"."""
+        """A device that was never looked up cannot be served; the account may have one."""
         self.go_away()
         self.assert_down()
 
     def test_too_old(self) -> None:
-        """After the time the operator allows the device is not served any more."""
+        """A device is not served longer than the operator allows."""
         self.now(self.cache.register(a_device()))
         self.go_away()
         self.clock.advance(599.9)
@@ -114,7 +105,7 @@ class OutageTests(SynchronousTestCase):
         self.assert_down()
 
     def test_age_counts_from_the_last_answer_of_the_database(self) -> None:
-        """Being served from memory makes a device no younger; an answer of the database does."""
+        """A look-up in the database renews a cached device; serving it from the cache does not."""
         self.now(self.cache.register(a_device()))
         self.clock.advance(599)
         self.now(self.cache.find(ACCOUNT))
@@ -125,10 +116,10 @@ class OutageTests(SynchronousTestCase):
         self.assert_down()
 
     def test_switched_off(self) -> None:
-        """With 0 nothing is served from memory; the setting may change at any time."""
+        """With 0 nothing is served from the cache; the setting may change at any time."""
         self.now(self.cache.register(a_device()))
         self.go_away()
-        self.cache.settings = CacheSettings(keep_ms=0)
+        self.cache.reconfigure(CacheSettings(keep_s=0.0))
         self.assert_down()
 
     def test_database_is_asked_while_it_works(self) -> None:
@@ -140,7 +131,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(found.token, "other")
 
     def test_removed_devices_do_not_come_back(self) -> None:
-        """What was deleted, or was dead, is not served in an outage, whoever removed it."""
+        """Deleted and dead devices are not served in an outage, whichever daemon removed them."""
         device = a_device()
         self.now(self.cache.register(device))
         self.now(self.cache.delete(ACCOUNT, device.platform, device.app, device.token))
@@ -154,7 +145,7 @@ class OutageTests(SynchronousTestCase):
             self.assert_down(sip_user_id)
 
     def test_changed_devices_are_not_served_as_they_were(self) -> None:
-        """A token or environment that was found wrong is not used again."""
+        """A token or environment that proved wrong is not used again."""
         self.now(self.cache.register(a_device(1)))
         self.now(self.cache.replace_token(a_device(1), "canonical"))
         self.now(self.cache.register(a_device(2)))
@@ -163,10 +154,10 @@ class OutageTests(SynchronousTestCase):
         self.assert_down(1)
         self.assert_down(2)
 
-    def test_displaced_devices_are_not_served(self) -> None:
-        """A phone that has moved to another account rings only for that one."""
+    def test_devices_that_a_registration_removed_are_not_served(self) -> None:
+        """A phone that has moved to another account rings only for the new one."""
         self.now(self.cache.register(a_device(1)))
-        self.now(self.cache.register(a_device(2), alone=True))
+        self.now(self.cache.register(a_device(2), exclusive=True))
         self.go_away()
         self.assert_down(1)
         self.assertEqual(self.now(self.cache.find(2)), a_device(2))
@@ -184,10 +175,10 @@ class OutageTests(SynchronousTestCase):
     def test_dead_devices_that_are_kept(self) -> None:
         """While removals of its app are paused a dead device stays, in the database too."""
         kept = {("com.example.phone", Platform.APNS)}
-        self.cache = CachedDevices(
-            registry=self.devices,
+        self.cache = CachedRegistry(
+            devices=self.devices,
             clock=self.clock,
-            settings=CacheSettings(),
+            settings=CacheSettings(keep_s=600.0),
             keeps_dead=lambda app, platform: (app, platform) in kept,
         )
         self.now(self.cache.register(a_device()))
@@ -196,7 +187,7 @@ class OutageTests(SynchronousTestCase):
         kept.clear()
         self.assertTrue(self.now(self.cache.remove_dead(a_device(), None)))
 
-    def test_hanging_database_costs_a_known_device_a_moment_only(self) -> None:
+    def test_hanging_database_delays_a_cached_device_for_a_moment_only(self) -> None:
         """A call does not wait for the database's whole deadline."""
         self.now(self.cache.register(a_device()))
         self.devices.held = Deferred()
@@ -207,7 +198,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_unknown_device_waits_for_a_slow_database(self) -> None:
-        """Where nothing is remembered, a late answer is better than none."""
+        """Where nothing is cached, a late result is better than none."""
         self.devices.put(a_device())
         held: Deferred[None] = Deferred()
         self.devices.held = held
@@ -232,7 +223,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(served.token, "new")
 
     def test_caller_goes_away(self) -> None:
-        """A call that ends gets no device from memory."""
+        """A call that ends gets no device from the cache."""
         self.now(self.cache.register(a_device()))
         self.devices.held = Deferred()
         found = self.begin(self.cache.find(ACCOUNT))
@@ -241,7 +232,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_bound(self) -> None:
-        """Memory is bounded: the devices that were not asked for longest are forgotten."""
+        """The cache is bounded: the least recently used devices are dropped."""
         for number in range(1, MAX_DEVICES + 1):
             self.now(self.cache.register(a_device(number)))
         self.now(self.cache.find(1))

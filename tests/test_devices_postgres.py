@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import traceback
 from contextlib import closing
+from typing import Any
 
 import psycopg2
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from middlewared.devices import queries
-from middlewared.devices.interface import DeviceRegistry, Registered, Wanted
+from middlewared.devices.interface import DeviceFilter, Registered
 from middlewared.devices.migrations import pending
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
-from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
+from tests.contracts.devices import (
+    ACCOUNT,
+    DaemonHeartbeatsContract,
+    DeviceRegistryContract,
+    a_device,
+    start,
+    until_done,
+)
 from tests.servers.postgres import PostgresServer, shared_server
-
-
-async def until_up(registry: DeviceRegistry) -> None:
-    """Ask until the registry answers; the test's own time-out bounds it."""
-    while True:
-        try:
-            await registry.ping()
-        except DatabaseDown:
-            await deferLater(reactor, 0.05)
-        else:
-            return
 
 
 class PostgresCase(TestCase):
@@ -40,7 +36,7 @@ class PostgresCase(TestCase):
         self.server: PostgresServer = shared_server()
         self.database = self.server.create_database()
 
-    def registry(self, url: str | None = None, timeout_s: float = 20.0) -> PostgresRegistry:
+    def registry(self, url: str | None = None, timeout_s: float = 60.0) -> PostgresRegistry:
         """A registry that is stopped when the test ends; it is not started."""
         made = PostgresRegistry(
             url=url or self.server.url(self.database),
@@ -51,23 +47,26 @@ class PostgresCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 
-    async def started(self, url: str | None = None, timeout_s: float = 20.0) -> PostgresRegistry:
-        """A registry that runs."""
+    async def started(self, url: str | None = None, timeout_s: float = 60.0) -> PostgresRegistry:
+        """A registry that was started."""
         registry = self.registry(url, timeout_s)
-        await registry.start()
+        await start(registry)
         return registry
 
 
-class PostgresContractTests(DeviceRegistryContract, PostgresCase):
-    """The contract with two daemons on one database."""
+class TwoDaemonsCase(PostgresCase):
+    """Two daemons at one database."""
 
-    async def _members(self) -> None:
-        self.here = await self.started()
-        self.there = await self.started()
+    here: Any
+    there: Any
 
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         super().setUp()
-        return Deferred.fromCoroutine(self._members())
+        self.here, self.there = await self.started(), await self.started()
+
+
+class PostgresContractTests(TwoDaemonsCase, DeviceRegistryContract):
+    """The contract of the registry."""
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
         rows = self.server.sql(
@@ -78,20 +77,12 @@ class PostgresContractTests(DeviceRegistryContract, PostgresCase):
         )
         return [(str(p), float(r), bool(a), str(d)) for p, r, a, d in rows]
 
-    async def start_another(self) -> PostgresRegistry:
-        return await self.started()
+    def another(self) -> PostgresRegistry:
+        return self.registry()
 
 
-class PostgresDaemonTableTests(DaemonTableContract, PostgresCase):
-    """The table of daemons, with two daemons on one database."""
-
-    async def _members(self) -> None:
-        self.here = await self.started()
-        self.there = await self.started()
-
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]
-        super().setUp()
-        return Deferred.fromCoroutine(self._members())
+class PostgresHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):
+    """The contract of the heartbeats."""
 
     async def make_older(self, daemon: str, seconds: int) -> None:
         older = f"seen_at = seen_at - interval '{seconds} seconds'"
@@ -131,7 +122,7 @@ class PostgresStartTests(PostgresCase):
         self.assertEqual(versions, [(1,), (2,), (3,)])
 
     async def test_newer_schema(self) -> None:
-        """A database of a newer release stops the start."""
+        """The start on a database of a newer release fails."""
         await self.started()
         self.server.sql(self.database, "insert into schema_version (version) values (1000)")
         with self.assertRaises(ConfigError) as caught:
@@ -139,18 +130,18 @@ class PostgresStartTests(PostgresCase):
         self.assertIn("schema 1000", str(caught.exception))
 
     async def test_unknown_database(self) -> None:
-        """The reason of a start that fails is libpq's own."""
+        """The start fails with the reason that libpq gives."""
         with self.assertRaises(DatabaseDown) as caught:
             await self.registry(self.server.url("missing")).start()
         self.assertIn('database "missing" does not exist', str(caught.exception))
 
-    async def test_database_is_made_after_the_start(self) -> None:
-        """A registry that did not start well is used as soon as the database is there."""
+    async def test_database_is_created_after_the_start(self) -> None:
+        """A registry whose start failed works as soon as the database exists."""
         registry = self.registry(self.server.url("late"))
         with self.assertRaises(DatabaseDown):
             await registry.start()
         self.server.sql("postgres", "create database late")
-        await until_up(registry)
+        await until_done(registry.ping)
         await registry.register(a_device())
 
     def test_broken_url(self) -> None:
@@ -161,7 +152,7 @@ class PostgresStartTests(PostgresCase):
 
 
 class PostgresConnectionTests(PostgresCase):
-    """Links that die while the server lives."""
+    """Connections and statements that fail while the server is up."""
 
     async def test_killed_connections_are_replaced(self) -> None:
         """No request fails when the server closes every connection."""
@@ -177,16 +168,16 @@ class PostgresConnectionTests(PostgresCase):
             self.assertEqual(set(await gatherResults(found)), {a_device()})
 
     async def test_slow_statement_is_ended(self) -> None:
-        """A row that another program has locked is DatabaseDown in time; the link lives on."""
+        """A row that another program locks is DatabaseDown in time; the connection survives."""
         registry = await self.started(timeout_s=0.5)
-        await registry.register(a_device())
+        await until_done(lambda: registry.register(a_device()))
         with closing(psycopg2.connect(self.server.url(self.database))) as other:
             other.cursor().execute("select from devices for update")
             for _ in range(5):
                 with self.assertRaises(DatabaseDown):
                     await registry.touch(ACCOUNT, 1.0)
-            self.assertEqual(await registry.find(ACCOUNT), a_device())
-        self.assertTrue(await registry.touch(ACCOUNT, 1.0))
+            self.assertEqual(await until_done(lambda: registry.find(ACCOUNT)), a_device())
+        self.assertTrue(await until_done(lambda: registry.touch(ACCOUNT, 1.0)))
 
     async def test_tables_are_taken_away(self) -> None:
         """A database without its tables is down, and up when they return."""
@@ -198,7 +189,7 @@ class PostgresConnectionTests(PostgresCase):
         self.assertIsNone(await registry.find(ACCOUNT))
 
     async def test_no_error_quotes_a_token(self) -> None:
-        """Errors go to the log with their causes; what the server quotes does not."""
+        """Errors are logged with their causes, but not what the server quotes."""
         registry = await self.started()
         self.server.sql(self.database, "alter table devices drop column push_profile")
         device = a_device(token="a-secret-token")
@@ -219,7 +210,7 @@ class PostgresConnectionTests(PostgresCase):
         self.assertFalse(storing[-1].called)
         await gatherResults(storing)
 
-    async def test_large_tables_are_not_gone_through(self) -> None:
+    async def test_large_tables_are_not_scanned(self) -> None:
         """
         A registration, a page of shared phones and a count use indexes, even before the server
         has statistics of the table.
@@ -232,7 +223,7 @@ class PostgresConnectionTests(PostgresCase):
         )
         phone = queries.Dialect(position="strpos").same_phone().replace("?", "'{}'")
         phone = phone.format("i7", "i7", "android", "app")
-        page, _ = queries.Dialect(position="strpos").page(Wanted(shared=True))
+        page, _ = queries.Dialect(position="strpos").page(DeviceFilter(shared=True))
         for statement in (
             f"select from devices where sip_user_id = 1 or (true and {phone})",
             page.replace("?", "5"),
@@ -242,7 +233,7 @@ class PostgresConnectionTests(PostgresCase):
             self.assertNotIn("Seq Scan", "\n".join(line for (line,) in plan))
 
     async def test_many_look_ups_at_once(self) -> None:
-        """Each gets its own device or none, however they share statements."""
+        """Each returns its own device or none, whichever share a statement."""
         registry = await self.started()
         for number in range(1, 300, 3):
             await registry.register(a_device(number))
@@ -254,7 +245,7 @@ class PostgresConnectionTests(PostgresCase):
         self.assertEqual(found, expected)
 
     async def test_look_up_sees_what_was_registered_before_it(self) -> None:
-        """Though look-ups that began earlier still wait, for all three connections."""
+        """Although earlier look-ups still wait for all three connections."""
         registry = await self.started()
         earlier = [Deferred.fromCoroutine(registry.find(number)) for number in range(1, 50)]
         await registry.register(a_device())
@@ -262,13 +253,13 @@ class PostgresConnectionTests(PostgresCase):
         await gatherResults(earlier)
 
     async def test_caller_goes_away(self) -> None:
-        """A look-up nobody waits for any more disturbs no other."""
+        """A look-up whose caller was cancelled does not disturb the others."""
         registry = await self.started()
         await registry.register(a_device())
         abandoned = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(20)]
-        for look_up in abandoned:
-            look_up.addErrback(lambda failure: failure.trap(CancelledError))
-            look_up.cancel()
+        for resolve_name in abandoned:
+            resolve_name.addErrback(lambda failure: failure.trap(CancelledError))
+            resolve_name.cancel()
         self.assertEqual(await registry.find(ACCOUNT), a_device())
 
     async def test_stop_finishes_what_was_asked_for(self) -> None:

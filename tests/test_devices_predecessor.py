@@ -47,7 +47,7 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(read(LINE), [DEVICE])
 
     def test_columns_in_any_order_and_more_of_them(self) -> None:
-        """Columns nobody knows (the id, use_apns2) are passed over."""
+        """Unknown columns (the id, use_apns2) are ignored."""
         lines = ["id,token,app,platform,use_apns2,sip_user_id\n", "7,abc,com.example,gcm,f,42\n"]
         device = Device(42, Platform.GCM, "com.example", "abc")
         self.assertEqual(list(read_devices(lines)), [device])
@@ -105,7 +105,7 @@ class ReadTests(SynchronousTestCase):
 
     @given(st.lists(st.lists(st.text(max_size=8), min_size=1, max_size=12), max_size=5))
     def test_any_text_is_read_or_refused(self, rows: list[list[str]]) -> None:
-        """No file stops the import with an error of its own."""
+        """No content of a file raises anything else."""
         text = io.StringIO()
         csv.writer(text).writerows([HEADER.split(","), *rows])
         for each in read_devices(io.StringIO(text.getvalue(), newline="")):
@@ -122,18 +122,18 @@ class ImportTests(SynchronousTestCase):
     def run_import(self, *lines: str) -> Deferred[Imported]:
         text = [f"{line}\n" for line in (HEADER, *lines)]
         return Deferred.fromCoroutine(
-            import_devices(registry=self.devices, lines=text, report=self.refused.append)
+            import_devices(devices=self.devices, lines=text, report=self.refused.append)
         )
 
     def test_repeat_changes_nothing(self) -> None:
-        """The second import finds everything done."""
+        """The second import keeps every device."""
         lines = [f"{n},gcm,app,token-{n},,,,f,2019-12-10 14:40:00," for n in range(1, 1202)]
         self.assertEqual(self.successResultOf(self.run_import(*lines)), Imported(stored=1201))
         self.assertEqual(self.successResultOf(self.run_import(*lines)), Imported(kept=1201))
         self.assertEqual(self.refused, [])
 
     def test_registration_since_the_export_stays(self) -> None:
-        """An app that has found its new server already is not moved back."""
+        """An app that has registered at the new server already keeps its device."""
         newer = Device(123456789, Platform.GCM, "app", "new", registered_at=1_700_000_000.0)
         self.devices.put(newer)
         self.assertEqual(self.successResultOf(self.run_import(LINE)), Imported(kept=1))
@@ -155,6 +155,6 @@ class ImportTests(SynchronousTestCase):
         self.assertEqual([each.line for each in self.refused], [2])
 
     def test_database_goes_away(self) -> None:
-        """The import fails as a whole, to be repeated."""
+        """The import fails; it may be repeated."""
         self.devices.failure = DatabaseDown("away")
         self.failureResultOf(self.run_import(LINE), DatabaseDown)

@@ -1,4 +1,4 @@
-"""The device registry in a SQLite file: its contract, and what a disk and others do to it."""
+"""The device registry in a SQLite file: its contract, and faults of disks and processes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import middlewared
-from middlewared.devices.interface import Registered, Wanted
+from middlewared.devices.interface import DeviceFilter, Registered
 from middlewared.devices.migrations import pending
 from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect, to_row
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
-from tests.contracts.devices import ACCOUNT, DaemonTableContract, DeviceRegistryContract, a_device
+from tests.contracts.devices import (
+    ACCOUNT,
+    DaemonHeartbeatsContract,
+    DeviceRegistryContract,
+    a_device,
+    start,
+    until_done,
+)
 
 STARTED_AT_ONCE = """
 import sys
@@ -29,7 +38,7 @@ from pathlib import Path
 from twisted.internet import reactor, task
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 async def main(reactor, path):
-    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=30)
+    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=120)
     await registry.start()
     await registry.ping()
     await registry.stop()
@@ -45,16 +54,16 @@ class SqliteCase(TestCase):
         self.path.mkdir(parents=True)
         self.path /= "devices.sqlite3"
 
-    def registry(self, path: Path | None = None, timeout_s: float = 20.0) -> SqliteRegistry:
+    def registry(self, path: Path | None = None, timeout_s: float = 60.0) -> SqliteRegistry:
         """A registry that is stopped when the test ends; it is not started."""
         made = SqliteRegistry(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 
-    async def started(self, timeout_s: float = 20.0) -> SqliteRegistry:
-        """A registry that runs on the test's file."""
+    async def started(self, timeout_s: float = 60.0) -> SqliteRegistry:
+        """A registry that was started on the test's file."""
         registry = self.registry(timeout_s=timeout_s)
-        await registry.start()
+        await start(registry)
         return registry
 
     def sql(self, *statements: str) -> list[tuple[object, ...]]:
@@ -70,41 +79,36 @@ class SqliteCase(TestCase):
         registry = self.registry(path)
         with self.assertRaises(ConfigError) as caught:
             await registry.start()
-        problems: list[str] = caught.exception.problems
+        problems: list[str] = caught.exception.lines
         (problem,) = problems
         self.assertTrue(problem.startswith("[database] url: "), problem)
         return problem
 
 
-class SqliteContractTests(DeviceRegistryContract, SqliteCase):
-    """The contract with two daemons on one file."""
+class TwoDaemonsCase(SqliteCase):
+    """Two daemons on one file."""
 
-    async def _members(self) -> None:
-        self.here = await self.started()
-        self.there = await self.started()
+    here: Any
+    there: Any
 
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         super().setUp()
-        return Deferred.fromCoroutine(self._members())
+        self.here, self.there = await self.started(), await self.started()
+
+
+class SqliteContractTests(TwoDaemonsCase, DeviceRegistryContract):
+    """The contract of the registry."""
 
     async def response_log(self) -> list[tuple[str, float, bool, str]]:
         rows = self.sql("select platform, roundtrip_seconds, available, date from response_log")
         return [(str(p), float(str(r)), bool(a), str(d)) for p, r, a, d in rows]
 
-    async def start_another(self) -> SqliteRegistry:
-        return await self.started()
+    def another(self) -> SqliteRegistry:
+        return self.registry()
 
 
-class SqliteDaemonTableTests(DaemonTableContract, SqliteCase):
-    """The table of daemons, with two daemons on one file."""
-
-    async def _members(self) -> None:
-        self.here = await self.started()
-        self.there = await self.started()
-
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]
-        super().setUp()
-        return Deferred.fromCoroutine(self._members())
+class SqliteHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):
+    """The contract of the heartbeats."""
 
     async def make_older(self, daemon: str, seconds: int) -> None:
         older = f"seen_at = seen_at - {seconds}"
@@ -142,27 +146,38 @@ class SqliteStartTests(SqliteCase):
             self.assertEqual(files[self.path.name + suffix], 0o600)
 
     async def test_missing_directory(self) -> None:
-        """The operator is told which file cannot be made and why."""
+        """The problem names the file that cannot be created, and the reason."""
         missing = self.path.parent / "missing" / "devices.sqlite3"
         problem = await self.refused(missing)
         self.assertIn(str(missing), problem)
         self.assertIn("No such file or directory", problem)
 
     async def test_directory_in_place_of_the_file(self) -> None:
-        """A path that is no file stops the start."""
+        """The start fails."""
         self.assertIn("Is a directory", await self.refused(self.path.parent))
 
     async def test_file_of_another_kind(self) -> None:
-        """A file that is no database is left as it is."""
+        """It is left as it is."""
         self.path.write_bytes(b"[http]\nlisten = tcp:8080\n" * 100)
         self.assertIn("not a SQLite database", await self.refused(self.path))
         self.assertTrue(self.path.read_bytes().startswith(b"[http]"))
 
     async def test_newer_schema(self) -> None:
-        """A database of a newer release stops the start and is left as it is."""
+        """The start on a database of a newer release fails and leaves it as it is."""
         self.sql("create table future (x)", "pragma user_version = 1000")
         self.assertIn("schema 1000", await self.refused(self.path))
         self.assertEqual(self.sql("select name from sqlite_master"), [("future",)])
+
+    async def test_new_file_is_locked_for_a_moment(self) -> None:
+        """The start waits until another daemon, which starts too, has released the file."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            other.execute("create table other (x)")
+            starting = Deferred.fromCoroutine(self.started())
+            await deferLater(reactor, 0.2)
+            self.assertNoResult(starting)
+            other.execute("commit")
+            await (await starting).ping()
 
     def test_several_daemons_start_at_once(self) -> None:
         """Each of several processes on a new file finds the whole schema."""
@@ -170,18 +185,18 @@ class SqliteStartTests(SqliteCase):
         environment = {**os.environ, "PYTHONPATH": str(Path(middlewared.__file__).parents[1])}
         processes = [Popen(command, env=environment, stdout=PIPE, stderr=STDOUT) for _ in range(4)]
         for process in processes:
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=300)
             self.assertEqual(process.returncode, 0, printed.decode())
 
 
 class SqliteLargeTests(SqliteCase):
     """Operations whose cost must not grow with the number of devices."""
 
-    async def test_large_tables_are_not_gone_through(self) -> None:
+    async def test_large_tables_are_not_scanned(self) -> None:
         """A registration and a page of shared phones use indexes; counts read only an index."""
         await self.started()
         dialect = Dialect(position="instr")
-        page, _ = dialect.page(Wanted(shared=True))
+        page, _ = dialect.page(DeviceFilter(shared=True))
         for statement, used in (
             (f"delete from devices where {dialect.same_phone()} and sip_user_id <> ?", 1),
             (page, 1),
@@ -212,7 +227,7 @@ class SqliteLargeTests(SqliteCase):
 
 
 class SqliteOutageTests(SqliteCase):
-    """What happens while the file cannot be used, and after."""
+    """While the file cannot be used, and afterwards."""
 
     def down(self, work: object) -> Deferred[DatabaseDown]:
         assert isinstance(work, Deferred)
@@ -223,18 +238,21 @@ class SqliteOutageTests(SqliteCase):
         return Deferred.fromCoroutine(registry.register(a_device(sip_user_id)))
 
     async def test_other_process_holds_the_lock(self) -> None:
-        """Registrations fail in time, calls find their device, and all goes on after it."""
+        """Registrations fail in time, calls find their device, and afterwards everything works."""
         registry = await self.started(timeout_s=0.4)
-        await registry.register(a_device())
+        await until_done(lambda: registry.register(a_device()))
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             other.execute("begin immediate")
             blocked = [self.down(self.register(registry, n)) for n in range(1, 4)]
-            self.assertEqual(await registry.find(ACCOUNT), a_device())
+            self.assertEqual(await until_done(lambda: registry.find(ACCOUNT)), a_device())
             await gatherResults(blocked)
             await self.down(Deferred.fromCoroutine(registry.ping()))
+            self.assertFalse(registry.up)
             other.execute("rollback")
-        await registry.register(a_device(2))
-        self.assertEqual(await registry.find(2), a_device(2))
+        await until_done(registry.ping)
+        self.assertTrue(registry.up)
+        await until_done(lambda: registry.register(a_device(2)))
+        self.assertEqual(await until_done(lambda: registry.find(2)), a_device(2))
 
     async def test_bound_on_waiting_requests(self) -> None:
         """When too many wait for the disk, one more is refused at once."""
@@ -269,7 +287,7 @@ class SqliteOutageTests(SqliteCase):
         self.assertEqual((await registry.page()).devices, (a_device(2),))
 
     async def test_file_is_replaced(self) -> None:
-        """A file that an operator put in place of the old one is used from then on."""
+        """A file that an operator replaced is used from then on."""
         registry = await self.started()
         await registry.register(a_device(1))
         for file in self.path.parent.iterdir():
@@ -279,7 +297,7 @@ class SqliteOutageTests(SqliteCase):
         self.assertEqual(await registry.find(2), a_device(2))
 
     async def test_file_becomes_unusable_and_returns(self) -> None:
-        """While another thing stands in its place all requests fail; then they work again."""
+        """While the file is away all requests fail; then they work again."""
         registry = await self.started()
         await registry.register(a_device(1))
         away = self.path.parent.with_suffix(".away")

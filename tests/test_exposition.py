@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from middlewared.metrics.exposition import MetricsResource, exposition
-from middlewared.web.operator_site import operator_site
+from middlewared.web.site import internal_site
 
 reactor: Any = installed_reactor
 
@@ -135,7 +135,7 @@ class ScrapeTests(SynchronousTestCase):
 class MetricsPortTests(TestCase):
     def serve(self, registry: CollectorRegistry) -> str:
         resource = MetricsResource(registry=registry, clock=reactor)
-        site: Any = operator_site(resource=resource, clock=reactor)
+        site: Any = internal_site(resource=resource, clock=reactor)
         port = reactor.listenTCP(0, site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.pool = HTTPConnectionPool(reactor, persistent=False)
@@ -149,7 +149,7 @@ class MetricsPortTests(TestCase):
         return response.code, await response.content(), kind
 
     async def test_it_serves_the_text_format(self) -> None:
-        """With the content type that Prometheus looks at."""
+        """With the content type that Prometheus expects."""
         registry = large_registry()
         url = self.serve(registry)
         code, body, kind = await self.request("GET", f"{url}/metrics")

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
 from middlewared.simulator.generations import GCM_3
-from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.record import GooglePush
 from tests.test_flow_calls import SILENT, FlowTestCase
 
 HELD = 100

@@ -12,9 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.http_headers import Headers
 
-from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, AnyPush, Stage
+from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, Stage
 from middlewared.simulator.accounts_server import basic
-from middlewared.simulator.apple import Delay, Deliver, ReceivedPush, Reject, rejection
+from middlewared.simulator.apple.faults import Reject, rejection
 from middlewared.simulator.generations import (
     ANDROID_6,
     FLUTTER_ANDROID,
@@ -27,6 +27,8 @@ from middlewared.simulator.generations import (
 from middlewared.simulator.google_errors import fcm_error
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone, Reaction
+from middlewared.simulator.record import AnyPush, ReceivedPush
+from middlewared.simulator.scripts import Delay, Deliver
 from tests.daemons import DaemonTestCase
 
 APPS = {"apns": IOS_APP, "android": ANDROID_APP, "gcm": RELAY_APP}
@@ -92,7 +94,7 @@ class FlowTestCase(DaemonTestCase):
             token=token,
             app=APPS[generation.platform],
             authorization=basic(str(account), "secret"),
-            reaction=reaction,
+            reaction=reaction or Reaction(),
             fields=fields,
         )
         self.assertIn(await phone.register(), (200, 201))
@@ -167,7 +169,7 @@ class CallTests(FlowTestCase):
         busy_call, silent_call = await gatherResults([self.call(0), self.call(1)])
         self.assertEqual((busy_call.outcome, busy_call.body), ("unavailable", "status=NAK"))
         self.assertEqual((silent_call.outcome, silent_call.body), ("timeout", "status=NAK"))
-        attempts = [push.data["attempt"] for push in silent.pushes]  # type: ignore[union-attr]
+        attempts = [push.data["attempt"] for push in silent.pushes]
         self.assertEqual(attempts, ["1", "2", "3", "4", "5"])
 
     async def test_native_android_refuses_repeats(self) -> None:
@@ -188,7 +190,7 @@ class CallTests(FlowTestCase):
         first.cancel()
         await self.failed_with(first, CancelledError)
         await self.until_metric("middlewared_calls_waiting 1.0")
-        self.assertEqual(await phone.answer(push.data, available=True), 202)  # type: ignore[union-attr]
+        self.assertEqual(await phone.answer(push.data, available=True), 202)
         self.assertEqual((await second).outcome, "answered")
         labels = f'app="{APPS["android"]}",outcome="answered",platform="android"'
         counted = f"middlewared_calls_total{{{labels}}} 1.0"
@@ -204,7 +206,7 @@ class CallTests(FlowTestCase):
         held.cancel()
         await self.failed_with(held, CancelledError)
         await self.until_metric("middlewared_calls_waiting 0.0")
-        self.assertEqual(await phone.answer(push.data, available=True), 404)  # type: ignore[union-attr]
+        self.assertEqual(await phone.answer(push.data, available=True), 404)
 
     async def test_dead_tokens_are_removed(self) -> None:
         """Apple's 410 and Google's UNREGISTERED: a fast no, then no device."""

@@ -11,8 +11,8 @@ from twisted.internet.task import deferLater
 
 from middlewared.simulator.daemon_process import DaemonProcess
 from middlewared.simulator.google_errors import legacy_error
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, Answered, DaemonTestCase
 from tests.fleet import FleetTestCase, Shared, clock
 from tests.servers.redis import shared_cluster

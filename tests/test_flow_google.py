@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from middlewared.simulator.generations import ANDROID_6
-from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http1_server import (
-    BreakOff,
-    HttpDeliver,
-    HttpHangUp,
-    HttpReply,
-    HttpStall,
-    HttpStep,
-)
+from middlewared.simulator.http1_server import BreakOff, HttpReply, HttpStep
 from middlewared.simulator.phone import Phone, Reaction
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Deliver, ResetConnection, Stall
 from tests.test_flow_calls import FlowTestCase
 
 # From push to answer; meanwhile this app refuses repeats.
@@ -28,14 +22,14 @@ class GoogleFaultTests(FlowTestCase):
         """A call is answered despite ``fault``; returns the phone."""
         await self.start()
         phone = await self.phone(ANDROID_6, reaction=SLOW, push_profile=push_profile)
-        self.stage.google.scripts.for_next(1, HttpDeliver(), *fault)
+        self.stage.google.scripts.for_next(1, Deliver(), *fault)
         self.assertEqual((await self.call()).outcome, "answered")
         self.assertTrue(all(isinstance(push, GooglePush) for push in phone.pushes))
         return phone
 
     async def test_connection_lost_for_a_phone_that_wants_one_push(self) -> None:
         """It answers before the push would be repeated."""
-        phone = await self.meet(HttpHangUp(), push_profile="once")
+        phone = await self.meet(ResetConnection(), push_profile="once")
         self.assertEqual(len(phone.pushes), 1)
 
     async def test_success_whose_body_breaks_off(self) -> None:
@@ -45,5 +39,5 @@ class GoogleFaultTests(FlowTestCase):
 
     async def test_silence(self) -> None:
         """Google has the push but does not answer."""
-        phone = await self.meet(HttpStall(), push_profile="once")
+        phone = await self.meet(Stall(), push_profile="once")
         self.assertEqual(len(phone.pushes), 1)

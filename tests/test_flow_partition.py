@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.client import ResponseFailed
 
 from middlewared.background import Background
-from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.record import GooglePush
 from tests.cuttable import CuttableProxy
 from tests.fleet import FleetTestCase, Shared
 from tests.servers.redis import Redis

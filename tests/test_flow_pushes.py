@@ -6,19 +6,10 @@ from functools import partial
 
 import attrs
 
-from middlewared.simulator import http1_server
-from middlewared.simulator.apple import (
-    Delay,
-    Deliver,
-    GoAway,
-    Interim,
-    ResetConnection,
-    ResetStream,
-    Stall,
-    Step,
-)
+from middlewared.simulator.apple.faults import GoAway, Interim, ResetStream, Step
 from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS, IOS_6, Effect, Generation
 from middlewared.simulator.phone import Phone, Reaction
+from middlewared.simulator.scripts import Delay, Deliver, ResetConnection, Stall
 from tests.pushing import SILENT, SLOW, PushingTestCase, data
 
 INTERNAL_ERROR = 2
@@ -98,12 +89,8 @@ class GooglePushTests(PushingTestCase):
         """Google closes the connection after each push it reads, or never replies."""
         await self.start()
         closed, silent = [await self.phone(ANDROID_6, reaction=SLOW) for _ in range(2)]
-        self.google.scripts.for_token(
-            closed.token, http1_server.HttpDeliver(), http1_server.HttpHangUp()
-        )
-        self.google.scripts.for_token(
-            silent.token, http1_server.HttpDeliver(), http1_server.HttpStall()
-        )
+        self.google.scripts.for_token(closed.token, Deliver(), ResetConnection())
+        self.google.scripts.for_token(silent.token, Deliver(), Stall())
         outcomes = await self.outcomes(self.call(closed), self.call(silent))
         self.assertEqual(outcomes, ["answered", "answered"])
         for phone in (closed, silent):
@@ -122,7 +109,7 @@ class GooglePushTests(PushingTestCase):
         self.assertEqual(await self.outcomes(self.call(phone)), ["answered"])
         issued = self.google.oauth.issued_count
         await self.until(lambda: self.google.oauth.issued_count > issued)
-        self.google.oauth_scripts.for_all(http1_server.HttpHangUp())
+        self.google.oauth_scripts.for_all(ResetConnection())
         self.assertEqual(await self.outcomes(self.call(phone)), ["answered"])
 
 

@@ -7,10 +7,10 @@ import uuid
 
 from twisted.web.client import ResponseFailed
 
-from middlewared.simulator.apple import Deliver, Stall
 from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.phone import Phone
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Deliver, Stall
 from tests.fleet import Shared
 from tests.pushing import SILENT, SLOW, PushingTestCase
 from tests.servers.redis import Redis

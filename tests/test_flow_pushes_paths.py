@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from middlewared.simulator import http1_server
 from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS
 from middlewared.simulator.phone import Reaction
+from middlewared.simulator.scripts import Delay
 from tests.pushing import PushingTestCase
 
 KEPT = 5
@@ -21,7 +21,7 @@ class DeadPathTests(PushingTestCase):
         await self.start()
         iphones = [await self.phone(FLUTTER_IOS, apple) for _ in range(self.connections)]
         androids = [await self.phone(ANDROID_6, reaction=Reaction()) for _ in range(KEPT)]
-        self.google.scripts.for_next(KEPT, http1_server.HttpDelay(0.3))
+        self.google.scripts.for_next(KEPT, Delay(0.3))
         self.assertEqual(await self.outcomes(*map(self.call, androids)), ["answered"] * KEPT)
         self.assertGreaterEqual(self.google_relay.connections, KEPT)
         for phone in androids:

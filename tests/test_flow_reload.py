@@ -1,4 +1,4 @@
-"""Reloading again and again while calls are held."""
+"""Reloading again and again while calls are held, and in vain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import uuid
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.simulator.generations import ANDROID_6, IOS_6
+from tests.daemons import PORTS, DaemonTestCase
 from tests.test_flow_calls import SILENT, FlowTestCase
 
 HELD = 20
@@ -16,7 +17,7 @@ RELOADS = 100
 
 
 class ReloadTests(FlowTestCase):
-    """A daemon that is told of new settings and new credentials all the time."""
+    """A daemon that gets new settings and new credentials all the time."""
 
     calls = "roundtrip_wait_ms = 60000\nresend_interval_ms = 60000\n"
 
@@ -70,3 +71,28 @@ class ReloadTests(FlowTestCase):
     def open(self) -> int:
         """How many files and sockets the daemon has open."""
         return len(os.listdir(f"/proc/{self.stage.daemon.pid}/fd"))
+
+
+class RefusedReloadTests(DaemonTestCase):
+    """A reload with a fault that shows only when a file is opened."""
+
+    async def test_metrics_file_that_cannot_be_opened(self) -> None:
+        """The log keeps its level, its format and its file."""
+        (self.directory / "dangling").symlink_to("nowhere/reports.jsonl")
+        daemon = await self.start_daemon(PORTS)
+        elsewhere = self.directory / "elsewhere.log"
+        self.write_config(
+            f"{PORTS}[log]\nlevel = debug\nformat = json\nfile = {elsewhere.name}\n"
+            "metrics_file = dangling\n"
+        )
+        daemon.signal(signal.SIGHUP)
+        while "configuration not reloaded" not in daemon.log:
+            await self.get(daemon.url("/health/"))
+        self.assertIn("[log] metrics_file:", daemon.log)
+        self.write_config(PORTS)
+        daemon.signal(signal.SIGHUP)
+        while "configuration reloaded" not in daemon.log:
+            await self.get(daemon.url("/health/"))
+        self.assertNotIn("{", daemon.log)
+        self.assertEqual(elsewhere.read_text(), "")
+        self.assertEqual(await daemon.stop(), 0)

@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 
 from middlewared.demo.stage import IOS_APP
 from middlewared.simulator.accounts_server import basic
-from middlewared.simulator.apple import rejection
+from middlewared.simulator.apple.faults import rejection
 from middlewared.simulator.daemon_process import LOG_LIMIT
 from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS, GCM_3, IOS_6
 from middlewared.simulator.google_errors import fcm_error, invalid_token, legacy_error

@@ -253,7 +253,7 @@ class OutputTests(FileCase):
         self.theirs.info("chatter")
         self.assertIn("chatter", self.written())
 
-    def test_a_renamed_file_is_written_anew(self) -> None:
+    def test_a_renamed_file_is_opened_again(self) -> None:
         """Log rotation: rename, then SIGHUP."""
         self.ours.info("one")
         old = self.path.rename(self.path.with_suffix(".1"))
@@ -272,7 +272,7 @@ class OutputTests(FileCase):
         self.ours.info("two")
         self.assertTrue(self.written().endswith("middlewared.calls two\n"))
 
-    def test_an_event_that_cannot_be_written_is_told(self) -> None:
+    def test_an_event_that_cannot_be_written_is_reported(self) -> None:
         """An object whose text fails costs its own line only."""
 
         class Broken:

@@ -128,7 +128,7 @@ class LineFileTests(FileCase):
         self.lines.stop()
         self.assertEqual(("a\n", "b\n"), (old.read_text(), self.path.read_text()))
 
-    def test_a_full_disk_fails_nobody_and_is_written_later(self) -> None:
+    def test_a_full_disk_fails_no_one_and_is_written_later(self) -> None:
         """The lines wait until there is room."""
         self.lines.open(Path("/dev/full"))
         self.lines.write("a")
@@ -200,7 +200,7 @@ class LineFileTests(FileCase):
 
 
 class StalledReaderTests(FileCase):
-    """A pipe that is not read, which takes 64 KB and then holds up who writes."""
+    """A pipe that is not read, which accepts 64 KB and then delays the writer."""
 
     def open_pipe(self, patience_s: float) -> None:
         self.turns: list[Callable[[], None]] = []
@@ -237,10 +237,10 @@ class StalledReaderTests(FileCase):
     def test_what_is_lost_is_reported_when_it_is_read_again(self) -> None:
         """In one line, with the number of lines."""
         self.open_pipe(patience_s=60.0)
-        said: list[LogEvent] = []
+        seen: list[LogEvent] = []
         everyone: Any = globalLogPublisher
-        everyone.addObserver(said.append)
-        self.addCleanup(everyone.removeObserver, said.append)
+        everyone.addObserver(seen.append)
+        self.addCleanup(everyone.removeObserver, seen.append)
         line = "x" * (1 << 20)
         for _ in range(6):
             self.lines.write(line)
@@ -248,7 +248,7 @@ class StalledReaderTests(FileCase):
             read = [pipe.readline() for _ in range(3)]
         self.assertEqual([line + "\n"] * 3, read)
         self.lines.stop()
-        self.assertEqual([3], [event["lost"] for event in said if "lost" in event])
+        self.assertEqual([3], [event["lost"] for event in seen if "lost" in event])
 
 
 class SharedDescriptorTests(SynchronousTestCase):

@@ -12,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared import __version__
-from middlewared.metrics import Bounded, BoundedCounter, BoundedHistogram, Metrics, Sources
+from middlewared.metrics import Metrics, Sources
+from middlewared.metrics.bounded_labels import Bounded, BoundedCounter, BoundedHistogram
 from middlewared.model import DeviceKind, Outcome, Platform
+from middlewared.push.interface import Accepted, Temporary
 
 REPORT = {
     "os": "Android",
@@ -106,9 +108,7 @@ class CallTests(MetricsCase):
 class PushAndRequestTests(MetricsCase):
     def test_pushes_are_counted_and_timed(self) -> None:
         """By app, platform and verdict."""
-        self.metrics.push_sent(
-            "a", Platform.APNS, result="temporary", reason="Shutdown", seconds=0.1
-        )
+        self.metrics.push_sent("a", Platform.APNS, Temporary("Shutdown"), 0.1)
         labels = {"platform": "apns", "result": "temporary"}
         self.assertEqual(
             1, self.value("middlewared_pushes_total", app="a", reason="Shutdown", **labels)
@@ -116,7 +116,7 @@ class PushAndRequestTests(MetricsCase):
         self.assertEqual(0.1, self.value("middlewared_push_seconds_sum", **labels))
 
     def test_requests_are_counted_and_timed(self) -> None:
-        """By route, method and status; a method nobody knows is other."""
+        """By route, method and status; an unknown method is other."""
         self.metrics.http_request("health", "GET", 200, 0.5)
         self.metrics.http_request("health", "X" * 9, 405, 0.5)
         name = "middlewared_http_requests_total"
@@ -182,7 +182,7 @@ class BoundTests(MetricsCase):
         self.assertEqual(2001, self.value("vialer_hangup_reason_total", **other[0]))
 
     def push(self, app: object) -> None:
-        self.metrics.push_sent(str(app), Platform.GCM, result="accepted", reason="", seconds=0.1)
+        self.metrics.push_sent(str(app), Platform.GCM, Accepted(), 0.1)
 
     def pushes(self, app: object, **labels: str) -> float | None:
         labels = {"platform": "gcm", "result": "accepted", "reason": "", **labels}
@@ -251,7 +251,7 @@ class BoundTests(MetricsCase):
         self.assertEqual({"c", "d", "other"}, {s.labels["n"] for s in family.samples})
 
     def test_a_set_of_labels_that_are_other_is_the_common_one(self) -> None:
-        """Whoever sends them: it is never given up."""
+        """Whatever its origin, it is never evicted."""
         bounded = Bounded(counter := BoundedCounter("c", "", ["n"], registry=None), 1, most_sets=3)
         for name in ("other", "a", "b", "c", "d"):
             bounded.of(name).inc()
@@ -307,13 +307,13 @@ class GaugeTests(MetricsCase):
             self.assertEqual(up, self.value("middlewared_dependency_up", dependency=dependency))
 
     def test_a_source_that_fails_costs_its_own_gauge_only(self) -> None:
-        """The scrape goes on, and the log says which."""
+        """The scrape goes on, and the log names it."""
         self.metrics.sources = Sources(waiting=lambda: 1 // 0)
         self.assertIsNone(self.value("middlewared_calls_waiting"))
         self.assertIn(b"middlewared_build_info", generate_latest(self.metrics.registry))
         self.assertEqual(2, len(self.flushLoggedErrors(ZeroDivisionError)))
 
-    def test_build_process_and_python_are_told(self) -> None:
+    def test_build_process_and_python_are_shown(self) -> None:
         """The usual ones of every Python service."""
         text = generate_latest(self.metrics.registry).decode()
         self.assertIn(f'version="{__version__}"', text)

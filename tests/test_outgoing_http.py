@@ -29,7 +29,7 @@ reactor = cast(Any, twisted_reactor)
 
 
 class Peer(Resource):
-    """A web server whose answer is told by the path."""
+    """A web server whose answer depends on the path."""
 
     isLeaf = True
 
@@ -41,7 +41,7 @@ class Peer(Resource):
         """Fires when the client left a request that was not answered wholly."""
 
     def render(self, request: Request) -> Any:
-        """Answer as the path says."""
+        """Answer as the path asks."""
         self.seen.append(request)
         answer = getattr(self, "answer_" + (request.path or b"")[1:].decode(), self.echo)
         result = answer(request)
@@ -291,7 +291,7 @@ class HttpClientTests(TestCase):
         await server.gone
 
     async def test_unreachable_peer_is_a_failure(self) -> None:
-        """Nobody listens; a name that is none; a name nobody has."""
+        """No one listens; an invalid name; an unknown name."""
         port: Any = await cast(Any, TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")).listen(
             self.site
         )
@@ -339,7 +339,7 @@ class HttpClientTests(TestCase):
         self.assertEqual(len(self.peer.seen), 1)
 
     async def test_wait_for_a_turn_is_apart_from_the_time_of_the_peer(self) -> None:
-        """Where the asker says so: many who wait in line need not come again and again."""
+        """If the caller asks for it: of many that queue, none needs to try again and again."""
         self.client = self.new_client(TrustRoots(), max_connections=1)
         url = await self.serve()
         first = ensureDeferred(self.get(url + "/never", timeout_s=0.4))
@@ -355,7 +355,7 @@ class HttpClientTests(TestCase):
         self.assertEqual((await self.get(url)).status, 200)
 
     async def test_unknown_root_is_refused(self) -> None:
-        """A certificate nobody vouches for ends the connection before the request is sent."""
+        """An untrusted certificate ends the connection before the request is sent."""
         url = await self.serve_tls(self.new_authority().server().read_bytes())
         self.client = self.new_client(load_trust(self.new_authority("other").certificate))
         self.assertIn("certificate verify failed", await self.failure(url))
@@ -382,6 +382,6 @@ class TrustFileTests(TestCase):
         (folder / "empty.pem").write_text("")
         (folder / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----")
         for name in ("missing.pem", ".", "empty.pem", "bad.pem"):
-            problems = self.assertRaises(ConfigError, load_trust, folder / name).problems
+            problems = self.assertRaises(ConfigError, load_trust, folder / name).lines
             self.assertEqual(len(problems), 1)
             self.assertTrue(problems[0].startswith("ca_file: "), problems)

@@ -228,7 +228,7 @@ class KeptTests(KeptTestCase):
         await self.asking()
         self.assertEqual((len(self.server.peers), len(self.server.asked)), (1, 1))
 
-    async def test_whole_answer_says_when_the_request_was_sent(self) -> None:
+    async def test_whole_answer_reports_when_the_request_was_sent(self) -> None:
         """On a new connection and on a kept one."""
         for _ in range(2):
             began = reactor.seconds()
@@ -253,7 +253,7 @@ class KeptTests(KeptTestCase):
         self.assertFalse(self.progress.partial.complete)
 
     async def test_interim_answer_is_no_status(self) -> None:
-        """100 says nothing about the request."""
+        """100 is no status of the request."""
         self.server.answer = answer_and_close(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2")
         await self.assertFailure(self.asking(), OutgoingFailed)
         self.assertIsNotNone(self.progress.sent_at)

@@ -59,9 +59,9 @@ class ProxyUrlTests(SynchronousTestCase):
             "http://u:secret@[::1:80",
             "u:secret@host:80",
         ):
-            problems = self.assertRaises(ConfigError, Proxy.from_url, url).problems
+            problems = self.assertRaises(ConfigError, Proxy.from_url, url).lines
             self.assertEqual(len(problems), 1)
-            self.assertTrue(problems[0].startswith("url: "), problems)
+            self.assertTrue(problems[0].startswith("[http_proxy] url: "), problems)
             self.assertNotIn("secret", problems[0])
 
     def test_secrets_stay_out_of_the_text_form(self) -> None:
@@ -71,7 +71,7 @@ class ProxyUrlTests(SynchronousTestCase):
 
 
 class ScriptedProxy(Protocol):
-    """Keeps what the client sends and answers as the test says."""
+    """Keeps what the client sends and answers as the test asks."""
 
     def __init__(self, answer: Callable[[ScriptedProxy, bytes], None]) -> None:
         self.received = b""
@@ -171,12 +171,12 @@ class ScriptedProxyTests(TestCase):
             b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\r\n",
         )
 
-    async def test_refusal_is_told_with_its_status(self) -> None:
+    async def test_refusal_is_reported_with_its_status(self) -> None:
         """403 and its like: the tunnel is refused."""
         text = await self.failure(lambda proxy, _: proxy.write(b"HTTP/1.0 403 No\r\n\r\nno"))
         self.assertIn("(403)", text)
 
-    async def test_wrong_credentials_are_told_apart(self) -> None:
+    async def test_wrong_credentials_are_distinguished(self) -> None:
         """407: the operator must look at user and password."""
         text = await self.failure(lambda proxy, _: proxy.write(b"HTTP/1.1 407 \r\n\r\n"))
         self.assertIn("credentials (407)", text)
@@ -196,7 +196,7 @@ class ScriptedProxyTests(TestCase):
         self.assertIn("closed", await self.failure(lambda proxy, _: proxy.close()))
 
     async def test_unreachable_proxy_fails_the_connect(self) -> None:
-        """Nobody listens at the proxy's address."""
+        """No one listens at the proxy's address."""
         proxy = Proxy("127.0.0.1", await self.unused_port())
         with self.assertRaises(ProxyFailed) as caught:
             await self.connect(ProxyEndpoints(reactor=reactor, proxy=proxy))
@@ -217,7 +217,7 @@ class ScriptedProxyTests(TestCase):
         connecting.cancel()
         await self.proxies[0].lost
 
-    async def test_log_says_when_it_works_again(self) -> None:
+    async def test_log_reports_when_it_works_again(self) -> None:
         """The same trouble is logged once, its end too."""
         answers = [b"503 a", b"503 b", b"200 c", b"200 d"]
         endpoints = await self.proxied(
@@ -282,7 +282,7 @@ class ProxyProgram(ProcessProtocol):
 
 
 class Answering(Resource):
-    """Says hello, and who asked."""
+    """Writes hello, and who asked."""
 
     isLeaf = True
 
@@ -335,7 +335,7 @@ class RealProxyTests(TestCase):
         self.assertEqual(reply.body, b"hello")
 
     async def test_https_goes_through_a_proxy_with_password(self) -> None:
-        """The right password opens the tunnel; a wrong one is told as such."""
+        """The right password opens the tunnel; a wrong one is reported as such."""
         url = await self.serve_tls()
         port = await self.start_proxy("--basic-auth", f"user:{PASSWORD}")
         good = self.client_through(f"http://user:{PASSWORD_ENCODED}@127.0.0.1:{port}")

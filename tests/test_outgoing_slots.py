@@ -48,7 +48,7 @@ class AnyUse(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_used(self) -> None:
-        """Nobody waits while a slot is free, and no more are held than ever allowed."""
+        """No one waits while a slot is free, and no more are held than ever allowed."""
         self.holding += sum(turn.called for turn in self.waiting)
         self.waiting = [turn for turn in self.waiting if not turn.called]
         assert self.holding <= 40
@@ -116,18 +116,18 @@ class SlotsTests(SynchronousTestCase):
         self.successResultOf(second)
 
     def test_many_who_lost_interest(self) -> None:
-        """However many give their slot back at once, each of them is told."""
+        """However many give their slot back at once, each of them is notified."""
         slots = Slots(1)
         held = slots.acquire()
-        told = []
+        notified = []
 
         async def take_and_leave(turn: Deferred[None]) -> None:
             await turn
             slots.release(answered=True)
-            told.append(turn)
+            notified.append(turn)
 
         for _ in range(2000):
             Deferred.fromCoroutine(take_and_leave(slots.acquire()))
         self.assertTrue(held.called)
         slots.release(answered=True)
-        self.assertEqual(len(told), 2000)
+        self.assertEqual(len(notified), 2000)

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.outgoing.pace import Pace
+from middlewared.outgoing.http1_pool import AnswerLatency
 from middlewared.outgoing.warm_connection import LONGEST_PAUSE_S, OPENING_TIMEOUT_S, WarmConnection
 
 RENEW_S = 50.0
@@ -134,23 +134,23 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class PaceTests(SynchronousTestCase):
-    """Pace."""
+class AnswerLatencyTests(SynchronousTestCase):
+    """AnswerLatency."""
 
     def test_fast_host_has_the_shortest_patience(self) -> None:
         """Also a host without answers yet."""
-        pace = Pace()
-        self.assertEqual(pace.patience_s(), 0.7)
+        latency = AnswerLatency()
+        self.assertEqual(latency.patience_s(), 0.7)
         for _ in range(10):
-            pace.answered(0.4)
-        self.assertEqual(pace.patience_s(), 0.7)
+            latency.answered(0.4)
+        self.assertEqual(latency.patience_s(), 0.7)
 
     def test_slow_answer_counts_at_once_and_is_forgotten(self) -> None:
         """A host that has become slow is not doubted twice."""
-        pace = Pace()
-        pace.answered(0.05)
-        pace.answered(0.9)
-        self.assertGreater(pace.patience_s(), 1.2)
+        latency = AnswerLatency()
+        latency.answered(0.05)
+        latency.answered(0.9)
+        self.assertGreater(latency.patience_s(), 1.2)
         for _ in range(8):
-            pace.answered(0.05)
-        self.assertEqual(pace.patience_s(), 0.7)
+            latency.answered(0.05)
+        self.assertEqual(latency.patience_s(), 0.7)

@@ -1,5 +1,5 @@
 """
-A process that was stopped blames nobody: what arrived meanwhile is read first.
+A process that was stopped blames no one: what arrived meanwhile is read first.
 
 The stop is a reactor that is blocked in a call from a thread. Twisted makes such calls
 right before it looks for timers, so everything that fell due meanwhile fires before any
@@ -23,7 +23,7 @@ from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots
-from middlewared.push.http2 import frames
+from middlewared.push.http2 import frames, header_blocks
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.exchange import OK, Exchange
 from middlewared.service.dependency_watch import DEADLINE_S, DependencyWatch
@@ -89,12 +89,12 @@ class PauseTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
         await registry.register(a_device())
         backend = "select pg_backend_pid()"
-        before = await registry._run(backend)
+        before = await registry._select(backend)
         finding = [Deferred.fromCoroutine(registry.find(ACCOUNT)) for _ in range(3)]
         stop_process(1.5)
         for found in finding:
             self.assertEqual(await found, a_device())
-        self.assertEqual(await registry._run(backend), before)
+        self.assertEqual(await registry._select(backend), before)
 
     async def test_dependency_that_answered_is_up(self) -> None:
         """A ping whose answer came while we were stopped was in time."""
@@ -144,18 +144,18 @@ class PauseTests(TestCase):
     async def test_apple_that_answered_is_not_silent(self) -> None:
         """The answer is read before the tick that would give the connection up."""
         connection = Http2Connection(
-            clock=reactor, room=lambda: None, unprocessed=lambda exchange: None
+            clock=reactor, on_capacity=lambda: None, on_unprocessed=lambda exchange: None
         )
         theirs = self.adopt(connection)
         theirs.send(frames.settings({}))
         await connection.ready
-        push = Exchange(block=b"\x83", body=b"{}", deadline=reactor.seconds() + 60)
+        push = Exchange(header_block=b"\x83", body=b"{}", deadline=reactor.seconds() + 60)
         connection.send(push)
-        connection.liveness._quiet = 3  # as after three quarters of a second
+        connection.liveness._silent_ticks = 3  # as after three quarters of a second
 
         def answer() -> None:
             whole = frames.END_HEADERS | frames.END_STREAM
-            theirs.send(frames.pack(frames.HEADERS, whole, 1, frames.STATUS_200))
+            theirs.send(frames.pack(frames.HEADERS, whole, 1, header_blocks.STATUS_200))
 
         stop_process(1.0, answer)
         self.assertEqual(await push.ended, OK)

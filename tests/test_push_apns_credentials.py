@@ -55,7 +55,7 @@ class CredentialsTestCase(SynchronousTestCase):
     def assert_problem(self, path: Path, problem: str, load: Any) -> None:
         """Loading fails with this one line."""
         error = self.assertRaises(ConfigError, load, path)
-        self.assertEqual(error.problems, [f"{path}: {problem}"])
+        self.assertEqual(error.lines, [f"{path}: {problem}"])
 
 
 class CertificateTests(CredentialsTestCase):
@@ -109,7 +109,7 @@ class CertificateTests(CredentialsTestCase):
         """Apple would refuse it."""
         path = self.authority.apns_client(validity=EXPIRED)
         error = self.assertRaises(ConfigError, self.load, path)
-        self.assertRegex(error.problems[0], r": the certificate expired on \d{4}-\d\d-\d\d$")
+        self.assertRegex(error.lines[0], r": the certificate expired on \d{4}-\d\d-\d\d$")
 
 
 class KeyTests(CredentialsTestCase):
@@ -152,7 +152,7 @@ class ProviderTokenTests(KeyTests):
         self.assertEqual(claims, {"iss": self.key.team_id, "iat": 1_700_000_000 - 30})
 
     def test_renewed_at_fifty_minutes(self) -> None:
-        """Not before, and the same for whoever read the key."""
+        """Not before, and the same for all that have read the key."""
         first = self.tokens.current(self.load(self.key.path))
         self.clock.advance(RENEW_AFTER_S - 1)
         self.assertIs(self.tokens.current(self.load(self.key.path)), first)

@@ -19,8 +19,8 @@ from middlewared.push.interface import (
     Temporary,
     TokenSuspect,
 )
-from middlewared.push.troubles import SAME_LINE_EVERY_S, Troubles
-from middlewared.simulator.apple import rejection
+from middlewared.push.problem_log import SAME_LINE_EVERY_S, ProblemLog
+from middlewared.simulator.apple.faults import rejection
 from middlewared.simulator.certificates import write_provider_key
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
 
@@ -82,7 +82,7 @@ class KeysTests(AppleTestCase):
         self.assertEqual(len({p.headers["authorization"] for p in sandbox.record.received}), 1)
 
     async def test_a_key_for_production_alone(self) -> None:
-        """The sandbox's refusal of the key is not a verdict on the device, but is logged."""
+        """The sandbox's refusal of the key does not concern the device, but is logged."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox")
         sandbox.scripts.for_all(rejection("BadEnvironmentKeyInToken"))
@@ -183,12 +183,12 @@ class TroublesTests(SynchronousTestCase):
     def test_one_line_a_minute_for_each_trouble(self) -> None:
         """Not one for each push."""
         clock = Clock()
-        troubles = Troubles(provider="Apple", app="app", clock=clock)
+        problems = ProblemLog(provider="Apple", app="app", clock=clock)
         with capturedLogs() as events:
             for _ in range(2):
                 for _ in range(100):
-                    troubles.refused("BadTopic")
-                troubles.refused("TopicDisallowed")
+                    problems.refused("BadTopic")
+                problems.refused("TopicDisallowed")
                 clock.advance(SAME_LINE_EVERY_S)
         line = "Apple refuses pushes of app: "
         self.assertEqual(errors(events), [line + "BadTopic", line + "TopicDisallowed"] * 2)

@@ -58,7 +58,7 @@ class NodeApple(ProcessProtocol):
 
 
 def token(kind: str, number: int = 0) -> str:
-    """A device token whose first digits tell the peer what to do."""
+    """A device token whose first digits choose the behaviour of the peer."""
     return f"{kind}{number:062x}"
 
 

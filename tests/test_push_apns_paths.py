@@ -14,8 +14,9 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from middlewared.outgoing.tcp_endpoints import DirectEndpoint, DirectEndpoints
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import Accepted, ConfigFault, Rejected
-from middlewared.simulator.apple import Behaviour, Delay, GoAway, HangUp, Stall
+from middlewared.simulator.apple.faults import Behaviour, GoAway
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Delay, HangUp, Stall
 from tests.apns import APP, OTHER_TOKEN, AppleTestCase, by_way_of, call_push, reactor
 
 
@@ -39,17 +40,17 @@ class LongPathTests(AppleTestCase):
         """Even the first one, before the path is measured; the measurements are reported."""
         apple = await self.serve()
         relay = await self.relay(apple, delay_s=0.28)
-        told: list[tuple[str, float]] = []
+        reported: list[tuple[str, float]] = []
         provider = self.provide(
             self.settings(apple.url, ""),
             endpoint=by_way_of(relay),
-            measured=lambda *each: told.append(each),
+            on_round_trip=lambda *each: reported.append(each),
         )
         for _ in range(2):
             self.assertEqual(await provider.send(call_push()), Accepted())
         self.assertEqual(apple.record.received_count, 2)
         self.assertEqual((relay.accepted, apple.record.connection_count), (1, 1))
-        ((environment, seconds),) = told
+        ((environment, seconds),) = reported
         self.assertEqual(environment, "production")
         self.assertTrue(0.56 <= seconds < 1.5, seconds)
 
@@ -123,8 +124,8 @@ class LogTests(AppleTestCase):
             await provider.send(call_push())
             apple.drop_connections()
             await until(lambda: apple.record.connection_count == 5)
-        said = [str(formatEvent(event)) for event in events if event["log_level"] >= LogLevel.info]
-        lost = [line for line in said if line.endswith("connecting again")]
+        lines = [str(formatEvent(event)) for event in events if event["log_level"] >= LogLevel.info]
+        lost = [line for line in lines if line.endswith("connecting again")]
         self.assertEqual(
             lost,
             [

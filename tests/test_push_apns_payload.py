@@ -74,7 +74,7 @@ class NoticePayloadTests(SynchronousTestCase):
     """The payload of an alert."""
 
     def test_it_shows_the_message(self) -> None:
-        """With a sound, for nobody looks at the phone."""
+        """With a sound, so that the user notices it."""
         payload = apple_notice_payload(NoticePush(device(), "Gone", 0.0))
         self.assertEqual(
             json.loads(payload), {"aps": {"alert": {"body": "Gone"}, "sound": "default"}}

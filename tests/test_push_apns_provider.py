@@ -21,24 +21,22 @@ from middlewared.push.interface import (
     TokenDead,
     TokenSuspect,
 )
-from middlewared.simulator.apple import (
-    AppleServer,
+from middlewared.simulator.apple.faults import (
     Behaviour,
-    Delay,
     ExtraHeaders,
     GoAway,
     Greeting,
     Interim,
     Padding,
     Reject,
-    ResetConnection,
     ResetStream,
-    Stall,
     StreamLimit,
     Trailers,
     rejection,
 )
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority
+from middlewared.simulator.scripts import Delay, ResetConnection, Stall
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
 
 ODD_TOKENS = (
@@ -188,7 +186,7 @@ class SendingTests(AppleTestCase):
         )
 
     async def test_refusals(self) -> None:
-        """Each is judged by the table, with its details."""
+        """Each is interpreted by the table, with its details."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         for step, result in (
@@ -260,8 +258,8 @@ class EnvironmentTests(AppleTestCase):
         result = await provider.send(call_push(OTHER_TOKEN))
         self.assertEqual(result, TokenDead("Unregistered", since=1.0))
 
-    async def test_an_unreachable_other_environment_does_not_hold_the_verdict(self) -> None:
-        """The caller need not wait for the call's whole time to hear that nobody rings."""
+    async def test_an_unreachable_other_environment_does_not_delay_the_result(self) -> None:
+        """A failed call ends long before its deadline."""
         production = await self.serve(tokens=[TOKEN])
         down = await self.serve()
         await down.stop()
@@ -270,7 +268,7 @@ class EnvironmentTests(AppleTestCase):
         self.assertEqual(result, TokenSuspect("BadDeviceToken"))
 
     async def test_the_same_refusal_of_many_devices_is_a_fault_of_ours(self) -> None:
-        """It is told as one, and the alarm is logged once."""
+        """It is reported as one, and the alarm is logged once."""
         _, _, provider = await self.serve_both()
         with capturedLogs() as events:
             results = [await provider.send(call_push(token)) for token in tokens(MASS + 1)]
@@ -326,7 +324,7 @@ class ProviderTokenTests(AppleTestCase):
         self.assertEqual(apple.record.received_count, 2)
 
     async def test_many_expired_at_once_make_one_new_token(self) -> None:
-        """Whoever hears it later takes the token that is there."""
+        """Pushes that are refused later use the token that was made."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, credentials=self.by_key(), connections=1))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -478,7 +476,7 @@ class TroubleTests(AppleTestCase):
         self.assertEqual(await waiting, Accepted())
 
     async def test_shutdown_moves_to_another_connection(self) -> None:
-        """The one that said it takes no more pushes."""
+        """The connection on which it came gets no more pushes."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         apple.scripts.for_next(1, rejection("Shutdown"))
@@ -498,7 +496,7 @@ class TroubleTests(AppleTestCase):
         self.assertEqual(list(apple.record.violations), [])
 
     async def test_no_header_table(self) -> None:
-        """The peer's decoder is told so, else it would end the connection."""
+        """The update of the table's size is sent; the peer requires it."""
         apple = await self.serve(behaviour=Behaviour(header_table_size=0))
         provider = self.provide(self.settings(apple.url))
         self.assertEqual(await self.send_all(provider, 30), [Accepted()] * 30)
@@ -513,7 +511,7 @@ class TroubleTests(AppleTestCase):
 
 
 class RefusedConnectionTests(AppleTestCase):
-    """No connection, for a reason only an operator can remove: said at once."""
+    """No connection, for a reason that only an operator can remove: reported at once."""
 
     connections = 1
 
@@ -542,9 +540,9 @@ class RefusedConnectionTests(AppleTestCase):
             await until(lambda: len(apple.record.violations) >= 6)
             for _ in range(50):
                 await provider.send(call_push())
-        told = [event for event in events if event["log_level"] is LogLevel.error]
+        errors = [event for event in events if event["log_level"] is LogLevel.error]
         self.assertEqual(
-            sorted(str(formatEvent(event)) for event in told),
+            sorted(str(formatEvent(event)) for event in errors),
             [
                 f"Apple refuses pushes of {APP}: client certificate refused (production)",
                 f"{APP} production: not connected: client certificate refused",
@@ -578,7 +576,7 @@ class RefusedConnectionTests(AppleTestCase):
         )
 
     async def test_goaway_with_a_reason(self) -> None:
-        """Apple may say so in a GOAWAY too."""
+        """Apple may report the fault in a GOAWAY, too."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         apple.scripts.for_next(1, GoAway(unprocessed=1, reason="BadCertificate", close=True))
@@ -596,7 +594,7 @@ class RefusedConnectionTests(AppleTestCase):
 class LifeTests(AppleTestCase):
     """Start, reload, states and stop."""
 
-    async def test_states_and_expiry_are_told(self) -> None:
+    async def test_states_and_expiry_are_reported(self) -> None:
         """For the metrics."""
         apple = await self.serve()
         credentials = self.by_certificate()
@@ -605,8 +603,17 @@ class LifeTests(AppleTestCase):
         await until(lambda: provider.connection_states()["sandbox", "ready"] == 2)
         self.assertEqual(provider.credential_expiry, credentials.not_after)
 
+    async def test_up_is_whether_production_is_connected(self) -> None:
+        """None until the first attempt has ended."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url))
+        self.assertIsNone(provider.up)
+        await until(lambda: provider.up is True)
+        await apple.stop()
+        await until(lambda: provider.up is False)
+
     async def test_a_key_does_not_expire(self) -> None:
-        """There is no date to tell."""
+        """There is no date to report."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
         self.assertIsNone(provider.credential_expiry)

@@ -13,7 +13,7 @@ from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.instrumented import InstrumentedProvider
 from middlewared.push.interface import Accepted, PushResult
 from middlewared.push.routing import InstrumentedRoute, RouteTable
-from middlewared.simulator.apple import AppleServer
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority
 from tests.apns import APP, AppleTestCase, call_push, reactor, tcp
 

@@ -7,19 +7,9 @@ from functools import partial
 from twisted.internet.defer import gatherResults
 
 from middlewared.push.interface import Accepted, Rejected, Temporary, TokenDead
-from middlewared.simulator.apple import (
-    AppleServer,
-    Behaviour,
-    Delay,
-    GoAway,
-    HangUp,
-    Head,
-    ResetConnection,
-    ResetStream,
-    Stall,
-    Step,
-    rejection,
-)
+from middlewared.simulator.apple.faults import Behaviour, GoAway, Head, ResetStream, Step, rejection
+from middlewared.simulator.apple.server import AppleServer
+from middlewared.simulator.scripts import Delay, HangUp, ResetConnection, Stall
 from tests.apns import OTHER_TOKEN, TOKEN, AppleTestCase, call_push, reactor
 
 REFUSED_STREAM = 7
@@ -135,7 +125,7 @@ class SecondRequestTests(AppleTestCase):
         self.assertEqual(counts, (1, 0))
 
     async def test_an_uncertain_push_to_the_other_environment(self) -> None:
-        """The phone may ring: the first environment's refusal is not the verdict."""
+        """The phone may ring: the first environment's refusal does not count."""
         production = await self.serve(tokens=[TOKEN])
         sandbox = await self.serve(environment="sandbox", tokens=[OTHER_TOKEN])
         provider = self.provide(self.settings(production.url, sandbox.url))

@@ -19,14 +19,14 @@ from middlewared.push.interface import (
     TokenSuspect,
     Uncertain,
 )
-from middlewared.push.removal_brake import MOST_DEATHS, RemovalBrake
+from middlewared.push.removal_brake import MAX_DEATHS, RemovalBrake
 
 APP = "com.example"
 DEAD = TokenDead("Unregistered")
 
 
 class BrakeTests(SynchronousTestCase):
-    """Verdicts and a clock."""
+    """Results and a clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -37,7 +37,7 @@ class BrakeTests(SynchronousTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
-    def judge(
+    def record(
         self,
         result: PushResult,
         count: int = 1,
@@ -45,10 +45,10 @@ class BrakeTests(SynchronousTestCase):
         platform: Platform = Platform.APNS,
     ) -> None:
         for _ in range(count):
-            self.brake.judged(app, platform, result)
+            self.brake.record(app, platform, result)
 
     def die(self, count: int = 1) -> None:
-        self.judge(DEAD, count)
+        self.record(DEAD, count)
 
     def paused(self, app: str = APP, platform: Platform = Platform.APNS) -> bool:
         return self.brake.paused(app, platform)
@@ -58,7 +58,7 @@ class BrakeTests(SynchronousTestCase):
 
     def test_from_the_eleventh_death_on(self) -> None:
         """Ten in a minute are normal; one error line names the app."""
-        self.die(MOST_DEATHS)
+        self.die(MAX_DEATHS)
         self.assertFalse(self.paused())
         self.die(5)
         self.assertTrue(self.paused())
@@ -67,17 +67,17 @@ class BrakeTests(SynchronousTestCase):
 
     def test_half_of_the_verdicts(self) -> None:
         """As many live or suspect tokens keep it off; one more death turns it on."""
-        self.judge(Accepted(), 10)
-        self.judge(TokenSuspect("BadDeviceToken"), 1)
+        self.record(Accepted(), 10)
+        self.record(TokenSuspect("BadDeviceToken"), 1)
         self.die(11)
         self.assertFalse(self.paused())
         self.die()
         self.assertTrue(self.paused())
 
     def test_what_says_nothing_of_a_token(self) -> None:
-        """Temporary failures and configuration faults are not verdicts on tokens."""
+        """Temporary failures and configuration faults do not concern tokens."""
         for result in (Temporary("x"), Uncertain("x", 1.0), ConfigFault("x"), Rejected("x")):
-            self.judge(result, 50)
+            self.record(result, 50)
         self.die(11)
         self.assertTrue(self.paused())
 
@@ -86,7 +86,7 @@ class BrakeTests(SynchronousTestCase):
         self.die(20)
         self.assertFalse(self.paused(platform=Platform.ANDROID))
         self.assertFalse(self.paused(app="com.example.other"))
-        self.judge(DEAD, 11, platform=Platform.GCM)
+        self.record(DEAD, 11, platform=Platform.GCM)
         self.assertTrue(self.paused(platform=Platform.GCM))
 
     def test_deaths_spread_over_more_than_a_minute(self) -> None:
@@ -112,7 +112,7 @@ class BrakeTests(SynchronousTestCase):
         """One death among many live tokens does not restart the minute."""
         self.die(11)
         self.clock.advance(30)
-        self.judge(Accepted(), 100)  # the first few of them do not outweigh the deaths
+        self.record(Accepted(), 100)  # the first few of them do not outweigh the deaths
         self.clock.advance(15)
         self.die()
         self.clock.advance(44.9)
@@ -121,7 +121,7 @@ class BrakeTests(SynchronousTestCase):
         self.assertFalse(self.paused())
 
     def test_until_a_minute_without_a_death(self) -> None:
-        """It ends by itself; one line is logged at the next death."""
+        """It ends without an operator; one line is logged at the next death."""
         self.die(12)
         self.clock.advance(59.9)
         self.assertTrue(self.paused())
@@ -135,15 +135,15 @@ class BrakeTests(SynchronousTestCase):
         self.assertTrue(self.paused())
 
     def test_memory_is_bounded(self) -> None:
-        """Apps without a verdict in the last minute are forgotten, others are not."""
+        """Apps without a result in the last minute are forgotten, others are not."""
         self.die(11)
         for number in range(100):
-            self.judge(Accepted(), app=f"app{number}")
+            self.record(Accepted(), app=f"app{number}")
         self.assertTrue(self.paused())
         self.clock.advance(61)
-        self.judge(Accepted(), app="last")
+        self.record(Accepted(), app="last")
         self.assertEqual(len(self.brake._apps), 1)
         for _ in range(1000):
             self.clock.advance(0.5)
-            self.judge(Accepted())
+            self.record(Accepted())
         self.assertLessEqual(len(self.brake._apps[APP, Platform.APNS]._seconds), 61)

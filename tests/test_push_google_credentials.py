@@ -30,7 +30,7 @@ class ServiceAccountTests(SynchronousTestCase):
         path = self.folder / "faulty.json"
         if content is not None:
             path.write_bytes(content)
-        problems: list[str] = self.assertRaises(ConfigError, load_service_account, path).problems
+        problems: list[str] = self.assertRaises(ConfigError, load_service_account, path).lines
         for problem in problems:
             self.assertTrue(problem.startswith("service_account: "), problem)
             self.assertIn("faulty.json", problem)

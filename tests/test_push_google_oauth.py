@@ -156,7 +156,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(self.text_of(second), "ya29.one")
 
     def test_token_is_kept(self) -> None:
-        """Later pushes ask nobody."""
+        """Later pushes cause no request."""
         self.with_token()
         self.clock.advance(3000)
         self.assertEqual(self.text_of(self.get()), "ya29.one")
@@ -298,7 +298,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
         self.assertNotIn("skew_s", events[0])
 
-    def test_wrong_clock_is_told_apart(self) -> None:
+    def test_wrong_clock_is_distinguished(self) -> None:
         """invalid_grant from a server whose time is another: our clock is wrong."""
         with capturedLogs() as events:
             waiting = self.get()
@@ -307,12 +307,24 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(round(events[0]["skew_s"]), 7200)
 
     def test_wall_clock_that_steps_ends_no_token(self) -> None:
-        """How long a token holds was told as a duration."""
+        """The lifetime of a token is a duration."""
         token = self.with_token()
         for step_s in (-3600, 7200):
             self.wall_s += step_s
             self.assertIs(self.successResultOf(self.get()), token)
         self.assertEqual(len(self.http.answers), 1)
+
+    def test_up_is_whether_there_is_a_token(self) -> None:
+        """None until the first renewal has ended."""
+        self.tokens.start()
+        self.assertIsNone(self.tokens.up)
+        self.answer(refusal(503))
+        self.assertIs(self.tokens.up, False)
+        self.clock.advance(1)
+        self.answer(grant())
+        self.assertIs(self.tokens.up, True)
+        self.clock.advance(3599)
+        self.assertIs(self.tokens.up, False)
 
     def test_discarded_token_is_renewed(self) -> None:
         """Pushes refused with the same token share one renewal."""
@@ -335,7 +347,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertTrue(self.tokens.discard(second))
 
     def test_stop_ends_the_renewal(self) -> None:
-        """Its waiters get a verdict."""
+        """Its waiters get a result."""
         waiting = self.get()
         self.successResultOf(Deferred.fromCoroutine(self.tokens.stop()))
         self.assertIsInstance(self.successResultOf(waiting), Temporary)

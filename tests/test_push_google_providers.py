@@ -31,8 +31,9 @@ from middlewared.simulator.google_errors import (
     legacy_success,
 )
 from middlewared.simulator.google_oauth import oauth_error
-from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http1_server import HttpReply, HttpStall, html_reply
+from middlewared.simulator.http1_server import HttpReply, html_reply
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Stall
 from tests.google import API_KEY, TOKEN, GoogleTestCase, call_push, device, reactor
 
 
@@ -84,18 +85,18 @@ class Common:
 
     async def test_provider_that_never_answers_is_left(self: Any) -> None:
         """The attempt's own time-out ends it, so that another can be made in the wait."""
-        self.google.scripts.for_token(TOKEN, HttpStall())
+        self.google.scripts.for_token(TOKEN, Stall())
         self.attempt_timeout_s = 0.2
         self.provider = self.new_provider()
         self.assert_uncertain(await self.send(), "timeout")
 
     async def test_push_ends_at_its_deadline(self: Any) -> None:
-        """No verdict comes later than the end of the call's wait."""
-        self.google.scripts.for_token(TOKEN, HttpStall())
+        """No result comes later than the end of the call's wait."""
+        self.google.scripts.for_token(TOKEN, Stall())
         self.assert_uncertain(await self.send(call_push(wait_s=0.3)), "deadline")
 
     async def test_push_after_its_deadline_is_not_sent(self: Any) -> None:
-        """Nobody waits for it any more."""
+        """No one waits for it any more."""
         self.assertEqual(await self.send(call_push(wait_s=-1)), Temporary("deadline"))
         self.assertEqual(self.google.request_count, 0)
 
@@ -106,7 +107,7 @@ class Common:
         self.assertEqual(self.google.record.received_count, 0)
 
     async def test_outage_is_temporary(self: Any) -> None:
-        """Nobody listens at the provider's address; it comes back."""
+        """Nothing listens at the provider's address; it comes back."""
         await self.send()
         await self.google.stop()
         self.assertIsInstance(await self.send(), Temporary)
@@ -121,7 +122,7 @@ class Common:
         self.assertIsInstance(await self.send(), Temporary)
         self.assertEqual(self.google.request_count, 0)
 
-    async def test_error_pages_are_judged_by_their_status(self: Any) -> None:
+    async def test_error_pages_are_interpreted_by_their_status(self: Any) -> None:
         """HTML, nothing at all, and far too much."""
         for body in (html_reply().body, b"", b"x" * 1_000_000):
             self.google.scripts.for_next(1, HttpReply(502, body))
@@ -136,7 +137,7 @@ class Common:
         self.assertIsInstance(await self.send(), Temporary)
 
     async def test_cancelled_push_is_given_up(self: Any) -> None:
-        """Whoever waited for the verdict does not want it any more."""
+        """Its caller does not need the result any more."""
         sending, arrived = self.stalled_push()
         await arrived
         sending.cancel()
@@ -179,7 +180,7 @@ class FcmProviderTests(Common, GoogleTestCase):
 
     async def test_start_prepares_the_first_push(self: Any) -> None:
         """It has to wait neither for the token server nor for a connection."""
-        self.provider.start()
+        await self.provider.start()
         while self.provider.connection_states()["production", "ready"] < 2:
             await deferLater(reactor, 0.02)  # one of them for the access token
         opened = self.google.connections_opened
@@ -250,7 +251,7 @@ class FcmProviderTests(Common, GoogleTestCase):
 
     async def test_stalled_token_server_does_not_hold_the_push(self) -> None:
         """The deadline of the push holds for the token too."""
-        self.google.oauth_scripts.for_token(self.account.client_email, HttpStall())
+        self.google.oauth_scripts.for_token(self.account.client_email, Stall())
         self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
 
     async def test_refused_account_is_a_configuration_fault(self) -> None:

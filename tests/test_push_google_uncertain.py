@@ -21,15 +21,8 @@ from middlewared.push.interface import (
     Uncertain,
 )
 from middlewared.simulator.google_errors import FCM_ERRORS, fcm_error, legacy_success
-from middlewared.simulator.http1_server import (
-    BreakOff,
-    Close,
-    HttpDelay,
-    HttpDeliver,
-    HttpHangUp,
-    HttpReply,
-    HttpStall,
-)
+from middlewared.simulator.http1_server import BreakOff, HttpReply
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 from tests.google import GoogleTestCase, call_push, reactor
 
 
@@ -44,10 +37,10 @@ class Uncertainties:
 
     async def test_connection_that_ends_after_the_push_was_read(self: Any) -> None:
         """It may have been delivered, on a new connection as on a kept one."""
-        for end in (HttpHangUp(), Close()):
+        for end in (ResetConnection(), HangUp()):
             self.provider = self.new_provider()
             for _ in range(2):
-                self.google.scripts.for_next(1, HttpDeliver(), end)
+                self.google.scripts.for_next(1, Deliver(), end)
                 self.assert_uncertain(await self.send(), "transport")
                 self.assertEqual((await self.send()).label, "accepted")
 
@@ -80,7 +73,7 @@ class Uncertainties:
         """The time for the answer starts when the provider has the push."""
         self.attempt_timeout_s = 0.5
         self.provider = self.new_provider()
-        self.google.scripts.for_next(1, HttpDelay(0.3))
+        self.google.scripts.for_next(1, Delay(0.3))
         assert self.gate is not None
         self.gate.opening_s = 0.3
         self.assertEqual(await self.send(), Accepted())
@@ -115,14 +108,14 @@ class Paths:
     async def test_slow_answer_spares_a_once_device_the_repeat(self: Any) -> None:
         """Google is alive, and takes 0.9 s."""
         await self.keep_connections(2)
-        self.google.scripts.for_next(1, HttpDeliver(), HttpDelay(0.9))
+        self.google.scripts.for_next(1, Deliver(), Delay(0.9))
         self.assertEqual(await self.send(call_push(repeat_after_s=1.5)), Accepted())
         self.assertEqual(self.google.record.received_count, 3)
 
     async def test_slow_google_is_learnt(self: Any) -> None:
         """One push is uncertain; after that, kept connections get the time Google needs."""
         await self.keep_connections(1)
-        self.google.scripts.for_next(3, HttpDeliver(), HttpDelay(0.9))
+        self.google.scripts.for_next(3, Deliver(), Delay(0.9))
         self.assert_uncertain(await self.send(), "timeout")
         self.assertEqual(await self.send(), Accepted())
         self.assertEqual(await self.send(), Accepted())
@@ -132,20 +125,20 @@ class Paths:
         await self.keep_connections(1)
         self.gate.forget()
         await self.send()
-        self.google.scripts.for_next(1, HttpDeliver(), HttpDelay(1.2))
+        self.google.scripts.for_next(1, Deliver(), Delay(1.2))
         self.assertEqual(await self.send(), Accepted())
 
     async def test_silence_is_not_counted_while_this_process_is_paused(self: Any) -> None:
         """The answer is in the socket when the process continues."""
         await self.keep_connections(1)
-        self.google.scripts.for_next(1, HttpDelay(0.3))
+        self.google.scripts.for_next(1, Delay(0.3))
         sending = self.sending()
         time.sleep(0.9)  # noqa: ASYNC251 - the pause
         self.assertEqual(await sending, Accepted())
 
     async def keep_connections(self: Any, count: int) -> None:
         """Leave ``count`` connections idle in the client."""
-        self.google.scripts.for_next(count, HttpDelay(0.1))
+        self.google.scripts.for_next(count, Delay(0.1))
         await gatherResults([self.sending() for _ in range(count)])
         self.assertEqual(self.provider.connection_states()["production", "ready"], count)
 
@@ -195,9 +188,7 @@ class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
 
     async def test_success_stands_without_its_body(self) -> None:
         """200 means that the message was accepted; its name is only for the log."""
-        self.google.scripts.for_next(
-            1, HttpDeliver(), BreakOff(HttpReply(200, b'{"name": "x"}' * 5))
-        )
+        self.google.scripts.for_next(1, Deliver(), BreakOff(HttpReply(200, b'{"name": "x"}' * 5)))
         self.assertEqual(await self.send(), Accepted())
 
     async def test_access_token_refused_without_a_body(self) -> None:
@@ -211,7 +202,7 @@ class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
         """A refused push was not delivered."""
         await self.send()
         self.google.oauth.revoke_all()
-        self.google.oauth_scripts.for_all(HttpStall())
+        self.google.oauth_scripts.for_all(Stall())
         self.assertEqual(await self.send(call_push(wait_s=0.3)), Temporary("deadline"))
 
     async def test_retry_after_stands(self) -> None:
@@ -234,7 +225,7 @@ class LegacyUncertainTests(Uncertainties, GatedTestCase):
 
     async def test_success_without_its_results_is_uncertain(self) -> None:
         """Only the body shows whether the message was accepted."""
-        self.google.scripts.for_next(1, HttpDeliver(), BreakOff(legacy_success("0:1")))
+        self.google.scripts.for_next(1, Deliver(), BreakOff(legacy_success("0:1")))
         result = await self.send()
         self.assertIsInstance(result, Uncertain)
         self.assert_uncertain(result, "broken-answer")

@@ -9,11 +9,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
 from middlewared.model import Device, Platform
-from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Route, Temporary
+from middlewared.push.interface import (
+    Accepted,
+    NoticePush,
+    Push,
+    PushProvider,
+    PushResult,
+    Route,
+    Temporary,
+)
 from middlewared.push.lost_account_notices import (
     LOST_ACCOUNT_TEXT,
-    MOST_AT_ONCE,
-    TRIES,
+    MAX_AT_ONCE,
+    MAX_ATTEMPTS,
     LostAccountNotices,
 )
 
@@ -21,23 +29,17 @@ ANDROID = Device(123456789, Platform.ANDROID, "com.example.app", "old")
 IPHONE = attrs.evolve(ANDROID, platform=Platform.APNS, remote_notification_token="alert")
 
 
-class Provider:
-    """Says what it is told to."""
+class Provider(PushProvider):
+    """Gives the result that the test chose."""
 
-    def __init__(self, verdict: PushResult | Deferred[PushResult]) -> None:
-        self.verdict = verdict
+    def __init__(self, result: PushResult | Deferred[PushResult]) -> None:
+        self.result = result
         self.pushes: list[Push] = []
-
-    def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
 
     async def send(self, push: Push) -> PushResult:
         self.pushes.append(push)
-        verdict = self.verdict
-        return await verdict if isinstance(verdict, Deferred) else verdict
+        result = self.result
+        return await result if isinstance(result, Deferred) else result
 
 
 class NoticeTests(SynchronousTestCase):
@@ -59,7 +61,7 @@ class NoticeTests(SynchronousTestCase):
     def lose(self, device: Device, **present: str) -> None:
         self.notices.notify(device, attrs.evolve(device, token="new", **present))  # type: ignore
 
-    def test_other_token_is_told(self) -> None:
+    def test_other_token_is_notified(self) -> None:
         """The device that lost the account, with the words that apps know."""
         self.lose(ANDROID)
         self.assertEqual(
@@ -106,7 +108,7 @@ class NoticeTests(SynchronousTestCase):
         self.use(Provider(Temporary("down")))
         self.lose(ANDROID)
         self.clock.pump([1.0] * 60)
-        self.assertEqual(len(self.provider.pushes), TRIES)
+        self.assertEqual(len(self.provider.pushes), MAX_ATTEMPTS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_reload_between_two_tries(self) -> None:
@@ -121,9 +123,9 @@ class NoticeTests(SynchronousTestCase):
         """Those above the bound are dropped; an end makes room."""
         slow: Deferred[PushResult] = Deferred()
         self.use(Provider(slow))
-        for _ in range(MOST_AT_ONCE + 10):
+        for _ in range(MAX_AT_ONCE + 10):
             self.lose(ANDROID)
-        self.assertEqual(len(self.provider.pushes), MOST_AT_ONCE)
+        self.assertEqual(len(self.provider.pushes), MAX_AT_ONCE)
 
     def test_end_of_the_daemon(self) -> None:
         """A notice that waits for its next try is given up."""

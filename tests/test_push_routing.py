@@ -1,4 +1,4 @@
-"""Which provider is used, and what becomes of one that a reload takes out of use."""
+"""Which provider is used, and how one that a reload replaces ends."""
 
 from __future__ import annotations
 
@@ -9,31 +9,39 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
+from middlewared.metrics import Metrics
 from middlewared.model import Device, Platform
 from middlewared.push.instrumented import RETIRE_S, InstrumentedProvider
-from middlewared.push.interface import Accepted, NoticePush, Push, PushResult, Rejected
+from middlewared.push.interface import (
+    Accepted,
+    NoticePush,
+    Push,
+    PushProvider,
+    PushResult,
+    Rejected,
+)
 from middlewared.push.routing import InstrumentedRoute, RouteTable
 
 KEY = ("com.example", Platform.GCM)
 NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.0)
 
 
-class SlowProvider:
-    """Keeps its verdict back until told."""
+class SlowProvider(PushProvider):
+    """Gives its result when the test fires it."""
 
     def __init__(self) -> None:
         self.started = 0
         self.stopped = 0
-        self.verdict: Deferred[PushResult] = Deferred()
+        self.result: Deferred[PushResult] = Deferred()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self.started += 1
 
     async def stop(self) -> None:
         self.stopped += 1
 
     async def send(self, push: Push) -> PushResult:
-        return await self.verdict
+        return await self.result
 
 
 class ConnectingProvider(SlowProvider):
@@ -42,29 +50,13 @@ class ConnectingProvider(SlowProvider):
     def __init__(self) -> None:
         super().__init__()
         self.connected: Deferred[None] = Deferred()
-        self.problem = "client certificate refused"
+
+    @property
+    def problem(self) -> str:
+        return "client certificate refused"
 
     async def prepared(self) -> None:
         await self.connected
-
-
-class CountedPushes:
-    """The metrics of pushes."""
-
-    def __init__(self) -> None:
-        self.counted: list[tuple[str, float]] = []
-
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        self.counted.append((result, seconds))
 
 
 class RouteTableTests(SynchronousTestCase):
@@ -72,7 +64,7 @@ class RouteTableTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.metrics = CountedPushes()
+        self.metrics = Metrics()
         self.background = Background()
         self.table = RouteTable(background=self.background, clock=self.clock)
         self.provider = SlowProvider()
@@ -89,6 +81,12 @@ class RouteTableTests(SynchronousTestCase):
                 platform=Platform.GCM,
             )
         )
+
+    def pushes_counted(self, result: str) -> tuple[float | None, float | None]:
+        """How many pushes had this result, and their seconds in all."""
+        name, labels = "middlewared_push_seconds", {"platform": "gcm", "result": result}
+        value = self.metrics.registry.get_sample_value
+        return value(f"{name}_count", labels), value(f"{name}_sum", labels)
 
     def test_known_and_unknown_apps(self) -> None:
         """An app on another platform is another one."""
@@ -110,10 +108,10 @@ class RouteTableTests(SynchronousTestCase):
         self.table.replace({KEY: self.make_route(new)})
         self.assertEqual((new.started, self.provider.stopped), (1, 0))
         self.clock.advance(0.5)
-        self.provider.verdict.callback(Accepted())
+        self.provider.result.callback(Accepted())
         self.assertEqual(self.successResultOf(sending), Accepted())
         self.assertEqual(self.provider.stopped, 1)
-        self.assertEqual(self.metrics.counted, [("accepted", 0.5)])
+        self.assertEqual(self.pushes_counted("accepted"), (1, 0.5))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_replaced_provider_is_not_waited_for_forever(self) -> None:
@@ -154,10 +152,10 @@ class RouteTableTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.table.replace({KEY: self.make_route(new)})
             self.clock.pump([1.0] * 300)
-        told = [str(formatEvent(event)) for event in events]
-        self.assertEqual(len(told), 5)
+        lines = [str(formatEvent(event)) for event in events]
+        self.assertEqual(len(lines), 5)
         self.assertEqual(
-            told[0],
+            lines[0],
             "com.example: no connection with the new credentials or settings"
             " (client certificate refused): the old ones stay in use",
         )
@@ -210,10 +208,10 @@ class RouteTableTests(SynchronousTestCase):
         assert route is not None
         return route
 
-    def test_bug_in_a_provider_is_a_verdict(self) -> None:
-        """Nobody waits for a push that has failed; it is logged and counted."""
+    def test_bug_in_a_provider_is_a_result(self) -> None:
+        """A push that has failed ends at once; it is logged and counted."""
         sending = Deferred.fromCoroutine(self.route.provider.send(NOTICE))
-        self.provider.verdict.errback(ZeroDivisionError())
+        self.provider.result.errback(ZeroDivisionError())
         self.assertEqual(self.successResultOf(sending), Rejected("internal error"))
-        self.assertEqual(self.metrics.counted, [("config-fault", 0.0)])
+        self.assertEqual(self.pushes_counted("config-fault"), (1, 0.0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -49,16 +49,16 @@ class LoginTests(TestCase):
         publisher.addObserver(watch)
         self.addCleanup(publisher.removeObserver, watch)
         endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-        link = RedisConnection(
+        connection = RedisConnection(
             name="r",
             clock=reactor,
             endpoint=lambda: endpoint,
             login=Login("daemon", PASSWORD),
         )
         lost = factory.lost
-        link.start()
+        connection.start()
         line = await warned
-        await link.stop()
+        await connection.stop()
         await lost
         return line
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from middlewared.model import DeviceKind, Platform
 from middlewared.rendezvous.memory import MemoryRendezvous
-from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer
+from tests.contracts.rendezvous import ACCEPTED, RendezvousContract, a_call, an_answer
 
 
 class MemoryRendezvousTests(RendezvousContract, TestCase):
@@ -27,16 +27,16 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
 
     async def test_late_answer_is_not_taken_for_an_unknown_one(self) -> None:
         """However many come at once, while a flood of unknown keys is dropped unread."""
-        place = await self.here.join(a_call(wait_s=0.05))
-        place.kind = DeviceKind("com.example.app", Platform.GCM)
-        await place.settled
-        key = place.call.unique_key
-        self.assertTrue(self.here.recognises(key))
-        self.assertFalse(self.here.surely_unknown(key))
+        waiter = await self.here.join(a_call(wait_s=0.05))
+        waiter.kind = DeviceKind("com.example.app", Platform.GCM)
+        await waiter.settled
+        key = waiter.call.unique_key
+        self.assertTrue(self.here.knows_key(key))
+        self.assertFalse(self.here.rules_out_key(key))
 
     async def test_places_are_told_before_answer_returns(self) -> None:
         """Nothing stands between the phone's answer and the held request."""
-        place = await self.here.join(a_call())
-        answering = self.there.answer(place.call.unique_key, an_answer())
-        self.assertTrue(await answering)
-        self.assertTrue(place.settled.called)
+        waiter = await self.here.join(a_call())
+        answering = self.there.answer(waiter.call.unique_key, an_answer())
+        self.assertIs(await answering, ACCEPTED)
+        self.assertTrue(waiter.settled.called)

@@ -34,7 +34,7 @@ class PausedProcessTests(OwnServerCase):
         self.assertTrue(self.here.up)
 
     async def test_links_survive_turns_that_are_as_long_as_the_silence(self) -> None:
-        """An overloaded reactor reads its sockets once a turn, and judges no more often."""
+        """An overloaded reactor reads its sockets once a turn, and checks no more often."""
         before = self.connections()
         for _ in range(5):
             join = Deferred.fromCoroutine(self.here.join(a_call()))
@@ -45,13 +45,13 @@ class PausedProcessTests(OwnServerCase):
 
     async def test_an_answer_that_came_during_a_pause_counts(self) -> None:
         """A process that wakes after the deadline reads what came before it expires calls."""
-        place = await self.here.join(a_call(wait_s=0.3))
-        answer, key = an_answer(), place.call.unique_key
+        waiter = await self.here.join(a_call(wait_s=0.3))
+        answer, key = an_answer(), waiter.call.unique_key
         text = settlement_text(Settlement.by(answer))
         keys = (record_key(key), late_key(key))
         self.server.run("EVAL", ANSWER.text, 2, *keys, "yes", answer.id, text, key, 0)
         be_paused(0.6)
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
 
 def be_paused(seconds: float) -> None:

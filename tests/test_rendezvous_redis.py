@@ -11,7 +11,14 @@ from twisted.internet.task import deferLater
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis.records import record_key
-from tests.contracts.rendezvous import RendezvousContract, a_call, an_answer, shared_facts
+from tests.contracts.rendezvous import (
+    ACCEPTED,
+    UNKNOWN,
+    RendezvousContract,
+    a_call,
+    an_answer,
+    shared_facts,
+)
 from tests.redis_members import Cable, SharedRendezvousCase
 from tests.servers.redis import Redis, shared_server
 
@@ -32,18 +39,18 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
 
     async def test_answer_settles_the_places_of_its_daemon_at_once(self) -> None:
         """Nothing stands between the phone's answer and the request held here, not even Redis."""
-        place = await self.here.join(a_call())
-        answering = Deferred.fromCoroutine(self.here.answer(place.call.unique_key, an_answer()))
-        self.assertTrue(place.settled.called)
-        self.assertTrue(await answering)
+        waiter = await self.here.join(a_call())
+        answering = Deferred.fromCoroutine(self.here.answer(waiter.call.unique_key, an_answer()))
+        self.assertTrue(waiter.settled.called)
+        self.assertIs(await answering, ACCEPTED)
 
     async def test_join_that_races_with_the_answer_is_told(self) -> None:
         """A repeat that comes in the same instant as the answer waits for nothing more."""
         for _ in range(50):
-            place = await self.here.join(a_call(call_id="abc"))
+            waiter = await self.here.join(a_call(call_id="abc"))
             repeat = Deferred.fromCoroutine(self.here.join(a_call(call_id="abc")))
             other = Deferred.fromCoroutine(self.there.join(a_call(call_id="abc")))
-            answering = self.there.answer(place.call.unique_key, an_answer())
+            answering = self.there.answer(waiter.call.unique_key, an_answer())
             answered = Deferred.fromCoroutine(answering)
             for joined in await gatherResults([repeat, other]):
                 settled = await joined.settled.addTimeout(0.5, reactor)
@@ -51,11 +58,11 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
             await answered
             self.server.run("FLUSHALL")
             for member in (self.here, self.there):
-                member.abandon(Outcome.DRAINING)
+                member.settle_all(Outcome.DRAINING)
             self.server.run("FLUSHALL")
 
     async def test_hanging_up_while_joining_leaves_nothing(self) -> None:
-        """A PBX that goes before its call has a place does not keep the call alive."""
+        """A PBX that goes before its call has a waiter does not keep the call alive."""
         call = a_call()
         joining = Deferred.fromCoroutine(self.here.join(call))
         joining.cancel()
@@ -82,55 +89,55 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         await self.until(lambda: self.pushes_of(first.call.unique_key) == "2")
         self.cable.cut()
         repeat = await self.there.join(a_call(call_id="abc"))
-        self.assertEqual((repeat.first, repeat.taken_over, repeat.pushes), (True, True, 2))
+        self.assertEqual((repeat.first, repeat.took_over, repeat.pushes), (True, True, 2))
         repeat.leave()
 
     async def test_refusals_count_without_redis_and_with_it_again(self) -> None:
         """One while it was down and one after it came back make two."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
-        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
+        await self.until(lambda: self.pushes_of(waiter.call.unique_key) == "2")
         self.cable.cut()
-        self.assertTrue(await self.answered(self.here, place.call, available=False))
-        self.assertFalse(place.settled.called)
-        self.cable.mend()
-        record = record_key(place.call.unique_key)
+        self.assertIs(await self.answered(self.here, waiter.call, available=False), ACCEPTED)
+        self.assertFalse(waiter.settled.called)
+        self.cable.restore()
+        record = record_key(waiter.call.unique_key)
         await self.until(lambda: "no:" in str(self.server.run("HKEYS", record)))
-        self.assertTrue(await self.answered(self.there, place.call, available=False))
-        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+        self.assertIs(await self.answered(self.there, waiter.call, available=False), ACCEPTED)
+        self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_a_push_that_redis_does_not_know_yet_counts(self) -> None:
         """The phone has refused it through another daemon before: the waker knows better."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
-        record = record_key(place.call.unique_key)
-        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
+        record = record_key(waiter.call.unique_key)
+        await self.until(lambda: self.pushes_of(waiter.call.unique_key) == "2")
         self.server.run("HSET", record, "pushes", "1")  # as if it had not come yet
-        self.assertTrue(await self.answered(self.there, place.call, available=False))
-        self.assertTrue(await self.answered(self.there, place.call, available=True))
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        self.assertIs(await self.answered(self.there, waiter.call, available=False), ACCEPTED)
+        self.assertIs(await self.answered(self.there, waiter.call, available=True), ACCEPTED)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_refusals_decide_for_a_place_whose_waker_is_dead(self) -> None:
         """Those of the pushes that Redis knows of."""
-        place = await self.here.join(a_call(call_id="abc"))
+        waiter = await self.here.join(a_call(call_id="abc"))
         joined = await self.there.join(a_call(call_id="abc"))
-        place.pushes = 1
-        await self.until(lambda: self.pushes_of(place.call.unique_key) == "1")
+        waiter.pushes = 1
+        await self.until(lambda: self.pushes_of(waiter.call.unique_key) == "1")
         self.cable.cut()
-        self.assertTrue(await self.answered(self.there, joined.call, available=False))
+        self.assertIs(await self.answered(self.there, joined.call, available=False), ACCEPTED)
         self.assertIs((await joined.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_refusals_of_two_daemons_meet_when_redis_is_back(self) -> None:
         """One that Redis got, and one that came where it was away, decide together."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
-        await self.until(lambda: self.pushes_of(place.call.unique_key) == "2")
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
+        await self.until(lambda: self.pushes_of(waiter.call.unique_key) == "2")
         self.cable.cut()
         for daemon in (self.there, self.here):
-            self.assertTrue(await self.answered(daemon, place.call, available=False))
-        self.assertFalse(place.settled.called)
-        self.cable.mend()
-        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+            self.assertIs(await self.answered(daemon, waiter.call, available=False), ACCEPTED)
+        self.assertFalse(waiter.settled.called)
+        self.cable.restore()
+        self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     def pushes_of(self, unique_key: str) -> str | None:
         """The pushes stored in Redis."""
@@ -143,26 +150,26 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.cable.cut()
         third = await self.member([self.server.node])
         joins = [Deferred.fromCoroutine(m.join(a_call(call_id="abc"))) for m in (self.there, third)]
-        places = await gatherResults(joins)
-        self.assertEqual(sum(place.first for place in places), 1)
+        waiters = await gatherResults(joins)
+        self.assertEqual(sum(waiter.first for waiter in waiters), 1)
 
     async def test_lost_message_is_made_up_for(self) -> None:
-        """A daemon that was cut off when its call was answered hears of it afterwards."""
-        place = await self.here.join(a_call())
+        """A daemon that was cut off when its call was answered learns it afterwards."""
+        waiter = await self.here.join(a_call())
         self.cable.cut()
-        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
-        self.assertFalse(place.settled.called)
-        self.cable.mend()
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        self.assertFalse(waiter.settled.called)
+        self.cable.restore()
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_lost_failure_is_made_up_for(self) -> None:
         """The same for a fast no."""
         first = await self.there.join(a_call(call_id="abc"))
-        place = await self.here.join(a_call(call_id="abc"))
+        waiter = await self.here.join(a_call(call_id="abc"))
         self.cable.cut()
         await self.there.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
-        self.cable.mend()
-        self.assertIs((await place.settled).outcome, Outcome.TOKEN_DEAD)
+        self.cable.restore()
+        self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
 
     async def test_records_end_with_their_calls(self) -> None:
         """Nothing stays in Redis after the deadline, however the calls ended."""
@@ -179,45 +186,45 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
     async def test_strange_keys_are_unknown(self) -> None:
         """What a stranger sends to the open answer route is refused without asking Redis."""
         for key in ("", "abc", "{}", "é" * 200, "\udcff", "0" * 31):
-            self.assertFalse(await self.here.answer(key, an_answer()))
+            self.assertIs(await self.here.answer(key, an_answer()), UNKNOWN)
 
     async def test_an_unknown_key_costs_one_look_up(self) -> None:
-        """Nobody else is asked while Redis is well, made up or late though the key may be."""
+        """No one else is asked while Redis works, whether the key is made up or late."""
         late = await self.here.join(a_call())
         late.leave()
         await self.until(lambda: not self.records())
         before = self.calls_of("publish"), self.calls_of("evalsha")
         for key in (fresh_key(), late.call.unique_key):
-            self.assertFalse(await self.there.answer(key, an_answer()))
+            self.assertIs(await self.there.answer(key, an_answer()), UNKNOWN)
         after = self.calls_of("publish"), self.calls_of("evalsha")
         self.assertEqual(after, (before[0], before[1] + 2))
 
-    async def recognised_place(self) -> Any:
-        """A place at a call whose key has a check; a busy member learns the secret late."""
+    async def known_waiter(self) -> Any:
+        """A waiter at a call whose key has a check; a busy member learns the secret late."""
         while True:
-            place = await self.here.join(a_call())
-            if self.there.recognises(place.call.unique_key):
-                return place
-            place.leave()
+            waiter = await self.here.join(a_call())
+            if self.there.knows_key(waiter.call.unique_key):
+                return waiter
+            waiter.leave()
             await deferLater(reactor, 0.05)
 
     async def test_keys_are_recognised_by_every_member(self) -> None:
         """The one that holds the call, the others by the key's check; no made-up one."""
-        place = await self.recognised_place()
+        waiter = await self.known_waiter()
         for member in (self.here, self.there):
-            self.assertTrue(member.recognises(place.call.unique_key))
-            self.assertFalse(member.recognises(fresh_key()))
-        place.leave()
+            self.assertTrue(member.knows_key(waiter.call.unique_key))
+            self.assertFalse(member.knows_key(fresh_key()))
+        waiter.leave()
 
     async def test_a_redis_that_lost_the_secret_gets_it_again(self) -> None:
         """Keys from before are recognised by a daemon that starts afterwards."""
-        place = await self.recognised_place()
+        waiter = await self.known_waiter()
         self.server.run("FLUSHALL")
         self.server.run("CLIENT", "KILL", "TYPE", "PUBSUB")
         await self.until(lambda: self.server.run("EXISTS", "middlewared:secret") == 1)
         third = await self.member([self.server.node])
-        await self.until(lambda: third.recognises(place.call.unique_key))
-        place.leave()
+        await self.until(lambda: third.knows_key(waiter.call.unique_key))
+        waiter.leave()
 
     def calls_of(self, command: str) -> int:
         """How often the server was given a command."""
@@ -229,9 +236,9 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         """A message of another version of the program does no harm."""
         for message in ("", "{}", "[]", '["settled"]', '["asked", 1]', '["settled", "a", "[9]"]'):
             self.server.run("PUBLISH", "middlewared:daemons", message)
-        place = await self.here.join(a_call())
-        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        waiter = await self.here.join(a_call())
+        self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_texts_come_through_unchanged(self) -> None:
         """A joined call has every character of the one that was opened."""
@@ -253,9 +260,9 @@ class LoginTests(SharedRendezvousCase):
     async def answers(self, node: tuple[str, int], **login: Any) -> bool:
         """Whether two members that log in like this bring an answer to its call."""
         here, there = [await self.member([node], **login) for _ in range(2)]
-        place = await here.join(a_call())
-        await there.answer(place.call.unique_key, an_answer())
-        return (await place.settled).outcome is Outcome.ANSWERED and here.up
+        waiter = await here.join(a_call())
+        await there.answer(waiter.call.unique_key, an_answer())
+        return (await waiter.settled).outcome is Outcome.ANSWERED and here.up
 
     async def test_password(self) -> None:
         """requirepass: commands and subscriptions log in."""
@@ -277,5 +284,5 @@ class LoginTests(SharedRendezvousCase):
         server = self.start_server("--requirepass", "s3cret")
         member = await self.member([server.node], password="wr0ng")
         self.assertFalse(member.up)
-        place = await member.join(a_call())
-        self.assertTrue(await member.answer(place.call.unique_key, an_answer()))
+        waiter = await member.join(a_call())
+        self.assertIs(await member.answer(waiter.call.unique_key, an_answer()), ACCEPTED)

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from middlewared.model import Outcome
-from middlewared.rendezvous.interface import Place
+from middlewared.rendezvous.interface import Waiter
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis.cluster_slots import slot_of
 from middlewared.rendezvous.redis.records import record_key
-from tests.contracts.rendezvous import a_call, an_answer
+from tests.contracts.rendezvous import ACCEPTED, a_call, an_answer
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import Redis, shared_cluster
 
@@ -30,32 +30,32 @@ class ClusterFaultTests(SharedRendezvousCase):
         self.there = await self.member(self.cluster.nodes[3:], cluster=True)
 
     def hurt(self, harm: Callable[[Redis], None], node: Redis) -> None:
-        """Do harm to a node, and make it good at the end."""
+        """Harm a node, and recover it at the end."""
         harm(node)
         self.addCleanup(deferToThread, self.cluster.recover, node)
 
-    async def join_many(self, count: int) -> Sequence[Place]:
+    async def join_many(self, count: int) -> Sequence[Waiter]:
         calls = [a_call(call_id=fresh_key()[:10]) for _ in range(count)]
         return await gatherResults([Deferred.fromCoroutine(self.here.join(call)) for call in calls])
 
-    async def answer_all(self, places: Sequence[Place]) -> None:
-        """Each place is settled by an answer at the other daemon."""
+    async def answer_all(self, waiters: Sequence[Waiter]) -> None:
+        """Each waiter is settled by an answer at the other daemon."""
         answers = [
-            Deferred.fromCoroutine(self.there.answer(place.call.unique_key, an_answer()))
-            for place in places
+            Deferred.fromCoroutine(self.there.answer(waiter.call.unique_key, an_answer()))
+            for waiter in waiters
         ]
-        self.assertEqual(set(await self.in_time(gathered(answers), 5.0)), {True})
-        settled = await self.in_time(gathered([place.settled for place in places]))
+        self.assertEqual(set(await self.in_time(gathered(answers), 5.0)), {ACCEPTED})
+        settled = await self.in_time(gathered([waiter.settled for waiter in waiters]))
         self.assertEqual({each.outcome for each in settled}, {Outcome.ANSWERED})
 
-    def port_of(self, place: Place) -> int:
-        return self.cluster.master_of(slot_of(record_key(place.call.unique_key))).port
+    def port_of(self, waiter: Waiter) -> int:
+        return self.cluster.master_of(slot_of(record_key(waiter.call.unique_key))).port
 
     async def test_calls_are_spread_over_the_masters(self) -> None:
         """No master has all the work."""
-        places = await self.join_many(60)
-        self.assertEqual(len({self.port_of(place) for place in places}), 3)
-        await self.answer_all(places)
+        waiters = await self.join_many(60)
+        self.assertEqual(len({self.port_of(waiter) for waiter in waiters}), 3)
+        await self.answer_all(waiters)
 
     async def test_no_answer_is_lost_with_a_killed_master(self) -> None:
         """Answers reach their calls while the failover goes on, and after it."""
@@ -79,25 +79,25 @@ class ClusterFaultTests(SharedRendezvousCase):
     async def test_no_answer_is_lost_with_a_subscription(self) -> None:
         """Each daemon listens at every master, so one may close without a message being lost."""
         for master in self.cluster.masters:
-            places = await self.join_many(30)
+            waiters = await self.join_many(30)
             await self.until(partial(has_listeners, master))
             self.assertEqual(master.run("CLIENT", "KILL", "TYPE", "PUBSUB"), 2)
-            await self.answer_all(places)
+            await self.answer_all(waiters)
         for master in self.cluster.masters:
             await self.until(partial(has_listeners, master))
 
     async def test_answers_find_calls_while_their_slot_moves(self) -> None:
         """Before, in the midst of and after a slot's move each command finds the record."""
         stays, moves, opened_before = await self.join_many(3)
-        for place in (stays, moves):
-            slot = slot_of(record_key(place.call.unique_key))
+        for waiter in (stays, moves):
+            slot = slot_of(record_key(waiter.call.unique_key))
             source, target = self.cluster.begin_move(slot)
-            if place is moves:
+            if waiter is moves:
                 self.cluster.move_keys(slot, source, target)
-            await self.answer_all([place])
+            await self.answer_all([waiter])
             self.cluster.move_keys(slot, source, target)
             self.cluster.end_move(slot, source, target)
-            key = place.call.unique_key
+            key = waiter.call.unique_key
             again = await self.there.join(a_call(unique_key=key, call_id=key))
             self.assertTrue(again.first)
         await self.answer_all([opened_before])
@@ -126,5 +126,5 @@ def has_listeners(node: Redis) -> bool:
 
 
 async def gathered(waiting: Sequence[Deferred[T]]) -> list[T]:
-    """What all of them have to say."""
+    """The results of all of them."""
     return await gatherResults(waiting)

@@ -7,13 +7,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
 from middlewared.rendezvous.redis.records import record_key
-from tests.contracts.rendezvous import a_call, an_answer, shared_facts
+from tests.contracts.rendezvous import ACCEPTED, a_call, an_answer, shared_facts
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import Redis
 
 
 class RedisAwayTests(SharedRendezvousCase):
-    """Two members at a server that is killed (refuses) or paused (swallows, says nothing)."""
+    """Two members at a server that is killed (refuses) or paused (swallows, does not reply)."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         self.server = Redis()
@@ -26,16 +26,16 @@ class RedisAwayTests(SharedRendezvousCase):
 
     async def go_on_alone(self) -> None:
         """A daemon rings its own calls, and answers them, while Redis is away."""
-        place = await self.in_time(self.here.join(a_call(call_id="abc")))
+        waiter = await self.in_time(self.here.join(a_call(call_id="abc")))
         repeat = await self.in_time(self.here.join(a_call(call_id="abc")))
-        self.assertEqual((place.first, repeat.first), (True, False))
+        self.assertEqual((waiter.first, repeat.first), (True, False))
         self.assertEqual(self.here.waiting, 2)
-        answering = self.in_time(self.here.answer(place.call.unique_key, an_answer()))
-        self.assertTrue(await answering)
+        answering = self.in_time(self.here.answer(waiter.call.unique_key, an_answer()))
+        self.assertIs(await answering, ACCEPTED)
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
         again = await self.in_time(self.here.join(a_call(call_id="abc")))
         self.assertTrue(again.settled.called)
-        refused = self.here.answer(place.call.unique_key, an_answer(available=False))
+        refused = self.here.answer(waiter.call.unique_key, an_answer(available=False))
         self.assertTrue(await self.in_time(refused))
         self.assertEqual(self.here.waiting, 0)
 
@@ -54,18 +54,18 @@ class RedisAwayTests(SharedRendezvousCase):
 
     async def test_refusal_settles_a_call_of_this_daemon(self) -> None:
         """available=False needs no Redis either."""
-        place = await self.here.join(a_call())
+        waiter = await self.here.join(a_call())
         self.server.kill()
-        refusal = self.here.answer(place.call.unique_key, an_answer(available=False))
+        refusal = self.here.answer(waiter.call.unique_key, an_answer(available=False))
         self.assertTrue(await self.in_time(refusal))
-        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+        self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_unknown_key_cannot_be_judged(self) -> None:
-        """Without Redis nobody can say that a call does not wait elsewhere."""
-        place = await self.here.join(a_call())
+        """Without Redis no one knows that a call does not wait elsewhere."""
+        waiter = await self.here.join(a_call())
         self.server.kill()
         with self.assertRaises(RendezvousDown):
-            await self.in_time(self.there.answer(place.call.unique_key, an_answer()))
+            await self.in_time(self.there.answer(waiter.call.unique_key, an_answer()))
 
     async def test_accounts_that_ring_together_stay_apart(self) -> None:
         """One caller's UUID rings two accounts at two daemons: no answer serves for the other."""
@@ -77,56 +77,58 @@ class RedisAwayTests(SharedRendezvousCase):
         self.server.start()
         await self.until_up()
         await self.until(lambda: len(self.records()) == 4)
-        self.assertTrue(await self.there.answer(one.call.unique_key, an_answer()))
+        self.assertIs(await self.there.answer(one.call.unique_key, an_answer()), ACCEPTED)
         self.assertIs((await one.settled).outcome, Outcome.ANSWERED)
         self.assertFalse(two.settled.called)
 
     async def test_fast_no_needs_no_redis(self) -> None:
         """A definitive failure ends the call at this daemon."""
-        place = await self.here.join(a_call())
+        waiter = await self.here.join(a_call())
         self.server.kill()
-        await self.in_time(self.here.settle(place.call.unique_key, Outcome.TOKEN_DEAD))
-        self.assertIs((await place.settled).outcome, Outcome.TOKEN_DEAD)
+        await self.in_time(self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD))
+        self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
 
     async def test_leaving_needs_no_redis(self) -> None:
         """The pushes stop when the PBX has gone."""
-        place = await self.here.join(a_call())
+        waiter = await self.here.join(a_call())
         self.server.kill()
-        place.leave()
-        await self.until(lambda: place.over.called, 2.0)
+        waiter.leave()
+        await self.until(lambda: waiter.ended.called, 2.0)
         self.assertEqual(self.here.waiting, 0)
 
     async def test_deadline_needs_no_redis(self) -> None:
         """No held request outlives its wait."""
-        place = await self.here.join(a_call(wait_s=0.4))
+        waiter = await self.here.join(a_call(wait_s=0.4))
         self.server.pause()
         self.addCleanup(self.server.resume)
-        self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
+        self.assertIs((await waiter.settled).outcome, Outcome.TIMEOUT)
 
     async def test_stop_needs_no_redis(self) -> None:
-        """A daemon ends in time, with its connections, while Redis says nothing."""
-        place = await self.here.join(a_call())
+        """A daemon ends in time, with its connections, while Redis does not reply."""
+        waiter = await self.here.join(a_call())
         self.server.pause()
         self.addCleanup(self.server.resume)
         await self.in_time(self.here.stop(), 3.0)
-        self.assertIs((await place.settled).outcome, Outcome.DRAINING)
+        self.assertIs((await waiter.settled).outcome, Outcome.DRAINING)
 
     async def test_start_needs_no_redis(self) -> None:
         """A daemon that starts first finds Redis when it comes."""
         self.server.kill()
         early = await self.in_time(self.member([self.server.node]), 3.0)
-        place = await early.join(a_call())
+        waiter = await early.join(a_call())
         self.server.start()
         await self.until_up()
         await self.until(lambda: early.up)
-        await self.until(lambda: bool(self.server.run("EXISTS", record_key(place.call.unique_key))))
-        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        await self.until(
+            lambda: bool(self.server.run("EXISTS", record_key(waiter.call.unique_key)))
+        )
+        self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_calls_survive_a_restart_of_redis(self) -> None:
         """Redis comes back empty: the calls that wait are put into it again."""
         joins = [Deferred.fromCoroutine(self.here.join(a_call())) for _ in range(100)]
-        places = await gatherResults(joins)
+        waiters = await gatherResults(joins)
         self.server.kill()
         opened = await self.here.join(a_call(call_id="abc"))
         self.server.start()
@@ -135,29 +137,29 @@ class RedisAwayTests(SharedRendezvousCase):
         repeat = await self.there.join(a_call(call_id="abc"))
         self.assertFalse(repeat.first)
         self.assertEqual(shared_facts(repeat.call), shared_facts(opened.call))
-        for place in [*places, opened]:
-            self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
-            self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        for waiter in [*waiters, opened]:
+            self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+            self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
 
     async def test_calls_survive_a_pause_of_redis(self) -> None:
-        """Redis was stopped and goes on: nobody needs a restart."""
-        place = await self.here.join(a_call())
+        """Redis was stopped and goes on: nothing needs a restart."""
+        waiter = await self.here.join(a_call())
         self.server.pause()
         opened = await self.in_time(self.here.join(a_call()))
         self.server.resume()
         await self.until_up()
         record = record_key(opened.call.unique_key)
         await self.until(lambda: self.server.run("EXISTS", record) == 1)
-        for each in (place, opened):
-            self.assertTrue(await self.there.answer(each.call.unique_key, an_answer()))
+        for each in (waiter, opened):
+            self.assertIs(await self.there.answer(each.call.unique_key, an_answer()), ACCEPTED)
             self.assertIs((await each.settled).outcome, Outcome.ANSWERED)
 
     async def test_answer_given_while_redis_was_away_stands(self) -> None:
-        """A repeat at the daemon that heard the answer gets it, also after Redis came back."""
-        place = await self.here.join(a_call(call_id="abc"))
+        """A repeat at the daemon that got the answer gets it, also after Redis came back."""
+        waiter = await self.here.join(a_call(call_id="abc"))
         self.server.kill()
-        await self.here.answer(place.call.unique_key, an_answer())
+        await self.here.answer(waiter.call.unique_key, an_answer())
         self.server.start()
         await self.until_up()
         repeat = await self.here.join(a_call(call_id="abc"))
@@ -165,10 +167,10 @@ class RedisAwayTests(SharedRendezvousCase):
 
     async def test_lost_scripts_are_sent_again(self) -> None:
         """SCRIPT FLUSH, a restart or a failover make the server forget them."""
-        place = await self.here.join(a_call())
+        waiter = await self.here.join(a_call())
         self.server.run("SCRIPT", "FLUSH")
-        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_full_redis_is_a_redis_that_is_away(self) -> None:
         """A server without memory refuses writes: calls go on at each daemon."""
@@ -176,6 +178,6 @@ class RedisAwayTests(SharedRendezvousCase):
         await self.go_on_alone()
         self.assertFalse(self.here.up)
         self.server.run("CONFIG", "SET", "maxmemory", "0")
-        place = await self.here.join(a_call())
+        waiter = await self.here.join(a_call())
         self.assertTrue(self.here.up)
-        self.assertTrue(await self.there.answer(place.call.unique_key, an_answer()))
+        self.assertIs(await self.there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)

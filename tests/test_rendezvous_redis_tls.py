@@ -13,13 +13,13 @@ from twisted.internet.ssl import Certificate, DefaultOpenSSLContextFactory, Priv
 from twisted.protocols.portforward import ProxyFactory
 
 from middlewared.config import Config, RedisSettings
-from middlewared.devices.interface import PeerState
+from middlewared.devices.interface import PeerHeartbeat
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.rendezvous.late import ignored
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
-from middlewared.service.implementations import make_rendezvous
+from middlewared.service.implementations import choose_rendezvous
 from middlewared.simulator.certificates import Authority
-from tests.contracts.rendezvous import a_call, an_answer
+from tests.contracts.rendezvous import ACCEPTED, a_call, an_answer
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import shared_server
 
@@ -51,9 +51,9 @@ class TlsTests(SharedRendezvousCase):
         node = ("127.0.0.1", self.port.getHost().port)
         here, there = [await self.member([node], tls=tls) for _ in range(2)]
         self.assertTrue(here.up)
-        place = await here.join(a_call())
-        self.assertTrue(await there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        waiter = await here.join(a_call())
+        self.assertIs(await there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_stranger_is_not_trusted(self) -> None:
         """A certificate of an unknown authority is no Redis of ours."""
@@ -65,7 +65,7 @@ class TlsTests(SharedRendezvousCase):
 class Alone:
     """The table of daemons: there are no others."""
 
-    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> list[PeerState]:
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> list[PeerHeartbeat]:
         return []
 
 
@@ -85,7 +85,7 @@ class ClientCertificateTests(SharedRendezvousCase):
     async def configured(self, **files: Any) -> RedisRendezvous:
         """The rendezvous of a daemon whose ``[redis]`` names ``files``; it is stopped later."""
         redis = RedisSettings(nodes=(self.node,), tls=True, **files)
-        made = make_rendezvous(Config(redis=redis), reactor=reactor, table=Alone(), late=ignored)
+        made = choose_rendezvous(Config(redis=redis), reactor=reactor, table=Alone(), late=ignored)
         assert isinstance(made, RedisRendezvous)
         self.addCleanup(made.stop)
         await made.start()
@@ -99,9 +99,9 @@ class ClientCertificateTests(SharedRendezvousCase):
         }
         here, there = [await self.configured(**files) for _ in range(2)]
         self.assertTrue(here.up)
-        place = await here.join(a_call())
-        self.assertTrue(await there.answer(place.call.unique_key, an_answer()))
-        await place.settled
+        waiter = await here.join(a_call())
+        self.assertIs(await there.answer(waiter.call.unique_key, an_answer()), ACCEPTED)
+        await waiter.settled
 
     async def test_server_refuses_who_shows_nothing_or_another_certificate(self) -> None:
         """Without ``certificate``, or with that of a stranger, Redis is away."""

@@ -15,8 +15,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 
 from middlewared.model import Outcome
+from middlewared.networks import Network
 from middlewared.service import ports
-from middlewared.web.settings import Network, RouteSet
+from middlewared.web.settings import RouteSet
 from tests.web_stand_ins import RawClient, Response, WebCase, http_message
 
 reactor: Any = installed_reactor
@@ -39,23 +40,24 @@ class PortCase(WebCase):
     def set_networks(
         self, *, pbx: tuple[Network, ...] = (), trusted: tuple[Network, ...] = ()
     ) -> None:
-        self.web.settings = attrs.evolve(
-            self.web.settings, pbx_networks=pbx, trusted_proxies=trusted
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, pbx_networks=pbx, trusted_proxies=trusted
         )
 
     async def open(self, description: str) -> Any:
         """Listen as the daemon does; gives a client's endpoint."""
-        site = self.web.site(RouteSet.WHOLE)
+        site = self.web.site(RouteSet.ALL)
         self.sites.append(site)
-        face = ports.Listener(
-            "[http] listen",
+        listener = ports.Listener(
+            "http",
+            "listen",
             "http",
             [description],
             site,
-            lambda: self.web.settings.trusted_proxies,
+            lambda: self.web.settings.current.trusted_proxies,
         )
         port: Any
-        (port,) = await ports.listen(reactor, face)
+        (port,) = await ports.listen(reactor, listener)
         self.addCleanup(port.stopListening)
         host = port.getHost()
         if hasattr(host, "port"):
@@ -127,7 +129,7 @@ class ProxyHeaderTests(PortCase):
     FROM_PBX = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n"
 
     async def test_header_of_a_trusted_proxy_names_the_caller(self) -> None:
-        """And of nobody else, whatever it claims; a reload decides for the next request."""
+        """No other proxy's header does; a reload decides for the next request."""
         endpoint = await self.open("haproxy:tcp:0:interface=127.0.0.1")
         self.set_networks(pbx=(PBX,), trusted=(LOOPBACK,))
         await self.assertPbx(True, endpoint, None, self.FROM_PBX)
@@ -149,7 +151,7 @@ class ProxyHeaderTests(PortCase):
         self.set_networks(pbx=(PBX, LOOPBACK))
         await self.assertPbx(False, endpoint, None, header)
 
-    async def test_header_without_an_address_is_nobody(self) -> None:
+    async def test_header_without_an_address_is_no_one(self) -> None:
         """It must not count as the proxy itself, which may be in pbx_networks."""
         endpoint = await self.open("haproxy:tcp:0:interface=127.0.0.1")
         self.set_networks(pbx=(LOOPBACK,), trusted=(LOOPBACK,))

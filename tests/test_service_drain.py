@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.simulator.daemon_process import DaemonProcess
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
+from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, Answered, DaemonTestCase
 
 
@@ -94,7 +94,7 @@ class DrainTests(DaemonTestCase):
         self.assertEqual((answered.status, answered.text), (200, "status=ACK"))
         self.assertEqual(await self.daemon.ended(), 0)
 
-    async def test_calls_left_at_the_end_of_the_drain_are_told(self) -> None:
+    async def test_calls_left_at_the_end_of_the_drain_are_answered(self) -> None:
         """drain_ms after SIGTERM every call still held gets its NAK; none is cut off."""
         await self.start("drain_ms = 300\n")
         held = [self.call() for _ in range(20)]
@@ -138,7 +138,7 @@ class DrainTests(DaemonTestCase):
             self.assertTrue(pbx.makefile("rb").read().endswith(b"\r\n\r\nstatus=NAK"))
 
     async def test_reload_keeps_held_calls_and_takes_new_settings(self) -> None:
-        """SIGHUP: the held call is answered; a call from then on is judged anew."""
+        """SIGHUP: the held call is answered; later calls follow the new settings."""
         await self.start()
         held = self.call()
         await self.pushes(1)

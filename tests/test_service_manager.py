@@ -21,14 +21,14 @@ class Manager(DatagramProtocol):
     """The service manager's end of NOTIFY_SOCKET."""
 
     def __init__(self) -> None:
-        self.told: DeferredQueue[dict[str, str]] = DeferredQueue()
+        self.received: DeferredQueue[dict[str, str]] = DeferredQueue()
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
-        self.told.put(dict(line.split("=", 1) for line in datagram.decode().split("\n")))
+        self.received.put(dict(line.split("=", 1) for line in datagram.decode().split("\n")))
 
 
 class NotificationTests(DaemonTestCase):
-    """A daemon that is told of a service manager."""
+    """A daemon that is started by a service manager."""
 
     async def start(self, address: str, **environ: str) -> DaemonProcess:
         """A daemon with NOTIFY_SOCKET."""
@@ -48,41 +48,41 @@ class NotificationTests(DaemonTestCase):
     async def test_life(self) -> None:
         """Ready, a reload with its time, ready again, stopping with the time it may take."""
         daemon = await self.start(f"@middlewared-test-{os.getpid()}")
-        self.assertEqual(await self.manager.told.get(), {"READY": "1"})
+        self.assertEqual(await self.manager.received.get(), {"READY": "1"})
         daemon.signal(signal.SIGHUP)
-        reloading = await self.manager.told.get()
+        reloading = await self.manager.received.get()
         self.assertEqual(reloading.pop("RELOADING"), "1")
         self.assertGreater(int(reloading["MONOTONIC_USEC"]), 0)
-        self.assertEqual(await self.manager.told.get(), {"READY": "1"})
+        self.assertEqual(await self.manager.received.get(), {"READY": "1"})
         daemon.signal(signal.SIGTERM)
         self.assertEqual(
-            await self.manager.told.get(), {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "40000000"}
+            await self.manager.received.get(), {"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "40000000"}
         )
 
     async def test_refused_reload_ends_too(self) -> None:
         """A broken configuration leaves the manager with a service that is ready."""
         daemon = await self.start(f"@middlewared-test-broken-{os.getpid()}")
-        await self.manager.told.get()
+        await self.manager.received.get()
         self.write_config("[nonsense]\n")
         daemon.signal(signal.SIGHUP)
-        self.assertIn("RELOADING", await self.manager.told.get())
-        self.assertEqual(await self.manager.told.get(), {"READY": "1"})
+        self.assertIn("RELOADING", await self.manager.received.get())
+        self.assertEqual(await self.manager.received.get(), {"READY": "1"})
 
     async def test_watchdog(self) -> None:
         """The daemon feeds the watchdog, at once and again."""
         # A socket's path is at most 107 bytes, the test's directory may be deeper.
         path = f"/tmp/middlewared-test-{os.getpid()}.sock"
         await self.start(path, WATCHDOG_USEC="200000")
-        self.assertEqual(await self.manager.told.get(), {"READY": "1"})
+        self.assertEqual(await self.manager.received.get(), {"READY": "1"})
         for _ in range(3):
-            self.assertEqual(await self.manager.told.get(), {"WATCHDOG": "1"})
+            self.assertEqual(await self.manager.received.get(), {"WATCHDOG": "1"})
 
 
 class PassedSocketTests(DaemonTestCase):
     """Endpoints ``systemd:`` take the sockets that systemd passes."""
 
     async def test_passed_sockets(self) -> None:
-        """Each face listens at the socket of its index or name; a reload keeps them."""
+        """Each listener has the socket of its index or name; a reload keeps them."""
         with (
             socket.create_server(("127.0.0.1", 0)) as api,
             socket.create_server(("127.0.0.1", 0)) as metrics,
@@ -118,15 +118,15 @@ class PassedSocketTests(DaemonTestCase):
 
 
 class RotationTests(DaemonTestCase):
-    """logrotate moves a file away and then tells the daemon."""
+    """logrotate moves a file away and then signals the daemon."""
 
-    async def test_rotated_file_is_let_go(self) -> None:
-        """SIGUSR1 opens the files anew; nothing else changes."""
+    async def test_rotated_file_is_released(self) -> None:
+        """SIGUSR1 opens the files again; nothing else changes."""
         daemon = await self.start_daemon(f"{PORTS}[log]\nmetrics_file = reports.jsonl\n")
         reports = self.directory / "reports.jsonl"
         reports.rename(self.directory / "reports.jsonl.1")
         daemon.signal(signal.SIGUSR1)
-        while "log files opened anew" not in daemon.log:
+        while "log files reopened" not in daemon.log:
             await self.get(daemon.url("/health/"))
         self.assertTrue(reports.exists())
 
@@ -146,7 +146,7 @@ class WatchdogTests(SynchronousTestCase):
         return running
 
     def test_without_a_manager(self) -> None:
-        """Nobody is told, and nothing runs."""
+        """No one is notified, and nothing runs."""
         self.assertEqual(self.timers(WATCHDOG_USEC="1000000"), 0)
 
     def test_watchdog_of_another_process(self) -> None:

@@ -1,4 +1,4 @@
-"""Which providers a reload keeps, and which it makes anew."""
+"""Which providers a reload keeps, and which it replaces."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class AppleTests(AppleTestCase):
         )
         routes = providers.routes(apps)
         for route in routes.values():
-            route.provider.start()
+            Deferred.fromCoroutine(route.provider.start())
             self.addCleanup(stop, route.provider)
         return providers, metrics, routes
 
@@ -116,10 +116,9 @@ class AppleTests(AppleTestCase):
             "sandbox_key_file = missing.p8\nsandbox_key_id = KLMNO12345\n"
         )
         error = self.assertRaises(ConfigError, self.load, lines)
-        self.assertEqual(
-            error.problems,
-            [f"sandbox_key_file: {self.folder}/missing.p8: no such file or directory"],
-        )
+        (problem,) = error.problems
+        self.assertEqual(problem.key, "sandbox_key_file")
+        self.assertEqual(problem.what, f"{self.folder}/missing.p8: no such file or directory")
 
     async def test_the_sandbox_is_off(self) -> None:
         """No connection, no push."""

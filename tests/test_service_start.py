@@ -20,7 +20,7 @@ reactor: Any = installed_reactor
 
 
 class Silent(Protocol):
-    """A database that takes connections and never says a word."""
+    """A database that accepts connections and never answers."""
 
     factory: Any
 
@@ -37,10 +37,10 @@ class StartTests(DaemonTestCase):
         """An empty configuration but for the ports gives a healthy daemon."""
         daemon = await self.start_daemon()
         health = await self.get(daemon.url("/health/"))
-        said = json.loads(health.text)
-        self.assertGreaterEqual(said.pop("lag_ms"), 0)
+        state = json.loads(health.text)
+        self.assertGreaterEqual(state.pop("lag_ms"), 0)
         self.assertEqual(
-            (health.status, said),
+            (health.status, state),
             (200, {"status": "ok", "database": "up", "redis": "off", "waiting": 0}),
         )
         self.assertEqual(await daemon.stop(), 0)
@@ -99,7 +99,7 @@ class StartTests(DaemonTestCase):
         self.assertNotIn("Traceback", daemon.log)
 
     async def test_expired_certificate(self) -> None:
-        """An expired certificate stops the start and says when it expired."""
+        """An expired certificate stops the start with the time when it expired."""
         authority = Authority(folder=self.directory)
         path = authority.apns_client(validity=EXPIRED)
         code, output = await self.refused_start(

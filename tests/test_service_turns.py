@@ -9,6 +9,8 @@ from middlewared.service.reactor_turns import watch_turns
 
 
 class TurnTests(SynchronousTestCase):
+    """What is observed around each wait for sockets."""
+
     def test_each_wait_is_seen(self) -> None:
         """The end of a turn before the wait for sockets, the beginning of the next after it."""
         reactor = EPollReactor()
@@ -27,5 +29,5 @@ class TurnTests(SynchronousTestCase):
         reactor._poller.close()
 
     def test_other_reactors_are_left_alone(self) -> None:
-        """There overload is not noticed, and the log says so."""
+        """There overload is not noticed, and a warning is logged."""
         watch_turns(object(), turn_began=lambda _: self.fail(), turn_ended=self.fail)

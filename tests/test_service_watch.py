@@ -32,7 +32,7 @@ class WatchTests(SynchronousTestCase):
         self.clock.advance(1.0)
 
     def test_goes_and_comes_back(self) -> None:
-        """Each ping tells how it is."""
+        """The result of each ping counts."""
         self.answer(DatabaseDown("gone"))
         self.assertIs(self.watch.is_up("database"), False)
         self.answer()
@@ -47,7 +47,7 @@ class WatchTests(SynchronousTestCase):
         self.assertIs(self.watch.is_up("database"), True)
 
     def test_silence_is_down(self) -> None:
-        """A dependency that says nothing is told within three seconds; pings go on."""
+        """A dependency that does not answer is down within three seconds; pings go on."""
         self.answer()
         self.clock.pump([0.1] * 20)
         self.assertIs(self.watch.is_up("database"), False)

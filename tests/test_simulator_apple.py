@@ -13,28 +13,22 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from middlewared.simulator.apple import (
-    AppleServer,
+from middlewared.simulator.apple.faults import (
+    STATUS_OF_REASON,
     Behaviour,
-    Delay,
-    Deliver,
     ExtraHeaders,
     GoAway,
     Greeting,
-    HangUp,
     Head,
     Interim,
     Padding,
     RawFrames,
-    ReceivedPush,
-    ResetConnection,
     ResetStream,
-    Stall,
     StreamLimit,
     Trailers,
     rejection,
 )
-from middlewared.simulator.apple.faults import STATUS_OF_REASON
+from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import (
     EXPIRED,
     NOT_YET_VALID,
@@ -42,6 +36,8 @@ from middlewared.simulator.certificates import (
     ProviderKey,
     write_provider_key,
 )
+from middlewared.simulator.record import ReceivedPush
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 from tests.h2peer import PAYLOAD, TOKEN, H2Peer, connect
 
 _credentials: Credentials | None = None

@@ -27,16 +27,10 @@ from middlewared.simulator.accounts_server import (
 )
 from middlewared.simulator.answering import Answering
 from middlewared.simulator.daemon_process import CHECKOUT
-from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http1_server import (
-    HttpHangUp,
-    HttpReply,
-    HttpServer,
-    HttpStall,
-    HttpStep,
-    Received,
-)
+from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, Received
 from middlewared.simulator.pbx import PBX
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import ResetConnection, Stall
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -141,7 +135,7 @@ class AccountsTests(SocketTestCase):
             orders.for_next(1, reply)
             status, text = await self.get(PROFILE_PATH, header)
             self.assertEqual((status, text.encode()), (reply.status, reply.body))
-        orders.for_next(1, HttpHangUp())
+        orders.for_next(1, ResetConnection())
         with self.assertRaises(ResponseFailed):
             await self.get(PROFILE_PATH, header)
         self.accounts.account_scripts.for_token("222222222", HttpReply(500))
@@ -180,7 +174,7 @@ class AnsweringTests(SocketTestCase):
 
     async def test_answers_do_not_share_a_queue(self) -> None:
         """However many answers the daemon lets wait, a further phone's reaches it at once."""
-        self.daemon.steps = [HttpStall()]
+        self.daemon.steps = [Stall()]
         answering = Answering(reactor=reactor, delay_s=0)
         self.addCleanup(lambda: Deferred.fromCoroutine(answering.stop()))
         for number in range(300):
@@ -256,7 +250,7 @@ class PBXTests(SocketTestCase):
 
     async def test_hang_up(self) -> None:
         """Cancelling a call closes its connection."""
-        self.daemon.steps = [HttpStall()]
+        self.daemon.steps = [Stall()]
         calling = self.pbx.place(123456789)
         await self.daemon.got(1)
         calling.cancel()

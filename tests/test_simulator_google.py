@@ -15,6 +15,7 @@ from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import (
     Agent,
@@ -31,7 +32,6 @@ from middlewared.simulator.certificates import (
 )
 from middlewared.simulator.google_errors import (
     FCM_ERRORS,
-    LEGACY_ERRORS,
     MULTICAST_ID,
     bare_error,
     fcm_error,
@@ -41,21 +41,29 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GRANT_TYPE, SCOPE, oauth_error
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
-from middlewared.simulator.http1_server import (
-    BreakOff,
-    Close,
-    HttpDelay,
-    HttpDeliver,
-    HttpHangUp,
-    HttpReply,
-    HttpStall,
-    html_reply,
-)
+from middlewared.simulator.http1_server import BreakOff, HttpReply, html_reply
+from middlewared.simulator.record import GooglePush
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 
 TOKEN = "phone-1"
 SERVER_KEY = "legacy-key"
+LEGACY_ERRORS = (
+    "MissingRegistration",
+    "InvalidRegistration",
+    "NotRegistered",
+    "InvalidPackageName",
+    "MismatchSenderId",
+    "InvalidParameters",
+    "MessageTooBig",
+    "InvalidDataKey",
+    "InvalidTtl",
+    "Unavailable",
+    "InternalServerError",
+    "DeviceMessageRateExceeded",
+    "TopicsMessageRateExceeded",
+    "InvalidApnsCredential",
+)
 
 
 @attrs.frozen
@@ -81,9 +89,9 @@ class GoogleTestCase(TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        self.told: list[GooglePush] = []
+        self.pushed: list[GooglePush] = []
         self.server = GoogleServer(
-            reactor=reactor, api_keys=[SERVER_KEY], listener=self.told.append
+            reactor=reactor, api_keys=[SERVER_KEY], listener=self.pushed.append
         )
         await self.server.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.server.stop()))
@@ -163,7 +171,7 @@ class OAuthTests(GoogleTestCase):
         self.assertEqual((await self.ask_token(account)).status, 401)
         self.assertEqual((await self.ask_token(account)).status, 503)
         self.assertEqual((await self.ask_token(account)).text, "not JSON")
-        orders.for_next(1, HttpHangUp())
+        orders.for_next(1, ResetConnection())
         with self.assertRaises(ResponseNeverReceived):
             await self.ask_token(account)
         self.assertEqual((await self.ask_token(account)).status, 200)
@@ -197,7 +205,7 @@ class MessageTests(GoogleTestCase):
         answer = await self.send()
         self.assertEqual(answer.status, 200)
         self.assertTrue(answer.json["name"].startswith("projects/simulated-project/messages/"))
-        (push,) = self.told
+        (push,) = self.pushed
         self.assertEqual((push.token, push.priority, push.ttl_s), (TOKEN, "HIGH", 3.5))
         self.assertEqual(push.data, {"type": "call", "attempt": "1"})
         self.assertEqual(list(self.server.record.delivered), [push])
@@ -234,14 +242,14 @@ class MessageTests(GoogleTestCase):
             answer = await self.send(**wrong)
             self.assertEqual(answer.status, 400, wrong)
             self.assertEqual(answer.json["error"]["status"], "INVALID_ARGUMENT")
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.pushed, [])
         self.assertEqual(len(self.server.record.refused), 10)
 
     async def test_installation_ids(self) -> None:
         """A device may be addressed by message.fid instead of message.token."""
         good = {"data": {}, "fid": "fEsV1-installation_id0"}
         self.assertEqual((await self.send(message=good)).status, 200)
-        (push,) = self.told
+        (push,) = self.pushed
         self.assertEqual((push.token, push.is_fid), ("fEsV1-installation_id0", True))
         for fid in ("with:colon", "", 7):
             answer = await self.send(message={"fid": fid})
@@ -253,14 +261,14 @@ class MessageTests(GoogleTestCase):
     async def test_analytics_label(self) -> None:
         """A label of the documented characters is kept."""
         self.assertEqual((await self.send(fcm_options={"analytics_label": "calls-1"})).status, 200)
-        self.assertEqual(self.told[0].analytics_label, "calls-1")
+        self.assertEqual(self.pushed[0].analytics_label, "calls-1")
         wrong: tuple[Any, ...] = ({"analytics_label": "two words"}, {"label": "x"}, [])
         for options in wrong:
             self.assertEqual((await self.send(fcm_options=options)).status, 400)
 
     async def test_answers_that_break_off(self) -> None:
         """A clean close instead of an answer, and a reset in the middle of one."""
-        self.server.scripts.for_next(1, Close())
+        self.server.scripts.for_next(1, HangUp())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()
         self.server.scripts.for_next(1, BreakOff(HttpReply(200, b"x" * 100)))
@@ -280,22 +288,24 @@ class MessageTests(GoogleTestCase):
         self.assertIn('"field": "message.token"', (await self.send()).text)
         self.server.scripts.for_token(TOKEN, bare_error(404, "NOT_FOUND"))
         self.assertNotIn("details", (await self.send()).json["error"])
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.pushed, [])
 
     async def test_other_faults(self) -> None:
         """HTML, a delay after delivery, silence and a reset happen on the wire."""
         self.server.scripts.for_next(1, html_reply(502))
         answer = await self.send()
         self.assertEqual((answer.status, answer.headers["content-type"][:9]), (502, "text/html"))
-        self.server.scripts.for_next(1, HttpDeliver(), HttpDelay(0.01), HttpReply(503))
+        self.server.scripts.for_next(1, Deliver(), Delay(0.01), HttpReply(503))
         self.assertEqual((await self.send()).status, 503)
-        self.assertEqual(len(self.told), 1)
-        self.server.scripts.for_next(1, HttpHangUp())
+        self.assertEqual(len(self.pushed), 1)
+        self.server.scripts.for_next(1, ResetConnection())
         with self.assertRaises(ResponseNeverReceived):
             await self.send()
-        self.server.scripts.for_token("slow", HttpDelay(60))
-        self.server.scripts.for_token("silent", HttpStall())
+        self.server.scripts.for_token("slow", Delay(60))
+        self.server.scripts.for_token("silent", Stall())
         waiting = [Deferred.fromCoroutine(self.send(token=each)) for each in ("slow", "silent")]
+        while not {"slow", "silent"} <= {push.token for push in self.server.record.received}:
+            await deferLater(reactor, 0.01)
         self.assertEqual((await self.send()).status, 200)
         self.assertFalse(any(each.called for each in waiting))
         await self.server.stop()
@@ -338,7 +348,7 @@ class LegacyTests(GoogleTestCase):
             answer = await self.send(path=path, time_to_live=4)
             self.assertEqual(answer.json["success"], 1)
             self.assertEqual(answer.json["multicast_id"], MULTICAST_ID)
-            self.assertEqual((self.told[-1].protocol, self.told[-1].ttl_s), (protocol, 4))
+            self.assertEqual((self.pushed[-1].protocol, self.pushed[-1].ttl_s), (protocol, 4))
 
     async def test_judges(self) -> None:
         """Key, token, data and time to live are judged."""
@@ -348,7 +358,7 @@ class LegacyTests(GoogleTestCase):
         self.assertIn("InvalidTtl", (await self.send(time_to_live="4s")).text)
         self.assertIn("InvalidDataKey", (await self.send(data={"gcm_x": "y"})).text)
         self.assertIn("MessageTooBig", (await self.send(data={"x": "y" * 4097})).text)
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.pushed, [])
 
     async def test_every_documented_error(self) -> None:
         """A scripted error comes as the one result of a 200."""
@@ -364,7 +374,7 @@ class LegacyTests(GoogleTestCase):
         answer = await self.send()
         self.assertEqual(answer.json["results"][0]["registration_id"], "phone-2")
         self.assertEqual(answer.json["canonical_ids"], 1)
-        self.assertEqual(len(self.told), 1)
+        self.assertEqual(len(self.pushed), 1)
 
     async def test_empty_body(self) -> None:
         """A 200 without a body, as libraries have seen it."""

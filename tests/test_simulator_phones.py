@@ -10,11 +10,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from middlewared.simulator import generations
-from middlewared.simulator.apple import ReceivedPush
 from middlewared.simulator.generations import Effect, Generation
-from middlewared.simulator.google_rules import GooglePush
-from middlewared.simulator.http1_server import HttpHangUp, HttpReply, HttpStall
-from middlewared.simulator.phone import AnyPush, Phone, Phones, Reaction
+from middlewared.simulator.http1_server import HttpReply
+from middlewared.simulator.phone import Phone, Phones, Reaction
+from middlewared.simulator.record import AnyPush, GooglePush, ReceivedPush
+from middlewared.simulator.scripts import ResetConnection, Stall
 from tests.test_simulator_clients import KEY, SocketTestCase
 
 
@@ -145,7 +145,7 @@ class PhoneRequestTests(PhoneTestCase):
 
     async def test_connections_are_not_shared(self) -> None:
         """Phones do not wait for each other: each request has its own connection."""
-        self.daemon.steps = [HttpStall()]
+        self.daemon.steps = [Stall()]
         for number in range(20):
             phone = self.phone(generations.IOS_6)
             phone.receive(self.ios(unique_key=f"{number:032x}"))
@@ -154,7 +154,7 @@ class PhoneRequestTests(PhoneTestCase):
 
     async def test_a_lost_daemon_is_status_0(self) -> None:
         """No app retries: a lost connection is recorded."""
-        self.daemon.steps = [HttpHangUp()]
+        self.daemon.steps = [ResetConnection()]
         self.assertEqual(await self.phone(generations.ANDROID_6).register(), 0)
 
     async def test_refused_answers(self) -> None:

@@ -46,7 +46,7 @@ class AnyBytesTests(SynchronousTestCase):
 
     @given(st.text() | st.text().map("multipart/form-data;".__add__), st.binary())
     def test_any_content_type_is_read_or_refused(self, content_type: str, body: bytes) -> None:
-        """Whatever the header says; a boundary may be missing, empty or absurd."""
+        """Whatever the header contains; a boundary may be missing, empty or absurd."""
         self._read(content_type, body)
 
     @given(json_values)

@@ -58,7 +58,7 @@ class IncomingCallTests(WebCase):
             self.assertEqual("retry-after" in response.headers, none)
 
     async def test_every_fault_keeps_the_format(self) -> None:
-        """Wrong method, network, content type, fields; and our own trouble."""
+        """Wrong method, network, content type, fields; and failures of ours."""
         path = "/api/incoming-call/"
         self.assertNak(await self.request("GET", path), 405, "malformed")
         self.assertNak(await self.request("POST", path, CALL), 415, "malformed")
@@ -66,7 +66,7 @@ class IncomingCallTests(WebCase):
         self.assertNak(await self.post_form(path, b"sip_user_id=1"), 400, "malformed")
         self.calls.failure = RendezvousDown("gone")
         self.assertNak(await self.post_form(path, CALL), 503, "service-down")
-        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.web.settings.current, pbx_networks=())
         self.assertNak(await self.post_form(path, CALL), 403, "forbidden")
         self.assertNak(await self.request("GET", path), 405, "malformed")
 
@@ -89,8 +89,8 @@ class IncomingCallTests(WebCase):
             ((loopback,), (pbx, loopback), forwarded, 403),
             ((loopback,), (loopback,), {}, 200),
         ):
-            self.web.settings = attrs.evolve(
-                self.web.settings, trusted_proxies=trusted, pbx_networks=networks
+            self.web.settings.current = attrs.evolve(
+                self.web.settings.current, trusted_proxies=trusted, pbx_networks=networks
             )
             response = await self.post_form("/api/incoming-call/", CALL, headers)
             self.assertEqual(response.status, expected, (trusted, networks, headers))
@@ -106,32 +106,32 @@ class CallResponseTests(WebCase):
     async def test_answer_of_a_waiting_call_is_accepted(self) -> None:
         """202 when the key is known, and the answer is passed on as sent."""
         self.calls.known_keys.add("k")
-        said = {"unique_key": "k", "message_start_time": 1.5, "available": "False"}
-        response = await self.post_json("/api/call-response/", said)
+        sent = {"unique_key": "k", "message_start_time": 1.5, "available": "False"}
+        response = await self.post_json("/api/call-response/", sent)
         self.assertEqual((response.status, response.body), (202, b""))
         ((key, answer),) = self.calls.answers
         self.assertEqual((key, answer.available, answer.message_start_time), ("k", False, 1.5))
 
     async def test_credentials_are_ignored(self) -> None:
-        """Some apps send theirs; nobody is asked about them."""
+        """Some apps send theirs; the account backend is not asked."""
         self.calls.known_keys.add("k")
-        said = b"unique_key=k&message_start_time=1"
-        response = await self.post_form("/api/call-response/", said, basic(password=b"wrong"))
+        sent = b"unique_key=k&message_start_time=1"
+        response = await self.post_form("/api/call-response/", sent, basic(password=b"wrong"))
         self.assertEqual((response.status, self.accounts.asked), (202, 0))
 
     async def test_other_answers(self) -> None:
         """404 for an unknown key, 400 without one, 503 when it cannot be known."""
-        said = b"unique_key=k&message_start_time=1"
-        self.assertEqual((await self.post_form("/api/call-response/", said)).status, 404)
+        sent = b"unique_key=k&message_start_time=1"
+        self.assertEqual((await self.post_form("/api/call-response/", sent)).status, 404)
         response = await self.post_form("/api/call-response/", b"unique_key=k")
         self.assertEqual((response.status, response.json()["detail"]), (400, "Malformed request."))
         self.calls.failure = RendezvousDown("gone", retry_after_s=7)
-        response = await self.post_form("/api/call-response/", said)
+        response = await self.post_form("/api/call-response/", sent)
         self.assertEqual((response.status, response.headers["retry-after"]), (503, "7"))
 
 
 class UnknownKeyTests(WebCase):
-    """Answers to calls that are not known here: one address may ask for so many."""
+    """Answers to calls that are not known here are limited for each address."""
 
     async def answer(self, key: str, address: str | None = None) -> Response:
         """One answer, perhaps from elsewhere."""
@@ -141,15 +141,15 @@ class UnknownKeyTests(WebCase):
         )
 
     def allow(self, burst: int) -> None:
-        """That many, and no more for a long time; the client's address is believed."""
-        self.web.settings = attrs.evolve(
-            self.web.settings,
+        """Up to the limit; a trusted proxy names the client's address."""
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current,
             unknown_keys=Rate(burst, 1e-6),
             trusted_proxies=(ip_network("127.0.0.0/8"),),
         )
 
     async def test_too_many_unknown_keys_are_429(self) -> None:
-        """With nobody asked; the key of a call that is held here is taken all the same."""
+        """Without a look-up; the key of a call that is held here is still accepted."""
         self.allow(3)
         self.calls.held_keys.add("held")
         statuses = [(await self.answer("k")).status for _ in range(5)]
@@ -216,7 +216,7 @@ class AllowanceTests(WebCase):
 
     async def test_reports_are_limited(self) -> None:
         """All kinds together, and broken ones too."""
-        self.web.settings = attrs.evolve(self.web.settings, reports=Rate(3, 1e-6))
+        self.web.settings.current = attrs.evolve(self.web.settings.current, reports=Rate(3, 1e-6))
         self.devices.put(Device(SIP_USER_ID, Platform.APNS, APP, "t"))
         report = DEVICE | {"unique_key": "k", "reason": "user"}
         for path, body, status in (
@@ -233,17 +233,21 @@ class AllowanceTests(WebCase):
 
     async def test_only_an_account_that_is_authenticated_counts(self) -> None:
         """A stranger cannot use up what is another's."""
-        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, registrations=Rate(1, 1e-6)
+        )
         for wrong in (basic(password=b"wrong"), {}, basic(SIP_USER_ID + 1)):
             response = await self.post_json("/api/apns-device/", DEVICE, wrong)
             self.assertIn(response.status, (401, 403))
         response = await self.post_json("/api/apns-device/", DEVICE, basic())
         self.assertEqual(response.status, 201)
 
-    async def test_where_nobody_is_authenticated_the_claimed_account_counts(self) -> None:
+    async def test_without_authentication_the_claimed_account_counts(self) -> None:
         """With the open backend."""
         self.accounts.needs_credentials = False
-        self.web.settings = attrs.evolve(self.web.settings, registrations=Rate(1, 1e-6))
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, registrations=Rate(1, 1e-6)
+        )
         other = DEVICE | {"sip_user_id": str(SIP_USER_ID + 1)}
         for body, status in ((DEVICE, 201), (DEVICE, 429), (other, 201), ({}, 400)):
             response = await self.post_json("/api/apns-device/", body)
@@ -293,7 +297,7 @@ class DeviceTests(WebCase):
             self.assertEqual((path, response.status), (path, status))
 
     async def test_new_registration_replaces_on_any_platform(self) -> None:
-        """Whoever wants to tell the lost device hears of both."""
+        """The notice for the lost device gets both."""
         lost = Device(SIP_USER_ID, Platform.ANDROID, "other", "old")
         self.devices.put(lost)
         self.assertEqual((await self.post_json("/api/apns-device/", DEVICE, basic())).status, 200)
@@ -351,7 +355,7 @@ class CredentialsTests(WebCase):
             self.assertTrue(response.headers["www-authenticate"].startswith("Basic"))
         self.assertEqual(self.accounts.asked, 0)
 
-    async def test_no_credentials_are_needed_where_nobody_is_asked(self) -> None:
+    async def test_no_credentials_are_needed_without_an_account_backend(self) -> None:
         """With the open backend."""
         self.accounts.needs_credentials = False
         self.assertEqual((await self.post_json("/api/apns-device/", DEVICE)).status, 201)
@@ -369,7 +373,7 @@ class CredentialsTests(WebCase):
         self.assertIn("retry-after", response.headers)
 
     async def test_account_speaks_for_itself_alone(self) -> None:
-        """403 for another account, but only after its body was judged."""
+        """403 for another account, but only after its body was checked."""
         for path in ("/api/apns-device/", "/api/log-metrics/", "/api/check-in/"):
             response = await self.post_json(path, DEVICE, basic(login=SIP_USER_ID + 1))
             self.assertEqual(response.status, 403)
@@ -378,7 +382,7 @@ class CredentialsTests(WebCase):
 
     async def test_guessing_is_slowed_down(self) -> None:
         """429 after repeated refusals, for the account asked for and for the login tried."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=2)
         wrong = basic(password=b"wrong")
         for status in (401, 401, 429):
             response = await self.post_json("/api/check-in/", DEVICE, wrong)
@@ -390,8 +394,8 @@ class CredentialsTests(WebCase):
         self.assertEqual(response.status, 404)
 
     async def test_other_forms_of_a_login_are_no_other_login(self) -> None:
-        """Neither case nor blanks around it, nor the scheme it comes in."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=2)
+        """Neither case nor outer blanks, nor the scheme."""
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=2)
         for number, (login, status) in enumerate(
             (("Jané@x", 401), (" jané@X\t", 401), ("JANÉ@x", 429), ("jane@x", 401))
         ):
@@ -403,8 +407,8 @@ class CredentialsTests(WebCase):
         self.assertEqual((await self.post_json("/api/check-in/", {}, token)).status, 429)
 
     async def test_other_forms_of_an_account_are_no_other_account(self) -> None:
-        """What the API reads as the same number, and all that is none."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed=3)
+        """All forms of one number are one name, and all that is no number another."""
+        self.web.settings.current = attrs.evolve(self.web.settings.current, refusals_allowed=3)
         account = str(SIP_USER_ID)
         for forms in (
             (account, f"0{account}", f"{account}.0", int(account)),
@@ -422,7 +426,9 @@ class CredentialsTests(WebCase):
 
     async def test_guessing_of_many_logins_is_slowed_down(self) -> None:
         """An address has a limit of its own; good credentials get 429 then, never 401."""
-        self.web.settings = attrs.evolve(self.web.settings, refusals_allowed_of_address=3)
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, refusals_allowed_of_address=3
+        )
         statuses = []
         for number in range(4):
             claimed = {"sip_user_id": str(SIP_USER_ID + number)}
@@ -435,8 +441,8 @@ class CredentialsTests(WebCase):
 
     async def test_missing_credentials_and_faults_are_no_guesses(self) -> None:
         """However many there are."""
-        self.web.settings = attrs.evolve(
-            self.web.settings, refusals_allowed=1, refusals_allowed_of_address=1
+        self.web.settings.current = attrs.evolve(
+            self.web.settings.current, refusals_allowed=1, refusals_allowed_of_address=1
         )
         for _ in range(3):
             self.assertEqual((await self.post_json("/api/check-in/", DEVICE)).status, 401)
@@ -447,7 +453,7 @@ class CredentialsTests(WebCase):
         self.assertEqual((await self.post_json("/api/check-in/", DEVICE, basic())).status, 404)
 
     async def test_guesses_under_way_count(self) -> None:
-        """Many at once: the backend hears of no more than may be refused."""
+        """Many at once: the backend gets no more than may be refused."""
         self.accounts.gate = Deferred()
         wrong = basic(password=b"wrong") | JSON
         body = json.dumps(DEVICE).encode()
@@ -465,14 +471,16 @@ class CredentialsTests(WebCase):
         """Bytes beyond UTF-8 in those that are read as text."""
         for name, status in (("Content-Type", 415), ("X-Forwarded-For", 201)):
             loopback = (ip_network("127.0.0.0/8"),)
-            self.web.settings = attrs.evolve(self.web.settings, trusted_proxies=loopback)
+            self.web.settings.current = attrs.evolve(
+                self.web.settings.current, trusted_proxies=loopback
+            )
             headers = basic() | JSON | {name: "\xff\xfe"}
             body = json.dumps(DEVICE).encode()
             response = await self.request("POST", "/api/apns-device/", body, headers)
             self.assertEqual((name, response.status), (name, status))
 
     async def test_any_authorization_is_passed_or_refused(self) -> None:
-        """Odd schemes, broken base64 and bytes beyond ASCII are the backend's to judge."""
+        """Odd schemes, broken base64 and bytes beyond ASCII are for the backend to decide."""
         self.accounts.failure = AccessForbidden("no")
         for value in (
             "Token a:b",

@@ -46,7 +46,7 @@ class AnyFieldsTests(SynchronousTestCase):
     def test_any_fields_are_taken_or_refused(
         self, read: Callable[[RawFields], object], raw: RawFields
     ) -> None:
-        """What is taken has no text that a database or a peer would choke on."""
+        """Accepted texts contain nothing that a database or a peer rejects."""
         try:
             value = read(raw)
         except BadRequest as refusal:
@@ -196,7 +196,7 @@ class ReportTests(RulesCase):
         self.assertLess(len(str(caught.exception)), 100)
 
     def test_either_name_of_a_hangup_reason_will_do(self) -> None:
-        """The one known caller says hangup_reason."""
+        """The one known client sends hangup_reason."""
         raw: RawFields = {"sip_user_id": "260010001", "unique_key": "k"}
         for name in ("reason", "hangup_reason"):
             self.assertEqual(fields.hangup(raw | {name: "user"}, SETTINGS).reason, "user")

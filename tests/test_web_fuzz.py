@@ -104,7 +104,7 @@ class FuzzTests(SynchronousTestCase):
             hangup=lambda device, key, reason: None,
             health=lambda: Health(database_up=True, redis_up=None, waiting=0),
             repeats=StandInRepeats(),
-            http_request=lambda route, method, code, seconds: None,
+            observe_request=lambda route, method, code, seconds: None,
         )
         self.site = self.web.site()
         self.troubles: list[LogEvent] = []

@@ -31,7 +31,7 @@ class EveryApp(frozenset[tuple[str, Platform]]):
 
 
 class OneKey:
-    """One set of credentials speaks for every account."""
+    """One set of credentials is valid for every account."""
 
     needs_credentials = True
     at_once = 100

@@ -1,4 +1,4 @@
-"""Which requests reach which route, and what the others are told."""
+"""Which requests reach which route, and what the others get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWER = b"unique_key=k&message_start_time=1.5"
 
 class RoutingTests(WebCase):
     async def test_anything_after_the_slash_belongs_to_the_route(self) -> None:
-        """Old Android apps append the path to itself; nobody is ever redirected."""
+        """Old Android apps append the path to itself; no request is ever redirected."""
         self.calls.known_keys.add("k")
         for suffix in (
             "",
@@ -37,7 +37,7 @@ class RoutingTests(WebCase):
         """By route and reason, so that a client cannot make the log long."""
         for _ in range(2):
             await self.post_form("/api/incoming-call/", b"sip_user_id=1")
-        self.web.settings = attrs.evolve(self.web.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.web.settings.current, pbx_networks=())
         await self.post_form("/api/incoming-call/", CALL)
         self.assertEqual(
             self.repeats.counted,
@@ -90,11 +90,11 @@ class RoutingTests(WebCase):
         await self.request("BREW", "/tea")
         self.assertEqual(self.observed, [("health", "GET", 200), ("unknown", "other", 404)])
 
-    async def test_refused_calls_are_told_to_the_calls_room(self) -> None:
+    async def test_refused_calls_are_reported_to_the_calls(self) -> None:
         """Malformed, forbidden and broken requests count as calls, each once."""
         await self.post_form("/api/incoming-call/", b"sip_user_id=1")
         await self.request("GET", "/api/incoming-call/")
-        self.web.settings = attrs.evolve(self.settings, pbx_networks=())
+        self.web.settings.current = attrs.evolve(self.settings, pbx_networks=())
         await self.post_form("/api/incoming-call/", CALL)
         await self.post_form("/api/call-response/", b"")
         client = await self.connect()
@@ -104,9 +104,9 @@ class RoutingTests(WebCase):
         self.assertEqual(self.calls.refusals, [malformed, malformed, forbidden, malformed])
 
 
-class FaceTests(WebCase):
-    async def test_pbx_route_is_served_on_the_pbx_face_alone(self) -> None:
-        """The public face answers 404 to any method, still in the PBX's format."""
+class RouteSetTests(WebCase):
+    async def test_pbx_route_is_served_on_the_pbx_listener_alone(self) -> None:
+        """The public listener answers 404 to any method, still in the PBX's format."""
         public, pbx = await self.listen(RouteSet.PUBLIC), await self.listen(RouteSet.PBX)
         for method in ("POST", "GET"):
             response = await self.request(method, "/api/incoming-call/", CALL, FORM, port=public)
@@ -114,7 +114,7 @@ class FaceTests(WebCase):
         response = await self.request("GET", "/api/incoming-call/", port=pbx)
         self.assertEqual(response.status, 405)
 
-    async def test_other_routes_are_not_served_on_the_pbx_face(self) -> None:
+    async def test_other_routes_are_not_served_on_the_pbx_listener(self) -> None:
         """Only health is on both."""
         public, pbx = await self.listen(RouteSet.PUBLIC), await self.listen(RouteSet.PBX)
         for path, status in (("/api/call-response/", 404), ("/health/", 200)):

@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.model import IncomingCall
-from middlewared.web.filters import Early, RefusedEarly
-from middlewared.web.settings import WebSettings
+from middlewared.web.filters import EarlyRefusal, NotRefused
+from middlewared.web.settings import LiveSettings, WebSettings
 from middlewared.web.shedding import Shedding
 from tests.web_stand_ins import StandInCalls
 
@@ -32,25 +32,26 @@ def request(
 class SheddingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.calls = StandInCalls()
-        self.settings = WebSettings(
-            pbx_networks=(ip_network("192.0.2.0/24"),),
-            trusted_proxies=(ip_network("198.51.100.1/32"),),
+        self.settings = LiveSettings(
+            WebSettings(
+                pbx_networks=(ip_network("192.0.2.0/24"),),
+                trusted_proxies=(ip_network("198.51.100.1/32"),),
+            )
         )
         self.shedding = Shedding(
             clock=Clock(),
             calls=self.calls,
-            settings=lambda: self.settings,
-            closing=lambda: False,
-            http_request=lambda *_: None,
+            settings=self.settings,
+            observe_request=lambda *_: None,
         )
 
     def assert_served(self, data: bytes, peer: str | None = PBX) -> None:
-        self.assertIs(self.shedding.early(data, peer), Early.SERVE)
+        self.assertIs(self.shedding.filter(data, peer), NotRefused.SERVE)
         self.assertEqual(self.calls.shedded, [])
 
-    def refused(self, data: bytes, peer: str | None = PBX) -> RefusedEarly:
-        found = self.shedding.early(data, peer)
-        assert isinstance(found, RefusedEarly)
+    def refused(self, data: bytes, peer: str | None = PBX) -> EarlyRefusal:
+        found = self.shedding.filter(data, peer)
+        assert isinstance(found, EarlyRefusal)
         return found
 
     def test_a_new_call_is_refused(self) -> None:
@@ -82,14 +83,14 @@ class SheddingTests(SynchronousTestCase):
         """Until its head and body are there; one that never will be is for the parser."""
         whole = request(urlencode(FIELDS), FORM)
         for size in range(len(whole)):
-            self.assertIs(self.shedding.early(whole[:size], PBX), Early.WAIT)
+            self.assertIs(self.shedding.filter(whole[:size], PBX), NotRefused.WAIT)
         self.refused(whole)
         self.calls.shedded.clear()
         self.assert_served(b"POST /api/incoming-call/ HTTP/1.1\r\n" + b"X: y\r\n" * 5000)
-        self.assert_served(request("x", FORM, length=self.settings.max_body_bytes + 1))
+        self.assert_served(request("x", FORM, length=self.settings.current.max_body_bytes + 1))
 
     def test_what_is_unusual_is_served(self) -> None:
-        """The parser judges it by all the rules."""
+        """The parser applies all the rules."""
         form = urlencode(FIELDS)
         for data in (
             request(form, FORM) + b"GET",
@@ -117,16 +118,16 @@ class SheddingTests(SynchronousTestCase):
         self.refused(request(form, FORM, f"X-Forwarded-For: {PBX}"), "198.51.100.1")
 
     def test_a_connection_is_closed_when_it_is_asked_for(self) -> None:
-        """As the client says, and when the daemon is about to end."""
+        """When the client asks for it; the reply then announces it."""
         data = request(urlencode(FIELDS), FORM, "Connection: close")
         found = self.refused(data)
         self.assertTrue(found.close)
         self.assertIn(b"\r\nConnection: close\r\n", found.reply)
 
-    def test_new_settings_judge_senders_again(self) -> None:
-        """What was known of a sender is forgotten with the settings it was judged by."""
+    def test_new_settings_apply_to_known_senders(self) -> None:
+        """What was known of a sender is forgotten with the settings that it came from."""
         data = request(urlencode(FIELDS), FORM)
         self.refused(data)
         self.calls.shedded.clear()
-        self.settings = WebSettings()
+        self.settings.current = WebSettings()
         self.assert_served(data)

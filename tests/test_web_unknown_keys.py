@@ -8,8 +8,8 @@ import attrs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.web.filters import Early, RefusedEarly
-from middlewared.web.settings import Rate, WebSettings
+from middlewared.web.filters import EarlyRefusal, NotRefused
+from middlewared.web.settings import LiveSettings, Rate, WebSettings
 from middlewared.web.unknown_keys import FLOOD_PER_S, UnknownKeys
 from tests.web_stand_ins import StandInCalls
 
@@ -33,21 +33,20 @@ def answer(key: str = KEY, **more: str) -> bytes:
 class UnknownKeyFloodTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.calls = Clock(), StandInCalls()
-        self.settings = WebSettings(unknown_keys=Rate(burst=3, per_s=1e-6))
+        self.settings = LiveSettings(WebSettings(unknown_keys=Rate(burst=3, per_s=1e-6)))
         self.keys = UnknownKeys(
             clock=self.clock,
             calls=self.calls,
-            settings=lambda: self.settings,
-            closing=lambda: False,
-            http_request=lambda *_: None,
+            settings=self.settings,
+            observe_request=lambda *_: None,
         )
 
-    def status(self, data: bytes, peer: str = "192.0.2.1") -> int | Early:
-        found = self.keys.early(data, peer)
-        return int(found.reply[9:12]) if isinstance(found, RefusedEarly) else found
+    def status(self, data: bytes, peer: str = "192.0.2.1") -> int | NotRefused:
+        found = self.keys.filter(data, peer)
+        return int(found.reply[9:12]) if isinstance(found, EarlyRefusal) else found
 
     def test_made_up_keys_are_404_and_then_429(self) -> None:
-        """Each address by itself; forms and JSON alike."""
+        """Each address has its own limit; forms and JSON alike."""
         json = f'{{"unique_key": "{KEY}", "message_start_time": 1.5, "available": true}}'
         requests = [answer(), answer(available="True"), request(json, "application/json")]
         statuses = [self.status(data) for data in requests * 2]
@@ -58,16 +57,16 @@ class UnknownKeyFloodTests(SynchronousTestCase):
     def test_keys_of_calls_are_served(self) -> None:
         """Held here, made by a daemon of ours, or perhaps held elsewhere: never by bytes."""
         self.calls.held_keys.add(KEY)
-        self.assertIs(self.status(answer()), Early.SERVE)
+        self.assertIs(self.status(answer()), NotRefused.SERVE)
         self.calls.held_keys.clear()
         self.calls.known_keys.add(KEY)
         for _ in range(10):
-            self.assertIs(self.status(answer()), Early.SERVE)
+            self.assertIs(self.status(answer()), NotRefused.SERVE)
 
     def test_what_is_not_plain_is_served(self) -> None:
-        """Whatever the parser might judge differently."""
+        """Whatever the parser might read differently."""
         whole = answer()
-        self.assertIs(self.status(whole[:-1]), Early.WAIT)
+        self.assertIs(self.status(whole[:-1]), NotRefused.WAIT)
         for data in (
             request(f"unique_key={KEY}"),
             request(f"message_start_time=1&unique_key={KEY}"),
@@ -77,11 +76,11 @@ class UnknownKeyFloodTests(SynchronousTestCase):
             answer("short"),
             whole + b"POST",
         ):
-            self.assertIs(self.status(data), Early.SERVE, data)
+            self.assertIs(self.status(data), NotRefused.SERVE, data)
 
     def test_it_is_active_during_a_flood_only(self) -> None:
         """Phones that answer calls which are over are no flood."""
-        self.settings = attrs.evolve(self.settings, unknown_keys=Rate(1000, 1.0))
+        self.settings.current = attrs.evolve(self.settings.current, unknown_keys=Rate(1000, 1.0))
         for _ in range(FLOOD_PER_S - 1):
             self.status(answer())
         self.assertFalse(self.keys.active)

@@ -1,8 +1,7 @@
 """
-What stands around the web in its tests: the rooms it calls, and a client that may lie.
+Stand-ins for the rooms that the web calls, and a client that may send anything.
 
-The one invariant: the stand-ins keep the contracts of the interfaces they stand for;
-the web itself is the real one, on a real socket.
+The stand-ins keep the contracts of their interfaces; the web is the real one, on a socket.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from middlewared.accounts.interface import Account, AccountBackend
+from middlewared.accounts.interface import Account, Authenticator
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
-from middlewared.model import Answer, Device, IncomingCall, Outcome, Platform
+from middlewared.model import Answer, AnswerResult, Device, IncomingCall, Outcome, Platform
 from middlewared.web.health import Health
-from middlewared.web.limits import Site
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet, WebSettings
+from middlewared.web.site import LimitedSite
 from tests.memory_devices import MemoryDevices
 
 reactor: Any = installed_reactor
@@ -45,7 +44,7 @@ class StandInCalls:
     """
     Calls that ring until the test, or a phone, ends them.
 
-    :ivar known_keys: of calls that are found out about; ``held_keys``: of those known at once.
+    :ivar known_keys: of calls that a look-up finds; ``held_keys``: of those held here.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class StandInCalls:
         self.held: set[str] = set()
         self.shedded: list[IncomingCall] = []
 
-    def shed(self, incoming: IncomingCall) -> bool:
+    def refuse_if_new(self, incoming: IncomingCall) -> bool:
         if incoming.call_id in self.held:
             return False
         self.shedded.append(incoming)
@@ -79,12 +78,12 @@ class StandInCalls:
             return self.at_once
         ended: Deferred[Outcome] = Deferred()
         self.ringing.append(ended)
-        self._tell()
+        self._notify()
         try:
             return await ended
         except CancelledError:
             self.hung_up += 1
-            self._tell()
+            self._notify()
             raise
 
     def refused(self, outcome: Outcome) -> None:
@@ -93,19 +92,20 @@ class StandInCalls:
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys
 
-    def surely_unknown(self, unique_key: str) -> bool:
+    def rules_out_key(self, unique_key: str) -> bool:
         return unique_key not in self.known_keys
 
-    def recognises(self, unique_key: str) -> bool:
+    def knows_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys or unique_key.startswith("ours")
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         if self.failure is not None:
             raise self.failure
         self.answers.append((unique_key, answer))
         if not self.gate.called:
             await self.gate
-        return unique_key in self.known_keys | self.held_keys
+        known = unique_key in self.known_keys | self.held_keys
+        return AnswerResult.ACCEPTED if known else AnswerResult.UNKNOWN
 
     async def until(self, rung: int = 0, hung_up: int = 0) -> None:
         """Wait until so many calls ring and so many PBXs have hung up."""
@@ -113,7 +113,7 @@ class StandInCalls:
             self.changed = Deferred()
             await self.changed
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self.changed.called:
             self.changed.callback(None)
 
@@ -169,7 +169,7 @@ class Response:
 
 
 class RawClient(Protocol):
-    """A client that sends what it is told to, byte for byte, and reads answers."""
+    """A client that sends any bytes and reads responses."""
 
     transport: Any
     reset = False
@@ -258,7 +258,7 @@ class WebCase(TestCase):
         self.observed: list[tuple[str, str, int]] = []
         self.health = Health(database_up=True, redis_up=None, waiting=0)
         self.clients: list[RawClient] = []
-        self.sites: list[Site] = []
+        self.sites: list[LimitedSite] = []
         self.web = Web(
             clock=reactor,
             wall=reactor.seconds,
@@ -272,18 +272,20 @@ class WebCase(TestCase):
             hangup=lambda *hangup: self.hangups.append(hangup),
             health=lambda: self.health,
             repeats=self.repeats,
-            http_request=lambda route, method, code, _: self.observed.append((route, method, code)),
+            observe_request=lambda route, method, code, _: self.observed.append(
+                (route, method, code)
+            ),
         )
-        self.port = await self.listen(RouteSet.WHOLE)
+        self.port = await self.listen(RouteSet.ALL)
         self._watch_log()
 
-    def make_accounts(self) -> AccountBackend:
-        """Who judges credentials; ``self.accounts`` unless the test wants another."""
+    def make_accounts(self) -> Authenticator:
+        """The account backend; ``self.accounts`` unless the test wants another."""
         return self.accounts
 
-    async def listen(self, face: RouteSet) -> int:
-        """Serve ``face``; gives the port."""
-        site = self.web.site(face)
+    async def listen(self, routes: RouteSet) -> int:
+        """Serve ``routes``; returns the port."""
+        site = self.web.site(routes)
         self.sites.append(site)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         self.addCleanup(port.stopListening)

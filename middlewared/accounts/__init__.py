@@ -1,1 +1,1 @@
-"""The account backends that judge an app's credentials."""
+"""The account backends that validate an app's credentials."""

@@ -1,15 +1,27 @@
 """
 The account backend: whose credentials are these?
 
-The one invariant: "refused" is said only when the backend itself said it; every other
-trouble is AccountsDown, because apps log their user out on a 401.
+Only a backend's own refusal is a refusal. Every other failure is AccountsDown, because apps
+log their user out on a 401.
+
+What one more backend (``ldap``) takes:
+
+1. ``accounts/ldap.py``: the class, an :class:`AccountBackend`, and its frozen settings
+2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings``
+3. ``config/rules.py``: which of its keys must be set
+4. ``service/implementations.py``: its case in ``choose_accounts`` (mypy misses it)
+5. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it
+6. ``etc/middlewared.ini``, ``README.md``, ``CHANGELOG.md``: what operators read
+7. ``cli/check/online.py``, if ``check --online`` can ask it something
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
+
+Settings = TypeVar("Settings", contravariant=True)
 
 
 @attrs.frozen
@@ -17,33 +29,58 @@ class Account:
     """An account whose credentials were accepted."""
 
     sip_user_id: int | None
-    """The one account these credentials speak for; None: any (backend ``open``)."""
+    """The one account that these credentials are for; None: any (backend ``open``)."""
 
     def owns(self, sip_user_id: int) -> bool:
-        """Whether these credentials may speak for ``sip_user_id``."""
+        """Whether these credentials give access to ``sip_user_id``."""
         return self.sip_user_id is None or self.sip_user_id == sip_user_id
 
 
-class AccountBackend(Protocol):
-    """Judges the Authorization header of an app's request."""
+class Authenticator(Protocol):
+    """Validates the Authorization header of an app's request."""
 
     @property
     def needs_credentials(self) -> bool:
         """
-        False for ``open`` and ``none``: they judge a request without an Authorization
-        header like any other; ``authenticate`` is then called with ``b""``.
+        Whether a request without an Authorization header is refused without asking.
+
+        False for ``open`` and ``none``: ``authenticate`` is then called with ``b""``.
         """
 
     @property
     def at_once(self) -> int:
-        """How many attempts are worth being judged at a time; more only wait in there."""
+        """How many concurrent attempts are useful; more would only wait in the backend."""
 
     async def authenticate(self, authorization: bytes) -> Account:
         """
-        Ask whose credentials these are.
+        Find out whose credentials these are.
 
-        :param authorization: the caller's Authorization header, any scheme, unchanged.
-        :raises CredentialsRefused: the backend said 401.
-        :raises AccessForbidden: the backend said 403, or there is no app account.
+        :param authorization: the client's Authorization header, any scheme, unchanged.
+        :raises CredentialsRefused: the backend refused them (401).
+        :raises AccessForbidden: the backend forbade access (403), or there is no app account.
         :raises AccountsDown: time-out, unreachable, redirect, 5xx, not JSON, wrong shape.
         """
+
+
+class AccountBackend(Authenticator, Protocol[Settings]):
+    """An :class:`Authenticator` with a life, and settings of its own."""
+
+    @property
+    def up(self) -> bool | None:
+        """
+        Whether the service that the backend asks gave its last answer as agreed, True before
+        the first one; None: it asks none.
+        """
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Use ``settings`` for what begins from now on.
+
+        Cannot fail: what can be wrong with them was found when they were read.
+        """
+
+    async def start(self) -> None:
+        """Called once, before the first ``authenticate``; a service that is down is no error."""
+
+    async def stop(self) -> None:
+        """Called once, after the last request has been answered."""

@@ -1,17 +1,13 @@
 """
 The account backend that asks VoIPGRID's account API.
 
-The one invariant: the caller's Authorization header goes to the API as it came and
-stays nowhere: not in a log, an error or the memory of answers, which knows it by a keyed
-hash alone.
+The client's Authorization header goes to the API unchanged and is kept nowhere: not in a
+log, not in an error, and in the memory of accepted answers only as a keyed digest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
-from collections import OrderedDict
 from typing import NoReturn
 
 import attrs
@@ -19,15 +15,18 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from middlewared.accounts.interface import Account
+from middlewared.accounts.remembered import Remembered
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
 from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TimedOut
 from middlewared.waiting import with_fair_timeout
 
 MAX_LOOKUPS = 200
-MAX_REMEMBERED = 20_000
 QUIET_S = 10.0
-"""After "answers again": one user's odd account may fail between the others' good ones."""
+"""
+No "down" is logged so long after "answers again": one user's faulty account may fail between
+the accounts of others.
+"""
 
 
 @attrs.frozen
@@ -36,23 +35,18 @@ class VoipgridSettings:
     Where the API is and how long to wait for it.
 
     :ivar base_url: may have a path; ``profile_path`` and an account's path are added to it.
-    :ivar timeout_ms: for one whole look-up, both its requests.
-    :ivar cache_ms: how long a positive answer may be used again; 0: never.
+    :ivar timeout_s: for one whole look-up, both its requests.
+    :ivar cache_s: how long an accepted answer may be used again; 0: never.
     """
 
     base_url: str
     profile_path: str
-    timeout_ms: int = 5000
-    cache_ms: int = 0
+    timeout_s: float
+    cache_s: float
 
 
 class VoipgridAccounts:
-    """
-    Implements :class:`~middlewared.accounts.interface.AccountBackend`.
-
-    :ivar settings: may be replaced while it runs.
-    :ivar up: whether the API's last answer was usable.
-    """
+    """Implements :class:`~middlewared.accounts.interface.AccountBackend`."""
 
     needs_credentials = True
     at_once = MAX_LOOKUPS
@@ -61,58 +55,56 @@ class VoipgridAccounts:
     def __init__(self, *, client: HttpClient, clock: Clock, settings: VoipgridSettings) -> None:
         self._client = client
         self._clock = clock
-        self._remembered = _Remembered()
-        self._lookups = 0
         self._settings = settings
+        self._remembered: Remembered[Account] = Remembered()
+        self._lookups = 0
         self.up = True
-        self._told_down = False
+        self._reported_down = False
         self._quiet_until = 0.0
 
-    @property
-    def settings(self) -> VoipgridSettings:
-        """The settings of the next look-up; what was remembered under others is forgotten."""
-        return self._settings
+    async def start(self) -> None:
+        pass
 
-    @settings.setter
-    def settings(self, settings: VoipgridSettings) -> None:
+    async def stop(self) -> None:
+        """Nothing to close: the client belongs to its maker."""
+
+    def reconfigure(self, settings: VoipgridSettings) -> None:
+        """Use ``settings`` for the next look-up; answers under other settings are forgotten."""
         if settings != self._settings:
             self._settings = settings
-            self._remembered = _Remembered()
+            self._remembered = Remembered()
 
     async def authenticate(self, authorization: bytes) -> Account:
-        """Two GETs with the caller's own header: the profile, then its app account."""
+        """Two GETs with the client's own header: the profile, then its app account."""
         settings, remembered = self._settings, self._remembered
         known = remembered.get(authorization, self._clock.seconds())
         if known is not None:
             return known
         if self._lookups >= MAX_LOOKUPS:
-            raise AccountsDown(f"{MAX_LOOKUPS} look-ups wait for the account API already")
+            raise AccountsDown(f"{MAX_LOOKUPS} look-ups are already waiting for the account API")
         self._lookups += 1
         try:
             account = await self._look_up(authorization, settings)
         except AccountsDown as error:
-            self._became(False, str(error))
+            self._note(False, str(error))
             raise
         except (CredentialsRefused, AccessForbidden):
-            self._became(True)
+            self._note(True)
             raise
         finally:
             self._lookups -= 1
-        self._became(True)
-        if settings.cache_ms:
-            until = self._clock.seconds() + settings.cache_ms / 1000
-            remembered.put(authorization, account, until)
+        self._note(True)
+        if settings.cache_s:
+            now = self._clock.seconds()
+            remembered.put(authorization, account, now, keep_s=settings.cache_s)
         return account
 
     async def _look_up(self, authorization: bytes, settings: VoipgridSettings) -> Account:
-        timeout_s = settings.timeout_ms / 1000
-        both = Deferred.fromCoroutine(self._ask(authorization, settings, timeout_s))
-        return await with_fair_timeout(both, timeout_s, self._clock, _too_slow)
+        both = Deferred.fromCoroutine(self._ask(authorization, settings))
+        return await with_fair_timeout(both, settings.timeout_s, self._clock, _too_slow)
 
-    async def _ask(
-        self, authorization: bytes, settings: VoipgridSettings, timeout_s: float
-    ) -> Account:
-        base = settings.base_url.rstrip("/")
+    async def _ask(self, authorization: bytes, settings: VoipgridSettings) -> Account:
+        base, timeout_s = settings.base_url.rstrip("/"), settings.timeout_s
         profile = await self._get(base + settings.profile_path, authorization, timeout_s)
         path = _app_account(profile)
         account = await self._get(base + path, authorization, timeout_s)
@@ -132,7 +124,7 @@ class VoipgridAccounts:
         return _object(reply)
 
     async def _request(self, url: str, authorization: bytes, timeout_s: float) -> HttpResponse:
-        """One GET; repeated once, since the API may have closed the kept connection just now."""
+        """One GET, repeated once: the API may just have closed the kept connection."""
         headers: dict[str, str | bytes] = {
             "Authorization": authorization,
             "Accept": "application/json",
@@ -147,14 +139,15 @@ class VoipgridAccounts:
                     raise
         raise AssertionError("not reached")
 
-    def _became(self, up: bool, why: str = "") -> None:
+    def _note(self, up: bool, why: str = "") -> None:
+        """Log a change, at most once in a while."""
         now = self._clock.seconds()
-        if up and self._told_down:
+        if up and self._reported_down:
             self._log.info("the account API answers again")
-            self._told_down, self._quiet_until = False, now + QUIET_S
-        elif not (up or self._told_down) and now >= self._quiet_until:
+            self._reported_down, self._quiet_until = False, now + QUIET_S
+        elif not (up or self._reported_down) and now >= self._quiet_until:
             self._log.warn("account API down: {why}", why=why)
-            self._told_down = True
+            self._reported_down = True
         self.up = up
 
 
@@ -194,7 +187,7 @@ def _app_account(profile: dict[str, object]) -> str:
 
 
 def _sip_user_id(account: dict[str, object]) -> int:
-    """The account's number; a text that no number is written as can be nobody's."""
+    """The account's number, which may come as text; any other text is no account of ours."""
     value = account.get("account_id")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise AccountsDown("the account API's account_id is missing")
@@ -202,32 +195,3 @@ def _sip_user_id(account: dict[str, object]) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or str(int(text)) != text:
         raise AccessForbidden("the account is no SIP account")
     return int(text)
-
-
-class _Remembered:
-    """Positive answers, the most recently used ones; the key dies with the process."""
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self._accounts: OrderedDict[bytes, tuple[Account, float]] = OrderedDict()
-
-    def get(self, authorization: bytes, now: float) -> Account | None:
-        if not self._accounts:
-            return None
-        name = self._name(authorization)
-        account, until = self._accounts.get(name, (None, 0.0))
-        if now < until:
-            self._accounts.move_to_end(name)
-            return account
-        self._accounts.pop(name, None)
-        return None
-
-    def put(self, authorization: bytes, account: Account, until: float) -> None:
-        name = self._name(authorization)
-        self._accounts[name] = account, until
-        self._accounts.move_to_end(name)
-        if len(self._accounts) > MAX_REMEMBERED:
-            self._accounts.popitem(last=False)
-
-    def _name(self, authorization: bytes) -> bytes:
-        return hashlib.blake2b(authorization, key=self._key, digest_size=32).digest()

@@ -1,1 +1,1 @@
-"""The heart: one call from request to outcome."""
+"""One call, from the PBX's request to its outcome."""

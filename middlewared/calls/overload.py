@@ -1,9 +1,9 @@
 """
-Overload control: whether a new call is taken, judged by how late the event loop runs.
+Overload control: whether a new call is taken, depending on how late the event loop runs.
 
 The loop works in turns: it waits for sockets, then serves everything that is ready. What
 arrives during a turn waits until the turn is over, so the length of turns is the lateness
-of everything the daemon does. Below capacity turns are short, or end in a wait. Above it
+of everything the daemon does. Below capacity, turns are short or end in a wait. Above it,
 each turn brings more work than the one before, and they grow without bound.
 
 docs/overload.md explains the design and the figures behind the constants.
@@ -12,42 +12,32 @@ docs/overload.md explains the design and the figures behind the constants.
 from __future__ import annotations
 
 from math import inf
-from typing import Protocol
 
 from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall
+from middlewared.metrics import Metrics
 
 SHORT_TURN_S = 0.02
-"""A turn of this length shows that nothing queues."""
+"""A turn shorter than this shows that no work is queueing."""
 GRACE_S = 0.15
-"""So long a burst of work may last before it counts as overload (CoDel's interval)."""
+"""How long a burst of work may last before it counts as overload (CoDel's interval)."""
 WARY_GRACE_S = 0.03
-"""The same while an overload was seen less than :data:`WARY_S` ago: it comes and goes."""
+"""The same within :data:`WARY_S` after an overload, which may come and go."""
 WARY_S = 1.0
 BURST_CALLS = 10
-"""So many calls are taken since the loop was last calm, however long a turn lasts."""
+"""How many calls are taken after the loop was last calm, however long a turn lasts."""
 ADMIT_S = 0.01
-"""Under overload, new calls are taken in the first part of each turn only."""
+"""Under overload, new calls are taken only in this first part of each turn."""
 LAG_PERIOD_S = 0.1
-"""The lag metric has the longest turn of each such period in which there was work."""
+"""The lag metric gets the longest turn of each such period with work."""
 RECENT_S = 1.0
-"""The lag that /health/ shows is the longest turn of the last one or two such periods."""
+"""The lag in /health/ is the longest turn of the last one or two such periods."""
 REPORT_S = 1.0
 
 
-class OverloadMetrics(Protocol):
-    """Implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def loop_lag(self, seconds: float) -> None:
-        """The longest turn of the event loop in a tenth of a second with work."""
-
-    def calls_shed(self, count: int) -> None:
-        """So many calls were refused because of overload."""
-
-
 class LongestTurn:
-    """The longest turn of the last full period, or of the present one if that is longer."""
+    """The longest turn of the last full period, or of the current one if that is longer."""
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
@@ -56,12 +46,12 @@ class LongestTurn:
         self._longest_s = 0.0
 
     def add(self, length_s: float, now: float) -> None:
-        """A turn of ``length_s`` ends."""
+        """A turn of ``length_s`` has ended."""
         self._turn_over(now)
         self._longest_s = max(self._longest_s, length_s)
 
     def seconds(self, now: float) -> float:
-        """The longest turn lately."""
+        """The longest recent turn."""
         self._turn_over(now)
         return max(self._before_s, self._longest_s)
 
@@ -76,22 +66,22 @@ class Overload:
     """
     Watches the turns of the event loop and admits new calls.
 
-    The loop is late once no turn was short, and none found the loop idle, for longer than
-    :data:`GRACE_S`, and :data:`BURST_CALLS` were taken meanwhile. A single long turn is no
-    overload: a pause of the whole process, a burst. While the loop is late, new calls are
-    taken in the first :data:`ADMIT_S` of each turn and refused in the rest of it: phones'
-    answers, hang-ups, provider replies and timers are never refused, so they take what they
-    need of each turn, and new calls get what is left.
+    The loop is late if for longer than :data:`GRACE_S` no turn was short and none began idle,
+    and :data:`BURST_CALLS` calls were taken meanwhile. A single long turn is not overload, but
+    a burst or a pause of the whole process. While the loop is late, new calls are taken in the
+    first :data:`ADMIT_S` of each turn and refused in the rest of it. Phones' answers, hang-ups,
+    provider replies and timers are never refused: they take what they need of each turn, and
+    new calls get what is left.
     """
 
     log = Logger()
 
-    def __init__(self, *, clock: Clock, metrics: OverloadMetrics) -> None:
+    def __init__(self, *, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
         now = clock.seconds()
         self._turn_began_at = now
-        self._calm_at = inf  # never late on a reactor that does not show its turns
+        self._calm_at = inf  # never late on a reactor that does not report its turns
         self._taken = 0
         self._wary_until = now
         self._sampled_at = now
@@ -120,13 +110,13 @@ class Overload:
         self._taken += 1
 
     def refuse(self) -> None:
-        """Count a call that was refused; they are reported together once a second."""
+        """Count a call that was refused; refusals are reported together once a second."""
         self._refused += 1
         if self._reporting is None:
             self._reporting = self._clock.callLater(REPORT_S, self.report)
 
     def report(self) -> None:
-        """Report what was refused since the last report; also to be called at the end."""
+        """Report the calls refused since the last report; also called at the stop."""
         timer, self._reporting = self._reporting, None
         if timer is not None and timer.active():
             timer.cancel()
@@ -143,7 +133,7 @@ class Overload:
         """
         The event loop begins to serve the sockets that are ready.
 
-        :param idle: none was ready when the turn before it ended.
+        :param idle: no socket was ready when the turn before it ended.
         """
         now = self._turn_began_at = self._clock.seconds()
         if idle:

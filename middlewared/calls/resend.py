@@ -1,8 +1,5 @@
 """
-When a device that has not answered is pushed to again. Pure.
-
-The first push is sent at once, no two at the same time, and there are at least one and at
-most ``int(wait / interval) - 1``.
+When a device that has not answered gets another push. Pure.
 """
 
 from __future__ import annotations
@@ -11,11 +8,6 @@ import attrs
 
 from middlewared.model import Device
 from middlewared.push.interface import Resend
-
-FIRST_BACKOFF_S = 0.15
-LONGEST_BACKOFF_S = 2.0
-UNCERTAIN_PAUSE_S = 1.5
-"""How long a "once" device has to answer an uncertain push before it is repeated."""
 
 
 def is_pushed_once(device: Device, resend: Resend) -> bool:
@@ -29,11 +21,12 @@ def is_pushed_once(device: Device, resend: Resend) -> bool:
 
 
 @attrs.frozen(kw_only=True)
-class Series:
+class PushSchedule:
     """
-    When the pushes of a call are sent, starting at ``started_at``.
+    When the pushes of a call are sent: at ``started_at`` and every ``interval_s`` after it.
 
-    ``once``: the device gets only one push.
+    There are at least one and at most ``int(wait_s / interval_s) - 1``; with ``once`` there
+    is one.
     """
 
     once: bool
@@ -45,8 +38,8 @@ class Series:
         """
         Those that are left at ``now``.
 
-        Of the times that have passed, because the device was looked up slowly, only the
-        last is given: several pushes at once wake no phone better than one.
+        Of the times that have passed, because the look-up of the device was slow, only the
+        last is given: several pushes at once wake a phone no better than one.
 
         :param sent: how many were sent by a daemon that has died since.
         """
@@ -61,14 +54,3 @@ class Series:
     def _all(self) -> list[float]:
         count = 1 if self.once else max(1, int(self.wait_s / self.interval_s + 1e-9) - 1)
         return [self.started_at + number * self.interval_s for number in range(count)]
-
-
-def backoff_s(failures: int, spread: float) -> float:
-    """
-    How long to wait after the ``failures``-th temporary failure of one push in a row.
-
-    :param spread: a random number in 0..1, so that pushes that failed together do not
-        come back together.
-    """
-    longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 1))
-    return longest * (0.5 + spread / 2)

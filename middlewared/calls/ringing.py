@@ -1,8 +1,8 @@
 """
 One call, from the PBX's request to its outcome.
 
-The one invariant: every request gets exactly one outcome, at the call's deadline at
-the latest, and nothing stands between a phone's answer and that outcome.
+Every request gets exactly one outcome, no later than its call's deadline. Between a phone's
+answer and that outcome nothing else is done.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Protocol, TypeAlias
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
-from middlewared.background import Background
 from middlewared.calls.trace import Trace
-from middlewared.calls.waking import Waking, WakingSettings
+from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.clock import Clock, WallClock
-from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import RendezvousDown
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     Device,
     DeviceKind,
@@ -31,13 +30,12 @@ from middlewared.model import (
     Outcome,
     Settlement,
 )
-from middlewared.push.interface import Routes
-from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 
 @attrs.frozen
 class RingingSettings:
-    """How calls are treated from now on; those that wait keep what they began with."""
+    """For new calls; those that wait keep the settings they began with."""
 
     wait_s: float
     max_waiting: int
@@ -47,11 +45,11 @@ class RingingSettings:
 @attrs.frozen
 class EndedRequest:
     """
-    A request of a PBX has ended, with the call or before it.
+    A request of a PBX has ended, with its call or before it.
 
-    ``joined``: it repeated a call that was known. ``kind``: of the call's device; None
-    when it has none, or when another daemon wakes it. ``settlement``: None when the PBX
-    closed its connection. ``waits``: whether the call may still wait for its phone.
+    ``joined``: it repeated a known call. ``kind``: of the call's device; None: it has none, or
+    another daemon wakes it. ``settlement``: None: the PBX closed its connection. ``waits``:
+    whether the call may still wait for its phone.
     """
 
     call: Call
@@ -67,9 +65,9 @@ class EndedCall:
     """
     A call has ended; reported once, however many requests it had.
 
-    ``kind``: None when it has no device. ``accepted``: how many pushes the provider accepted,
-    the first of them at ``accepted_at``. ``settlement``: None when every PBX connection was closed.
-    ``device``: None as well when no device was found.
+    ``kind`` and ``device``: None: it has no device. ``accepted``: how many pushes the provider
+    accepted, the first of them at ``accepted_at``. ``settlement``: None: every PBX connection
+    was closed.
     """
 
     kind: DeviceKind | None
@@ -86,74 +84,54 @@ Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer
 class Admission(Protocol):
     """Decides whether there is time for a new call; see :class:`~.overload.Overload`."""
 
-    @property
-    def late(self) -> bool:
-        """Whether the event loop has more to do than it can do."""
-
     def admits(self) -> bool:
         """Whether a new call is taken now."""
 
     def taken(self) -> None:
-        """A new call was taken: count it."""
+        """Count a call that was taken."""
 
     def refuse(self) -> None:
-        """A call was refused: count it."""
+        """Count a call that was refused."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Ringing:
     """
     Rings devices; implements :class:`~.interface.Calls`.
 
-    :param ended: hears of every request and every call that ended, right before a reply is
-        written, so it must put off all work.
+    :param ended: notified of every request and every call that ended, right before the reply
+        is written, so it must defer all work.
     :param new_key: gives a fresh unguessable unique_key.
     :ivar draining: set it to refuse new calls.
     :ivar waiting: how many requests are held.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        wall: WallClock,
-        registry: DeviceRegistry,
-        rendezvous: Rendezvous,
-        routes: Routes,
-        background: Background,
-        admission: Admission,
-        ended: Callable[[Ended], None],
-        new_key: Callable[[], str],
-        settings: RingingSettings,
-    ) -> None:
-        self._clock = clock
-        self._wall = wall
-        self._registry = registry
-        self._rendezvous = rendezvous
-        self._routes = routes
-        self._background = background
-        self._admission = admission
-        self._ended = ended
-        self._new_key = new_key
-        self.settings = settings
-        self.draining = False
-        self.waiting = 0
-        self._idle: Deferred[None] | None = None
+    _clock: Clock
+    _wall: WallClock
+    _rendezvous: Rendezvous
+    _waker: Waker
+    _admission: Admission
+    _ended: Callable[[Ended], None]
+    _new_key: Callable[[], str]
+    settings: RingingSettings
+    draining: bool = attrs.field(default=False, init=False)
+    waiting: int = attrs.field(default=0, init=False)
+    _idle: Deferred[None] | None = attrs.field(default=None, init=False)
 
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
-        """See :meth:`.interface.Calls.ring`."""
         call = self._call(incoming)
         refusal = self._refusal(call)
         if refusal is Outcome.OVERLOADED:
             self._admission.refuse()
             return refusal
         if refusal is not None:
-            return self._turned_away(call, trace, refusal)
+            return self._refuse(call, trace, refusal)
         self._admission.taken()
         self.waiting += 1
         try:
             return await self._hold(call, trace)
         except RendezvousDown:
-            return self._turned_away(call, trace, Outcome.SERVICE_DOWN)
+            return self._refuse(call, trace, Outcome.SERVICE_DOWN)
         finally:
             self.waiting -= 1
             if not self.waiting and self._idle is not None:
@@ -161,106 +139,89 @@ class Ringing:
                 idle.callback(None)
 
     def holds_key(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.holds_key`."""
         return self._rendezvous.holds_key(unique_key)
 
-    def surely_unknown(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.surely_unknown`."""
-        return self._rendezvous.surely_unknown(unique_key)
+    def rules_out_key(self, unique_key: str) -> bool:
+        return self._rendezvous.rules_out_key(unique_key)
 
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Calls.recognises`."""
-        return self._rendezvous.recognises(unique_key)
+    def knows_key(self, unique_key: str) -> bool:
+        return self._rendezvous.knows_key(unique_key)
 
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
-        """See :meth:`.interface.Calls.answer`."""
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         return await self._rendezvous.answer(unique_key, answer)
 
     @property
     def overloaded(self) -> bool:
-        """See :meth:`.interface.Calls.overloaded`."""
         return self.waiting >= self.settings.max_waiting or not self._admission.admits()
 
-    def shed(self, incoming: IncomingCall) -> bool:
-        """See :meth:`.interface.Calls.shed`."""
+    def refuse_if_new(self, incoming: IncomingCall) -> bool:
         if self._rendezvous.holds(incoming):
             return False
         self._admission.refuse()
         return True
 
     def refused(self, outcome: Outcome) -> None:
-        """See :meth:`.interface.Calls.refused`."""
         self._ended(EndedCall(None, self._clock.seconds(), None, Settlement(outcome)))
 
     def idle(self) -> Deferred[None]:
-        """Fires when no request is held; to be asked once, by the drain."""
+        """Fires when no request is held; for one caller, the drain."""
         if not self.waiting:
             return succeed(None)
         self._idle = Deferred()
         return self._idle
 
     async def _hold(self, call: Call, trace: Trace) -> Outcome:
-        """Take a place at the call and wait for its outcome."""
-        place = await self._rendezvous.join(call)
+        """Join the call and wait for its outcome."""
+        waiter = await self._rendezvous.join(call)
         settlement = None
         try:
-            if place.first:
-                self._wake(place, trace)
-            settlement = await place.settled
+            if waiter.first:
+                self._wake(waiter, trace)
+            settlement = await waiter.settled
         finally:
-            place.leave()
+            waiter.leave()
             if settlement is None:
                 trace.mark("hung-up")
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
-            joined = not place.first
-            ended = EndedRequest(place.call, trace, joined, place.kind, settlement)
+            joined = not waiter.first
+            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement)
             if settlement is None:
-                ended = attrs.evolve(ended, waits=partial(_may_wait, place))
+                ended = attrs.evolve(ended, waits=partial(_may_wait, waiter))
             self._ended(ended)
         return settlement.outcome
 
     def _refusal(self, call: Call) -> Outcome | None:
-        """Why ``call`` is not taken now; a repeat of a held one is no new call."""
+        """Why ``call`` is refused now; None: it is not. A repeat of a held call never is."""
         if not (self.draining or self.overloaded) or self._rendezvous.holds(call.incoming):
             return None
         return Outcome.DRAINING if self.draining else Outcome.OVERLOADED
 
-    def _turned_away(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
-        """Tell of a call that got no place."""
+    def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
+        """Report a call that was not joined."""
         self._ended(EndedRequest(call, trace, False, None, Settlement(outcome)))
         self.refused(outcome)
         return outcome
 
     def _call(self, incoming: IncomingCall) -> Call:
         """
-        Open a new call. Deployed iOS apps make a UUID of its key, and whoever guesses a
-        key could answer: so a call_id serves as key only when it is a UUID.
+        Open a new call. Deployed iOS apps parse its key as a UUID, and anyone who guesses a
+        key could answer, so a call_id serves as the key only if it is a UUID.
         """
         key = incoming.call_id if is_uuid(incoming.call_id) else self._new_key()
         started_at = self._clock.seconds()
         deadline = started_at + self.settings.wait_s
         return Call(key, incoming, started_at, deadline, self._wall())
 
-    def _wake(self, place: Place, trace: Trace) -> None:
-        """Wake the device of the call that ``place`` has opened, until the call is over."""
-        waking = Waking(
-            clock=self._clock,
-            registry=self._registry,
-            rendezvous=self._rendezvous,
-            routes=self._routes,
-            background=self._background,
-            settings=self.settings.waking,
-            late=lambda: self._admission.late,
-            place=place,
-            trace=trace,
-        )
+    def _wake(self, waiter: Waiter, trace: Trace) -> None:
+        """Wake the device of the call that ``waiter`` has opened, until the call is over."""
+        waking = self._waker.waking(waiter, trace, self.settings.waking)
 
         def over(settlement: Settlement | None) -> None:
             waking.stop()
             ended = EndedCall(
-                kind=place.kind,
-                started_at=place.call.started_at,
+                kind=waiter.kind,
+                started_at=waiter.call.started_at,
                 accepted_at=waking.accepted_at,
                 settlement=settlement,
                 accepted=waking.accepted,
@@ -268,13 +229,13 @@ class Ringing:
             )
             self._ended(ended)
 
-        place.over.addCallback(over)
-        self._background.run(waking.run())
+        waiter.ended.addCallback(over)
+        waking.start()
 
 
-def _may_wait(place: Place) -> bool:
-    """Whether others may wait for the call; only the daemon that wakes the phone learns it."""
-    return not (place.first and place.over.called)
+def _may_wait(waiter: Waiter) -> bool:
+    """Whether others may wait for the call; only the daemon that wakes the phone knows."""
+    return not (waiter.first and waiter.ended.called)
 
 
 def is_uuid(text: str) -> bool:

@@ -1,8 +1,8 @@
 """
 The record of one call's steps and their times.
 
-The one invariant: a step is stamped when it happened and never moved. The log line and
-the ``Server-Timing`` header are both read from it.
+A step is stamped when it happens and never changes. The log line and the ``Server-Timing``
+header are both made from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """One thing that happened; ``note`` is a token that says how it went, or ""."""
+    """One thing that happened; ``note`` is a token for its result, or ""."""
 
     name: str
     at: float
@@ -26,9 +26,7 @@ class Step(NamedTuple):
 
 class Trace:
     """
-    Steps of one PBX request, in order.
-
-    Bounded by the pushes a call may have.
+    Steps of one PBX request, in order; bounded by the pushes a call may have.
 
     :param now: gives the seconds of a monotonic clock.
     :ivar provider_ids: the providers' ids of the pushes, for their support.
@@ -42,7 +40,7 @@ class Trace:
         self.provider_ids: list[str] = []
 
     def mark(self, step: str, at: float | None = None, note: str = "") -> None:
-        """Stamp ``step`` with the present time, or with ``at`` when it is known better."""
+        """Add ``step`` with the current time, or with ``at`` if that is known better."""
         self.steps.append(Step(step, self._now() if at is None else at, note))
 
     @property
@@ -51,17 +49,13 @@ class Trace:
         return self.steps[0].at
 
     def time_of(self, step: str) -> float | None:
-        """When ``step`` happened first, None when it did not."""
+        """When ``step`` happened first; None: it did not."""
         return next((known.at for known in self.steps if known.name == step), None)
 
     def durations_ms(self) -> list[tuple[Step, float]]:
         """How long each step took from the one before it, in milliseconds; never negative."""
         pairs = zip(self.steps, self.steps[1:], strict=False)
         return [(step, max(0.0, step.at - before.at) * 1000) for before, step in pairs]
-
-    def total_ms(self) -> float:
-        """Milliseconds from the request to now."""
-        return max(0.0, self._now() - self.began_at) * 1000
 
     def text(self) -> str:
         """The steps as the log line shows them: name, milliseconds and note of each."""
@@ -73,4 +67,5 @@ class Trace:
             f"{step.name};dur={ms:.2f}" + (f";desc={step.note}" if step.note else "")
             for step, ms in self.durations_ms()
         ]
-        return ", ".join([*parts, f"total;dur={self.total_ms():.2f}"])
+        total_ms = max(0.0, self._now() - self.began_at) * 1000
+        return ", ".join([*parts, f"total;dur={total_ms:.2f}"])

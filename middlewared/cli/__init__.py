@@ -1,1 +1,1 @@
-"""The console script ``middlewared``: what an operator does beside running the daemon."""
+"""The commands of ``middlewared``, and the client that reaches the running daemon."""

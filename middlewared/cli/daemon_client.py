@@ -1,8 +1,7 @@
 """
-How a command on this machine reaches the running daemon.
+The client with which a command on this machine reaches the running daemon.
 
-The one invariant: it uses what the configuration says the daemon listens at, or the URL
-it was given; it guesses nothing.
+It connects to an address at which the daemon listens by its configuration, or to a given URL.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import CertificateOptions
 
 from middlewared.config import Config
-from middlewared.config.listen import arguments
-from middlewared.errors import ConfigError
+from middlewared.config.endpoint_descriptions import INTERFACE_POSITION, arguments
+from middlewared.errors import ConfigError, Problem
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import CONNECT_TIMEOUT_S, DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
@@ -32,29 +31,29 @@ _ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S
 
 @attrs.frozen
 class DaemonClient:
-    """A client of the daemon's PBX face; ``name`` is for messages."""
+    """An HTTP client for where PBXs place their calls; ``name`` is for messages."""
 
-    client: PooledHttpClient
+    http: PooledHttpClient
     base_url: str
     name: str
 
 
-def way_in(config: Config, *, reactor: Any, url: str | None) -> DaemonClient:
+def make_daemon_client(config: Config, *, reactor: Any, url: str | None) -> DaemonClient:
     """
-    Where PBXs place their calls.
+    A client for the daemon of ``config``.
 
-    :param url: the base URL; None: the first endpoint of the configuration that can be
-        connected to from here.
+    :param url: the base URL; None: the first endpoint of the configuration to which this host
+        can connect.
     :raises ConfigError: there is none.
     """
     tls = ClientTLS(trust=load_trust(None))
     if url is not None:
-        client = PooledHttpClient(reactor=reactor, endpoints=DirectEndpoints(reactor), tls=tls)
-        return DaemonClient(client, url.rstrip("/"), url)
+        http = PooledHttpClient(reactor=reactor, endpoints=DirectEndpoints(reactor), tls=tls)
+        return DaemonClient(http, url.rstrip("/"), url)
     key = "pbx_listen" if config.http.pbx_listen else "listen"
     description, endpoint = _first(reactor, getattr(config.http, key), key)
-    client = PooledHttpClient(reactor=reactor, endpoints=lambda _host, _port: endpoint, tls=tls)
-    return DaemonClient(client, "http://localhost", description)
+    http = PooledHttpClient(reactor=reactor, endpoints=lambda _host, _port: endpoint, tls=tls)
+    return DaemonClient(http, "http://localhost", description)
 
 
 def _first(
@@ -64,30 +63,31 @@ def _first(
         endpoint = client_endpoint(reactor, description)
         if endpoint is not None:
             return description, endpoint
-    raise ConfigError([f"[http] {key}: tells no address to connect to; give the URL with --url"])
+    what = "has no address to connect to; give the URL with --url"
+    raise ConfigError([Problem("http", key, what)])
 
 
 def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint | None:
     """
-    The other end of a server's endpoint description; None when that is not known: systemd
-    passes the sockets, the system chooses the port, or a proxy is to stand before it.
+    A client endpoint for a server's endpoint description.
+
+    None when the address is unknown: systemd passes the socket, the system chooses the port, or
+    the daemon expects a proxy that adds a PROXY header.
     """
-    said = arguments(description)
+    given = arguments(description)
     made: Any  # the interface of Twisted's endpoints is not known to the type checker
-    if said[0] == "unix":
-        path = said.get(1, said.get("address", ""))
+    if given[0] == "unix":
+        path = given.get(1, given.get("address", ""))
         made = UNIXClientEndpoint(reactor, path, CONNECT_TIMEOUT_S)
         return cast(IStreamClientEndpoint, made)
-    places = {"tcp": 2, "tcp6": 2, "ssl": 5}
-    place = places.get(said[0])
-    port = int(said.get(1, said.get("port", "0"))) if place is not None else 0
-    if place is None or not port:
+    position = INTERFACE_POSITION.get(given[0])
+    port = int(given.get(1, given.get("port", "0"))) if position is not None else 0
+    if position is None or not port:
         return None
-    interface = said.get(place, said.get("interface", "::" if said[0] == "tcp6" else ""))
+    interface = given.get(position, given.get("interface", "::" if given[0] == "tcp6" else ""))
     host = _ANY_ADDRESS.get(interface, interface)
-    if said[0] == "ssl":
-        # The certificate has the service's name, not the address it listens at here, and
-        # nothing that is secret is sent.
+    if given[0] == "ssl":
+        # The certificate is for the service's name, not for this address, and no secret is sent.
         made = SSL4ClientEndpoint(reactor, host, port, CertificateOptions(), CONNECT_TIMEOUT_S)
     else:
         kind: Any = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint

@@ -1,7 +1,7 @@
 """
-``middlewared devices``: what the registry holds, and taking a device out of it.
+``middlewared devices``: list, show, delete and import devices.
 
-Push tokens are shown only as fingerprints.
+Push tokens are printed only as fingerprints.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from twisted.internet.defer import Deferred
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
-from middlewared.devices.interface import DeviceRegistry, Wanted
+from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
-from middlewared.errors import ConfigError, MiddlewaredError
-from middlewared.logs import fingerprint
+from middlewared.errors import ConfigError, MiddlewaredError, Problem
 from middlewared.model import Device
-from middlewared.service.implementations import make_registry
+from middlewared.quoting import fingerprint
+from middlewared.service.implementations import choose_database
 
 Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]
 
@@ -63,44 +63,45 @@ def list_devices(
     :param shared: only those on a phone with several accounts.
     """
     since = time.time() - not_seen_for_days * _DAY_S if not_seen_for_days else None
-    wanted = Wanted(silent_streak=silent, unseen_since=since, shared=shared)
-    # What one phone's accounts share is the installation, not the whole of Google's tokens.
+    matching = DeviceFilter(silent_streak=silent, unseen_since=since, shared=shared)
+    # The accounts of one phone have the installation in common, not the whole of Google's tokens.
     token = "installation" if shared else "token"
 
-    async def work(registry: DeviceRegistry) -> int:
+    async def work(devices: DeviceRegistry) -> int:
         if not as_json:
-            _say(_row({name: name for name in _COLUMNS} | {"token": token}))
-        async for device in _all(registry, wanted):
-            shown = _shown(device)
-            _say(json.dumps(shown) if as_json else _row(shown | {"token": shown[token]}))
+            _print(_row({name: name for name in _COLUMNS} | {"token": token}))
+        async for device in _matching(devices, matching):
+            shown = _fields(device)
+            _print(json.dumps(shown) if as_json else _row(shown | {"token": shown[token]}))
         return 0
 
-    return _in_registry(config, work)
+    return _with_devices(config, work)
 
 
 def show_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
-    """Print all that is known of a device. :raises NoDevice: there is none."""
+    """Print all fields of a device. :raises NoDevice: there is none."""
 
-    async def work(registry: DeviceRegistry) -> int:
-        shown = _shown(await _the_device(registry, sip_user_id))
-        _say(json.dumps(shown) if as_json else "\n".join(f"{k}: {_v(v)}" for k, v in shown.items()))
+    async def work(devices: DeviceRegistry) -> int:
+        shown = _fields(await _existing(devices, sip_user_id))
+        lines = [f"{name}: {_printable(value)}" for name, value in shown.items()]
+        _print(json.dumps(shown) if as_json else "\n".join(lines))
         return 0
 
-    return _in_registry(config, work)
+    return _with_devices(config, work)
 
 
 def delete_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
-    """Remove a device, and print what it was. :raises NoDevice: there is none."""
+    """Remove a device and print it. :raises NoDevice: there is none."""
 
-    async def work(registry: DeviceRegistry) -> int:
-        device = await _the_device(registry, sip_user_id)
-        if not await registry.delete(sip_user_id, device.platform, device.app, device.token):
+    async def work(devices: DeviceRegistry) -> int:
+        device = await _existing(devices, sip_user_id)
+        if not await devices.delete(sip_user_id, device.platform, device.app, device.token):
             raise NoDevice(f"{sip_user_id} has just registered another device, try again")
-        shown = _shown(device)
-        _say(json.dumps(shown) if as_json else f"deleted {_row(shown)}")
+        shown = _fields(device)
+        _print(json.dumps(shown) if as_json else f"deleted {_row(shown)}")
         return 0
 
-    return _in_registry(config, work)
+    return _with_devices(config, work)
 
 
 def import_from(config: Config, path: Path) -> int:
@@ -114,55 +115,58 @@ def import_from(config: Config, path: Path) -> int:
     def report(refused: RefusedLine) -> None:
         print(f"{path}: line {refused.line}: {refused.why}", file=sys.stderr)  # noqa: T201
 
-    async def work(registry: DeviceRegistry) -> int:
+    async def work(devices: DeviceRegistry) -> int:
         try:
             with path.open(encoding="utf-8-sig", newline="") as lines:
-                done = await import_devices(registry=registry, lines=lines, report=report)
+                done = await import_devices(devices=devices, lines=lines, report=report)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise ConfigError([f"{path}: {why}"]) from error
-        _say(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
+            raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
+        _print(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
         return 1 if done.refused else 0
 
-    return _in_registry(config, work, create=True)
+    return _with_devices(config, work, create=True)
 
 
-def _in_registry(config: Config, work: Work, *, create: bool = False) -> int:
-    """Run ``work`` on the configured registry; one that is not there is made by none but
-    an import."""
+def _with_devices(config: Config, work: Work, *, create: bool = False) -> int:
+    """
+    Run ``work`` on the configured registry.
+
+    :param create: create a SQLite file that does not exist, instead of refusing it.
+    """
     path = config.database.sqlite_file
     if path is not None and not create and not path.exists():
-        raise ConfigError([f"[database] url: {path} does not exist"])
+        raise ConfigError([Problem("database", "url", f"{path} does not exist")])
 
     async def opened(reactor: Any) -> int:
-        registry = make_registry(config, reactor=reactor)
+        devices = choose_database(config, reactor=reactor)
         try:
-            await registry.start()
-            return await work(registry)
+            await devices.start()
+            return await work(devices)
         finally:
-            await registry.stop()
+            await devices.stop()
 
     return run_in_reactor(opened)
 
 
-async def _all(registry: DeviceRegistry, wanted: Wanted) -> AsyncIterator[Device]:
+async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIterator[Device]:
     after: int | None = 0
     while after is not None:
-        page = await registry.page(after, _PAGE, wanted)
+        page = await devices.page(after, _PAGE, matching)
         for device in page.devices:
             yield device
         after = page.last
 
 
-async def _the_device(registry: DeviceRegistry, sip_user_id: int) -> Device:
-    device = await registry.find(sip_user_id)
+async def _existing(devices: DeviceRegistry, sip_user_id: int) -> Device:
+    device = await devices.find(sip_user_id)
     if device is None:
         raise NoDevice(f"{sip_user_id} has no device")
     return device
 
 
-def _shown(device: Device) -> dict[str, Any]:
-    """What may be shown; tokens as the fingerprints that the log has too."""
+def _fields(device: Device) -> dict[str, Any]:
+    """The fields of a device, with tokens as fingerprints, as in the log."""
     alert = device.remote_notification_token
     return {
         "sip_user_id": device.sip_user_id,
@@ -190,15 +194,17 @@ def _time(seconds: float) -> str:
 
 
 def _row(shown: Mapping[str, object]) -> str:
-    return " ".join(f"{_v(shown[name]):<{width}}" for name, width in _COLUMNS.items()).rstrip()
+    return " ".join(
+        f"{_printable(shown[name]):<{width}}" for name, width in _COLUMNS.items()
+    ).rstrip()
 
 
-def _v(value: object) -> str:
-    """A value for a terminal: what an app sent must not reach it as control characters."""
+def _printable(value: object) -> str:
+    """A value for a terminal, which control characters of an app's text must not reach."""
     words: dict[object, str] = {True: "yes", False: "no", None: "never"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line)  # noqa: T201

@@ -1,8 +1,8 @@
 """
-The console script ``middlewared``: what an operator does beside running the daemon.
+The console script ``middlewared``: all that an operator does apart from running the daemon.
 
-A command ends with 0 when it did what its name says, with 1 and a plain line on standard error
-when it did not, and never with a traceback for bad input.
+The exit code is 0 when a command succeeds. Otherwise it is 1, with the reason on standard error;
+invalid input causes no traceback.
 """
 
 from __future__ import annotations
@@ -12,90 +12,139 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from middlewared import __version__
 from middlewared.errors import ConfigError, MiddlewaredError
 
+if TYPE_CHECKING:  # each command imports only what it needs: --help does not wait for Twisted
+    from middlewared.config import Config
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the value is the exit code."""
+    """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-    except ConfigError as error:
-        return _complain(*error.problems)
     except MiddlewaredError as error:
-        return _complain(str(error))
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # as "devices list | head" gives it
+    except BrokenPipeError:  # as in "devices list | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="middlewared", description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(
+        prog="middlewared", description="Check, prepare and try what twistd middlewared runs."
+    )
     parser.add_argument("--version", action="version", version=f"middlewared {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_check, _add_migrate, _add_push, _add_devices, _add_import, _add_demo):
+        add(commands)
+    return parser
 
-    check = commands.add_parser("check", help="judge a configuration; print every problem")
-    _add_config(check)
-    check.add_argument(
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="the ini file")
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    """The configuration. :raises ConfigError: with every problem."""
+    from middlewared.service.options import read_all
+
+    return read_all(arguments.config)
+
+
+def _add_check(commands: Commands) -> None:
+    parser = commands.add_parser("check", help="validate a configuration; print every problem")
+    _add_config(parser)
+    parser.add_argument(
         "--online",
         action="store_true",
         help="also contact Apple, Google, account API, database and Redis; no phone gets a push",
     )
-    check.set_defaults(run=_check)
+    parser.set_defaults(run=_check)
 
-    migrate = commands.add_parser("migrate", help="create or upgrade the database's schema")
-    _add_config(migrate)
-    migrate.set_defaults(run=_migrate)
 
-    push = commands.add_parser("push", help="place a test call through the running daemon")
-    _add_config(push)
-    push.add_argument("--url", help="the daemon's base URL, where [http] tells no address")
-    push.add_argument(
-        "--phonenumber", default="anonymous", help="the caller that the phone shows (anonymous)"
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        config = _config(arguments)
+    except ConfigError as error:
+        print(error)  # noqa: T201
+        return 1
+    for warning in config.warnings:
+        print(f"warning: {warning.line(config.source)}")  # noqa: T201
+    if not arguments.online:
+        return 0
+    from middlewared.cli.check.online import check_online
+
+    return check_online(config)
+
+
+def _add_migrate(commands: Commands) -> None:
+    parser = commands.add_parser("migrate", help="create or upgrade the database schema")
+    _add_config(parser)
+    parser.set_defaults(run=_migrate)
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from middlewared.cli.migrate_command import migrate
+
+    return migrate(_config(arguments))
+
+
+def _add_push(commands: Commands) -> None:
+    parser = commands.add_parser("push", help="place a test call through the running daemon")
+    _add_config(parser)
+    parser.add_argument(
+        "--url", help="the daemon's base URL, if [http] has no address to connect to"
     )
-    push.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
-    push.set_defaults(run=_push)
-
-    devices = commands.add_parser("devices", help="look into the device registry")
-    _add_device_commands(devices)
-
-    importing = commands.add_parser(
-        "import-devices", help="import the device table of vialer-middleware"
+    parser.add_argument(
+        "--phonenumber",
+        default="anonymous",
+        help="the caller that the phone shows (default: anonymous)",
     )
-    _add_config(importing)
-    importing.add_argument("file", type=Path, metavar="FILE.csv")
-    importing.set_defaults(run=_import_devices)
-
-    demo = commands.add_parser("demo", help="show every kind of call on simulated peers")
-    demo.add_argument("--serve", action="store_true", help="stay up, with curl commands to play")
-    demo.set_defaults(run=_demo)
-    return parser
+    parser.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+    parser.set_defaults(run=_push)
 
 
-def _add_device_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _push(arguments: argparse.Namespace) -> int:
+    from middlewared.cli.push_command import push
+
+    return push(
+        _config(arguments),
+        arguments.sip_user_id,
+        phonenumber=arguments.phonenumber,
+        url=arguments.url,
+    )
+
+
+def _add_devices(commands: Commands) -> None:
+    parser = commands.add_parser("devices", help="list, show or delete registered devices")
+    actions = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_text in (
-        ("list", "all devices"),
-        ("show", "the device of an account"),
-        ("delete", "remove the device of an account"),
+        ("list", "list devices"),
+        ("show", "show the device of an account"),
+        ("delete", "delete the device of an account"),
     ):
-        command = commands.add_parser(name, help=help_text)
-        _add_config(command)
-        command.add_argument("--json", action="store_true", help="one JSON object a line")
-        if name != "list":
-            command.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+        action = actions.add_parser(name, help=help_text)
+        _add_config(action)
+        action.add_argument("--json", action="store_true", help="print one JSON object per line")
+        if name == "list":
+            _add_device_filters(action)
         else:
-            _add_device_filters(command)
-        command.set_defaults(run=_devices, command=name)
+            action.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
+        action.set_defaults(run=_devices, command=name)
 
 
 def _add_device_filters(parser: argparse.ArgumentParser) -> None:
-    """Filters of the list; a device must match all that are given."""
+    """The filters of the list; a device is listed if it matches all that are given."""
     parser.add_argument(
         "--silent",
         type=_positive,
@@ -115,64 +164,10 @@ def _add_device_filters(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _account(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:7]) > 0 and len(text) <= 6):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
-    return int(text)
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="the ini file")
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from middlewared.service.options import read_all
-
-    try:
-        config = read_all(arguments.config)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem)  # noqa: T201
-        return 1
-    for warning in config.warnings:
-        print(f"warning: {warning}")  # noqa: T201
-    if not arguments.online:
-        return 0
-    from middlewared.cli.check.online import check_online
-
-    return check_online(config)
-
-
-def _migrate(arguments: argparse.Namespace) -> int:
-    from middlewared.cli.reactor import migrate
-    from middlewared.service.options import read_all
-
-    return migrate(read_all(arguments.config))
-
-
-def _push(arguments: argparse.Namespace) -> int:
-    from middlewared.cli.push_command import push
-    from middlewared.service.options import read_all
-
-    return push(
-        read_all(arguments.config),
-        arguments.sip_user_id,
-        phonenumber=arguments.phonenumber,
-        url=arguments.url,
-    )
-
-
 def _devices(arguments: argparse.Namespace) -> int:
     from middlewared.cli import device_commands
-    from middlewared.service.options import read_all
 
-    config = read_all(arguments.config)
+    config = _config(arguments)
     match arguments.command:
         case "list":
             return device_commands.list_devices(
@@ -189,11 +184,27 @@ def _devices(arguments: argparse.Namespace) -> int:
     return command(config, arguments.sip_user_id, as_json=arguments.json)
 
 
-def _import_devices(arguments: argparse.Namespace) -> int:
-    from middlewared.cli.device_commands import import_from
-    from middlewared.service.options import read_all
+def _add_import(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "import-devices", help="import the device table of vialer-middleware"
+    )
+    _add_config(parser)
+    parser.add_argument("file", type=Path, metavar="FILE.csv")
+    parser.set_defaults(run=_import)
 
-    return import_from(read_all(arguments.config), arguments.file)
+
+def _import(arguments: argparse.Namespace) -> int:
+    from middlewared.cli.device_commands import import_from
+
+    return import_from(_config(arguments), arguments.file)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add_parser("demo", help="show every kind of call with simulated peers")
+    parser.add_argument(
+        "--serve", action="store_true", help="keep running, and print curl commands to try"
+    )
+    parser.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -202,7 +213,13 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(serve=arguments.serve)
 
 
-def _complain(*problems: str) -> int:
-    for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201
-    return 1
+def _account(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:7]) > 0 and len(text) <= 6):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999")
+    return int(text)

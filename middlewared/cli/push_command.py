@@ -1,8 +1,7 @@
 """
 ``middlewared push``: a real test call to a registered device, through the running daemon.
 
-The one invariant: it does what a PBX does and nothing else, so that what it finds is what
-a PBX would find.
+It does only what a PBX does, so its result is that of a PBX.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from typing import Any, TextIO
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from middlewared.cli.daemon_client import DaemonClient, way_in
+from middlewared.cli.daemon_client import DaemonClient, make_daemon_client
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
 from middlewared.model import Outcome
 from middlewared.outgoing.interface import HttpResponse, OutgoingFailed
 
-# More than a phone may take: what the daemon itself and the way to it may cost.
+# Beyond the wait for the phone: for the daemon itself and the connection to it.
 _MARGIN_S = 5.0
 _WORKED = {Outcome.ANSWERED.value, Outcome.UNAVAILABLE.value}
 _MEANING = {
@@ -28,12 +27,12 @@ _MEANING = {
     "timeout": "no answer came in time",
     "no-device": "no device is registered for this account, or it is set to do not disturb",
     "token-dead": "the app is gone from the device; its registration was removed",
-    "push-failed": "the push could not be sent; the daemon's log says why",
+    "push-failed": "the push could not be sent; see the daemon's log",
     "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
-    " phone number is none",
+    " phone number is invalid",
     "forbidden": "this host is not in [http] pbx_networks",
-    "overloaded": "the daemon has more calls than it can do, or [calls] max_waiting are waiting",
-    "draining": "the daemon is about to end",
+    "overloaded": "the daemon has more calls than it can serve, or [calls] max_waiting are waiting",
+    "draining": "the daemon is stopping",
     "service-down": "the database or Redis is down",
 }
 
@@ -44,16 +43,16 @@ class PushFailed(MiddlewaredError):
 
 def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None) -> int:
     """
-    Place a test call and print what became of it.
+    Place a test call and print its outcome and the time of each step.
 
     :param phonenumber: the caller that the phone shows.
     :param url: the daemon's base URL; None: as configured.
     :return: 0 when the phone answered, whether it is available or not; else 1.
-    :raises PushFailed: the daemon does not run, or gave no answer of its own.
+    :raises PushFailed: the daemon is not running, or the answer is not one of the daemon's.
     """
 
     async def work(reactor: Any) -> int:
-        way = way_in(config, reactor=reactor, url=url)
+        daemon = make_daemon_client(config, reactor=reactor, url=url)
         call_id = str(uuid4())
         fields = {
             "sip_user_id": str(sip_user_id),
@@ -62,29 +61,29 @@ def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None)
             "call_id": call_id,
         }
         try:
-            reply = await _placed(way, fields, config.calls.roundtrip_wait_ms / 1000 + _MARGIN_S)
+            reply = await _place(daemon, fields, config.calls.roundtrip_wait_s + _MARGIN_S)
         finally:
-            await way.client.close()
+            await daemon.http.close()
         outcome = reply.header("X-Outcome")
         if outcome is None or reply.status == 404:
-            raise PushFailed(f"{way.name}: answered {reply.status}: no calls are taken there")
+            raise PushFailed(f"{daemon.name}: answered {reply.status}: no calls are taken there")
         _show(sys.stdout, call_id, outcome, reply.header("Server-Timing") or "")
         return 0 if outcome in _WORKED else 1
 
     return run_in_reactor(work)
 
 
-async def _placed(way: DaemonClient, fields: dict[str, str], timeout_s: float) -> HttpResponse:
+async def _place(daemon: DaemonClient, fields: dict[str, str], timeout_s: float) -> HttpResponse:
     try:
-        return await way.client.request(
+        return await daemon.http.request(
             "POST",
-            f"{way.base_url}/api/incoming-call/",
+            f"{daemon.base_url}/api/incoming-call/",
             headers={"Content-Type": "application/x-www-form-urlencoded"},
             body=urlencode(fields).encode(),
             timeout_s=timeout_s,
         )
     except OutgoingFailed as error:
-        raise PushFailed(f"no daemon answers at {way.name}: {error}") from error
+        raise PushFailed(f"no daemon answers at {daemon.name}: {error}") from error
 
 
 def _show(out: TextIO, call_id: str, outcome: str, server_timing: str) -> None:
@@ -99,7 +98,7 @@ def _steps(server_timing: str) -> list[tuple[str, str]]:
     steps = []
     for metric in server_timing.split(","):
         name, *parameters = (part.strip() for part in metric.split(";"))
-        said = dict(parameter.partition("=")[::2] for parameter in parameters)
-        if "dur" in said:
-            steps.append((f"{name} ({said['desc']})" if "desc" in said else name, said["dur"]))
+        given = dict(parameter.partition("=")[::2] for parameter in parameters)
+        if "dur" in given:
+            steps.append((f"{name} ({given['desc']})" if "desc" in given else name, given["dur"]))
     return steps

@@ -1,8 +1,5 @@
 """
-Commands that need the daemon's parts, but not the daemon.
-
-The one invariant: a command runs the reactor once, and its failure is raised to the
-caller after everything was closed.
+Running the reactor for one command.
 """
 
 from __future__ import annotations
@@ -14,12 +11,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from middlewared.clock import measure_monotonically
-from middlewared.config import Config
-from middlewared.service.implementations import Registry, make_registry
 
 
 def run_in_reactor(work: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) -> int:
-    """Run ``work(reactor)`` to its end in the global reactor; its result or exception."""
+    """
+    Run ``work(reactor)`` in the global reactor, which can be run only once in a process.
+
+    :return: the result of ``work``; its exception is raised.
+    :raises KeyboardInterrupt: the reactor was stopped before that.
+    """
     from twisted.internet import reactor as global_reactor
 
     reactor: Any = global_reactor
@@ -38,17 +38,3 @@ def run_in_reactor(work: Callable[[Any], Coroutine[Deferred[Any], Any, int]]) ->
     if isinstance(result, Failure):
         result.raiseException()
     return result
-
-
-def migrate(config: Config) -> int:
-    """Bring the schema of the database up to date; 0 when it is."""
-
-    async def work(reactor: Any) -> int:
-        registry: Registry = make_registry(config, reactor=reactor)
-        try:
-            await registry.start()
-        finally:
-            await registry.stop()
-        return 0
-
-    return run_in_reactor(work)

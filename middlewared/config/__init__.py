@@ -1,11 +1,10 @@
 """
-The configuration: an ini file becomes frozen values, once, before anything starts.
+The configuration: an ini file becomes frozen values before anything is started or reloaded.
 
-The one invariant: either every value is usable, or :class:`~middlewared.errors.ConfigError`
-names every problem; no text made of a value or a problem holds a secret.
+Either every value is usable, or :class:`~middlewared.errors.ConfigError` names every problem.
+No text form of a value or a problem contains a secret.
 """
 
-from middlewared.config.parsers import Network
 from middlewared.config.reader import read_config
 from middlewared.config.values import (
     AccountSettings,
@@ -23,6 +22,7 @@ from middlewared.config.values import (
     ProxySettings,
     RedisSettings,
 )
+from middlewared.networks import Network
 
 __all__ = [
     "AccountSettings",

@@ -1,21 +1,24 @@
 """
-Whether strangers may place calls: what listens where, beside whose address is believed.
+Warnings about security: strangers who may place calls, and passwords sent in clear text.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from urllib.parse import urlsplit
 
-from middlewared.config.listen import arguments, behind_proxy, local
-from middlewared.config.parsers import UNIX, Network
-from middlewared.config.values import Config, HttpSettings
+from psycopg2.extensions import parse_dsn
 
-_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
+from middlewared.config.endpoint_descriptions import arguments, behind_proxy, is_local
+from middlewared.config.values import Config, HttpSettings
+from middlewared.errors import Problem
+from middlewared.networks import LOOPBACK_NETWORKS, UNIX, Network
+
 # Addresses that no router of the Internet forwards (RFC 1918, 6598, 3927, 4193, 4291).
 _PRIVATE = (
-    *_LOOPBACK,
+    *LOOPBACK_NETWORKS,
     *map(
         ipaddress.ip_network,
         (
@@ -24,91 +27,122 @@ _PRIVATE = (
         ),
     ),
 )
-# A network of so many bits or more is one organisation's own.
+# A network with a prefix of at least this length belongs to one organisation.
 _OWN_BITS = {4: 16, 6: 32}
-# One of so many bits or more is one segment: a balancer and its neighbours.
+# One of at least this length is one segment: a load balancer and its neighbours.
 _SEGMENT_BITS = {4: 24, 6: 64}
+# In libpq's other modes, among them prefer (its default), a connection may go without TLS.
+_CERTAIN_TLS = {"require", "verify-ca", "verify-full"}
 
 
-def stranger_warnings(config: Config) -> Iterator[tuple[str, str]]:
-    """
-    Each way in which a stranger may place calls, as key of ``[http]`` and what, and PROXY
-    headers that say nothing.
-    """
+def stranger_warnings(config: Config) -> Iterator[Problem]:
+    """Each way in which a stranger may place calls, and PROXY headers that have no effect."""
     http = config.http
     for network in http.trusted_proxies:
         if _is_wider(network, _SEGMENT_BITS):
-            yield (
-                "trusted_proxies",
-                f"{network} is more than proxies: each host there may claim to be a PBX in"
-                " X-Forwarded-For; name the proxies alone",
+            what = (
+                f"{network} is larger than a group of proxies: any host in it can claim to be a"
+                " PBX in X-Forwarded-For; name only the proxies"
             )
-    open_to_others = http.trusted_proxies or not all(map(local, http.pbx_listen or http.listen))
+            yield Problem("http", "trusted_proxies", what)
+    open_to_others = http.trusted_proxies or not all(map(is_local, http.pbx_listen or http.listen))
     for network in http.pbx_networks if open_to_others else ():
         if _is_wider(network, _OWN_BITS) and not _is_private(network):
-            yield (
-                "pbx_networks",
-                f"{network} has strangers in it, who may place calls; name the PBXs alone",
-            )
+            what = f"{network} includes strangers, who may place calls; name only the PBXs"
+            yield Problem("http", "pbx_networks", what)
     for key, listen in (("listen", http.listen), ("pbx_listen", http.pbx_listen)):
         if any(map(behind_proxy, listen)) and not http.trusted_proxies:
-            yield key, "haproxy: needs trusted_proxies, else its PROXY headers are not believed"
+            what = "haproxy: needs trusted_proxies, otherwise its PROXY headers are not trusted"
+            yield Problem("http", key, what)
     if not http.pbx_listen:
         yield from _shared_with_phones(config)
     yield from _open_sockets(http)
 
 
-def _shared_with_phones(config: Config) -> Iterator[tuple[str, str]]:
-    """Phones and PBXs come in by one door: a proxy must say who is who."""
+def _shared_with_phones(config: Config) -> Iterator[Problem]:
+    """Where phones and PBXs use the same addresses, a proxy must report which is which."""
     http = config.http
-    named = [each for each in http.trusted_proxies if not _is_wider(each, _SEGMENT_BITS)]
+    proxies = [each for each in http.trusted_proxies if not _is_wider(each, _SEGMENT_BITS)]
     for network in http.pbx_networks:
-        if any(_overlap(network, proxy) for proxy in named):
-            yield (
-                "pbx_networks",
-                f"{network} has a trusted proxy in it: whomever that forwards without"
-                " X-Forwarded-For may place calls; set pbx_listen, or see to it that each"
-                " proxy adds the header",
+        if any(_overlap(network, proxy) for proxy in proxies):
+            what = (
+                f"{network} includes a trusted proxy: what it forwards without X-Forwarded-For"
+                " may place calls; set pbx_listen, or make sure that every proxy adds the header"
             )
+            yield Problem("http", "pbx_networks", what)
             return
     if _has_local_proxy(config) and any(_is_local_peer(http, each) for each in http.pbx_networks):
-        yield (
-            "pbx_networks",
-            "has this host in it, and phones need a proxy on this host: whomever that"
-            " forwards without X-Forwarded-For may place calls; name the proxy in"
-            " trusted_proxies, and set pbx_listen or take this host out",
+        what = (
+            "includes this host, and phones need a proxy on this host: what it forwards without"
+            " X-Forwarded-For may place calls; name the proxy in trusted_proxies, and set"
+            " pbx_listen or remove this host"
         )
+        yield Problem("http", "pbx_networks", what)
 
 
 def _has_local_proxy(config: Config) -> bool:
     """Whether phones that are not on this host need a proxy here."""
     phones = urlsplit(config.calls.response_api).hostname or ""
-    return (
-        bool(config.apps)
-        and phones != "localhost"
-        and not _is_loopback(phones)
-        and all(map(local, config.http.listen))
-    )
+    return bool(config.apps) and not is_loopback(phones) and all(map(is_local, config.http.listen))
 
 
 def _is_local_peer(http: HttpSettings, network: Network) -> bool:
-    """Whether ``network`` has the address that a proxy on this host comes from."""
+    """Whether ``network`` includes the address from which a proxy on this host connects."""
     unix = [arguments(each)[0] == "unix" for each in http.listen]
     if network == UNIX:
         return any(unix)
-    return not all(unix) and any(_overlap(network, loopback) for loopback in _LOOPBACK)
+    return not all(unix) and any(_overlap(network, loopback) for loopback in LOOPBACK_NETWORKS)
 
 
-def _open_sockets(http: HttpSettings) -> Iterator[tuple[str, str]]:
+def _open_sockets(http: HttpSettings) -> Iterator[Problem]:
+    """Unix sockets that every user of this host may connect to, where their peers are PBXs."""
     for endpoint in http.pbx_listen or http.listen if UNIX in http.pbx_networks else ():
-        said = arguments(endpoint)
-        if said[0] == "unix" and int(said.get(2, said.get("mode", "660")), 8) & 2:
-            key = "pbx_listen" if http.pbx_listen else "listen"
-            yield (
-                key,
-                f"{endpoint} lets every user of this host place calls, since pbx_networks has"
-                " unix; set mode=660",
+        given = arguments(endpoint)
+        if given[0] == "unix" and int(given.get(2, given.get("mode", "660")), 8) & 2:
+            what = (
+                f"{endpoint} lets every user of this host place calls, because pbx_networks"
+                " includes unix; set mode=660"
             )
+            yield Problem("http", "pbx_listen" if http.pbx_listen else "listen", what)
+
+
+def clear_text_passwords(config: Config) -> Iterator[Problem]:
+    """Each setting with which a password leaves this host without TLS."""
+    if config.database.sqlite_file is None and _sends_password(parse_dsn(config.database.url)):
+        what = (
+            "the password may go over the network without TLS; add sslmode=verify-full, or"
+            " sslmode=require"
+        )
+        yield Problem("database", "url", what)
+    redis = config.redis
+    if redis.password and not redis.tls and not all(is_loopback(host) for host, _ in redis.nodes):
+        what = "the password goes over the network in clear text; set tls = yes"
+        yield Problem("redis", "tls", what)
+
+
+def _sends_password(given: Mapping[str, str]) -> bool:
+    """Whether libpq, with these parameters, may send a password over a network in clear text."""
+    if not (given.get("password") or given.get("passfile")):
+        return False
+    if given.get("sslmode") in _CERTAIN_TLS:
+        return False
+    # libpq connects to the address if there is one; the name is then only for verification.
+    names, addresses = given.get("host", "").split(","), given.get("hostaddr", "").split(",")
+    pairs = zip_longest(addresses, names, fillvalue=addresses[0])
+    return not all(_is_on_this_host(address or name) for address, name in pairs)
+
+
+def _is_on_this_host(target: str) -> bool:
+    """Whether a host of libpq is loopback or a unix socket, as it is when none is named."""
+    return not target or target.startswith(("/", "@")) or is_loopback(target)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is a loopback address or localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _is_wider(network: Network, bits: dict[int, int]) -> bool:
@@ -133,10 +167,3 @@ def _holds(outer: Network, inner: Network) -> bool:
 
 def _overlap(one: Network, other: Network) -> bool:
     return _holds(one, other) or _holds(other, one) or (one == other == UNIX)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

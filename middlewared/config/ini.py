@@ -1,10 +1,8 @@
 """
-The ini file's form: lines become sections of texts, each with its line number.
+The ini file's syntax: lines become sections of keys and their texts.
 
-The one invariant: every line is accounted for, as a value or as a problem; nothing that
-stands right of a ``=`` is ever part of a problem.
-
-configparser stops at the first duplicate and cannot name all of them, hence our own.
+Every line becomes part of a value or a problem, and no problem contains what is to the right of
+a ``=``, which may be a secret. configparser is not used because it stops at the first duplicate.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ _COMMENT = re.compile(r"(?:^|\s+);.*")
 
 Sections = dict[str, dict[str, str]]
 Report = Callable[[str, str, str], None]
-"""Told (section, key, what) of each problem; "" where there is none."""
+"""Called with section, key and description of each problem; "" where there is none."""
 
 
 @attrs.define
-class _Place:
-    """Where the reading of the lines stands."""
+class _Position:
+    """The section and the value to which the next line belongs."""
 
     section: str = ""
     key: str = ""
@@ -36,42 +34,42 @@ def parse_ini(text: str, report: Report) -> Sections:
     """
     Split ``text`` into sections of keys (in lower case) and their texts.
 
-    An indented line continues the value above it. ``;`` or ``#`` begins a comment line;
-    a blank and ``;`` begin a comment behind a value.
+    An indented line continues the value above it. A comment is a line that begins with ``;`` or
+    ``#``, or the rest of a line after a blank and ``;``.
     """
     sections: Sections = {}
-    place = _Place()
+    position = _Position()
     for number, line in enumerate(text.split("\n"), 1):
         bare = _COMMENT.sub("", line, count=1).strip()
         if not bare or line.lstrip().startswith("#"):
             continue
-        if line[0].isspace() and place.values is not None and place.key:
-            place.values[place.key] += "\n" + bare
+        if line[0].isspace() and position.values is not None and position.key:
+            position.values[position.key] += "\n" + bare
         elif match := _SECTION.fullmatch(bare):
-            _begin_section(place, match[1].strip(), number, sections, report)
+            _begin_section(position, match[1].strip(), number, sections, report)
         elif match := _KEY.fullmatch(bare):
-            _begin_value(place, match[1].lower(), match[2].strip(), number, report)
+            _begin_value(position, match[1].lower(), match[2].strip(), number, report)
         else:
-            place.key = ""
-            report(place.section, "", f"line {number} is neither [section] nor key = value")
+            position.key = ""
+            report(position.section, "", f"line {number} is neither [section] nor key = value")
     return sections
 
 
 def _begin_section(
-    place: _Place, name: str, number: int, sections: Sections, report: Report
+    position: _Position, name: str, number: int, sections: Sections, report: Report
 ) -> None:
     if name in sections:
-        report(name, "", f"line {number} opens the section a second time")
-    place.section, place.key = name, ""
-    place.values = sections.setdefault(name, {})
+        report(name, "", f"line {number} repeats the section")
+    position.section, position.key = name, ""
+    position.values = sections.setdefault(name, {})
 
 
-def _begin_value(place: _Place, key: str, value: str, number: int, report: Report) -> None:
-    place.key = key
-    if place.values is None:
-        report("", "", f"line {number} gives {key} before the first [section]")
-    elif key in place.values:
-        report(place.section, key, f"line {number} gives it a second time")
-        place.key = ""
+def _begin_value(position: _Position, key: str, value: str, number: int, report: Report) -> None:
+    position.key = key
+    if position.values is None:
+        report("", "", f"line {number} sets {key} before the first [section]")
+    elif key in position.values:
+        report(position.section, key, f"line {number} repeats the key")
+        position.key = ""
     else:
-        place.values[key] = value
+        position.values[key] = value

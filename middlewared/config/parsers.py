@@ -1,8 +1,8 @@
 """
-How one value is read: a parser for each kind of setting.
+A parser for each kind of setting, and how a setting is declared.
 
-A parser returns a usable value or raises :class:`Wrong`, whose text says what is expected and
-never repeats what was written.
+A parser returns a usable value or raises :class:`InvalidValue`, whose text describes what is
+expected and never repeats what was written.
 """
 
 from __future__ import annotations
@@ -11,41 +11,39 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from middlewared.booleans import parse_boolean
+from middlewared.networks import UNIX, Network
+
 T = TypeVar("T")
-UNIX: Final = "unix"
-"""Among networks: the peers of unix sockets."""
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]
 Parse: TypeAlias = Callable[[str, Path], T]
-"""Reads the text of a setting; the path is the directory that relative paths hang on."""
+"""Parses the text of a setting; relative paths are resolved against the given directory."""
 
-DAY_MS = 24 * 60 * 60 * 1000
-_BOOLEANS = {
-    **dict.fromkeys(("yes", "true", "on", "1"), True),
-    **dict.fromkeys(("no", "false", "off", "0"), False),
-}
+_DAY_MS = 24 * 60 * 60 * 1000
 
 
-class Wrong(ValueError):
-    """The text is no value of its kind; says what is."""
+class InvalidValue(ValueError):
+    """The text is not a value of this kind; the message describes one that is."""
 
 
 @attrs.frozen
 class Setting:
     """
-    What the reader must know of a key: how it is read, its default as it would be written.
+    What the reader must know about a key: how to parse it, and its default as an ini file has it.
 
-    ``secret``: what is written there may be or hold a secret.
+    ``key``: its name in the ini file; "": that of the attribute. ``secret``: its text may be or
+    hold a secret.
     """
 
     parse: Parse[object]
     default: str
+    key: str = ""
     secret: bool = False
 
     def default_value(self) -> object:
@@ -57,6 +55,7 @@ def setting(
     parse: Parse[T],
     default: str,
     *,
+    key: str = "",
     secret: bool = False,
     show: Callable[[T], str] = repr,
     converter: attrs.Converter[T, T] | None = None,
@@ -64,10 +63,11 @@ def setting(
     """
     Declare a key of a section as a field of an attrs class.
 
+    :param key: its name in the ini file; "": that of the attribute.
     :param secret: the value is hidden in every text form.
     :param show: how the text form shows a value that may hold a secret.
     """
-    declared = Setting(parse, default, secret or show is not repr)
+    declared = Setting(parse, default, key, secret or show is not repr)
     field: Any = attrs.field(
         factory=declared.default_value,
         repr=hidden if secret else show,
@@ -83,48 +83,54 @@ def hidden(value: object) -> str:
 
 
 def text(written: str, _base: Path) -> str:
-    """Any text on one line; "" means: not set."""
+    """Any text on one line; "" means that it is not set."""
     if any(ord(c) < 32 or ord(c) == 127 for c in written):
-        raise Wrong("must be one line without control characters")
+        raise InvalidValue("must be one line without control characters")
     return written
 
 
 def path(written: str, base: Path) -> Path | None:
-    """A file's name; None when not set. Whether it can be used is its reader's affair."""
+    """A file's name; None when not set. Whether it can be used is checked by its reader."""
     return base / text(written, base) if written else None
 
 
-def whole(low: int, high: int) -> Parse[int]:
+def integer(low: int, high: int) -> Parse[int]:
     """A whole number from ``low`` to ``high``."""
 
     def parse(written: str, _base: Path) -> int:
-        # Eighteen digits: int() takes quadratic time, and signs are part of the range.
+        # At most 18 digits, because int() takes quadratic time.
         value = int(written) if re.fullmatch(r"-?[0-9]{1,18}", written) else None
         if value is None or not low <= value <= high:
-            raise Wrong(f"must be a whole number from {low} to {high}")
+            raise InvalidValue(f"must be a whole number from {low} to {high}")
         return value
 
     return parse
 
 
-count = whole(1, 10_000_000)
-duration_ms = whole(1, DAY_MS)
-duration_or_0_ms = whole(0, DAY_MS)
-account = whole(0, 10**18 - 1)
+def seconds(low_ms: int) -> Parse[float]:
+    """Seconds, from a whole number of milliseconds of at most a day."""
+    milliseconds = integer(low_ms, _DAY_MS)
+    return lambda written, base: milliseconds(written, base) / 1000
+
+
+duration = seconds(1)
+duration_or_0 = seconds(0)
+count = integer(1, 10_000_000)
+account = integer(0, 10**18 - 1)
 
 
 def analytics_label(written: str, _base: Path) -> str:
     """A label of FCM's delivery reports (FcmOptions.analytics_label); "": none."""
     if written and not re.fullmatch(r"[a-zA-Z0-9\-_.~%]{1,50}", written):
-        raise Wrong("must be at most 50 characters of a-z, A-Z, 0-9 and -_.~%")
+        raise InvalidValue("must be at most 50 characters of a-z, A-Z, 0-9 and -_.~%")
     return written
 
 
-def yes_no(written: str, _base: Path) -> bool:
-    """yes or no, and the other words configparser takes for them."""
-    value = _BOOLEANS.get(written.lower())
+def boolean(written: str, _base: Path) -> bool:
+    """yes or no, or another word for them; on and off too, as configparser takes them."""
+    value = {"on": True, "off": False}.get(written.lower(), parse_boolean(written))
     if value is None:
-        raise Wrong("must be yes or no")
+        raise InvalidValue("must be yes or no")
     return value
 
 
@@ -135,34 +141,34 @@ def choice(*names: T) -> Parse[T]:
     def parse(written: str, _base: Path) -> T:
         value = by_text.get(written.lower())
         if value is None:
-            raise Wrong("must be one of " + ", ".join(by_text))
+            raise InvalidValue("must be one of " + ", ".join(by_text))
         return value
 
     return parse
 
 
-def items(written: str) -> list[str]:
-    """The entries of a list that is separated by commas, blanks or lines."""
-    return re.split(r"[\s,]+", written.strip(" \t\n,")) if written.strip(" \t\n,") else []
+def split_list(written: str) -> list[str]:
+    """The entries of a list, which are separated by commas, blanks or line ends."""
+    return [entry for entry in re.split(r"[\s,]+", written) if entry]
 
 
-def every(entries: list[str], read: Callable[[str], T]) -> tuple[T, ...]:
-    """All ``entries`` read; what is wrong with each of them is told at once."""
-    found: list[T] = []
+def parse_each(entries: list[str], parse: Callable[[str], T]) -> tuple[T, ...]:
+    """All ``entries`` parsed. :raises InvalidValue: names every entry that is invalid."""
+    values: list[T] = []
     wrong: list[str] = []
     for number, entry in enumerate(entries, 1):
         try:
-            found.append(read(entry))
-        except Wrong as e:
+            values.append(parse(entry))
+        except InvalidValue as e:
             wrong.append(f"entry {number} {e}")
     if wrong:
-        raise Wrong("; ".join(wrong))
-    return tuple(found)
+        raise InvalidValue("; ".join(wrong))
+    return tuple(values)
 
 
 def networks(written: str, _base: Path) -> tuple[Network, ...]:
     """IPv4 and IPv6 networks or addresses without host bits, and ``unix`` for unix sockets."""
-    return every(items(written), _network)
+    return parse_each(split_list(written), _network)
 
 
 def _network(entry: str) -> Network:
@@ -172,32 +178,35 @@ def _network(entry: str) -> Network:
         return ipaddress.ip_network(entry)
     except ValueError as e:
         hint = " (it has host bits set)" if "host bits" in str(e) else ""
-        raise Wrong(f"must be an IPv4 or IPv6 network or unix{hint}") from None
+        raise InvalidValue(f"must be an IPv4 or IPv6 network or unix{hint}") from None
 
 
 def nodes(written: str, _base: Path) -> tuple[tuple[str, int], ...]:
-    """``host:port`` entries; an IPv6 address stands in brackets."""
-    return every(items(written), _node)
+    """``host:port`` entries; an IPv6 address is in brackets."""
+    return parse_each(split_list(written), _node)
 
 
 def _node(entry: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):([0-9]{1,5})", entry, re.ASCII)
     if not match or not 1 <= int(match[3]) <= 65535:
-        raise Wrong("must be host:port with a port from 1 to 65535")
+        raise InvalidValue("must be host:port with a port from 1 to 65535")
     return match[1] or match[2], int(match[3])
 
 
-def _split(written: str, schemes: tuple[str, ...]) -> SplitResult:
+def _parse_url(written: str, schemes: tuple[str, ...]) -> SplitResult:
     expected = " or ".join(f"{scheme}://" for scheme in schemes)
     try:
         url = urlsplit(written)
-        usable = bool(url.hostname) and url.port != 0  # the port raises when it is no number
+        usable = bool(url.hostname) and url.port != 0  # the port raises unless it is a number
     except ValueError:
-        raise Wrong(f"must be an absolute URL ({expected}host...) with a valid port") from None
+        what = f"must be an absolute URL ({expected}host...) with a valid port"
+        raise InvalidValue(what) from None
     if url.scheme not in schemes or not usable:
-        raise Wrong(f"must be an absolute URL that begins with {expected} and names a host")
+        raise InvalidValue(f"must be an absolute URL that begins with {expected} and names a host")
     if not re.fullmatch(r"[!-~]+", written) or "\\" in written or url.fragment:
-        raise Wrong("must be a URL without blanks, backslashes, a #fragment or raw non-ASCII")
+        raise InvalidValue(
+            "must be a URL of ASCII characters without blanks, backslashes and #fragment"
+        )
     return url
 
 
@@ -205,18 +214,18 @@ def web_url(*schemes: str, optional: bool = False, query: bool = False) -> Parse
     """
     An absolute URL without user and password, of one of ``schemes``.
 
-    :param optional: "" is taken too, for: not set.
-    :param query: whether it may have a query; nothing can be appended to one that has.
+    :param optional: "" is also accepted, and means that it is not set.
+    :param query: whether it may have a query, after which nothing can be appended.
     """
 
     def parse(written: str, _base: Path) -> str:
         if optional and not written:
             return ""
-        parts = _split(written, schemes)
+        parts = _parse_url(written, schemes)
         if "@" in parts.netloc:
-            raise Wrong("must not hold a user or password")
+            raise InvalidValue("must not contain a user or password")
         if parts.query and not query:
-            raise Wrong("must be a URL without a query")
+            raise InvalidValue("must be a URL without a query")
         return written
 
     return parse
@@ -226,44 +235,46 @@ def proxy_url(written: str, _base: Path) -> str:
     """``http://user:password@host:port`` or ""."""
     if not written:
         return ""
-    parts = _split(written, ("http",))
+    parts = _parse_url(written, ("http",))
     if parts.port is None:
-        raise Wrong("must name the proxy's port: http://host:port")
+        raise InvalidValue("must name the proxy's port: http://host:port")
     if parts.path not in ("", "/") or parts.query:
-        raise Wrong("must be a proxy's URL without path and query")
+        raise InvalidValue("must be a URL without path and query")
     return written
 
 
 def url_path(written: str, _base: Path) -> str:
     """A path that is appended to a base URL."""
     if not re.fullmatch(r"/(?!/)[!-~]*", written) or "#" in written:
-        raise Wrong("must be a path that begins with exactly one /")
+        raise InvalidValue("must be a path that begins with exactly one /")
     return written
 
 
 def database_url(written: str, base: Path) -> str:
-    """``sqlite:FILE`` (made absolute) or a PostgreSQL URL as libpq takes it."""
+    """``sqlite:FILE`` (made absolute) or a PostgreSQL URL as libpq parses it."""
     scheme, _, rest = written.partition(":")
     if scheme == "sqlite":
         if not rest or rest.startswith(":") or re.match(r"//(?!/)", rest):
-            raise Wrong("must name a file: sqlite:FILE")
+            raise InvalidValue("must name a file: sqlite:FILE")
         return f"sqlite:{path(rest, base)}"
     if scheme not in ("postgresql", "postgres"):
-        raise Wrong("must begin with sqlite: or postgresql://")
+        raise InvalidValue("must begin with sqlite: or postgresql://")
     try:
         parts = parse_dsn(text(written, base))
     except psycopg2.ProgrammingError:
         # libpq's own text repeats parts of the URL, perhaps the password.
-        raise Wrong("must be a PostgreSQL URL as libpq reads it: postgresql://...") from None
+        raise InvalidValue(
+            "must be a PostgreSQL URL as libpq parses it: postgresql://..."
+        ) from None
     for port in filter(None, parts.get("port", "").split(",")):
         if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-            raise Wrong("must have ports from 1 to 65535")
+            raise InvalidValue("must have ports from 1 to 65535")
     if not parts.get("dbname"):
-        raise Wrong("must name a database: postgresql://host:port/DATABASE")
+        raise InvalidValue("must name a database: postgresql://host:port/DATABASE")
     return written
 
 
 def show_url(written: str) -> str:
-    """A URL's text form without its passwords, wherever they stand."""
+    """A URL's text form without its passwords, wherever they are in it."""
     without_user = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", written)
     return repr(re.sub(r"(?i)(password=)[^&]*", r"\1***", without_user))

@@ -1,7 +1,5 @@
 """
-From an ini file to a Config: finds every section and key, and collects every problem.
-
-A Config is returned only when there was no problem at all.
+From an ini file to a Config: reads every section and key, and collects every problem.
 """
 
 from __future__ import annotations
@@ -10,42 +8,23 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import attrs
 
 from middlewared.config.ini import parse_ini
-from middlewared.config.parsers import Setting, Wrong
+from middlewared.config.parsers import InvalidValue, Setting
 from middlewared.config.rules import broken_rules, warnings
-from middlewared.config.values import (
-    AccountSettings,
-    AndroidApp,
-    App,
-    AppleApp,
-    CallSettings,
-    Config,
-    DatabaseSettings,
-    GcmApp,
-    HttpSettings,
-    LogSettings,
-    MetricsSettings,
-    ProxySettings,
-    RedisSettings,
-)
-from middlewared.errors import ConfigError
+from middlewared.config.values import DEFAULTS, AndroidApp, App, AppleApp, Config, GcmApp
+from middlewared.errors import ConfigError, Problem
 
-Inspect: TypeAlias = Callable[[Config], Iterable[tuple[str, str, str]]]
+FindProblems: TypeAlias = Callable[[Config], Iterable[Problem]]
 
-_SECTIONS: dict[str, type[Any]] = {
-    "http": HttpSettings,
-    "metrics": MetricsSettings,
-    "calls": CallSettings,
-    "accounts": AccountSettings,
-    "database": DatabaseSettings,
-    "redis": RedisSettings,
-    "http_proxy": ProxySettings,
-    "log": LogSettings,
+SECTIONS: dict[str, type[Any]] = {
+    name: kind for name, kind in get_type_hints(Config).items() if attrs.has(kind)
 }
+"""The attributes of Config that are sections, by their title."""
+
 _APPS: dict[str, type[App]] = {kind.platform.value: kind for kind in (AppleApp, AndroidApp, GcmApp)}
 _APP_SECTION = re.compile(r"app:([^\s:]{1,255}):([a-z]+)")
 _REFERENCE = re.compile(r"%\(ENV:([A-Za-z_][A-Za-z0-9_]*)\)s")
@@ -56,68 +35,59 @@ _MOST_BYTES = 1 << 20
 def read_config(
     path: Path | None,
     environ: Mapping[str, str],
-    inspect: Inspect | None = None,
-    doubt: Inspect | None = None,
+    find_problems: FindProblems = lambda _config: (),
+    find_warnings: FindProblems = lambda _config: (),
 ) -> Config:
     """
     Read and check a whole configuration.
 
     :param path: the ini file; None: the built-in defaults.
     :param environ: what ``%(ENV:NAME)s`` refers to.
-    :param inspect: finds further problems, as section, key and what.
-    :param doubt: finds further warnings, likewise, once there is no problem.
-    :raises ConfigError: with every problem, each a finished line.
+    :param find_problems: finds more than the values alone show.
+    :param find_warnings: likewise; called only when there is no problem.
+    :raises ConfigError: with every problem.
     """
-    name = "built-in defaults" if path is None else str(path)
-    problems = _Problems(name)
+    problems = _Problems()
     sections = {} if path is None else parse_ini(_contents(path, problems), problems.add)
     base = Path.cwd() if path is None else path.absolute().parent
     reader = _SectionReader(base, environ, problems)
     apps = {}
-    for title in (title for title in sections if title not in _SECTIONS):
+    for title in (title for title in sections if title not in SECTIONS):
         if found := _app_kind(title, problems):
             app, kind = found
             apps[app, kind.platform] = reader.read(title, sections[title], kind, app=app)
     fixed = {
-        title: reader.read(title, sections.get(title, {}), kind)
-        for title, kind in _SECTIONS.items()
+        title: reader.read(title, sections.get(title, {}), kind) for title, kind in SECTIONS.items()
     }
-    config = Config(**fixed, apps=apps)
+    source = DEFAULTS if path is None else str(path)
+    config = Config(**fixed, apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
-    if inspect is not None:
-        problems.add_unbroken(inspect(config))
-    if problems.lines:
-        raise ConfigError(problems.lines)
-    noted = [*warnings(config), *(doubt(config) if doubt is not None else ())]
-    return attrs.evolve(config, warnings=tuple(_line(name, *each) for each in noted))
-
-
-def _line(name: str, section: str, key: str, what: str) -> str:
-    where = f" [{section}] {key}" if key else f" [{section}]" if section else ""
-    return f"{name}:{where}: {what}" if where else f"{name}: {what}"
+    problems.add_unbroken(find_problems(config))
+    if problems.found:
+        raise ConfigError(problems.found, source)
+    return attrs.evolve(config, warnings=(*warnings(config), *find_warnings(config)))
 
 
 class _Problems:
-    """The finished lines, and which values have one."""
+    """All problems so far, and which values have one."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._broken: set[tuple[str, str]] = set()
-        self.lines: list[str] = []
+        self.found: list[Problem] = []
 
     def add(self, section: str, key: str, what: str) -> None:
         self._broken.update([(section, key), (section, "")])
-        self.lines.append(_line(self._name, section, key, what))
+        self.found.append(Problem(section, key, what))
 
-    def add_unbroken(self, found: Iterable[tuple[str, str, str]]) -> None:
+    def add_unbroken(self, found: Iterable[Problem]) -> None:
         """
-        Add problems between values, but not about one that is only a stand-in, nor about a
-        section as a whole that has such a value.
+        Add problems between values, except those of a value that is a default in place of an
+        invalid one, and those of a whole section that has such a value.
         """
-        already = frozenset(self._broken)
-        for section, key, what in found:
-            if (section, key) not in already:
-                self.add(section, key, what)
+        broken = frozenset(self._broken)
+        for problem in found:
+            if (problem.section, problem.key) not in broken:
+                self.add(problem.section, problem.key, problem.what)
 
 
 def _contents(path: Path, problems: _Problems) -> str:
@@ -138,7 +108,7 @@ def _contents(path: Path, problems: _Problems) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that ``word`` was probably meant to be; its case does not count."""
+    """The one of ``known`` that ``word`` was probably meant to be, ignoring case."""
     folded = {each.casefold(): each for each in known}
     return folded[difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.0)[0]]
 
@@ -148,56 +118,64 @@ def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
     if match and match[2] in _APPS:
         return match[1], _APPS[match[2]]
     app = (title.split(":")[1].strip() if ":" in title else "") or "APP_ID"
-    known = [*_SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
+    known = [*SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
     problems.add(title, "", f"unknown section; the nearest known one is [{_nearest(title, known)}]")
     return None
 
 
+def keyed_settings(kind: type[Any]) -> dict[str, tuple[str, Setting]]:
+    """The name and the declaration of each attribute of ``kind``, by its key in the ini file."""
+    declared = {
+        field.name: field.metadata["setting"]
+        for field in attrs.fields(kind)
+        if "setting" in field.metadata
+    }
+    return {setting.key or name: (name, setting) for name, setting in declared.items()}
+
+
 @attrs.frozen
 class _SectionReader:
-    """Turns the texts of one section into its frozen values."""
+    """Parses the texts of one section."""
 
     base: Path
     environ: Mapping[str, str]
     problems: _Problems
 
     def read(self, title: str, texts: Mapping[str, str], kind: type[Any], **identity: str) -> Any:
-        """An instance of ``kind``; keys that are wrong have their default."""
-        settings: dict[str, Setting] = {
-            field.name: field.metadata["setting"]
-            for field in attrs.fields(kind)
-            if "setting" in field.metadata
-        }
+        """An instance of ``kind``; invalid values are replaced by their defaults."""
+        settings = keyed_settings(kind)
         for key in (key for key in texts if key not in settings):
             nearest = _nearest(key, settings)
             self.problems.add(title, key, f"unknown key; the nearest known one is {nearest}")
         values = {
-            key: self._value(title, key, texts.get(key, setting.default), setting)
-            for key, setting in settings.items()
+            name: self._value(title, key, texts.get(key, setting.default), setting)
+            for key, (name, setting) in settings.items()
         }
         return kind(**identity, **values)
 
     def _value(self, title: str, key: str, written: str, setting: Setting) -> object:
-        known = len(self.problems.lines)
-        text = self._resolve(title, key, written)
         try:
-            if len(self.problems.lines) == known:
+            text = self._resolve(title, key, written)
+            if text is not None:
                 return setting.parse(text, self.base)
-        except Wrong as e:
-            # What comes from the environment, or looks like user@host, may be a secret too.
+        except InvalidValue as e:
+            # A value from the environment, or one with user@host, may also be a secret.
             shown = not setting.secret and text == written and "@" not in text and len(text) < 80
             self.problems.add(title, key, f"{e}, not {text!r}" if shown else str(e))
         return setting.parse(setting.default, self.base)
 
-    def _resolve(self, title: str, key: str, written: str) -> str:
-        """Put the environment's values in; any other percent sign stands for itself."""
+    def _resolve(self, title: str, key: str, written: str) -> str | None:
+        """
+        The text with the environment's values; any other percent sign stands for itself.
 
-        def replace(match: re.Match[str]) -> str:
-            value = self.environ.get(match[1])
-            if value is None:
-                self.problems.add(title, key, f"the environment variable {match[1]} is not set")
-            return value or ""
-
-        if _BROKEN_REFERENCE.search(_REFERENCE.sub("", written)):
+        None: a reference has a problem, which was added.
+        """
+        unset = [name for name in _REFERENCE.findall(written) if name not in self.environ]
+        broken = _BROKEN_REFERENCE.search(_REFERENCE.sub("", written)) is not None
+        if broken:
             self.problems.add(title, key, "has a broken reference; write %(ENV:NAME)s")
-        return _REFERENCE.sub(replace, written)
+        for name in unset:
+            self.problems.add(title, key, f"the environment variable {name} is not set")
+        if broken or unset:
+            return None
+        return _REFERENCE.sub(lambda match: self.environ[match[1]], written)

@@ -1,8 +1,9 @@
 """
 The configuration's values: one frozen class for each kind of section.
 
-Each class describes a section for the reader, field by field: name of the key, parser,
-default. The text form of each hides its secrets.
+Each class describes a section for the reader, attribute by attribute: parser, default, and the
+key where it differs from the attribute's name, as that of durations does: they are milliseconds
+in the ini file and seconds everywhere else. The text form of each class hides its secrets.
 """
 
 # ruff: noqa: RUF009 -- setting() declares a field, it is attrs.field with our metadata.
@@ -16,16 +17,17 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from middlewared.config.listen import endpoints
+from middlewared.config.endpoint_descriptions import endpoints
 from middlewared.config.parsers import (
-    Network,
     account,
     analytics_label,
+    boolean,
     choice,
     count,
     database_url,
-    duration_ms,
-    duration_or_0_ms,
+    duration,
+    duration_or_0,
+    integer,
     networks,
     nodes,
     path,
@@ -35,10 +37,13 @@ from middlewared.config.parsers import (
     text,
     url_path,
     web_url,
-    whole,
-    yes_no,
 )
+from middlewared.errors import Problem
 from middlewared.model import Platform
+from middlewared.networks import Network
+
+DEFAULTS = "built-in defaults"
+"""The source of a configuration without a file."""
 
 Backend: TypeAlias = Literal["none", "voipgrid", "htpasswd", "open"]
 Level: TypeAlias = Literal["debug", "info", "warn", "error", "critical"]
@@ -50,50 +55,50 @@ Accounts: TypeAlias = Literal["one", "many"]
 
 @attrs.frozen
 class HttpSettings:
-    """``[http]``: where requests come in, and their limits."""
+    """``[http]``: where requests are received, and their limits."""
 
     listen: tuple[str, ...] = setting(endpoints, "tcp:8080:interface=127.0.0.1")
     pbx_listen: tuple[str, ...] = setting(endpoints, "")
     pbx_networks: tuple[Network, ...] = setting(networks, "127.0.0.0/8, ::1/128")
     trusted_proxies: tuple[Network, ...] = setting(networks, "")
-    max_body_bytes: int = setting(whole(1, 1 << 30), "65536")
-    request_timeout_ms: int = setting(duration_ms, "10000")
-    idle_timeout_ms: int = setting(duration_ms, "60000")
+    max_body_bytes: int = setting(integer(1, 1 << 30), "65536")
+    request_timeout_s: float = setting(duration, "10000", key="request_timeout_ms")
+    idle_timeout_s: float = setting(duration, "60000", key="idle_timeout_ms")
     max_connections: int = setting(count, "20000")
 
 
 @attrs.frozen
 class MetricsSettings:
-    """``[metrics]``: where Prometheus reads; nowhere when ``listen`` is empty."""
+    """``[metrics]``: where Prometheus reads; metrics are off when ``listen`` is empty."""
 
     listen: tuple[str, ...] = setting(endpoints, "tcp:9000:interface=127.0.0.1")
 
 
 @attrs.frozen
 class CallSettings:
-    """``[calls]``: a call's timing, and the drain's."""
+    """``[calls]``: the timing of calls and of the drain."""
 
     response_api: str = setting(
         web_url("http", "https", query=True), "http://127.0.0.1:8080/api/call-response/"
     )
-    roundtrip_wait_ms: int = setting(duration_ms, "4000")
-    resend_interval_ms: int = setting(duration_ms, "1000")
-    drain_ms: int = setting(duration_or_0_ms, "10000")
-    drain_notice_ms: int = setting(duration_or_0_ms, "0")
+    roundtrip_wait_s: float = setting(duration, "4000", key="roundtrip_wait_ms")
+    resend_interval_s: float = setting(duration, "1000", key="resend_interval_ms")
+    drain_s: float = setting(duration_or_0, "10000", key="drain_ms")
+    drain_notice_s: float = setting(duration_or_0, "0", key="drain_notice_ms")
     max_waiting: int = setting(count, "20000")
-    silent_calls: int = setting(whole(0, 1_000_000), "0")
-    silent_wait_ms: int = setting(duration_ms, "1500")
+    silent_calls: int = setting(integer(0, 1_000_000), "0")
+    silent_wait_s: float = setting(duration, "1500", key="silent_wait_ms")
 
 
 @attrs.frozen
 class AccountSettings:
-    """``[accounts]``: who says whose credentials an app sends."""
+    """``[accounts]``: how the credentials that apps send are checked."""
 
     backend: Backend = setting(choice("none", "voipgrid", "htpasswd", "open"), "none")
     base_url: str = setting(web_url("http", "https", optional=True), "")
     profile_path: str = setting(url_path, "/api/permission/systemuser/profile/")
-    timeout_ms: int = setting(duration_ms, "5000")
-    cache_ms: int = setting(duration_or_0_ms, "0")
+    timeout_s: float = setting(duration, "5000", key="timeout_ms")
+    cache_s: float = setting(duration_or_0, "0", key="cache_ms")
     htpasswd: Path | None = setting(path, "")
     sip_user_id_min: int = setting(account, "100000000")
     sip_user_id_max: int = setting(account, "999999999")
@@ -104,8 +109,8 @@ class DatabaseSettings:
     """``[database]``: ``url`` is ``sqlite:/absolute/path`` or ``postgresql://...``."""
 
     url: str = setting(database_url, "sqlite:middlewared.sqlite3", show=show_url)
-    pool_size: int = setting(whole(1, 1000), "5")
-    device_cache_ms: int = setting(duration_or_0_ms, "600000")
+    pool_size: int = setting(integer(1, 1000), "5")
+    device_cache_s: float = setting(duration_or_0, "600000", key="device_cache_ms")
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -119,24 +124,24 @@ class RedisSettings:
     """``[redis]``: the shared rendezvous; in-process when ``nodes`` is empty."""
 
     nodes: tuple[tuple[str, int], ...] = setting(nodes, "")
-    cluster: bool = setting(yes_no, "no")
+    cluster: bool = setting(boolean, "no")
     username: str = setting(text, "")
     password: str = setting(text, "", secret=True)
-    tls: bool = setting(yes_no, "no")
+    tls: bool = setting(boolean, "no")
     ca_file: Path | None = setting(path, "")
     certificate: Path | None = setting(path, "")
 
 
 @attrs.frozen
 class ProxySettings:
-    """``[http_proxy]``: the CONNECT proxy of all outgoing connections; none when ""."""
+    """``[http_proxy]``: the CONNECT proxy for outgoing connections; "": none."""
 
     url: str = setting(proxy_url, "", show=show_url)
 
 
 @attrs.frozen
 class LogSettings:
-    """``[log]``: standard output when ``file`` is None, no reports when ``metrics_file`` is."""
+    """``[log]``: without ``file`` standard output, without ``metrics_file`` no app reports."""
 
     level: Level = setting(choice("debug", "info", "warn", "error", "critical"), "info")
     format: Format = setting(choice("text", "json"), "text")
@@ -144,12 +149,29 @@ class LogSettings:
     metrics_file: Path | None = setting(path, "")
 
 
+@attrs.frozen
+class AppSettings:
+    """The keys of app sections on all platforms; ``app`` is the app id in the title."""
+
+    platform: ClassVar[Platform]
+    app: str
+    ca_file: Path | None = setting(path, "")
+    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    lost_account_notice: bool = setting(boolean, "yes")
+    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
+
+    @property
+    def section(self) -> str:
+        """The section's title."""
+        return f"app:{self.app}:{self.platform.value}"
+
+
 def _topic(topic: str, app: Any) -> str:
     return topic or f"{app.app}.voip"
 
 
 @attrs.frozen
-class AppleApp:
+class AppleApp(AppSettings):
     """
     ``[app:ID:apns]``.
 
@@ -158,7 +180,6 @@ class AppleApp:
     """
 
     platform: ClassVar[Platform] = Platform.APNS
-    app: str
     certificate: Path | None = setting(path, "")
     key_file: Path | None = setting(path, "")
     key_id: str = setting(text, "")
@@ -170,42 +191,28 @@ class AppleApp:
     sandbox_url: str = setting(
         web_url("https", optional=True), "https://api.sandbox.push.apple.com"
     )
-    ca_file: Path | None = setting(path, "")
-    connections: int = setting(whole(1, 100), "2")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
+    connections: int = setting(integer(1, 100), "2")
 
 
 @attrs.frozen
-class AndroidApp:
+class AndroidApp(AppSettings):
     """``[app:ID:android]``: FCM HTTP v1 with ``service_account``, legacy with ``api_key``."""
 
     platform: ClassVar[Platform] = Platform.ANDROID
-    app: str
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
     address: Address = setting(choice("auto", "token", "fid"), "auto")
     analytics_label: str = setting(analytics_label, "")
-    ca_file: Path | None = setting(path, "")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 @attrs.frozen
-class GcmApp:
-    """``[app:ID:gcm]``: the GCM protocol, for relays that speak it."""
+class GcmApp(AppSettings):
+    """``[app:ID:gcm]``: the GCM protocol, for relays that support it."""
 
     platform: ClassVar[Platform] = Platform.GCM
-    app: str
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://gcm-http.googleapis.com/gcm/send")
-    ca_file: Path | None = setting(path, "")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
-    lost_account_notice: bool = setting(yes_no, "yes")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
 
 GoogleApp: TypeAlias = AndroidApp | GcmApp
@@ -220,10 +227,10 @@ def _frozen(apps: Apps) -> Apps:
 @attrs.frozen
 class Config:
     """
-    A whole configuration that passed every check.
+    A complete configuration that has passed every check.
 
-    ``apps`` is keyed by app id and platform. ``warnings`` are finished lines about what
-    works but is probably not meant.
+    ``apps`` is keyed by app id and platform. ``warnings`` are about what works but is probably
+    not intended. ``source`` is the file's name, for messages.
     """
 
     http: HttpSettings = attrs.field(factory=HttpSettings)
@@ -235,4 +242,5 @@ class Config:
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     apps: Apps = attrs.field(factory=dict, converter=_frozen)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    source: str = attrs.field(default=DEFAULTS, eq=False)

@@ -1,5 +1,5 @@
 """
-Running the demo: the stage is set, the scenes are played, the curtain falls.
+Runs the demo: starts the stage, plays the scenes and, with ``--serve``, stays up to play with.
 
 The exit code is 0 only if every scene ended as announced.
 """
@@ -15,23 +15,40 @@ from typing import Any
 
 import treq
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.demo.scenes import SCENES, Scene
-from middlewared.demo.serve import serve
-from middlewared.demo.stage import AnyPush, Stage
+from middlewared.demo.stage import RELAY_APP, Stage
 from middlewared.demo.timeline import Event, Timelines
 from middlewared.simulator.accounts_server import basic
-from middlewared.simulator.apple import ReceivedPush, Reject
+from middlewared.simulator.apple.faults import Reject
 from middlewared.simulator.daemon_process import DaemonFailed
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone
+from middlewared.simulator.record import AnyPush, ReceivedPush
 
 CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
 PUSH_S = 5.0
 FIRST_ACCOUNT = 100_000_001
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
+FREE_ACCOUNT = 123456789
+# It can be pasted into a shell as it is.
+_COMMANDS = """\
+The daemon stays up at {url}. Accounts answer to any password. Things to try:
+
+  register a phone       curl -u {account}:secret {url}/api/gcm-device/ \\
+                           -d sip_user_id={account} -d token=my-phone -d app={app}
+  place a call           curl -i {url}/api/incoming-call/ \\
+                           -d sip_user_id={account} -d phonenumber=0123456789
+  (its push is printed here with the command that answers it)
+  how it is              curl {url}/health/
+  its metrics            curl {metrics}/metrics
+  its API                curl {url}/api/openapi.json
+
+Ctrl-C ends it.
+"""
 
 
 def run_demo(*, serve: bool) -> int:
@@ -54,7 +71,8 @@ class Demo:
         self._stage = Stage(reactor=reactor, folder=folder, listener=self._pushed, calls=CALLS)
         self._pool = HTTPConnectionPool(reactor)
         agent: Any = Agent(reactor, pool=self._pool)
-        self._http = treq.client.HTTPClient(agent)
+        http = treq.client.HTTPClient(agent)
+        self._pbx = PBX(http=http, base_url=self._stage.url, seconds=reactor.seconds)
         self._phones: dict[str, Phone] = {}
         self._faults: dict[str, Reject] = {}
         self._pushes: list[AnyPush] = []
@@ -66,14 +84,14 @@ class Demo:
         try:
             await self._stage.start()
             took = self._reactor.seconds() - began
-            self._timelines.say(f"daemon and peers are up after {took:.1f} s\n")
+            self._timelines.print(f"daemon and peers are up after {took:.1f} s\n")
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
                 # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
-                await serve(self._reactor, self._stage, self._timelines)
+                await _serve(self._reactor, self._stage, self._timelines)
             drained = stay or await self._show_drain()
         except DaemonFailed as error:
-            self._timelines.say(f"the daemon did not start:\n{error}", good=False)
+            self._timelines.print(f"the daemon did not start:\n{error}", good=False)
             return 1
         finally:
             for phone in self._phones.values():
@@ -83,13 +101,12 @@ class Demo:
         return self._conclude(failed, drained)
 
     async def _show(self, number: int, scene: Scene) -> bool:
-        """Play a scene and print its time-lines; whether it ended as it said."""
+        """Play a scene and print its time-lines; whether it ended as announced."""
         account = FIRST_ACCOUNT + number
         phone = await self._register(account, scene)
-        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
         results = await gatherResults(
             [
-                pbx.place(
+                self._pbx.place(
                     account,
                     phonenumber=scene.phonenumber,
                     caller_id="Alice",
@@ -98,15 +115,17 @@ class Demo:
                 for _ in range(scene.calls)
             ]
         )
+        complaints = [] if phone is None else phone.complaints
         good = all(r.outcome == scene.outcome and r.status == scene.status for r in results)
-        if phone is not None:
-            good = good and not phone.complaints
         self._timelines.show(scene.title, self._events(results, phone))
-        for complaint in phone.complaints if phone is not None else []:
-            self._timelines.say(f"  the app complains: {complaint}", good=False)
-        self._timelines.say(
-            f"  {'as expected' if good else 'expected'}: {scene.outcome}\n", good=good
-        )
+        for complaint in complaints:
+            self._timelines.print(f"  the app complains: {complaint}", good=False)
+        return self._report(good and not complaints, scene.outcome)
+
+    def _report(self, good: bool, outcome: str) -> bool:
+        """Print whether a scene ended as announced, which is given back."""
+        text = f"  {'as expected' if good else 'expected'}: {outcome}\n"
+        self._timelines.print(text, good=good)
         return good
 
     async def _register(self, account: int, scene: Scene) -> Phone | None:
@@ -143,7 +162,7 @@ class Demo:
         for result in results:
             events.append(Event(result.placed_at, "PBX", "POST /api/incoming-call/"))
             answer = f"{result.status} {result.body}, {result.outcome}"
-            events.append(Event(result.answered_at, "PBX", f"is told {answer}"))
+            events.append(Event(result.answered_at, "PBX", f"gets {answer}"))
         first = results[0]
         if "device" in first.server_timing_ms:
             took = first.server_timing_ms["device"]
@@ -168,14 +187,13 @@ class Demo:
         scene = SCENES[0]
         account = FIRST_ACCOUNT + len(SCENES)
         phone = await self._register(account, scene)
-        pbx = PBX(http=self._http, base_url=self._stage.url, seconds=self._reactor.seconds)
         self._next_push = Deferred()
-        held = pbx.place(account)
+        held = self._pbx.place(account)
         await self._next_push.addTimeout(PUSH_S, self._reactor)
         terminated_at = self._reactor.seconds()
         self._stage.daemon.signal(signal.SIGTERM)
-        await self._pause(0.1)
-        refused = await pbx.place(account + 1)
+        await deferLater(self._reactor, 0.1)
+        refused = await self._pbx.place(account + 1)
         answered = await held
         code = await self._stage.daemon.ended()
         good = (answered.outcome, refused.outcome, code) == ("answered", "draining", 0)
@@ -187,27 +205,48 @@ class Demo:
                 Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
             ],
         )
-        self._timelines.say(
-            f"  {'as expected' if good else 'expected'}: answered, draining\n", good=good
-        )
-        return good
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        pause: Deferred[None] = Deferred()
-        self._reactor.callLater(seconds, pause.callback, None)
-        return pause
+        return self._report(good, "answered, draining")
 
     def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
-        good = drained and not failed
-        if good:
-            self._timelines.say("every call ended as it should", good=True)
-        else:
-            titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
-            self._timelines.say(f"not as expected: {'; '.join(titles)}", good=False)
-        return 0 if good else 1
+        titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
+        if titles:
+            self._timelines.print(f"not as expected: {'; '.join(titles)}", good=False)
+            return 1
+        self._timelines.print("every call ended as it should", good=True)
+        return 0
 
 
 def _push_event(push: AnyPush) -> Event:
-    data = push.payload if isinstance(push, ReceivedPush) else push.data
     who = "Apple" if isinstance(push, ReceivedPush) else "Google"
-    return Event(push.received_at, who, f"delivers push {data.get('attempt')} to the phone")
+    return Event(push.received_at, who, f"delivers push {push.data.get('attempt')} to the phone")
+
+
+async def _serve(reactor: Any, stage: Stage, timelines: Timelines) -> None:
+    """Print the commands, and each push that arrives, until SIGINT or SIGTERM."""
+    metrics = f"http://{stage.daemon.addresses['metrics']}"
+    timelines.print(
+        _COMMANDS.format(url=stage.url, metrics=metrics, account=FREE_ACCOUNT, app=RELAY_APP)
+    )
+
+    def show(push: AnyPush) -> None:
+        data = push.data
+        if push.token == "my-phone":
+            timelines.print(
+                f"push {data.get('attempt')} to {push.token}; to answer:\n"
+                f"  curl -i {data.get('response_api')} -d unique_key={data.get('unique_key')}"
+                f" -d message_start_time={data.get('message_start_time')}\n"
+            )
+
+    stage.google.record.listener = show
+    interrupted: Deferred[None] = Deferred()
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.called:
+            reactor.callFromThread(interrupted.callback, None)
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    await interrupted
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """
 What the demo shows: one scene for each way a call can end.
 
-The one invariant: a scene says beforehand which outcome it is to have.
+A scene announces beforehand which outcome it is to have.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP
-from middlewared.simulator.apple import Reject, rejection
+from middlewared.simulator.apple.faults import Reject, rejection
 from middlewared.simulator.generations import (
     ANDROID_6,
     FLUTTER_ANDROID,
@@ -29,7 +29,7 @@ class Scene:
     """
     One call.
 
-    ``generation`` None: no phone is registered. ``fault``: what Apple says to the push.
+    ``generation`` None: no phone is registered. ``fault``: Apple's answer to the push.
     ``calls``: how often the PBX places the call, the repeats while the first waits.
     """
 
@@ -76,13 +76,8 @@ SCENES: Sequence[Scene] = (
         app=ANDROID_APP,
         reaction=Reaction(available=None),
     ),
-    Scene("Nobody registered", "no-device"),
-    Scene(
-        "A phone that wants no calls",
-        "no-device",
-        generation=FLUTTER_IOS,
-        fields={"dnd": True},
-    ),
+    Scene("No phone is registered", "no-device"),
+    Scene("A phone that wants no calls", "no-device", generation=FLUTTER_IOS, fields={"dnd": True}),
     Scene(
         "The app was removed from the phone",
         "token-dead",

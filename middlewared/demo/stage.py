@@ -1,7 +1,7 @@
 """
 The stage: Apple's two environments, Google, their credentials, and a daemon set up for them.
 
-The one invariant: everything listens on loopback at ports the system chose, and all
+Everything listens on loopback at ports the system chose, and all
 files are in one folder of the caller's.
 """
 
@@ -12,25 +12,19 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from middlewared.simulator.accounts_server import AccountsServer
-from middlewared.simulator.apple import AppleServer, ReceivedPush
-from middlewared.simulator.certificates import (
-    Authority,
-    write_provider_key,
-    write_service_account,
-)
+from middlewared.simulator.apple.server import AppleServer
+from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
 from middlewared.simulator.daemon_process import DaemonProcess
-from middlewared.simulator.google_rules import GooglePush
 from middlewared.simulator.google_server import GoogleServer
-
-AnyPush: TypeAlias = ReceivedPush | GooglePush
+from middlewared.simulator.record import AnyPush
 
 
 def free_port() -> int:
     """
-    A port that nobody listens at now; the daemon's own URL must be known beforehand.
+    A port at which no one listens now; the daemon's own URL must be known beforehand.
 
     It is below the range from which systems choose ports, so that none of the peers which
     start meanwhile is given the same.
@@ -50,7 +44,7 @@ class Stage:
     """
     All peers, and the configuration that leads a daemon to them.
 
-    :param listener: told of each push that reaches a phone.
+    :param listener: notified of each push that reaches a phone.
     :param calls: lines for ``[calls]``.
     :param sections: further sections.
     """

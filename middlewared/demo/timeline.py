@@ -1,7 +1,7 @@
 """
 A call's time-line for people to read.
 
-The one invariant: colours only where a person looks, which is a terminal.
+Colours only where a person looks, which is a terminal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Timelines:
         self._out = out
         self._colours = out.isatty() and "NO_COLOR" not in os.environ
 
-    def say(self, text: str = "", *, good: bool | None = None) -> None:
+    def print(self, text: str = "", *, good: bool | None = None) -> None:
         """A line of text; ``good`` colours it."""
         if good is not None:
             text = self._coloured(text, _GOOD if good else _BAD)
@@ -41,10 +41,10 @@ class Timelines:
     def show(self, title: str, events: Iterable[Event]) -> None:
         """A title and the events below it, in milliseconds from the first."""
         ordered = sorted(events)
-        self.say(self._coloured(title, _BOLD))
+        self.print(self._coloured(title, _BOLD))
         for event in ordered:
             who = self._coloured(f"{event.who:<7}", _COLOURS.get(event.who, "0"))
-            self.say(f"  {(event.at - ordered[0].at) * 1000:8.1f} ms  {who} {event.what}")
+            self.print(f"  {(event.at - ordered[0].at) * 1000:8.1f} ms  {who} {event.what}")
 
     def _coloured(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text

@@ -1,1 +1,1 @@
-"""The registry of devices."""
+"""The device registry: which app rings for which account."""

@@ -1,8 +1,8 @@
 """
-The device registry: which app rings for which account.
+The contract of the device registry: which app rings for which account.
 
-The one invariant: at most one device per ``sip_user_id``, and a device changes only
-if it is still the one the caller means: the same account, platform, app and token.
+An account has at most one device. A device is changed or removed only if it is still the
+one that the caller means: the same account, platform, app and token.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ class Registered:
     """
     What a registration replaced.
 
-    ``replaced``: the former device of the account, which may equal the new one; None when
-    the account had none. ``displaced``: devices of other accounts on the same phone.
+    ``replaced``: the former device of the account, which may equal the new one; None if
+    the account had none. ``removed``: the devices of other accounts on the same phone, which
+    an exclusive registration removes.
     """
 
     replaced: Device | None
-    displaced: Sequence[Device] = attrs.field(default=(), converter=tuple[Device, ...])
+    removed: Sequence[Device] = attrs.field(default=(), converter=tuple[Device, ...])
 
 
 @attrs.frozen
-class Wanted:
+class DeviceFilter:
     """
     The filters of a listing; a device must match all of them.
 
@@ -51,10 +52,10 @@ class Wanted:
 @attrs.frozen
 class Page:
     """
-    A part of a listing, in order of sip_user_id.
+    A part of a listing, ordered by sip_user_id.
 
-    ``last``: where the next part starts, even if no device of this one matched; None at
-    the end.
+    ``last``: the ``after`` of the next page, even if no device of this one matched; None at
+    the end of the listing.
     """
 
     devices: Sequence[Device] = attrs.field(converter=tuple[Device, ...])
@@ -62,8 +63,8 @@ class Page:
 
 
 @attrs.frozen
-class Counts:
-    """How many devices there are of each app and platform, and how many are silent."""
+class DeviceCounts:
+    """The number of devices by app and platform, and of those that are silent."""
 
     devices: Mapping[tuple[str, Platform], int]
     silent: int
@@ -71,14 +72,35 @@ class Counts:
 
 class DeviceRegistry(Protocol):
     """
+    The registry, used between :meth:`start` and :meth:`stop`.
+
     All methods raise :class:`~middlewared.errors.DatabaseDown` when the database cannot
     answer in time; a write that returned is committed.
     """
 
-    async def find(self, sip_user_id: int) -> Device | None:
-        """The device of this account, or None."""
+    @property
+    def up(self) -> bool | None:
+        """Whether the last :meth:`start` or :meth:`ping` succeeded; None before the first."""
 
-    async def register(self, device: Device, *, alone: bool = False) -> Registered:
+    async def start(self) -> None:
+        """
+        Connect to the database and bring its schema up to date.
+
+        :raises ConfigError: it cannot be used as configured, or a newer release used it.
+        :raises DatabaseDown: it cannot be used now; the registry may be used nevertheless, and
+            works as soon as the database does.
+        """
+
+    async def stop(self) -> None:
+        """Finish the requests in progress, then disconnect; later requests fail."""
+
+    async def ping(self) -> None:
+        """Verify that the database can be read and written, else raise DatabaseDown."""
+
+    async def find(self, sip_user_id: int) -> Device | None:
+        """The device of this account; None if it has none."""
+
+    async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         """
         Make ``device`` the one of its account.
 
@@ -86,19 +108,19 @@ class DeviceRegistry(Protocol):
         platform, app and token are the same, and are reset otherwise; the values in
         ``device`` are ignored.
 
-        :param alone: remove the devices of other accounts with the same platform, app and
+        :param exclusive: remove the devices of other accounts with the same platform, app and
             installation, in the same transaction: if several accounts register one phone
             at once, at any daemons, only the last one remains.
         """
 
     async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
-        """Remove the device that matches all four; False when there is none."""
+        """Remove the device that matches all four; False if there is none."""
 
     async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
         """
         Remove a device whose push token is dead, if it is still the same.
 
-        :param registered_before: when not None, only a device registered at or before
+        :param registered_before: if not None, only a device registered at or before
             this time is removed (APNs 410: a later registration revived the token).
         """
 
@@ -109,12 +131,14 @@ class DeviceRegistry(Protocol):
         """Store the environment that accepted a push, if the device is still the same."""
 
     async def touch(self, sip_user_id: int, seen_at: float) -> bool:
-        """Set ``last_seen``; False when the account has no device."""
+        """Set ``last_seen``, in epoch seconds; False if the account has no device."""
 
-    async def page(self, after: int = 0, limit: int = 1000, wanted: Wanted | None = None) -> Page:
+    async def page(
+        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+    ) -> Page:
         """Those of the next ``limit`` devices after the account ``after`` that match."""
 
-    async def count(self, silent_calls: int) -> Counts:
+    async def count(self, silent_calls: int) -> DeviceCounts:
         """
         Count the devices.
 
@@ -131,16 +155,13 @@ class DeviceRegistry(Protocol):
         A device that has changed since is left as it is.
         """
 
-    async def ping(self) -> None:
-        """Prove that the database can be read and written, else DatabaseDown."""
-
 
 @attrs.frozen
-class PeerState:
+class PeerHeartbeat:
     """
-    What another daemon at the same database reported last.
+    The last heartbeat of another daemon at the same database.
 
-    ``age_s``: how long ago, by the database's clock. ``redis_up``: whether Redis knew every
+    ``age_s``: how old it is, by the database's clock. ``redis_up``: whether Redis knew every
     call that the daemon held. ``waiting``: how many requests it held.
     """
 
@@ -151,13 +172,13 @@ class PeerState:
     age_s: float
 
 
-class DaemonTable(Protocol):
-    """Where the daemons at one database report themselves to each other."""
+class DaemonHeartbeats(Protocol):
+    """The heartbeats that the daemons at one database exchange."""
 
-    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerState]:
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         """
-        Report ``daemon``, forget those that were silent for a minute.
+        Store the heartbeat of ``daemon``, and delete those older than a minute.
 
-        :return: the other daemons that reported within the last three seconds.
+        :return: the heartbeats of the other daemons that are at most three seconds old.
         :raises DatabaseDown: the database cannot answer in time.
         """

@@ -1,8 +1,7 @@
 """
-The numbered schema files of the devices room.
+The numbered schema files.
 
-The one invariant: a schema file that was released never changes; a change is the next
-number.
+A schema file that was released never changes; a change gets the next number.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 
 def pending(dialect: str, version: int) -> Sequence[tuple[int, str]]:
@@ -29,10 +28,9 @@ def pending(dialect: str, version: int) -> Sequence[tuple[int, str]]:
     )
     newest = scripts[-1][0]
     if version > newest:
-        raise ConfigError(
-            [
-                f"[database] url: the database has schema {version}, this program knows"
-                f" up to {newest}: it was used by a newer release"
-            ]
+        what = (
+            f"the database has schema {version}, this program knows up to {newest}: it was used"
+            " by a newer release"
         )
+        raise ConfigError([Problem("database", "url", what)])
     return [script for script in scripts if script[0] > version]

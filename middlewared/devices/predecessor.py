@@ -1,9 +1,8 @@
 """
-The device table of vialer-middleware, the predecessor, as CSV.
+Imports the device table of vialer-middleware, the predecessor, from CSV.
 
-The one invariant: a line is imported wholly or refused with its number and a reason, and
-a device that registered here since the line was written is left as it is; so an import
-may be repeated.
+A line is imported completely, or refused with its number and a reason. A device that has
+registered here since the line was written is left as it is, so an import may be repeated.
 
 The export, with the app in place of its number::
 
@@ -21,15 +20,15 @@ from datetime import UTC, datetime
 import attrs
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
+from middlewared.booleans import parse_boolean
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.devices.queries import LARGEST_ID
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import Device, Platform
 
 _REQUIRED = {"sip_user_id", "platform", "app", "token"}
 # What databases write for NULL.
 _ABSENT = {"", r"\N", "NULL"}
-_YES, _NO = {"t", "true", "1"}, {"f", "false", "0"}
 _LONGEST_TEXT, _LONGEST_TOKEN = 255, 4096
 _AT_ONCE = 500
 
@@ -44,7 +43,7 @@ class RefusedLine:
 
 @attrs.define
 class Imported:
-    """How many lines were stored, left since a newer registration is there, or refused."""
+    """How many lines were stored, kept as a newer registration exists, or refused."""
 
     stored: int = 0
     kept: int = 0
@@ -52,15 +51,15 @@ class Imported:
 
 
 async def import_devices(
-    *, registry: DeviceRegistry, lines: Iterable[str], report: Callable[[RefusedLine], None]
+    *, devices: DeviceRegistry, lines: Iterable[str], report: Callable[[RefusedLine], None]
 ) -> Imported:
     """
     Store the devices of an export.
 
     :param lines: the CSV file; its first line names the columns, in any order.
-    :param report: told of each refused line.
+    :param report: called with each refused line.
     :raises ConfigError: a column is missing.
-    :raises DatabaseDown: the import stopped half-way; it may be repeated.
+    :raises DatabaseDown: the import is incomplete; it may be repeated.
     """
     imported = Imported()
     batch: list[Device] = []
@@ -71,24 +70,26 @@ async def import_devices(
             continue
         batch.append(read)
         if len(batch) >= _AT_ONCE:
-            await _store(registry, batch, imported)
+            await _store(devices, batch, imported)
             batch = []
-    await _store(registry, batch, imported)
+    await _store(devices, batch, imported)
     return imported
 
 
 def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
-    """The devices of an export, and the lines that are none; accounts occur once."""
+    """The devices of an export, and the refused lines; an account may have one line only."""
     reader = csv.DictReader(lines)
     missing = _REQUIRED - set(reader.fieldnames or ())
     if missing:
-        raise ConfigError([f"the export has no column {name}" for name in sorted(missing)])
+        raise ConfigError(
+            Problem("", "", f"the export has no column {name}") for name in sorted(missing)
+        )
     seen: set[int] = set()
     while True:
         try:
             device = _device(next(reader))
             if device.sip_user_id in seen:
-                raise ValueError("the account was on a line before")
+                raise ValueError("the account is on a line before this one")
         except StopIteration:
             return
         except (ValueError, csv.Error) as error:
@@ -98,8 +99,8 @@ def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
             yield device
 
 
-async def _store(registry: DeviceRegistry, batch: list[Device], imported: Imported) -> None:
-    storing = [Deferred.fromCoroutine(_store_one(registry, device)) for device in batch]
+async def _store(devices: DeviceRegistry, batch: list[Device], imported: Imported) -> None:
+    storing = [Deferred.fromCoroutine(_store_one(devices, device)) for device in batch]
     try:
         stored = sum(await gatherResults(storing, consumeErrors=True))
     except FirstError as error:
@@ -108,11 +109,11 @@ async def _store(registry: DeviceRegistry, batch: list[Device], imported: Import
     imported.kept += len(batch) - stored
 
 
-async def _store_one(registry: DeviceRegistry, device: Device) -> bool:
-    present = await registry.find(device.sip_user_id)
-    if present is not None and present.registered_at >= device.registered_at:
+async def _store_one(devices: DeviceRegistry, device: Device) -> bool:
+    stored = await devices.find(device.sip_user_id)
+    if stored is not None and stored.registered_at >= device.registered_at:
         return False
-    await registry.register(device)
+    await devices.register(device)
     return True
 
 
@@ -128,7 +129,7 @@ def _device(row: Mapping[str, str | None]) -> Device:
         platform=_platform(values["platform"]),
         app=_text("app", values["app"], required=True),
         token=_token(values["token"]),
-        sandbox=_flag("sandbox", values.get("sandbox", "")),
+        sandbox=_boolean("sandbox", values.get("sandbox", "")),
         registered_at=seen_at,
         last_seen=seen_at,
         name=_text("name", values.get("name", "")),
@@ -163,16 +164,15 @@ def _text(name: str, text: str, required: bool = False) -> str:
     return text
 
 
-def _flag(name: str, text: str) -> bool:
-    if text.lower() in _YES:
-        return True
-    if text.lower() in _NO or not text:
-        return False
-    raise ValueError(f"{name} is neither true nor false")
+def _boolean(name: str, text: str) -> bool:
+    value = parse_boolean(text or "false")
+    if value is None:
+        raise ValueError(f"{name} is neither true nor false")
+    return value
 
 
 def _time(text: str) -> float:
-    """Epoch seconds of a database's time-stamp, UTC where it does not say; 0 for none."""
+    """Epoch seconds of a database's time-stamp, in UTC unless it has an offset; 0 for none."""
     if not text:
         return 0.0
     try:

@@ -1,8 +1,8 @@
 """
-The devices room's SQL that every database understands, and the shape of its rows.
+The SQL that every database here understands, and the rows of its tables.
 
-A row holds the fields of :class:`~middlewared.model.Device` in order, so that the columns
-are named in one place.
+A row of ``devices`` holds the fields of :class:`~middlewared.model.Device` in order, so that
+the columns are named in one place.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from middlewared.devices.interface import Counts, Page, Wanted
-from middlewared.model import Device, Platform
+from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page
+from middlewared.model import Device, Platform, ResponseRecord
 
 Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = tuple(field.name for field in attrs.fields(Device))
 NAMES = ", ".join(COLUMNS)
-_PLACES = ", ".join("?" * len(COLUMNS))
-_SAME = "sip_user_id = ? and platform = ? and app = ? and token = ?"
+_PLACEHOLDERS = ", ".join("?" * len(COLUMNS))
+_SAME_DEVICE = "sip_user_id = ? and platform = ? and app = ? and token = ?"
 
 FIND = f"select {NAMES} from devices where sip_user_id = ?"  # noqa: S608 (our own names)
-DELETE = f"delete from devices where {_SAME}"  # noqa: S608
+DELETE = f"delete from devices where {_SAME_DEVICE}"  # noqa: S608
 REMOVE_DEAD = f"{DELETE} and registered_at <= ?"
-REPLACE_TOKEN = f"update devices set token = ? where {_SAME}"  # noqa: S608
-SET_SANDBOX = f"update devices set sandbox = ? where {_SAME}"  # noqa: S608
+REPLACE_TOKEN = f"update devices set token = ? where {_SAME_DEVICE}"  # noqa: S608
+SET_SANDBOX = f"update devices set sandbox = ? where {_SAME_DEVICE}"  # noqa: S608
 TOUCH = "update devices set last_seen = ? where sip_user_id = ?"
 PING = "update pulse set beaten_at = ?"
-INSERT = f"insert into devices ({NAMES}) values ({_PLACES})"  # noqa: S608
+INSERT = f"insert into devices ({NAMES}) values ({_PLACEHOLDERS})"  # noqa: S608
 COUNT = "select app, platform, count(*) from devices group by app, platform"
 # The second condition lets the planner use the partial index.
 COUNT_SILENT = "select count(*) from devices where silent_streak >= ? and silent_streak > 0"
 
 LARGEST_ID = 2**63 - 1
-"""No database here keeps a larger number, so no larger account can have a device."""
+"""No database here stores a larger number, so no larger account can have a device."""
 _INDEXED = 128
 """How many characters of an installation are indexed."""
 
@@ -47,26 +47,26 @@ def identity(device: Device) -> Row:
 
 @attrs.frozen
 class Dialect:
-    """``position``: the function that finds one text in another, from 1; 0: not found."""
+    """``position``: the function that returns where one text is in another: from 1; 0: nowhere."""
 
     position: str
 
     def same_phone(self) -> str:
-        """A condition on devices; its values are :func:`phone`."""
+        """The condition that a device is on a phone; its values are those of :func:`phone`."""
         installation = self._installation("")
         return (
             f"substr({installation}, 1, {_INDEXED}) = ? and {installation} = ?"
             " and platform = ? and app = ?"
         )
 
-    def page(self, wanted: Wanted) -> tuple[str, Row]:
-        """The statement for a page; the values it returns follow ``after`` and ``limit``."""
+    def page(self, matching: DeviceFilter) -> tuple[str, Row]:
+        """The statement of a page, and its values after ``after`` and ``limit``."""
         conditions = ["page.silent_streak >= ?"]
-        values: list[object] = [wanted.silent_streak]
-        if wanted.unseen_since is not None:
+        values: list[object] = [matching.silent_streak]
+        if matching.unseen_since is not None:
             conditions.append("page.last_seen < ? and coalesce(page.last_answered, 0) < ?")
-            values += [wanted.unseen_since] * 2
-        if wanted.shared:
+            values += [matching.unseen_since] * 2
+        if matching.shared:
             conditions.append(self._shared())
         statement = f"""
             with page as (
@@ -80,7 +80,7 @@ class Dialect:
         return statement, tuple(values)
 
     def _shared(self) -> str:
-        """Whether another account has the same phone as a device of ``page``."""
+        """The condition that another account has the same phone as a row of ``page``."""
         other, own = self._installation("other."), self._installation("page.")
         return f"""exists (
             select 1 from devices as other
@@ -90,7 +90,7 @@ class Dialect:
         )"""  # noqa: S608
 
     def _installation(self, table: str) -> str:
-        """:attr:`.model.Device.installation`; the index of the schema has the same words."""
+        """:attr:`.model.Device.installation`, written exactly as in the schema's index."""
         colon = f"{self.position}({table}token, ':')"
         return (
             f"case when {table}platform = 'apns' or {colon} < 2 then {table}token"
@@ -110,8 +110,13 @@ def to_row(device: Device) -> Row:
     return tuple(value.value if isinstance(value, Platform) else value for value in row)
 
 
+def to_response_row(record: ResponseRecord) -> Row:
+    """The values of ``record`` in the order of its fields."""
+    return record.platform.value, record.roundtrip_seconds, record.available, record.answered_at
+
+
 def from_row(row: Row) -> Device:
-    """The device of one row; databases without booleans give 0 and 1 for them."""
+    """The device of one row, where a database without booleans has 0 and 1."""
     values = dict(zip(COLUMNS, row, strict=True))
     values["platform"] = Platform(values["platform"])
     values["sandbox"] = bool(values["sandbox"])
@@ -120,10 +125,10 @@ def from_row(row: Row) -> Device:
 
 
 def to_page(rows: Sequence[Row]) -> Page:
-    """The page in the rows of its statement, which always returns at least one."""
+    """The page of its statement's rows, of which there is always at least one."""
     return Page([from_row(row[1:]) for row in rows if row[1] is not None], rows[0][0])
 
 
-def to_counts(rows: Sequence[Row], silent: int) -> Counts:
-    """The counts of the rows of ``COUNT``."""
-    return Counts({(app, Platform(platform)): count for app, platform, count in rows}, silent)
+def to_counts(rows: Sequence[Row], silent: int) -> DeviceCounts:
+    """The counts of the rows of :data:`COUNT`."""
+    return DeviceCounts({(app, Platform(platform)): count for app, platform, count in rows}, silent)

@@ -1,8 +1,7 @@
 """
-What is written for people and programs to read: the log, and the apps' reports.
+The log, and the file of the apps' reports.
 
-The one invariant: writing never fails a call and never holds one up, and no line holds
-a secret.
+Writing never fails or delays a call, and no line contains a secret.
 """
 
 from middlewared.logs.app_reports import ReportFile, bounded
@@ -10,6 +9,5 @@ from middlewared.logs.line_file import LineFile
 from middlewared.logs.output import LogOutput
 from middlewared.logs.redaction import redacted
 from middlewared.logs.repeats import Repeats
-from middlewared.quoting import fingerprint
 
-__all__ = ["LineFile", "LogOutput", "Repeats", "ReportFile", "bounded", "fingerprint", "redacted"]
+__all__ = ["LineFile", "LogOutput", "Repeats", "ReportFile", "bounded", "redacted"]

@@ -1,11 +1,10 @@
 """
-What apps report to /api/log-metrics/, kept as JSON lines.
-
-The one invariant: one object a line, with the time and account it came with.
+The file of apps' reports to /api/log-metrics/: one JSON object a line, with time and account.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -21,7 +20,7 @@ LONGEST_VALUE = 1000
 
 
 def bounded(fields: Mapping[str, str]) -> Mapping[str, str]:
-    """What is kept of a report, whose names and values its client chose."""
+    """The part of a report that is kept; its client chose the names and values."""
     return {
         name[:LONGEST_NAME]: value[:LONGEST_VALUE]
         for name, value in islice(fields.items(), MOST_FIELDS)
@@ -29,20 +28,19 @@ def bounded(fields: Mapping[str, str]) -> Mapping[str, str]:
 
 
 class ReportFile:
-    """
-    Call ``reload`` before use, and again on SIGHUP.
-    """
+    """Appends reports to a file. Call ``reload`` before use, and again on SIGHUP."""
 
     def __init__(self, *, wall: WallClock) -> None:
         self._wall = wall
         self._lines: LineFile | None = None
         self._next_turn: NextTurn | None = None
 
-    def reload(self, *, file: Path | None) -> None:
+    def reload(self, *, file: Path | None, opened: io.FileIO | None = None) -> None:
         """
-        Write to ``file``, opened anew; None: nowhere.
+        Open ``file``, again if it is open, and write to it; None: write nowhere.
 
-        :raises OSError: the file cannot be opened; then nothing changes.
+        :param opened: ``file``, if the caller has opened it already.
+        :raises OSError: the file cannot be opened; nothing changes.
         """
         if file is None:
             if self._lines is not None:
@@ -50,10 +48,10 @@ class ReportFile:
             self._lines = None
             return
         if self._lines is not None:
-            self._lines.open(file)
+            self._lines.open(file, opened)
             return
         lines = LineFile(file)
-        lines.reopen()
+        lines.open(file, opened)
         if self._next_turn is not None:
             lines.start(self._next_turn)
         self._lines = lines
@@ -65,13 +63,13 @@ class ReportFile:
             self._lines.start(next_turn)
 
     def stop(self) -> None:
-        """Write all that waits, and each later line at once."""
+        """Write all that is queued, and from now on each line at once."""
         self._next_turn = None
         if self._lines is not None:
             self._lines.stop()
 
     def write(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
-        """Keep a report, which is :func:`bounded` already."""
+        """Write a report, which is :func:`bounded` already."""
         if self._lines is not None:
             time = iso_time(self._wall())
             self._lines.write(json.dumps({**fields, "time": time, "sip_user_id": sip_user_id}))

@@ -1,8 +1,8 @@
 """
-How an event looks in the log: as a line of text, or as one JSON object.
+How an event is formatted in the log: as a line of text, or as one JSON object.
 
-The one invariant: an event is exactly one line (in text, a traceback follows it,
-indented), whatever is in its fields: nobody can forge a line.
+An event is exactly one line (in text, its traceback follows, indented), whatever its fields
+contain, so no one can forge a line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST = 10_000
 """Characters of a message, a field or a traceback; the rest is cut off."""
 
 Format: TypeAlias = Callable[[LogEvent], str]
-# What events of the old twisted.python.log carry beside their text.
+# What events of the old twisted.python.log carry in addition to their text.
 _LEGACY = frozenset(("message", "isError", "why", "failure", "format", "system", "logLevel"))
 
 
@@ -64,8 +64,8 @@ def _head(event: LogEvent) -> Mapping[str, str]:
 
 
 def _message(event: LogEvent) -> str:
-    # Nearly every event is one for str.format, ten times as fast as Twisted's own, which
-    # knows more ({x()}, old events) and never fails.
+    # str.format suits nearly every event and is ten times as fast as Twisted's formatEvent,
+    # which supports more ({x()}, old events) and never fails.
     template = event.get("log_format")
     if isinstance(template, str):
         try:

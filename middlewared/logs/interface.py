@@ -1,4 +1,4 @@
-"""What other parts know of the log: how repeated lines are counted."""
+"""What other rooms know of the log: how repeated lines are counted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 class RepeatCounter(Protocol):
     """
-    For lines that anyone can provoke at will.
+    For lines that anyone can cause at will.
 
-    ``kind`` is the text of such a line or what lines have in common. Texts from outside are
-    cut and quoted in it (:func:`middlewared.quoting.quoted`).
+    ``kind`` is the text of such a line, or what several lines have in common. Texts from
+    outside are cut and quoted in it (:func:`middlewared.quoting.quoted`).
     """
 
     def count(self, kind: str) -> None:
-        """Log ``kind`` at info, or count it where it was logged just before."""
+        """Log ``kind`` at info, or count it if it was logged just before."""
 
     def is_first(self, kind: str) -> bool:
-        """Whether a line of this ``kind`` is to be logged by the caller; else it was counted."""
+        """Whether the caller must log a line of this ``kind``; otherwise it was counted."""

@@ -1,9 +1,8 @@
 """
-A file that lines are appended to, many at a time, by a thread of its own.
+A file that lines are appended to, in batches, by a thread of its own.
 
-The one invariant: a line is either written whole and in order, or counted as lost. A disk
-that is full and a reader that does not read cost lines, never time or an exception to who
-writes.
+A line is either written whole and in order, or counted as lost. A full disk, or a reader
+that does not read, costs lines; it never delays the writer or raises an exception there.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import TypeAlias
 from twisted.logger import Logger
 
 MOST_BYTES = 4 << 20
-"""What may wait for a disk that is full or slow; lines above it are lost."""
+"""What is queued for a disk that is full or slow; lines beyond it are lost."""
 PATIENCE_S = 1.0
-"""How long the end of the process may be held up, in all, by a file that takes nothing."""
+"""How long a file that accepts nothing may delay the end of the process, in all."""
 RETRY_S = 1.0
 _CHUNK_BYTES = 1 << 16
 
@@ -33,10 +32,10 @@ NextTurn: TypeAlias = Callable[[Callable[[], None]], object]
 
 class LineFile:
     """
-    Lines may come from any thread, and wait until the file is opened. Until ``start`` each
-    is written at once. From then on a thread writes those of a reactor's turn together:
-    a descriptor that standard output shares with other processes cannot be made
-    non-blocking, so only a thread can wait for it.
+    Lines may come from any thread; they are queued until the file is opened. Until ``start``
+    each is written at once. From then on a thread writes those of one reactor turn together:
+    standard output may be shared with other processes, so its descriptor cannot be made
+    non-blocking, and only a thread can wait for it.
 
     :param path: None: standard output.
     :param patience_s: how long ``stop`` and the lines after it may wait in all.
@@ -49,15 +48,15 @@ class LineFile:
         self._patience_s = patience_s
         self._file: io.FileIO | None = None
         self._next_turn: NextTurn | None = None
-        # Reentrant: the garbage collector may run anywhere and find something to log.
+        # Reentrant: the garbage collector may run anywhere, and log something.
         lock = threading.RLock()
         self._work = threading.Condition(lock)
         self._rest = threading.Condition(lock)
         self._flushing = threading.RLock()
-        # Lines, and at most one file: those behind it belong there.
+        # Lines and at most one file, to which the lines after it belong.
         self._waiting: deque[bytes | io.FileIO] = deque()
         self._waiting_bytes = 0
-        self._begun = 0  # bytes of the first line that the file has already
+        self._begun = 0  # bytes of the first line that are written already
         self._scheduled = False
         self._inside = False
         self._thread: threading.Thread | None = None
@@ -66,16 +65,17 @@ class LineFile:
         self._closing = False
         self._lost = 0
 
-    def open(self, path: Path | None) -> None:
+    def open(self, path: Path | None, opened: io.FileIO | None = None) -> None:
         """
-        Go on at ``path``, opened again (it may have been renamed: log rotation). Lines from
-        before go to the old file, those that it cannot take to the new one.
+        Continue in ``path``, opened again (log rotation may have renamed it). Earlier lines go
+        to the old file; those that it does not accept go to the new one.
 
-        :raises OSError: it cannot be opened; then the old file stays in use.
+        :param opened: its file, if the caller has opened it already.
+        :raises OSError: it cannot be opened; the old file stays in use.
         """
         if path is None and self._path is None and self._file is not None:
             return
-        opened = _opened(path)
+        opened = opened or open_to_append(path)
         with self._work:
             self._path = path
             self._follow(opened)
@@ -96,18 +96,18 @@ class LineFile:
             (``reactor.callFromThread``).
         """
         if self._thread is None:
-            # A daemon, since a write that hangs must not keep the process alive.
+            # A daemon thread: a write that hangs must not keep the process alive.
             self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
             self._thread.start()
         self._next_turn = next_turn
 
     def stop(self) -> None:
-        """Wait until all is written, and from now on for each line, as far as patience goes."""
+        """Wait until all is written, and from now on for each line, within ``patience_s``."""
         self._next_turn = None
         self.flush()
 
     def close(self) -> None:
-        """Give the file up for good once all that waits is written, but do not wait for that."""
+        """Close the file once all that is queued is written; does not wait for that."""
         self._next_turn = None
         with self._work:
             self._closing = True
@@ -117,7 +117,7 @@ class LineFile:
             self._release()
 
     def write(self, line: str) -> None:
-        """Append ``line``, which has no line end."""
+        """Append ``line``, given without its line end."""
         encoded = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._work:
             if self._waiting_bytes + len(encoded) > MOST_BYTES:
@@ -125,7 +125,7 @@ class LineFile:
                 return
             self._waiting.append(encoded)
             self._waiting_bytes += len(encoded)
-            next_turn = self._next_turn  # another thread may stop us in between
+            next_turn = self._next_turn  # read once: another thread may call stop
             wake = next_turn is not None and not self._scheduled
             self._scheduled = self._scheduled or wake
         if next_turn is None:
@@ -134,7 +134,7 @@ class LineFile:
             next_turn(self._wake)
 
     def flush(self) -> None:
-        """Write all that waits, as far as the file takes it."""
+        """Write all that is queued, as far as the file accepts it."""
         if self._thread is None:
             self._write_out()
         else:
@@ -150,7 +150,7 @@ class LineFile:
     def _wait_for_thread(self) -> None:
         with self._rest:
             self._wake()
-            if threading.current_thread() is self._thread:  # the garbage collector logs there
+            if threading.current_thread() is self._thread:  # logged by the garbage collector
                 return
             while (self._due or self._busy) and self._patience_s > 0:
                 began = monotonic()
@@ -165,7 +165,7 @@ class LineFile:
         if lost:
             self.log.error("{lost} lines were lost: the file could not be written", lost=lost)
 
-    # In the thread; until it is started, in whichever writes.
+    # In the thread; until it is started, in the thread of the caller.
 
     def _write_on(self) -> None:
         while True:
@@ -182,9 +182,9 @@ class LineFile:
                 return
 
     def _write_out(self) -> None:
-        """Write what waits until it is all written or the file takes no more."""
+        """Write what is queued until it is all written or the file accepts no more."""
         with self._flushing:
-            if self._inside:  # the garbage collector logs in the middle of a line
+            if self._inside:  # the garbage collector logged while a line was being written
                 return
             self._inside = True
             try:
@@ -194,7 +194,7 @@ class LineFile:
                 self._inside = False
 
     def _taken(self) -> bytes:
-        """The next lines for one file, empty when there are none or no file is open."""
+        """The next lines for one file; empty: there are none, or no file is open."""
         with self._work:
             if self._file is None or (self._waiting and isinstance(self._waiting[0], io.FileIO)):
                 self._next_file()
@@ -209,7 +209,7 @@ class LineFile:
             return b"".join(lines)
 
     def _written(self, chunk: bytes) -> bool:
-        """Write ``chunk``; what cannot be written now waits on, from the last line's beginning."""
+        """Write ``chunk``; what cannot be written now is queued again, in whole lines."""
         done = self._begun + self._sent(memoryview(chunk)[self._begun :])
         line = done if done == len(chunk) else chunk.rfind(b"\n", 0, done) + 1
         self._begun = done - line
@@ -224,7 +224,7 @@ class LineFile:
         return line == len(chunk)
 
     def _sent(self, data: memoryview) -> int:
-        """Write ``data`` as far as the file takes it: how many bytes."""
+        """Write ``data`` as far as the file accepts it; gives the number of bytes."""
         rest = data
         with suppress(OSError):
             while rest and self._file is not None:
@@ -238,16 +238,16 @@ class LineFile:
     # Rotation.
 
     def _follow(self, opened: io.FileIO) -> None:
-        """Have what comes from now on written to ``opened``."""
+        """Write all lines from now on to ``opened``."""
         for place, item in enumerate(self._waiting):
-            if isinstance(item, io.FileIO):  # an earlier rotation that the thread has not seen
+            if isinstance(item, io.FileIO):  # of an earlier rotation not yet carried out
                 self._waiting[place] = opened
                 item.close()
                 return
         self._waiting.append(opened)
 
     def _next_file(self) -> bool:
-        """Go on at the file that waits, if one does, with all that the old one did not take."""
+        """Switch to the queued file, if there is one, with all that the old one did not accept."""
         with self._work:
             opened = next((item for item in self._waiting if isinstance(item, io.FileIO)), None)
             if opened is None:
@@ -255,7 +255,8 @@ class LineFile:
             self._waiting.remove(opened)
             old, self._file, self._begun = self._file, opened, 0
         if old is not None:
-            old.close()
+            with suppress(OSError):  # a network file system reports a full disk this late
+                old.close()
         return True
 
     def _release(self) -> None:
@@ -265,15 +266,20 @@ class LineFile:
             old.close()
 
 
-def _opened(path: Path | None) -> io.FileIO:
+def open_to_append(path: Path | None) -> io.FileIO:
+    """
+    Open ``path``; None: standard output.
+
+    :raises OSError: it cannot be opened.
+    """
     if path is None:
-        # Twisted puts an object of its own in the place of sys.stdout: speak to descriptor 1.
+        # Not sys.stdout, which Twisted replaces with an object of its own.
         return io.FileIO(1, "w", closefd=False)
     return io.FileIO(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _writable(file: io.FileIO) -> bool:
-    """Wait a moment for a non-blocking descriptor."""
+    """Wait until a non-blocking descriptor accepts bytes, at most ``RETRY_S``."""
     poll = select.poll()
     poll.register(file, select.POLLOUT)
     return bool(poll.poll(RETRY_S * 1000))

@@ -1,8 +1,8 @@
 """
 The observer that writes the log.
 
-It is found by twistd as the application's ILogObserver component, so that it is the only
-observer, from twistd's first line on::
+twistd finds it as the application's ILogObserver component, so it is the only observer, from
+twistd's first line on::
 
     class Top(MultiService):
         def setServiceParent(self, parent):
@@ -10,11 +10,12 @@ observer, from twistd's first line on::
                 parent.setComponent(ILogObserver, self._log_output)
             super().setServiceParent(parent)
 
-The one invariant: it never raises and never logs by itself about a line it could not write.
+It never raises. A line in its place reports an event that cannot be formatted.
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
@@ -25,17 +26,17 @@ from middlewared.logs.line_file import LineFile, NextTurn
 
 _RANKS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
 _FORMATS: dict[str, Format] = {"text": format_text, "json": format_json}
-# Twisted says these of our factories in our own name.
+# Twisted logs these of our factories in our own namespace.
 _NOISE = frozenset(("Starting factory {factory!r}", "Stopping factory {factory!r}"))
 
 
 @implementer(ILogObserver)
 class LogOutput:
     """
-    Writes events of a level and above. What libraries tell at info counts as debug.
+    Writes events of a level and above. Events of libraries at info count as debug.
 
-    Call ``reload`` once before use, and again on SIGHUP; then ``start`` when the reactor
-    runs and ``stop`` when it stops.
+    Call ``reload`` once before use, and again on SIGHUP; ``start`` when the reactor runs and
+    ``stop`` when it stops.
     """
 
     def __init__(self) -> None:
@@ -43,16 +44,19 @@ class LogOutput:
         self._least = _RANKS["info"]
         self._format: Format = format_text
 
-    def reload(self, *, level: str, format: str, file: Path | None) -> None:
+    def reload(
+        self, *, level: str, format: str, file: Path | None, opened: io.FileIO | None = None
+    ) -> None:
         """
-        Take new settings, and open the file anew (log rotation).
+        Take new settings, and open the file again (log rotation).
 
         :param level: debug, info, warn, error or critical.
         :param format: text or json.
         :param file: None: standard output.
-        :raises OSError: the file cannot be opened; then nothing changes.
+        :param opened: ``file``, if the caller has opened it already.
+        :raises OSError: the file cannot be opened; nothing changes.
         """
-        self._lines.open(file)
+        self._lines.open(file, opened)
         self._least, self._format = _RANKS[level], _FORMATS[format]
 
     def start(self, next_turn: NextTurn) -> None:
@@ -60,15 +64,15 @@ class LogOutput:
         self._lines.start(next_turn)
 
     def stop(self) -> None:
-        """Write all that waits, and each later line at once."""
+        """Write all that is queued, and from now on each line at once."""
         self._lines.stop()
 
     def close(self) -> None:
-        """Give the file up; a program's last lines need it, so only tests have a use for it."""
+        """Close the file. Only for tests: a program's last lines still need it."""
         self._lines.close()
 
     def __call__(self, event: LogEvent) -> None:
-        """Write ``event``, if it is important enough."""
+        """Write ``event``, if its level is high enough."""
         if _rank(event) < self._least:
             return
         try:

@@ -1,8 +1,8 @@
 """
-Keeping secrets out of the log: a net for those that slip.
+Redaction: the second line of defence against secrets in the log.
 
-The net is the second line of defence; who logs must leave secrets out. Clients choose some
-of the texts it is drawn over, so it takes time linear to their length, whatever they are.
+The first is that code does not log them. Clients choose some of the texts, so redaction takes
+time linear in their length, whatever they contain.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import re
 
 HIDDEN = "***"
 
-# A value in quotes ends at the next one, any other at a blank or separator.
+# A value in quotes ends at the next quote, any other at a blank or separator.
 _VALUE = r"""(?:"[^"]*+"|'[^']*+'|[^\s"',;&)}\]]++)"""
 _NAMES = (
     r"authorization|api_?key|key|password|passwd|secret|private_key|assertion"
     r"|access_token|remote_notification_token|token"
 )
-# The look-ahead spares a text full of quotes the attempt at each of the names.
+# The look-ahead avoids trying each name at each quote of a text full of quotes.
 _NAMED = rf"(?=[akprst])(?:{_NAMES})"
-# Each takes time linear to the text. A run of characters is tried from its beginning alone
-# (the look-behinds) and is never given back bit by bit (the possessive quantifiers).
+# Each takes time linear in the text. A run of characters is tried from its beginning only
+# (the look-behinds) and never backtracked into (the possessive quantifiers).
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END|\Z)", re.DOTALL), HIDDEN),
     # Authorization: Basic eHk6eg==, also as an item of a dict or of a list of headers.
     (
         re.compile(
-            r"""(?i)\b(authorization\b["']?\s*+[:=,]\s*+[(\[]*+b?["']?)[a-z]++[\s=][^\s"',)\]]++""",
+            r"""(?i)\b(authorization\b["']?\s*+[:=,]\s*+[(\[]*+b?["']?)[a-z]++[\s=][^\s"',)\]]++"""
         ),
         rf"\1{HIDDEN}",
     ),
@@ -44,20 +44,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w-])[\w-]++:APA91[\w-]++"), HIDDEN),
 )
 _SECRET_NAME = re.compile(_NAMES)
-# Whatever a pattern above finds has one of these in it; nearly no line has. Plain words,
-# and one pattern anchored at word starts, because every line of a busy log is searched.
+# Every match of a pattern above contains one of these; hardly any line does. They are plain
+# words and one pattern anchored at word starts, because every line of a busy log is searched.
 _SUSPECT_WORDS = (
-    *(
-        "private key",
-        "private_key",
-        "bearer",
-        "basic",
-        "authorization",
-        "password",
-        "passwd",
-        "secret",
-    ),
-    *("assertion", "token", "://", "eyj", "apa91"),
+    *("private key", "private_key", "bearer", "basic", "authorization", "password", "passwd"),
+    *("secret", "assertion", "token", "://", "eyj", "apa91"),
 )
 _SUSPECT = re.compile(r"\b(?:(?:api_?)?key|[0-9a-f]{64})")
 

@@ -1,8 +1,8 @@
 """
-Lines that repeat, counted: what anyone can provoke at will does not make the log long.
+Counting of repeated lines: what anyone can cause at will does not make the log long.
 
-The one invariant: in a second no more than :data:`MOST_FIRST` lines are logged at once and
-one line counts all others, however many kinds there are.
+In a second, at most :data:`MOST_FIRST` lines are logged at once, and one line counts all
+others, however many kinds there are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Repeats:
     """
     Implements :class:`~.interface.RepeatCounter`.
 
-    The first line of a kind is logged at once. Those that follow are counted, and reported
-    once a second for as long as they come.
+    The first line of a kind is logged at once. The following ones are counted, and reported
+    once a second as long as they occur.
     """
 
     log = Logger()
@@ -57,14 +57,14 @@ class Repeats:
         return first
 
     def stop(self) -> None:
-        """Report what was counted, and set no timer from now on."""
+        """Report what was counted, and set no more timers."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._report()
 
     def _report(self) -> None:
-        """A second is over. What has not repeated in it is forgotten: it is news again."""
+        """Report once a second. A kind that was not repeated in it counts as new again."""
         counted = {kind: number for kind, number in self._counts.items() if number}
         others, self._others, self._first, self._timer = self._others, 0, 0, None
         self._counts = dict.fromkeys(counted, 0)

@@ -1,11 +1,13 @@
 """
-The Prometheus metrics: counters and histograms of events, gauges of the present state.
+The Prometheus metrics: counters and histograms of events, gauges of the current state.
 
-Each room knows only the Protocol of its own metrics; :class:`Metrics` implements them all.
+To add a counter or histogram: make it in :mod:`.events` and count it there in a method of
+:class:`Metrics`, which the room where the event happens calls. To add a gauge: a source and a
+family in :mod:`.gauges`; ``service.components`` fills the source in. Then describe it in
+docs/metrics.md, without which tests/test_operations_files.py fails.
 """
 
-from middlewared.metrics.bounded_labels import Bounded, BoundedCounter, BoundedHistogram
 from middlewared.metrics.events import Metrics
 from middlewared.metrics.gauges import Sources
 
-__all__ = ["Bounded", "BoundedCounter", "BoundedHistogram", "Metrics", "Sources"]
+__all__ = ["Metrics", "Sources"]

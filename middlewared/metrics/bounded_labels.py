@@ -2,8 +2,8 @@
 Metrics with a bound on their label sets.
 
 Label values from outside cannot make memory or a scrape grow without bound: each is cut at
-``LONGEST_LABEL`` characters, and a metric has at most ``MOST_LABEL_SETS`` label sets. The last
-one, ``other``, takes over the counts of evicted sets, so the sum of all sets never decreases.
+``LONGEST_LABEL`` characters, and a metric has at most ``MOST_LABEL_SETS`` label sets. One of
+them, ``other``, takes over the counts of evicted sets, so the sum of all sets never decreases.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class BoundedCounter(Counter):
 
     last_use = 0
 
-    def fold(self, forgotten: BoundedCounter) -> None:
-        """Take over what ``forgotten`` has counted."""
-        self.inc(forgotten._value.get())
+    def fold(self, evicted: BoundedCounter) -> None:
+        """Add what ``evicted`` has counted."""
+        self.inc(evicted._value.get())
 
 
 class BoundedHistogram(Histogram):
@@ -33,10 +33,10 @@ class BoundedHistogram(Histogram):
 
     last_use = 0
 
-    def fold(self, forgotten: BoundedHistogram) -> None:
-        """Take over what ``forgotten`` has observed, bucket by bucket."""
-        self._sum.inc(forgotten._sum.get())
-        for mine, theirs in zip(self._buckets, forgotten._buckets, strict=True):
+    def fold(self, evicted: BoundedHistogram) -> None:
+        """Add what ``evicted`` has observed, bucket by bucket."""
+        self._sum.inc(evicted._sum.get())
+        for mine, theirs in zip(self._buckets, evicted._buckets, strict=True):
             mine.inc(theirs.get())
 
 
@@ -45,7 +45,7 @@ M = TypeVar("M", BoundedCounter, BoundedHistogram)
 
 class Bounded(Generic[M]):
     """
-    A metric with a bound on its label sets, and each set's child at one look-up.
+    A metric with a bound on its label sets; the child of a set takes one look-up.
 
     When it is full, a new set replaces the least recently used one, whose counts are added
     to ``other``.
@@ -58,7 +58,7 @@ class Bounded(Generic[M]):
         self._children: dict[tuple[str, ...], M] = {}
         self._uses = 0
         # (an earlier last use, label values) of every child but ``other``. Entries at the front
-        # are updated only when a place is needed, so that a use costs no reordering.
+        # are updated only when a set is evicted, so that a use costs no reordering.
         self._queue: list[tuple[int, tuple[str, ...]]] = []
 
     def of(self, *values: str) -> M:
@@ -74,11 +74,12 @@ class Bounded(Generic[M]):
         if child is None:
             child = self._metric.labels(*values)
             if values != self._other:
-                self._give_place(values)
+                self._enqueue(values)
             self._children[values] = child
         return child
 
-    def _give_place(self, values: tuple[str, ...]) -> None:
+    def _enqueue(self, values: tuple[str, ...]) -> None:
+        """Add a set, which evicts the least recently used one when the metric is full."""
         newest = (self._uses + 1, values)
         if len(self._queue) < self._most_sets - 1:
             self._queue.append(newest)  # still in order: the oldest is at the front
@@ -90,10 +91,10 @@ class Bounded(Generic[M]):
                 break
             heapreplace(self._queue, (child.last_use, oldest))
         heapreplace(self._queue, newest)
-        self._forget(oldest, child)
+        self._evict(oldest, child)
 
-    def _forget(self, values: tuple[str, ...], child: M) -> None:
-        """Add the counts of a set to ``other``."""
+    def _evict(self, values: tuple[str, ...], child: M) -> None:
+        """Remove a set and add its counts to ``other``."""
         self._admitted(self._other).fold(child)
         self._metric.remove(*values)
         del self._children[values]

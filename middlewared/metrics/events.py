@@ -1,4 +1,4 @@
-"""Counters and histograms of events."""
+"""Counters and histograms of events: each is made in a ``_make`` method and used in one below."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from prometheus_client import (
 )
 
 from middlewared import __version__
+from middlewared.booleans import parse_boolean
 from middlewared.metrics.bounded_labels import OTHER, Bounded, BoundedCounter, BoundedHistogram
 from middlewared.metrics.gauges import Gauges, Sources
 from middlewared.model import DeviceKind, Outcome, Platform
+from middlewared.push.interface import PushResult, Uncertain
 
 NONE = "none"
-"""App and platform of a call without a device."""
+"""App and platform in the labels of a call without a device."""
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-_TRUE = frozenset(("true", "t", "yes", "1"))
-_FALSE = frozenset(("false", "f", "no", "0"))
-# What the predecessor's dashboards look for.
+# As the predecessor's dashboards expect them.
 _NO_ANSWER = {
     Outcome.UNAVAILABLE: "Device not available",
     Outcome.TIMEOUT: "Unable to get response from phone",
@@ -48,20 +48,26 @@ _HTTP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 class Metrics:
     """
-    Counts what the rooms report; each room knows only the Protocol of its own reports.
+    Counts events: one method for each, called by the room in which it happens.
 
     :ivar registry: all metrics, for the exposition.
     :ivar sources: of the gauges; set once the parts they read exist.
     """
 
     def __init__(self) -> None:
-        # A global switch of the client library: without this, each time series has a second
-        # one with its creation time, which no one reads.
+        # A global switch of the client library: otherwise each time series has a second one
+        # with its creation time, which no one reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.sources = Sources()
-        self._count_predecessor()
-        self._count_new()
+        self._make_predecessor()
+        self._make_calls()
+        self._make_pushes()
+        self._make_http()
+        self._make_overload()
+        Info("middlewared_build", "What runs here", registry=self.registry).info(
+            {"version": __version__, "python": python_platform.python_version()}
+        )
         self.registry.register(Gauges(lambda: self.sources))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -76,7 +82,7 @@ class Metrics:
         made = BoundedHistogram(name, help_text, labels, registry=self.registry, buckets=buckets)
         return Bounded(made, len(labels))
 
-    def _count_predecessor(self) -> None:
+    def _make_predecessor(self) -> None:
         counter = self._counter
         self._success_labels = (*_CALL, "codec", "mos")
         self._failure_labels = (*_CALL, "failed_reason")
@@ -113,33 +119,31 @@ class Metrics:
             ("action", "failed_reason", "os"),
         )
 
-    def _count_new(self) -> None:
-        counter, histogram = self._counter, self._histogram
-        self._calls = counter(
+    def _make_calls(self) -> None:
+        self._calls = self._counter(
             "middlewared_calls_total", "Ended calls", ("app", "platform", "outcome")
         )
-        self._answers = counter(
+        self._answers = self._counter(
             "middlewared_answers_total",
             "Answers of phones, by the number of pushes that had been accepted by then",
             ("platform", "attempt"),
         )
-        self._late_answers = counter(
+        self._late_answers = self._counter(
             "middlewared_late_answers_total",
             "Answers that came after their call had timed out",
             ("app", "platform"),
         )
-        self._pushes = counter(
-            "middlewared_pushes_total",
-            "Pushes by the verdict of the provider",
-            ("app", "platform", "result", "reason"),
+        self._late_seconds = Histogram(
+            "middlewared_late_answer_seconds",
+            "From the time-out of a call to its late answer",
+            registry=self.registry,
+            buckets=_LATE_BUCKETS_S,
         )
-        self._uncertain = counter(
-            "middlewared_uncertain_pushes_total",
-            "Pushes that were sent but got no status; they may have been delivered",
+        self._wakeup = self._histogram(
+            "middlewared_wakeup_seconds",
+            "From the accepted push to the phone's answer",
             ("app", "platform"),
-        )
-        self._requests = counter(
-            "middlewared_http_requests_total", "Answered requests", ("route", "method", "code")
+            _WAKEUP_BUCKETS_S,
         )
         self._answer_to_ack = Histogram(
             "middlewared_answer_to_ack_seconds",
@@ -147,6 +151,43 @@ class Metrics:
             registry=self.registry,
             buckets=_ACK_BUCKETS_S,
         )
+
+    def _make_pushes(self) -> None:
+        self._pushes = self._counter(
+            "middlewared_pushes_total",
+            "Pushes by the verdict of the provider",
+            ("app", "platform", "result", "reason"),
+        )
+        self._uncertain = self._counter(
+            "middlewared_uncertain_pushes_total",
+            "Pushes that were sent but got no status; they may have been delivered",
+            ("app", "platform"),
+        )
+        self._push_seconds = self._histogram(
+            "middlewared_push_seconds",
+            "From sending a push to the provider's verdict",
+            ("platform", "result"),
+            _PUSH_BUCKETS_S,
+        )
+        self._ping_seconds = self._histogram(
+            "middlewared_provider_ping_seconds",
+            "Round-trip time of HTTP/2 PINGs to a provider",
+            ("app", "environment"),
+            _PING_BUCKETS_S,
+        )
+
+    def _make_http(self) -> None:
+        self._requests = self._counter(
+            "middlewared_http_requests_total", "Answered requests", ("route", "method", "code")
+        )
+        self._request_seconds = self._histogram(
+            "middlewared_http_request_seconds",
+            "From a request to its response, including the wait of a held call",
+            ("route",),
+            _HTTP_BUCKETS_S,
+        )
+
+    def _make_overload(self) -> None:
         self._shed = Counter(
             "middlewared_calls_shed_total",
             "Calls refused because of overload",
@@ -158,46 +199,13 @@ class Metrics:
             registry=self.registry,
             buckets=_LAG_BUCKETS_S,
         )
-        self._wakeup = histogram(
-            "middlewared_wakeup_seconds",
-            "From the accepted push to the phone's answer",
-            ("app", "platform"),
-            _WAKEUP_BUCKETS_S,
-        )
-        self._late_seconds = Histogram(
-            "middlewared_late_answer_seconds",
-            "From the time-out of a call to its late answer",
-            registry=self.registry,
-            buckets=_LATE_BUCKETS_S,
-        )
-        self._push_seconds = histogram(
-            "middlewared_push_seconds",
-            "From sending a push to the provider's verdict",
-            ("platform", "result"),
-            _PUSH_BUCKETS_S,
-        )
-        self._ping_seconds = histogram(
-            "middlewared_provider_ping_seconds",
-            "Round-trip time of HTTP/2 PINGs to a provider",
-            ("app", "environment"),
-            _PING_BUCKETS_S,
-        )
-        self._request_seconds = histogram(
-            "middlewared_http_request_seconds",
-            "From a request to its response, including the wait of a held call",
-            ("route",),
-            _HTTP_BUCKETS_S,
-        )
-        Info("middlewared_build", "What runs here", registry=self.registry).info(
-            {"version": __version__, "python": python_platform.python_version()}
-        )
 
     def call_ended(self, kind: DeviceKind | None, outcome: Outcome | None) -> None:
         """
         A call has ended.
 
         :param kind: of its device; None: it had none.
-        :param outcome: None: the PBX hung up; not counted in calls_total.
+        :param outcome: None: the PBX hung up, which calls_total does not count.
         """
         app, name = (kind.app, kind.platform.value) if kind is not None else (NONE, NONE)
         if outcome is not None:
@@ -238,21 +246,12 @@ class Metrics:
         """A PBX got an answer ``seconds`` after it had arrived."""
         self._answer_to_ack.observe(seconds)
 
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool = False,
-    ) -> None:
-        """The verdict on a push: ``result`` and ``reason`` of its PushResult."""
-        if uncertain:
+    def push_sent(self, app: str, platform: Platform, result: PushResult, seconds: float) -> None:
+        """A push of an app had this result, after ``seconds``."""
+        if isinstance(result, Uncertain):
             self._uncertain.of(app, platform.value).inc()
-        self._pushes.of(app, platform.value, result, reason).inc()
-        self._push_seconds.of(platform.value, result).observe(seconds)
+        self._pushes.of(app, platform.value, result.label, result.reason).inc()
+        self._push_seconds.of(platform.value, result.label).observe(seconds)
 
     def provider_ping(self, app: str, environment: str, seconds: float) -> None:
         """A PING to a provider was answered after ``seconds``."""
@@ -265,17 +264,17 @@ class Metrics:
 
     def report(self, fields: Mapping[str, str]) -> None:
         """An app's report to /api/log-metrics/: a hangup, a success, a failure, or neither."""
-        set_up = fields.get("call_setup_successful", "").lower()
+        set_up = parse_boolean(fields.get("call_setup_successful", ""))
         if fields.get("hangup_reason"):
             self._hangup_reason.of(*_values(fields, self._hangup_labels)).inc()
-        elif set_up in _TRUE:
+        elif set_up:
             self._call_success.of(*_values(fields, self._success_labels)).inc()
-        elif set_up in _FALSE or fields.get("failed_reason"):
+        elif set_up is False or fields.get("failed_reason"):
             self._call_failure.of(*_values(fields, self._failure_labels)).inc()
 
 
 def _values(fields: Mapping[str, str], labels: Sequence[str]) -> list[str]:
-    """The report's texts in the order of ``labels``; there is no operator on WiFi."""
+    """The report's values in the order of ``labels``; WiFi has no operator."""
     on_wifi = fields.get("network", "").lower().replace("-", "") == "wifi"
     return [
         "" if on_wifi and label == "network_operator" else fields.get(label, "") for label in labels

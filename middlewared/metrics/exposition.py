@@ -1,8 +1,8 @@
 """
 ``GET /metrics`` in Prometheus' text format, on its own port.
 
-The one invariant: a scrape never keeps the reactor for longer than one metric's label
-sets take to read (some milliseconds when they are all taken): an answer may be waiting.
+A scrape occupies the reactor for at most the time in which one metric's label sets are read
+(some milliseconds for a full metric), since a phone's answer may be waiting.
 """
 
 # Most of twisted.web has no annotations.
@@ -34,9 +34,9 @@ SAMPLES_AT_A_TIME = 100
 
 class MetricsResource(Resource):
     """
-    The whole metrics port: ``/metrics``, and nothing else.
+    The resource of the metrics port: ``/metrics``, and nothing else.
 
-    Writes all metrics of a registry, a piece in each turn of the reactor.
+    It writes all metrics of a registry, one piece in each turn of the reactor.
     """
 
     isLeaf = True
@@ -78,7 +78,7 @@ class MetricsResource(Resource):
 @implementer(IPushProducer)
 @attrs.frozen
 class _Scrape:
-    """Lets the writing of a scrape wait for a client that reads slowly."""
+    """Pauses the writing of a scrape while its client does not read."""
 
     _writing: CooperativeTask[Any]
 
@@ -111,17 +111,17 @@ def _refusal(request: Request, code: int) -> bytes:
 
 
 def exposition(family: Metric) -> Iterator[bytes]:
-    """The text of one metric, ``SAMPLES_AT_A_TIME``; only the first piece has its head."""
+    """The text of one metric, ``SAMPLES_AT_A_TIME`` a piece; the first one begins with its head."""
     samples = family.samples
     for start in range(0, max(1, len(samples)), SAMPLES_AT_A_TIME):
         part = Metric(family.name, family.documentation, family.type)
         part.samples = samples[start : start + SAMPLES_AT_A_TIME]
-        text = generate_latest(_One(part))
-        yield text if start == 0 else text.split(b"\n", 2)[2]  # behind HELP and TYPE
+        text = generate_latest(_SingleMetric(part))
+        yield text if start == 0 else text.split(b"\n", 2)[2]  # without HELP and TYPE
 
 
 @attrs.frozen
-class _One(Collector):
+class _SingleMetric(Collector):
     metric: Metric
 
     def collect(self) -> list[Metric]:

@@ -1,4 +1,4 @@
-"""Gauges, which are read from the parts of the daemon at each scrape."""
+"""Gauges: read from the parts of the daemon at each scrape."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from middlewared.model import Platform
 @attrs.frozen
 class Sources:
     """
-    Where the gauges are read at each scrape: in the reactor's thread, so they must be fast.
+    What the gauges read at each scrape, in the reactor's thread, so it must be fast.
 
-    ``apns_connections`` and ``provider_connections`` by app, environment and state;
-    ``credential_expiry`` epoch seconds; ``silent_devices`` None: unknown at present.
+    ``apns_connections`` and ``provider_connections``: by app, environment and state.
+    ``credential_expiry``: in epoch seconds. ``silent_devices``: None: not known now.
     """
 
     waiting: Callable[[], int] = lambda: 0

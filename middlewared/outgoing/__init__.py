@@ -1,1 +1,1 @@
-"""Connections to the outside: TLS trust, the CONNECT proxy, the HTTP client."""
+"""Connections to the outside: TCP endpoints, TLS, the CONNECT proxy, the HTTP client."""

@@ -1,26 +1,33 @@
 """
-One HTTP/1.1 exchange: treq over a pool of kept connections.
+One HTTP/1.1 exchange: a request and its answer, through treq over a kept connection.
 
-The one invariant: when an exchange ends (answered, failed or cancelled) its connection
-is idle in the pool or closed, and its :class:`~.interface.Progress` is written.
+When an exchange ends (answered, failed or cancelled), its connection is idle in the pool or
+closed, and its :class:`~.interface.Progress` is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import attrs
+from hyperlink import EncodedURL
+from OpenSSL import SSL
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, execute
-from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.web.client import URI, Agent
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import CancelledError, Deferred, execute, succeed
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
-from middlewared.clock import Clock
-from middlewared.outgoing.http1_connection import Http1Connection
+from middlewared.outgoing.http1_connection import AnswerTooLong, Http1Connection
 from middlewared.outgoing.http1_pool import ConnectionPool
 from middlewared.outgoing.interface import (
     AnswerTimes,
@@ -28,28 +35,15 @@ from middlewared.outgoing.interface import (
     HttpResponse,
     OutgoingFailed,
     Progress,
-    TcpEndpoints,
     TimedOut,
     Unwanted,
 )
-from middlewared.outgoing.messages import (
-    NO_COOKIES,
-    AnswerBody,
-    WholeBody,
-    host_of,
-    parsed,
-    raw_headers,
-    reasons_of,
-    words,
-)
 from middlewared.outgoing.tcp_endpoints import UriEndpoints
-from middlewared.outgoing.tls import ClientTLS
-from middlewared.outgoing.warm_connection import WarmConnection
 from middlewared.waiting import FairCall
 
 
 @attrs.frozen
-class Asked:
+class Http1Request:
     """One request and its limits, as :meth:`.interface.HttpClient.request` describes them."""
 
     method: str
@@ -61,110 +55,43 @@ class Asked:
     progress: Progress
 
 
-class Exchanges:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Http1Exchange:
     """
-    Sends requests over kept connections; answer bodies are cut at ``max_body_bytes``.
+    One request: its connection, its time limits, its result.
 
-    :param max_connections: how many it keeps for each host; the caller bounds those in use.
-    :param rest_s: how long an idle connection is kept.
-    """
+    For Twisted's agent it is the connection pool, which provides that one connection; for the
+    connection it is the :class:`~.http1_connection.Watcher`.
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        endpoints: TcpEndpoints,
-        tls: ClientTLS,
-        max_connections: int,
-        max_body_bytes: int,
-        rest_s: float,
-    ) -> None:
-        self._reactor = reactor
-        self._endpoints = UriEndpoints(endpoints, tls)
-        self._max_body_bytes = max_body_bytes
-        self._rest_s = rest_s
-        self._pool = ConnectionPool(
-            reactor=reactor, most=max_connections, max_body_bytes=max_body_bytes, rest_s=rest_s
-        )
-        self._warm: dict[Hashable, WarmConnection] = {}
-
-    def run(self, asked: Asked, timeout_s: float) -> Deferred[HttpResponse]:
-        """
-        One request and its answer.
-
-        :raises TimedOut: it took longer.
-        :raises Dropped: the peer closed the connection instead of answering.
-        :raises Unwanted: ``wanted`` returned False.
-        :raises OutgoingFailed: no connection, TLS refused, or the answer broke off.
-        """
-        return _Exchange(asked, timeout_s, self._pool, self._reactor).run(
-            self._endpoints, self._max_body_bytes
-        )
-
-    def keep_warm(self, url: str) -> None:
-        """Keep one connection to the host of ``url`` ready from now on."""
-        uri, host = host_of(url)
-        if host in self._warm:
-            return
-        warm = self._warm[host] = WarmConnection(
-            clock=self._reactor,
-            host=f"{uri.host.decode()}:{uri.port}",
-            open_one=lambda: self._open(uri, host),
-            heard_at=lambda: self._pool.heard_at(host),
-            explain=words,
-            renew_s=self._rest_s * 5 / 6,
-        )
-        self._pool.watch(host, warm.lost)
-        warm.start()
-
-    def connection_states(self, url: str) -> Mapping[str, int]:
-        """Connections to the host of ``url`` by state."""
-        return self._pool.states(host_of(url)[1])
-
-    async def close(self) -> None:
-        """Close the idle connections, and open no more in advance."""
-        for warm in self._warm.values():
-            warm.stop()
-        await self._pool.close()
-
-    def _open(self, uri: URI, host: Hashable) -> Deferred[None]:
-        connecting = self._pool.connect(host, self._endpoints.endpointForURI(uri))
-        return connecting.addCallback(self._pool.keep)
-
-
-class _Exchange:
-    """
-    The course of one request: its connection, its time limits, its result.
-
-    For Twisted's agent this is the connection pool, which provides that one connection.
+    :param max_body_bytes: the limit at which the answer's body is cut.
     """
 
     persistent = True
 
-    def __init__(self, asked: Asked, timeout_s: float, pool: ConnectionPool, reactor: Any) -> None:
-        self._asked = asked
-        self._timeout_s = timeout_s
-        self._pool = pool
-        self._reactor = reactor
-        self._clock: Clock = reactor
-        self._host: Hashable = None
-        self._connection: Http1Connection | None = None
-        self._is_kept = False
-        self._sent_at: float | None = None
-        self._heard = False
-        self._content: AnswerBody | None = None
-        self._response: IResponse | None = None
-        self._limit: FairCall | None = None
-        self._expired_s: float | None = None
-        self._is_cancelled = False
-        self._running: Deferred[HttpResponse] | None = None
+    _request: Http1Request
+    _timeout_s: float
+    _reactor: Any
+    _pool: ConnectionPool
+    _endpoints: UriEndpoints
+    _max_body_bytes: int
+    _host: Hashable = attrs.field(default=None, init=False)
+    _connection: Http1Connection | None = attrs.field(default=None, init=False)
+    _is_kept: bool = attrs.field(default=False, init=False)
+    _sent_at: float | None = attrs.field(default=None, init=False)
+    _heard: bool = attrs.field(default=False, init=False)
+    _content: AnswerBody | None = attrs.field(default=None, init=False)
+    _response: IResponse | None = attrs.field(default=None, init=False)
+    _limit: FairCall | None = attrs.field(default=None, init=False)
+    _expired_s: float | None = attrs.field(default=None, init=False)
+    _is_cancelled: bool = attrs.field(default=False, init=False)
+    _running: Deferred[HttpResponse] | None = attrs.field(default=None, init=False)
 
-    def run(self, endpoints: UriEndpoints, max_body_bytes: int) -> Deferred[HttpResponse]:
-        """The answer, or what :meth:`Exchanges.run` raises."""
-        if self._asked.answer is None:
+    def run(self) -> Deferred[HttpResponse]:
+        """Send the request and read its answer; fails as :meth:`.interface.HttpClient.request`."""
+        if self._request.answer is None:
             self._limit_to(self._timeout_s)
         ended: Deferred[HttpResponse] = Deferred(self._cancel)
-        self._running = running = Deferred.fromCoroutine(self._run(endpoints, max_body_bytes))
+        self._running = running = Deferred.fromCoroutine(self._run())
         running.chainDeferred(ended)
         return ended
 
@@ -173,26 +100,26 @@ class _Exchange:
         if self._running is not None:
             self._running.cancel()
 
-    async def _run(self, endpoints: UriEndpoints, max_body_bytes: int) -> HttpResponse:
-        asked = self._asked
-        agent = Agent.usingEndpointFactory(self._reactor, endpoints, cast(Any, self))
+    async def _run(self) -> HttpResponse:
+        request = self._request
+        agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, cast(Any, self))
         client = HTTPClient(cast(IAgent, agent), NO_COOKIES, cast(Any, WholeBody))
         try:
             self._response = response = await client.request(
-                asked.method,
-                parsed(asked.url),
-                headers=raw_headers(asked.headers),
-                data=asked.body,
+                request.method,
+                parse_url(request.url),
+                headers=_raw_headers(request.headers),
+                data=request.body,
                 cookies=NO_COOKIES,
                 allow_redirects=False,
                 unbuffered=True,
                 reactor=self._reactor,
             )
-            self._content = AnswerBody(max_body_bytes)
+            self._content = AnswerBody(self._max_body_bytes)
             complete = await self._content.read(response)
         except Unwanted:
             raise
-        except Exception as error:  # the layers below may raise anything that a peer can provoke
+        except Exception as error:  # a peer can make the layers below raise nearly anything
             self._record()
             if self._connection is not None:
                 self._connection.abandon()
@@ -201,7 +128,7 @@ class _Exchange:
             self._end_limit()
         if not complete and self._connection is not None:
             self._connection.abandon()
-        asked.progress.sent_at = self._sent_at
+        request.progress.sent_at = self._sent_at
         return HttpResponse(response.code, response.headers, self._content.content, complete)
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
@@ -211,12 +138,12 @@ class _Exchange:
         if kept is not None:
             self._is_kept = True
             return execute(self._begin, kept)
-        if self._asked.answer is not None:
+        if self._request.answer is not None:
             self._limit_to(self._timeout_s)
         return self._pool.connect(key, endpoint).addCallback(self._begin)
 
     def _begin(self, connection: Http1Connection) -> Http1Connection:
-        wanted = self._asked.wanted
+        wanted = self._request.wanted
         if wanted is not None and not wanted():
             self._pool.keep(connection)
             raise Unwanted("not wanted any more")
@@ -225,40 +152,38 @@ class _Exchange:
         return connection
 
     def sent(self) -> None:
-        """All of the request was handed to the connection."""
-        sent_at = self._sent_at = self._clock.seconds()
-        answer = self._asked.answer
+        sent_at = self._sent_at = self._reactor.seconds()
+        answer = self._request.answer
         if answer is None:
             return
         self._end_limit()
         if self._is_kept:
-            patience_s = min(answer.whole_s, self._pool.pace(self._host).patience_s())
+            patience_s = min(answer.whole_s, self._pool.latency(self._host).patience_s())
             self._limit = FairCall(
-                self._clock, patience_s, self._silent, patience_s, sent_at, answer
+                self._reactor, patience_s, self._silent, patience_s, sent_at, answer
             )
         else:
             self._limit_to(answer.whole_s)
 
     def heard(self) -> None:
-        """A byte of the answer has arrived."""
         if not self._heard and self._sent_at is not None:
             self._heard = True
-            self._pool.pace(self._host).answered(self._clock.seconds() - self._sent_at)
+            self._pool.latency(self._host).answered(self._reactor.seconds() - self._sent_at)
 
     def _silent(self, waited_s: float, sent_at: float, answer: AnswerTimes) -> None:
         """The time for the first byte on a kept connection is up."""
         if self._heard:
             longest_s = answer.whole_s
         else:
-            self._pool.doubt(self._host, sent_at)
+            self._pool.drop_unheard(self._host, sent_at)
             longest_s = min(answer.whole_s, answer.kept_s)
         if longest_s > waited_s:
-            self._limit = FairCall(self._clock, longest_s - waited_s, self._expire, longest_s)
+            self._limit = FairCall(self._reactor, longest_s - waited_s, self._expire, longest_s)
         else:
             self._expire(waited_s)
 
     def _limit_to(self, longest_s: float) -> None:
-        self._limit = FairCall(self._clock, longest_s, self._expire, longest_s)
+        self._limit = FairCall(self._reactor, longest_s, self._expire, longest_s)
 
     def _end_limit(self) -> None:
         if self._limit is not None:
@@ -272,7 +197,7 @@ class _Exchange:
 
     def _record(self) -> None:
         """Record how far the request got, for the caller."""
-        connection, progress = self._connection, self._asked.progress
+        connection, progress = self._connection, self._request.progress
         if connection is None or self._sent_at is None:
             return
         if self._response is not None:
@@ -286,10 +211,129 @@ class _Exchange:
             progress.sent_at = self._sent_at
 
     def _translated(self, error: Exception) -> Exception:
-        """Our own error in place of Twisted's, whose texts quote what peers sent."""
+        """Our own error instead of Twisted's, whose texts quote what peers sent."""
         if self._expired_s is not None:
             return TimedOut(f"no answer within {self._expired_s:.3g} s")
         if self._is_cancelled:
             return CancelledError()
-        closed = all(isinstance(each, ConnectionClosed) for each in reasons_of(error))
-        return (Dropped if closed and not self._heard else OutgoingFailed)(words(error))
+        closed = all(isinstance(each, ConnectionClosed) for each in _causes(error))
+        return (Dropped if closed and not self._heard else OutgoingFailed)(explain(error))
+
+
+class _Url(EncodedURL):
+    """A URL that is already encoded: treq would encode it again, a fifth of a request's cost."""
+
+    _text: str | None = None
+
+    def to_uri(self) -> EncodedURL:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:  # noqa: ARG002 - hyperlink's
+        if self._text is None:
+            self._text = super().to_text()
+        return self._text
+
+
+@lru_cache(maxsize=256)
+def parse_url(url: str) -> EncodedURL:
+    """``url`` as treq takes it, encoded."""
+    return _Url.from_text(EncodedURL.from_text(url).to_uri().to_text())
+
+
+class _NoCookies(IndexableCookieJar):
+    """treq shares cookies among all requests of a client, so one account's would reach another."""
+
+    def add_cookie_header(self, request: object) -> None:
+        """There are none."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """They are ignored."""
+
+
+NO_COOKIES = _NoCookies()
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """Writes the body together with the headers; treq's own producer is one turn later."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All is written."""
+
+    def resumeProducing(self) -> None:
+        """All is written."""
+
+    def stopProducing(self) -> None:
+        """All is written."""
+
+
+class AnswerBody(Protocol):
+    """Collects at most ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._received = bytearray()
+        self._done: Deferred[bool] = Deferred()
+
+    @property
+    def content(self) -> bytes:
+        """The bytes so far."""
+        return bytes(self._received[: self._limit])
+
+    def read(self, response: IResponse) -> Deferred[bool]:
+        """Fires when complete (True) or at the limit (False); fails if the body breaks off."""
+        response.deliverBody(self)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
+        return self._done
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._done.called:
+            return
+        self._received += data
+        if len(self._received) > self._limit:
+            self._done.callback(False)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._done.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self._done.callback(True)
+        else:
+            self._done.errback(reason)
+
+
+def _raw_headers(headers: Mapping[str, str | bytes]) -> Headers:
+    raw = Headers()
+    for name, value in headers.items():
+        raw.setRawHeaders(name, [value])
+    return raw
+
+
+def host_of(url: str) -> tuple[URI, Hashable]:
+    """The host of ``url``, and the key that Twisted's agent uses for it."""
+    uri = URI.fromBytes(parse_url(url).to_text().encode("ascii"))
+    return uri, (uri.scheme, uri.host, uri.port)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return [each.value for each in getattr(error, "reasons", ())] or [error]
+
+
+def explain(error: BaseException) -> str:
+    """Why a request failed, without text that a peer sent."""
+    return "; ".join(map(_explain, _causes(error)))
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        return f"TLS: {error.args[0][0][2]}"
+    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError | AnswerTooLong):
+        return str(error)
+    return type(error).__name__

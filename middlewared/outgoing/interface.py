@@ -1,8 +1,8 @@
 """
-The outgoing seam: how other rooms reach the world outside.
+The outgoing seam: how other rooms connect to the outside.
 
-The one invariant: whatever a peer or a proxy does, the asker gets an answer or an
-:class:`OutgoingFailed` before its own deadline, and neither carries a secret.
+Whatever a peer or a proxy does, the caller gets an answer or an :class:`OutgoingFailed`
+within its time-out. Neither contains a secret.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from middlewared.errors import MiddlewaredError
 
 
 class OutgoingFailed(MiddlewaredError):
-    """No usable answer came; the text says why in a few words. Another try may work."""
+    """There is no usable answer; the text gives the reason. Another try may work."""
 
 
 class TimedOut(OutgoingFailed):
-    """The answer did not arrive, or not wholly, in the time given."""
+    """The answer did not arrive in time, or not completely."""
 
 
 class Dropped(OutgoingFailed):
     """
     The peer closed the connection instead of answering.
 
-    A kept connection may just have grown old, so trying again at once is reasonable.
+    The peer may just have closed an idle connection, so another try at once is reasonable.
     """
 
 
 class Unwanted(OutgoingFailed):
-    """While the request waited for a connection its asker lost interest; nothing was sent."""
+    """The caller lost interest while the request waited for a connection; nothing was sent."""
 
 
 @attrs.frozen
 class AnswerTimes:
     """
-    How long an answer may take once all of its request was sent, in seconds.
+    How long an answer may take after all of its request was sent, in seconds.
 
-    A kept connection may have failed silently, so it gets less time for its first byte: as
-    long as recent answers of this host took (:mod:`.pace`), or ``kept_s`` if that is more.
-    After that, the other idle connections to the host are closed as well.
+    A kept connection may have failed silently, so its first byte gets less time: as long as
+    recent answers of the host took (:class:`.http1_pool.AnswerLatency`), or ``kept_s`` if that
+    is more. After it, the other idle connections to the host are closed as well.
     """
 
     whole_s: float
@@ -54,20 +54,20 @@ class AnswerTimes:
 
 
 class TcpEndpoints(Protocol):
-    """Where each TCP connection to the outside begins; straight or through the proxy."""
+    """Makes the endpoint of each TCP connection to the outside: direct or through the proxy."""
 
     def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
         """
-        An endpoint whose every ``connect`` resolves the name anew and ends in bounded time.
+        An endpoint whose ``connect`` resolves the name each time and ends in bounded time.
 
-        It fails with what Twisted raises for TCP, or with
-        :class:`~middlewared.outgoing.proxy.ProxyFailed`, a ``ConnectError`` too.
+        It fails as Twisted's TCP endpoints do, or with
+        :class:`~middlewared.outgoing.proxy.ProxyFailed`, which is a ``ConnectError`` too.
         """
 
 
 @attrs.frozen
 class HttpResponse:
-    """A whole HTTP answer; ``body`` is cut at the client's limit (``complete`` tells)."""
+    """An HTTP answer; not ``complete``: its body was cut at the client's limit, or broke off."""
 
     status: int
     headers: Headers = attrs.field(repr=False)
@@ -75,14 +75,14 @@ class HttpResponse:
     complete: bool = True
 
     def header(self, name: str) -> str | None:
-        """The last value of a header, or None."""
+        """The last value of a header; None: it is absent."""
         values = self.headers.getRawHeaders(name)
         return values[-1] if values else None
 
 
 @attrs.define
 class Progress:
-    """How far a request got that was cancelled or ended without a complete answer."""
+    """How far a request got; for one that was cancelled or has no complete answer."""
 
     sent_at: float | None = None
     """When its last byte was handed to the connection; None: it was not completely sent."""
@@ -112,7 +112,7 @@ class HttpClient(Protocol):
         progress: Progress | None = None,
     ) -> HttpResponse:
         """
-        One HTTP request; redirects are answers like any other, cookies are ignored.
+        Send one HTTP request; redirects are not followed, cookies are ignored.
 
         :param timeout_s: for everything: a free connection, the connect, the whole body.
         :param turn_s: for the free connection only, before ``timeout_s`` starts.

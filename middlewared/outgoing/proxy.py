@@ -1,14 +1,12 @@
 """
 The CONNECT proxy: a TCP endpoint that asks the proxy for a tunnel (RFC 9110, 9.3.6).
 
-The one invariant: the protocol above sees either a tunnel or nothing, within the
-time-out; a proxy that refuses, stalls, closes or answers garbage is a ProxyFailed,
-which a later connect may not meet, and which never quotes the password or the proxy.
+Within the time-out, the protocol above gets a tunnel or nothing. A proxy that refuses, stalls,
+closes or answers garbage is a :class:`ProxyFailed`; a later connect may succeed.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from middlewared.errors import ConfigError
+from middlewared.basic_auth import encode_basic
+from middlewared.errors import ConfigError, Problem
 from middlewared.outgoing.tcp_endpoints import CONNECT_TIMEOUT_S, DirectEndpoint
 from middlewared.waiting import with_fair_timeout
 
@@ -33,7 +32,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?:[ \r]|$)")
 
 
 class ProxyFailed(ConnectError):
-    """The text says why; it quotes neither the password nor what the proxy sent."""
+    """The text gives the reason, and quotes neither the password nor what the proxy sent."""
 
     MESSAGE = "The proxy gives no tunnel"
 
@@ -43,37 +42,44 @@ class ProxyFailed(ConnectError):
 
 @attrs.frozen
 class Proxy:
-    """A CONNECT proxy and what we show it."""
+    """The address of a CONNECT proxy, and our credentials."""
 
     host: str
     port: int
     authorization: bytes | None = attrs.field(default=None, repr=False)
-    """The value of Proxy-Authorization, or None."""
+    """The value of Proxy-Authorization; None: no credentials."""
 
     @classmethod
     def from_url(cls, url: str) -> Proxy:
         """
         Read ``http://user:password@host:port``; user and password are percent-encoded.
 
-        :raises ConfigError: its problems begin with ``url:`` and do not quote the URL.
+        :raises ConfigError: one problem of ``[http_proxy] url``, which does not quote the URL.
         """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigError(["url: is not a URL"]) from error
+            raise _wrong_url("is not a URL") from error
         if parts.scheme != "http" or not host or not port:
-            raise ConfigError(["url: must be http://host:port or http://user:password@host:port"])
+            raise _wrong_url("must be http://host:port or http://user:password@host:port")
         if parts.path.strip("/") or parts.query or parts.fragment:
-            raise ConfigError(["url: must end after the port"])
-        return cls(host, port, _basic(parts.username, parts.password))
+            raise _wrong_url("must end after the port")
+        if parts.username is None:
+            return cls(host, port)
+        user, password = unquote(parts.username), unquote(parts.password or "")
+        return cls(host, port, encode_basic(user, password))
+
+
+def _wrong_url(what: str) -> ConfigError:
+    return ConfigError([Problem("http_proxy", "url", what)])
 
 
 class ProxyEndpoints:
     """
     TCP endpoints through the proxy (:class:`~middlewared.outgoing.interface.TcpEndpoints`).
 
-    It logs when the proxy begins to fail, when it fails otherwise, and when it works again.
+    Logs when the proxy begins to fail, when the reason changes, and when it works again.
     """
 
     _log = Logger()
@@ -110,13 +116,13 @@ class TunnelEndpoint:
     proxy: DirectEndpoint
     authorization: bytes | None = attrs.field(repr=False)
     report: Callable[[str | None], None] = attrs.field(repr=False)
-    """Told the problem of each connect, or None for a tunnel."""
+    """Notified of the result of each connect: its problem, or None for a tunnel."""
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect to the proxy and ask for the tunnel; all within the proxy's time-out."""
+        """Connect to the proxy and ask for the tunnel, within the proxy's time-out."""
         tunnelling = Deferred.fromCoroutine(self._connect(protocolFactory))
         timeout_s = self.proxy.timeout_s
-        late = partial(_gave_up_waiting, timeout_s)
+        late = partial(_timed_out, timeout_s)
         with_fair_timeout(tunnelling, timeout_s, self.proxy.reactor, late)
         return tunnelling.addCallbacks(self._succeeded, self._failed)
 
@@ -146,23 +152,21 @@ class _Tunnel(Protocol):
     """
     The connection to the proxy: asks for the tunnel, then passes bytes to the protocol above.
 
-    The proxy's answer may come in any pieces; what follows its head belongs to the tunnel.
+    The proxy's answer may arrive in any pieces; what follows its head belongs to the tunnel.
     """
+
+    transport: Any
 
     def __init__(self, request: bytes, factory: Any) -> None:
         self._request = request
         self._factory = factory
         self._received = b""
         self._above: Any = None
-        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._transport.abortConnection())
-        """Fires with the protocol above once the tunnel stands, or with ProxyFailed."""
-
-    @property
-    def _transport(self) -> Any:
-        return self.transport
+        self.opened: Deferred[IProtocol] = Deferred(lambda _: self.transport.abortConnection())
+        """Fires with the protocol above when the tunnel is open, or with ProxyFailed."""
 
     def connectionMade(self) -> None:
-        self._transport.write(self._request)
+        self.transport.write(self._request)
 
     def dataReceived(self, data: bytes) -> None:
         if self._above is not None:
@@ -180,23 +184,23 @@ class _Tunnel(Protocol):
         self._received += data
         head, end, rest = self._received.partition(b"\r\n\r\n")
         if end:
-            self._judge(head, rest)
+            self._status_received(head, rest)
         elif len(self._received) > _MAX_HEAD_BYTES:
             self._fail("answers without an end")
 
-    def _judge(self, head: bytes, rest: bytes) -> None:
+    def _status_received(self, head: bytes, rest: bytes) -> None:
         status = _STATUS_LINE.match(head)
         if status is None:
             self._fail("does not answer in HTTP")
         elif status[1] == b"407":
-            self._fail("wants other credentials (407)")
+            self._fail("refuses the credentials (407)")
         elif not status[1].startswith(b"2"):
             self._fail(f"refuses ({status[1].decode()})")
         else:
             self._hand_over(rest)
 
     def _hand_over(self, rest: bytes) -> None:
-        self._above = self._factory.buildProtocol(self._transport.getPeer())
+        self._above = self._factory.buildProtocol(self.transport.getPeer())
         self._above.makeConnection(self.transport)
         self.opened.callback(self._above)
         if rest:
@@ -204,14 +208,7 @@ class _Tunnel(Protocol):
 
     def _fail(self, problem: str) -> None:
         self.opened.errback(ProxyFailed(problem))
-        self._transport.abortConnection()
-
-
-def _basic(user: str | None, password: str | None) -> bytes | None:
-    if user is None:
-        return None
-    credentials = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return b"Basic " + base64.b64encode(credentials)
+        self.transport.abortConnection()
 
 
 def _connect_request(host: str, port: int, authorization: bytes | None) -> bytes:
@@ -223,5 +220,5 @@ def _connect_request(host: str, port: int, authorization: bytes | None) -> bytes
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _gave_up_waiting(timeout_s: float) -> NoReturn:
+def _timed_out(timeout_s: float) -> NoReturn:
     raise ProxyFailed(f"no answer within {timeout_s:.3g} s")

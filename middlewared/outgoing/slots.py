@@ -1,9 +1,9 @@
 """
 How many connections a client may use at the same time.
 
-The one invariant: the number grows while answers come and shrinks when they do not. A
-peer that stalls thus costs a few connections, not one TLS handshake for each request,
-and a hiccup does not make a client open hundreds at once.
+The number grows while answers arrive and shrinks when they do not. A stalled peer thus costs
+a few connections, not one TLS handshake for each request, and after a short interruption a
+client does not open hundreds at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ class Slots:
     """
     Begins with ``FIRST`` and stays between ``FEWEST`` and ``most``.
 
-    Of those who find none free the latest is served first: under more load than the
-    peer can take, some are then served in time, where a fair queue would serve everybody
-    too late.
+    The latest of those that wait is served first: under more load than the peer can take,
+    some are then served in time, while a fair queue would serve all too late.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,40 +29,40 @@ class Slots:
         self._used = 0
         self._answers = 0
         self._serving = False
-        # Ordered, and yet quick to leave for those who give up.
+        # Ordered, and quick to remove from.
         self._waiting: dict[Deferred[None], None] = {}
 
     @property
     def allowed(self) -> int:
-        """How many may be used now."""
+        """How many slots may be used now."""
         return self._allowed
 
     def acquire(self) -> Deferred[None]:
-        """Fires when a slot is the caller's; cancelling gives up the place in the queue."""
+        """Fires when the caller has a slot; cancelling leaves the queue."""
         turn: Deferred[None] = Deferred(self._give_up)
         self._waiting[turn] = None
         self._serve()
         return turn
 
     def release(self, *, answered: bool) -> None:
-        """Give a slot back. ``answered``: whether the peer answered what was asked in it."""
+        """Give a slot back. ``answered``: whether the peer answered the request in it."""
         self._used -= 1
         if not answered:
             self._allowed = max(self._fewest, self._allowed // 2)
             self._answers = 0
         elif self._waiting and self._allowed < self._most:
             self._answers += 1
-            # Up to the first number again quickly; beyond it two more for each round of
-            # answers, so that a queue which a hiccup left is worked off by the present
-            # connections and not by new handshakes.
+            # Quickly up to the first number again; beyond it, two more for each round of
+            # answers, so that the queue left by an interruption is served over the existing
+            # connections and not over new ones.
             if self._allowed < self._first or self._answers >= self._allowed // 2:
                 self._answers = 0
                 self._allowed += 1
         self._serve()
 
     def _serve(self) -> None:
-        # Who has no use for the slot gives it back at once, inside of this: one loop then
-        # serves the next, since a recursion as deep as the queue would end in the middle.
+        # A callback may give its slot back at once, inside this method. The loop then serves
+        # the next: a recursion as deep as the queue would exceed the limit.
         if self._serving:
             return
         self._serving = True

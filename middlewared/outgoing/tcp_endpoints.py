@@ -1,20 +1,28 @@
 """
-Where every outgoing TCP connection begins: straight, or through the CONNECT proxy.
+Endpoints of outgoing TCP connections, for plain TCP and TLS.
 
-The one invariant: a connect ends within the connect time-out, however the name server,
-the proxy or the peer behave, and a connect that was given up leaves nothing open.
+A connect ends within its time-out, however the name server or the peer behave, and a
+cancelled connect leaves nothing open.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
+    IAddress,
+    IHostnameResolver,
+    IHostResolution,
     IProtocol,
     IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
     IStreamClientEndpoint,
     ITCPTransport,
 )
@@ -23,7 +31,6 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from middlewared.outgoing.interface import TcpEndpoints
-from middlewared.outgoing.spreading import Spreading
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.waiting import with_fair_timeout
 
@@ -34,23 +41,24 @@ CONNECT_TIMEOUT_S = 5.0
 @attrs.frozen
 class DirectEndpoint:
     """
-    A TCP connection to ``host``; the name is looked up at each connect, and of several
-    addresses another one comes first each time.
+    A TCP connection to ``host``.
+
+    The name is looked up at each connect; of several addresses, a random one is tried first.
     """
 
-    reactor: Any = attrs.field(repr=False)  # Twisted names no type for all it needs here
+    reactor: Any = attrs.field(repr=False)  # Twisted has no type for all it needs here
     host: str
     port: int
     timeout_s: float = CONNECT_TIMEOUT_S
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; the name look-up counts into the time-out."""
+        """Connect; the time-out includes the look-up of the name."""
         try:
-            # No time-out of its own: it would count the time in which we were paused.
+            # No time-out of its own: it would count pauses of this process.
             endpoint = HostnameEndpoint(
-                Spreading(self.reactor), self.host, self.port, timeout=cast(float, None)
+                ShufflingReactor(self.reactor), self.host, self.port, timeout=cast(float, None)
             )
-        except ValueError:  # a name that cannot be one (IDNA)
+        except ValueError:  # an invalid name (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
         connecting.addCallback(_without_delay)
@@ -71,7 +79,7 @@ def _without_delay(protocol: IProtocol) -> IProtocol:
 
 @attrs.frozen
 class DirectEndpoints:
-    """Straight TCP endpoints (:class:`~middlewared.outgoing.interface.TcpEndpoints`)."""
+    """Direct TCP endpoints (:class:`~middlewared.outgoing.interface.TcpEndpoints`)."""
 
     reactor: Any = attrs.field(repr=False)
     timeout_s: float = CONNECT_TIMEOUT_S
@@ -82,7 +90,7 @@ class DirectEndpoints:
 
 @implementer(IAgentEndpointFactory)
 class UriEndpoints:
-    """Chooses TLS or plain TCP by the scheme; the few hosts come from our configuration."""
+    """Chooses TLS or plain TCP by the scheme; hosts come from the configuration, so are few."""
 
     def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
         self._endpoints = endpoints
@@ -100,3 +108,66 @@ class UriEndpoints:
         host = encoded_host.decode("ascii")
         endpoint = self._endpoints(host, port)
         return wrapClientTLS(self._tls(host), endpoint) if scheme == b"https" else endpoint
+
+
+@implementer(IReactorPluggableNameResolver)
+class ShufflingReactor:
+    """A reactor whose name look-ups give addresses in a different order each time."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.nameResolver = ShufflingResolver(reactor.nameResolver)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+
+@implementer(IHostnameResolver)
+class ShufflingResolver:
+    """Asks another resolver and shuffles the addresses that it finds."""
+
+    def __init__(self, resolver: Any) -> None:
+        self._resolver = resolver
+
+    def resolveHostName(
+        self, resolutionReceiver: Any, hostName: str, *args: object, **kwargs: object
+    ) -> IHostResolution:
+        shuffling = _Shuffling(resolutionReceiver)
+        resolution: IHostResolution = self._resolver.resolveHostName(
+            shuffling, hostName, *args, **kwargs
+        )
+        return resolution
+
+
+@implementer(IResolutionReceiver)
+class _Shuffling:
+    """Holds the addresses back until all are known."""
+
+    def __init__(self, receiver: Any) -> None:
+        self._receiver = receiver
+        self._addresses: list[IAddress] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        self._receiver.resolutionBegan(resolutionInProgress)
+
+    def addressResolved(self, address: IAddress) -> None:
+        self._addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        for address in shuffled(self._addresses):
+            self._receiver.addressResolved(address)
+        self._receiver.resolutionComplete()
+
+
+def shuffled(addresses: Sequence[IAddress]) -> list[IAddress]:
+    """
+    ``addresses`` in random order, but alternating between families and starting with the
+    resolver's preferred one, so that a family without connectivity costs no more than one
+    attempt (RFC 8305, section 4).
+    """
+    families: dict[type[IAddress], list[IAddress]] = {}
+    for address in addresses:
+        families.setdefault(type(address), []).append(address)
+    orders = [random.sample(each, len(each)) for each in families.values()]
+    turns = zip_longest(*orders)
+    return [address for turn in turns for address in turn if address is not None]

@@ -1,20 +1,21 @@
 """
-Keeping one connection to a host ready.
+One connection to a host that is kept ready for the next request.
 
-The one invariant: at most one connection is being opened, and a host that refuses
-connections, or closes them at once, is retried with increasing pauses.
+At most one connection is being opened at a time. A host that refuses connections, or closes
+them at once, is retried with increasing pauses.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any, cast
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from middlewared.backoff import backoff_s
 from middlewared.clock import Clock, DelayedCall
 from middlewared.waiting import with_fair_timeout
 
@@ -22,42 +23,33 @@ OPENING_TIMEOUT_S = 5.0
 SOON_S = 0.2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 GOOD_LIFE_S = 10.0
-"""A connection that lasted this long before it ended is not a failure."""
+"""A connection that lasted this long was not a failure."""
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class WarmConnection:
     """
-    Opens a connection at the start, when none is left, and when the latest sign of life is
-    older than ``renew_s``, so that a call does not run into a path that failed silently.
+    Opens a connection at the start, when none is left, and when the host was last heard more
+    than ``renew_s`` ago, so that no call has to detect that the path failed silently.
 
     :param open_one: opens a connection for the next request.
-    :param heard_at: the latest sign of life on an open connection; None: there is none.
+    :param heard_at: when the host was last heard on an open connection; None: there is none.
     :param explain: describes a failure in a few words.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        host: str,
-        open_one: Callable[[], Deferred[None]],
-        heard_at: Callable[[], float | None],
-        explain: Callable[[BaseException], str],
-        renew_s: float,
-    ) -> None:
-        self._clock = clock
-        self._host = host
-        self._open_one = open_one
-        self._heard_at = heard_at
-        self._explain = explain
-        self._renew_s = renew_s
-        self._timer: DelayedCall | None = None
-        self._opening: Deferred[None] | None = None
-        self._failures = 0
-        self._problem: str | None = None
-        self._stopped = False
+    _clock: Clock
+    _host: str
+    _open_one: Callable[[], Deferred[None]]
+    _heard_at: Callable[[], float | None]
+    _explain: Callable[[BaseException], str]
+    _renew_s: float
+    _timer: DelayedCall | None = attrs.field(default=None, init=False)
+    _opening: Deferred[None] | None = attrs.field(default=None, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _problem: str | None = attrs.field(default=None, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
 
     def start(self) -> None:
         """Open the first connection now."""
@@ -108,8 +100,7 @@ class WarmConnection:
     def _pause_s(self) -> float:
         if not self._failures:
             return SOON_S
-        longest_s: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        return longest_s * random.uniform(0.5, 1)  # noqa: S311  (jitter, not a secret)
+        return backoff_s(self._failures, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
 
     def _check_in(self, delay_s: float) -> None:
         self._cancel_timer()

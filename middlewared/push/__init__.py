@@ -1,1 +1,1 @@
-"""Waking a device: what is sent, through whom, and what the provider said."""
+"""Waking devices: what is sent, by which provider, and with which result."""

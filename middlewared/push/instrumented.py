@@ -1,65 +1,32 @@
-"""
-A provider whose pushes are counted and timed.
-
-The one invariant: every requested push is counted once, with its verdict; a bug of the
-provider counts as one.
-"""
+"""A provider whose pushes are counted and timed, and which ends its pushes before it stops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from middlewared.clock import Clock
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
-from middlewared.push.interface import Push, PushProvider, PushResult, Rejected, Uncertain
+from middlewared.push.interface import Push, PushProvider, PushResult, Rejected
 
 RETIRE_S = 30.0
 
-Judged: TypeAlias = Callable[[str, Platform, PushResult], None]
-"""Notified of the verdict on a push of an app on a platform."""
+OnResult: TypeAlias = Callable[[str, Platform, PushResult], None]
+"""Gets app, platform and result of a push."""
 
 
-class PushMetrics(Protocol):
-    """Counts pushes; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def push_sent(
-        self,
-        app: str,
-        platform: Platform,
-        *,
-        result: str,
-        reason: str,
-        seconds: float,
-        uncertain: bool,
-    ) -> None:
-        """
-        A provider's verdict on a push, after ``seconds``.
-
-        :param uncertain: it may have accepted the push without answering.
-        """
-
-
-@runtime_checkable
-class Preparing(Protocol):
-    """A provider that cannot push before it has a connection."""
-
-    async def prepared(self) -> None:
-        """Wait for the first connection."""
-
-    @property
-    def problem(self) -> str:
-        """Why there is none yet, in a few words."""
-
-
-class InstrumentedProvider:
+class InstrumentedProvider(PushProvider):
     """
-    Wraps the provider of one app; retires it without cutting off a push.
+    Wraps the provider of one app: each requested push is counted once, with its result.
 
-    :param judged: notified of every verdict, before the push's sender is.
+    A bug of the provider counts as the result of its push.
+
+    :param on_result: called with every result, before the sender of the push gets it.
     """
 
     log = Logger()
@@ -69,33 +36,46 @@ class InstrumentedProvider:
         *,
         provider: PushProvider,
         clock: Clock,
-        metrics: PushMetrics,
+        metrics: Metrics,
         app: str,
         platform: Platform,
-        judged: Judged = lambda *_: None,
+        on_result: OnResult = lambda *_: None,
     ) -> None:
         self.provider = provider
-        self._judged = judged
+        self._on_result = on_result
         self._clock = clock
         self._metrics = metrics
         self._app = app
         self._platform = platform
         self._in_flight = 0
-        self._idle: Deferred[None] | None = None
+        self._retiring: Deferred[None] | None = None
 
-    def start(self) -> None:
-        """See :meth:`.interface.PushProvider.start`."""
-        self.provider.start()
-
-    async def prepared(self) -> None:
-        """Wait until the provider, which was started, can push."""
-        if isinstance(self.provider, Preparing):
-            await self.provider.prepared()
+    @property
+    def up(self) -> bool | None:
+        """See :meth:`.interface.PushProvider.up`."""
+        return self.provider.up
 
     @property
     def problem(self) -> str:
-        """Why it cannot push yet, in a few words."""
-        return self.provider.problem if isinstance(self.provider, Preparing) else ""
+        """See :meth:`.interface.PushProvider.problem`."""
+        return self.provider.problem
+
+    @property
+    def credential_expiry(self) -> float | None:
+        """See :meth:`.interface.PushProvider.credential_expiry`."""
+        return self.provider.credential_expiry
+
+    def connection_states(self) -> Mapping[tuple[str, str], int]:
+        """See :meth:`.interface.PushProvider.connection_states`."""
+        return self.provider.connection_states()
+
+    async def start(self) -> None:
+        """See :meth:`.interface.PushProvider.start`."""
+        await self.provider.start()
+
+    async def prepared(self) -> None:
+        """See :meth:`.interface.PushProvider.prepared`."""
+        await self.provider.prepared()
 
     async def stop(self) -> None:
         """See :meth:`.interface.PushProvider.stop`."""
@@ -104,15 +84,13 @@ class InstrumentedProvider:
     async def retire(self) -> None:
         """Stop as soon as no push is in flight, ``RETIRE_S`` later at the latest."""
         if self._in_flight:
-            idle: Deferred[None] = Deferred()
-            self._idle = idle
-            timer = self._clock.callLater(RETIRE_S, self._now_idle)
+            self._retiring = deferLater(self._clock, RETIRE_S)  # type: ignore[arg-type]
             try:
-                await idle
+                await self._retiring
             except CancelledError:
-                self._idle = None  # The daemon ends.
-            if timer.active():
-                timer.cancel()
+                pass  # no push is in flight, or the daemon ends
+            finally:
+                self._retiring = None
         await self.stop()
 
     async def send(self, push: Push) -> PushResult:
@@ -132,20 +110,9 @@ class InstrumentedProvider:
             result = Rejected("internal error")
         finally:
             self._in_flight -= 1
-            if not self._in_flight:
-                self._now_idle()
-        self._metrics.push_sent(
-            self._app,
-            self._platform,
-            result=result.label,
-            reason=result.reason,
-            seconds=max(0.0, self._clock.seconds() - began_at),
-            uncertain=isinstance(result, Uncertain),
-        )
-        self._judged(self._app, self._platform, result)
+            if not self._in_flight and self._retiring is not None:
+                self._retiring.cancel()
+        took_s = max(0.0, self._clock.seconds() - began_at)
+        self._metrics.push_sent(self._app, self._platform, result, took_s)
+        self._on_result(self._app, self._platform, result)
         return result
-
-    def _now_idle(self) -> None:
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.callback(None)

@@ -1,14 +1,14 @@
 """
 The push seam: one provider for each configured app and platform.
 
-The one invariant: a provider answers every push with exactly one result, no later
-than the push's deadline, and never raises for what a peer did.
+A provider gives exactly one result for every push, no later than the push's deadline, and
+never raises because of a peer.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol, TypeAlias
 
 import attrs
@@ -16,7 +16,8 @@ import attrs
 from middlewared.model import Call, Device, Platform
 
 
-def _always() -> bool:
+def always_wanted() -> bool:
+    """For pushes that are useful until their deadline."""
     return True
 
 
@@ -27,32 +28,32 @@ class CallPush:
 
     ``wanted`` is called right before the push is sent, and again if it is resent within one
     attempt. False: the call is over, and the push is dropped as Temporary("unwanted"). True:
-    it counts as sent.
+    the push counts as sent.
     """
 
     device: Device
     call: Call
     attempt: int
     response_api: str
-    wanted: Callable[[], bool] = attrs.field(default=_always, eq=False, repr=False)
+    wanted: Callable[[], bool] = attrs.field(default=always_wanted, eq=False, repr=False)
     repeat_after_s: float = 0.0
     """
-    The shortest time from sending a push to its repeat, if it is uncertain: until then its
-    status may still arrive and make the repeat unnecessary.
+    The shortest time from sending a push to its repeat, if its result is uncertain: until
+    then its status may still arrive and make the repeat unnecessary.
     """
 
     @property
     def deadline(self) -> float:
-        """When the push must not be sent any more, by the clock of its call."""
+        """From when on the push must not be sent, by the process's own clock."""
         return self.call.deadline
 
 
 @attrs.frozen
 class NoticePush:
     """
-    Tell ``device`` that its account moved to another device (a text, not a call).
+    Notify ``device`` that its account moved to another device (a text, not a call).
 
-    ``deadline`` is one by the process's own clock, as a call's is.
+    ``deadline`` is by the process's own clock, as a call's is.
 
     iOS: an alert to ``remote_notification_token``, never a VoIP push (iOS kills the app).
     Android and GCM: data type "message".
@@ -68,7 +69,7 @@ Push: TypeAlias = CallPush | NoticePush
 
 @attrs.frozen
 class Accepted:
-    """The provider took the push (which is not: delivered)."""
+    """The provider accepted the push; it may not be delivered yet."""
 
     label: ClassVar[str] = "accepted"
     reason: ClassVar[str] = ""
@@ -76,10 +77,10 @@ class Accepted:
     """The token to store instead of the one that was pushed to (legacy FCM, GCM)."""
 
     other_environment: bool = False
-    """Apple refused the device's environment with BadDeviceToken and took it in the other."""
+    """Apple refused the token in the device's environment and accepted it in the other one."""
 
     provider_id: str = attrs.field(default="", eq=False)
-    """The provider's id of the push, for the log and its support; "": it gave none."""
+    """The provider's id of the push, for the log and the provider's support; "": none."""
 
 
 @attrs.frozen
@@ -89,7 +90,7 @@ class TokenDead:
     label: ClassVar[str] = "token-dead"
     reason: str
     since: float | None = None
-    """Epoch seconds of APNs' 410: a device registered after it keeps its registration."""
+    """Epoch seconds in APNs' 410: a device that registered later keeps its registration."""
 
 
 @attrs.frozen
@@ -102,7 +103,7 @@ class TokenSuspect:
 
 @attrs.frozen
 class ConfigFault:
-    """Credentials, topic or project are wrong for every device of the app: alarm, no retry."""
+    """Credentials, topic or project are wrong for every device of the app: log it, no retry."""
 
     label: ClassVar[str] = "config-fault"
     reason: str
@@ -110,7 +111,7 @@ class ConfigFault:
 
 @attrs.frozen
 class Rejected:
-    """This push was refused for good: our bug, or a 4xx nobody documented."""
+    """This push was refused for good: a bug of ours, or an undocumented 4xx."""
 
     label: ClassVar[str] = "config-fault"
     reason: str
@@ -118,22 +119,22 @@ class Rejected:
 
 @attrs.frozen
 class Temporary:
-    """Another try may work: transport failure, 5xx, 429."""
+    """Another attempt may succeed: transport failure, 5xx, 429."""
 
     label: ClassVar[str] = "temporary"
     reason: str
     retry_after_s: float | None = None
-    """What the provider asked for (Retry-After); None: our own back-off; 0: at once."""
+    """The pause that the provider requested (Retry-After); None: our own back-off; 0: none."""
 
 
 @attrs.frozen
 class Uncertain:
     """
-    All of the push was sent but no status came: it may have been delivered.
+    The whole push was sent but no status came: it may have been delivered.
 
     The connection was lost, the stream was reset (other than as refused), the provider did
-    not answer in time, or a GOAWAY covers the stream. A push whose last byte was not sent, or
-    that the provider did not process by its own account, is Temporary.
+    not respond in time, or a GOAWAY covers the stream. A push whose last byte was not sent,
+    or that the provider reported as not processed, is Temporary.
     """
 
     label: ClassVar[str] = "temporary"
@@ -146,10 +147,10 @@ class Uncertain:
 
 
 MALFORMED_TOKEN = TokenSuspect("malformed-token")
-"""The device's token is no token of its provider, which was not asked: a reason of our own."""
+"""The device's token is not one of its provider's: refused here, with a reason of our own."""
 
-# Each result has ``label`` (the word of the metric ``result``) and ``reason`` (the
-# provider's own word, never a secret).
+# Each result has ``label`` (the label ``result`` of metrics) and ``reason`` (the provider's
+# own, or one of ours if it gave none; never a secret).
 PushResult: TypeAlias = (
     Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary | Uncertain
 )
@@ -164,21 +165,51 @@ class Resend(enum.Enum):
 
 
 class PushProvider(Protocol):
-    """Sends pushes of one app on one platform. One call of ``send`` is one provider attempt."""
+    """
+    Sends pushes of one app on one platform. Each call of ``send`` is one attempt.
 
-    def start(self) -> None:
+    Implementations inherit the defaults, which are those of a provider that needs no
+    connection before its first push.
+    """
+
+    @property
+    def up(self) -> bool | None:
+        """Whether it could push now; None: not known before a push."""
+        return None
+
+    @property
+    def problem(self) -> str:
+        """Why it is not prepared yet, in a few words; "" if unknown."""
+        return ""
+
+    @property
+    def credential_expiry(self) -> float | None:
+        """When its credentials expire, in epoch seconds; None: never."""
+        return None
+
+    def connection_states(self) -> Mapping[tuple[str, str], int]:
+        """How many connections there are for each (environment, state)."""
+        return {}
+
+    async def start(self) -> None:
         """Begin to connect; a provider that is down does not fail the start."""
+        return
+
+    async def prepared(self) -> None:
+        """Wait until it can push, after ``start``; for one caller at a time."""
+        return
 
     async def stop(self) -> None:
         """Close all connections; pushes in flight end as Temporary or Uncertain."""
+        return
 
     async def send(self, push: Push) -> PushResult:
         """
-        Send ``push`` once and give the provider's verdict.
+        Send ``push`` once and return the result.
 
-        Ends when ``push.deadline`` passes: as Temporary("deadline") if the push was not
-        completely sent, else as Uncertain. Cancelling the awaiting Deferred withdraws a push that
-        was not sent yet.
+        It comes no later than ``push.deadline``: Temporary("deadline") if the push was not
+        completely sent by then, else Uncertain. Cancelling the awaiting Deferred withdraws a
+        push that was not sent yet.
         """
 
 
@@ -192,7 +223,7 @@ class Route:
 
 
 class Routes(Protocol):
-    """The way to each configured app and platform."""
+    """The routes to all configured apps and platforms."""
 
     def find(self, app: str, platform: Platform) -> Route | None:
-        """The present route, None when the configuration has no such app."""
+        """The current route; None when the configuration has no such app."""

@@ -1,7 +1,5 @@
 """
-How long a provider asks us to wait.
-
-The one invariant: what cannot be read is no wish.
+The pause that a provider requests by Retry-After; one that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ def retry_after_s(text: str, now: float) -> float | None:
     A Retry-After header as seconds from now (RFC 9110 section 10.2.3).
 
     :param text: seconds or an HTTP date; "": there was none.
-    :param now: epoch seconds, by the clock of whoever sent it as far as that is known.
+    :param now: epoch seconds, if possible by the sender's clock.
     """
     text = text.strip()
     if text.isascii() and text.isdigit():
@@ -26,7 +24,7 @@ def retry_after_s(text: str, now: float) -> float | None:
 
 
 def epoch_of(text: str) -> float | None:
-    """An HTTP date as epoch seconds, None when it is none."""
+    """An HTTP date as epoch seconds; None when it is not a date."""
     try:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError, OSError):

@@ -1,9 +1,4 @@
-"""
-The rendezvous: where a phone's answer finds the call that waits for it.
-
-The one invariant: a call is settled at most once, and every place at it gets the
-same outcome.
-"""
+"""The rendezvous: where a phone's answer finds the PBX requests that wait for it."""
 
 from __future__ import annotations
 
@@ -11,99 +6,128 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Call,
+    DeviceKind,
+    IncomingCall,
+    Outcome,
+    Settlement,
+)
 
 
-class Place(Protocol):
+class Waiter(Protocol):
     """
-    One PBX connection's place at a waiting call.
+    One held request of a PBX, which waits for the outcome of a call.
 
-    Its owner calls ``leave`` when the connection has ended or been answered.
+    A repeated request is a second waiter for the same call. The owner of a waiter calls
+    ``leave`` when the request has been answered or its connection has ended.
 
-    :ivar kind: of the device that is woken for the call. The waker sets it for all places of
-        this daemon at the call; None: not known here.
+    :ivar kind: of the device that is woken for the call. The first waiter's owner sets it for
+        all waiters of this daemon; None: not known here.
     :ivar pushes: how many pushes of the call are outstanding: accepted by the provider, in
-        flight, or uncertain. The waker sets it; that many refusals of the phone settle the
-        call. A place that takes over from a daemon that died starts with the pushes it sent.
+        flight, or uncertain. The first waiter's owner sets it; that many refusals of the phone
+        settle the call. A waiter that takes over from a daemon that died starts with the
+        pushes which that daemon sent.
     """
 
     kind: DeviceKind | None
     pushes: int
 
     @property
-    def taken_over(self) -> bool:
+    def call(self) -> Call:
+        """The call waited for: the one that was opened first, when this waiter joined it."""
+
+    @property
+    def first(self) -> bool:
+        """Whether the device must be woken for this waiter: it opened the call, or took over."""
+
+    @property
+    def took_over(self) -> bool:
         """
-        Whether this place took over waking the device from a daemon that died.
+        Whether this waiter took over waking the device from a daemon that died.
 
         That daemon may have sent one push more than ``pushes``, if it was killed in between.
         """
 
     @property
-    def call(self) -> Call:
-        """The call waited for: the one that was opened first, when this place joined it."""
-
-    @property
-    def first(self) -> bool:
-        """True when this place opened the call and so must wake the device."""
-
-    @property
     def settled(self) -> Deferred[Settlement]:
         """
-        Fires once with the outcome: ANSWERED or UNAVAILABLE (the phone), what ``settle``
-        gave, TIMEOUT at the call's deadline, or what ``abandon`` gave. Already fired
-        when the place belongs to a call that was answered before. Never fails.
+        Fires once with the outcome: ANSWERED or UNAVAILABLE (the phone), the outcome given to
+        ``settle`` or ``settle_all``, or TIMEOUT at the call's deadline. Already fired when
+        the call was answered before. Never fails, and never fires after ``leave``.
         """
 
     @property
-    def over(self) -> Deferred[Settlement | None]:
+    def ended(self) -> Deferred[Settlement | None]:
         """
-        Fires once when nobody waits for the device any more: with the call's settlement,
-        or None when the last place was left. Only the first place's is of use: it fires
-        once for each call, whichever of its places were left before.
+        Fires once when the device need not be woken any more: with the call's settlement, or
+        None when the last waiter has left. It belongs to the call, not to the waiter; useful
+        where the device is woken.
         """
 
     def leave(self) -> None:
-        """Give the place up; harmless when repeated. The last one to leave ends the call."""
+        """Wait no more; harmless when repeated. The last waiter to leave ends the call."""
 
 
 class Rendezvous(Protocol):
-    """Where calls wait and answers arrive. Calls live until their deadline, then vanish."""
+    """
+    Where calls wait and answers arrive.
+
+    A call is settled at most once, with the same outcome for all its waiters. It is
+    forgotten at its deadline.
+    """
+
+    async def start(self) -> None:
+        """Connect, if there is anything to connect to; goes on trying when that is away."""
+
+    async def stop(self) -> None:
+        """Settle all waiters as DRAINING and disconnect."""
+
+    @property
+    def up(self) -> bool | None:
+        """
+        Whether what it depends on outside this process answers, as far as is known.
+
+        None: it depends on nothing there, or nothing is known yet.
+        """
 
     @property
     def waiting(self) -> int:
-        """How many places at this daemon wait now."""
+        """How many waiters of this daemon wait."""
 
     def holds(self, incoming: IncomingCall) -> bool:
-        """Whether it repeats a call that has a place at this daemon, or was answered here."""
+        """Whether it repeats a call that waits at this daemon, or was answered here."""
 
-    async def join(self, call: Call) -> Place:
+    def holds_key(self, unique_key: str) -> bool:
+        """Whether a call of this key is held here, or was answered here within its wait."""
+
+    def knows_key(self, unique_key: str) -> bool:
         """
-        Take a place at ``call``.
+        Whether the key is certainly that of a call of this rendezvous; asks no one.
+
+        True when the call is held here, or the key proves that a daemon of this rendezvous
+        made it (the call may be over). False proves nothing: a call_id that serves as
+        the key of a call held elsewhere is not known here.
+        """
+
+    def rules_out_key(self, unique_key: str) -> bool:
+        """Whether :meth:`answer` would certainly find no call of this key; asks no one."""
+
+    async def join(self, call: Call) -> Waiter:
+        """
+        Open ``call`` and wait for it.
 
         A waiting or answered call with the same sip_user_id and the same non-empty
-        call_id is joined instead. The place's call has a fresh random key when
+        call_id is joined instead. The waiter's call has a fresh random key when
         ``call.unique_key`` is, or may be, in use by another account's call; a shared
         rendezvous may also give one to a call whose key is not its call_id.
 
         :raises RendezvousDown: the call can neither be opened nor joined.
         """
 
-    def holds_key(self, unique_key: str) -> bool:
-        """Whether a call of this key waits here, or was answered here within its wait."""
-
-    def recognises(self, unique_key: str) -> bool:
-        """
-        Whether the key is known, at once and without asking anybody, to be of a call of ours.
-
-        True when the call is held here, or the key proves that a daemon of this rendezvous
-        has made it (the call may be over). False does not prove the contrary: a call_id that
-        serves as the key of a call held elsewhere is not recognised.
-        """
-
-    def surely_unknown(self, unique_key: str) -> bool:
-        """Whether :meth:`answer` would find no call of this key, without asking anyone."""
-
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """
         A phone answered.
 
@@ -111,14 +135,11 @@ class Rendezvous(Protocol):
         once there are as many, at all daemons together, as outstanding pushes: deployed apps
         refuse a repeat of a push that they are still handling, and accept a moment later.
 
-        :return: False when no call of this key waits or was answered within its wait:
-            unknown, too late, or every PBX connection gone. True otherwise; a repeat is
-            True and changes nothing.
-        :raises RendezvousDown: it cannot be known.
+        :raises RendezvousDown: the result cannot be known now.
         """
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
 
-    def abandon(self, outcome: Outcome) -> None:
-        """Settle every place that waits at this daemon, at once (the end of a drain)."""
+    def settle_all(self, outcome: Outcome) -> None:
+        """Settle every waiter of this daemon, at once (the end of a drain)."""

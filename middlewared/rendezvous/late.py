@@ -1,6 +1,4 @@
-"""
-Calls that timed out recently, so that an answer to one is known to be late.
-"""
+"""Calls that timed out recently, so that an answer to one is known to be late."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ def ignored(_: LateAnswer) -> None:
 
 
 @attrs.frozen
-class Woken:
+class WokenDevice:
     """The account and kind of the device that was woken for a call."""
 
     sip_user_id: int
@@ -30,7 +28,9 @@ class Woken:
 
 class LateCalls:
     """
-    Remembers calls that timed out at this daemon for a minute.
+    Remembers for :data:`REMEMBERED_S` each call that timed out at this daemon.
+
+    Above :data:`MOST_REMEMBERED` the oldest are forgotten.
 
     :param late: notified of each answer to one of them.
     """
@@ -38,38 +38,38 @@ class LateCalls:
     def __init__(self, *, clock: Clock, late: Callable[[LateAnswer], None]) -> None:
         self._clock = clock
         self._late = late
-        self._calls: OrderedDict[str, tuple[float, Woken]] = OrderedDict()
+        self._calls: OrderedDict[str, tuple[float, WokenDevice]] = OrderedDict()
 
-    def ended(self, unique_key: str, woken: Woken) -> None:
+    def add(self, unique_key: str, woken: WokenDevice) -> None:
         """A call for which a device was woken has timed out."""
         while self._calls:
-            _, (ended_at, _) = next(iter(self._calls.items()))
-            if len(self._calls) < MOST_REMEMBERED and not self._is_forgotten(ended_at):
+            _, (timed_out_at, _) = next(iter(self._calls.items()))
+            if len(self._calls) < MOST_REMEMBERED and not self._is_forgotten(timed_out_at):
                 break
             self._calls.popitem(last=False)
         self._calls[unique_key] = (self._clock.seconds(), woken)
 
-    def knows(self, unique_key: str) -> bool:
+    def has(self, unique_key: str) -> bool:
         """Whether an answer to the call would be late."""
         return self._find(unique_key) is not None
 
     def answered(self, unique_key: str, answer: Answer) -> bool:
-        """Whether an answer to a call that does not wait is late; if so, it is reported."""
+        """Report an answer to a call that does not wait if it is late; returns whether it is."""
         known = self._find(unique_key)
         if known is None:
             return False
-        ended_at, woken = known
-        self.notify(unique_key, answer, woken, self._clock.seconds() - ended_at)
+        timed_out_at, woken = known
+        self.report(unique_key, answer, woken, self._clock.seconds() - timed_out_at)
         return True
 
-    def notify(self, unique_key: str, answer: Answer, woken: Woken, late_s: float) -> None:
+    def report(self, unique_key: str, answer: Answer, woken: WokenDevice, late_s: float) -> None:
         """Report an answer that came ``late_s`` seconds after its call had timed out."""
         late_s = max(0.0, late_s)
         self._late(LateAnswer(unique_key, woken.sip_user_id, woken.kind, answer.available, late_s))
 
-    def _find(self, unique_key: str) -> tuple[float, Woken] | None:
+    def _find(self, unique_key: str) -> tuple[float, WokenDevice] | None:
         known = self._calls.get(unique_key)
         return None if known is None or self._is_forgotten(known[0]) else known
 
-    def _is_forgotten(self, ended_at: float) -> bool:
-        return self._clock.seconds() - ended_at > REMEMBERED_S
+    def _is_forgotten(self, timed_out_at: float) -> bool:
+        return self._clock.seconds() - timed_out_at > REMEMBERED_S

@@ -1,7 +1,7 @@
 """
-What twistd runs: the wiring of all parts, and the daemon's life.
+What twistd runs: the wiring of the daemon's objects, and the daemon's life.
 
-The one invariant: this room knows all others, and no other knows it.
+This room knows all others; only the plugin and the commands know it.
 """
 
 from middlewared.service.options import Options, makeService

@@ -1,8 +1,8 @@
 """
-The providers of the configured apps, and the credentials they show.
+The configured apps and their credentials.
 
-The credentials of all apps are read and checked before any provider is created, so that a
-fault in one changes nothing.
+The credentials of all apps are read and checked before any provider is created: a fault in
+one of them changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import attrs
 
 from middlewared.accounts.htpasswd import read_passwords
 from middlewared.config import AndroidApp, App, AppleApp, Config, RedisSettings
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import Platform
 from middlewared.outgoing.tls import TrustRoots, load_trust
 from middlewared.push.apns.apple_credentials import (
@@ -27,7 +27,7 @@ from middlewared.push.apns.apple_credentials import (
     load_key,
 )
 from middlewared.push.google.service_account import ServiceAccount, load_service_account
-from middlewared.service.certificate_checks import misfits
+from middlewared.service.certificate_checks import scope_problems
 
 AppKey = tuple[str, Platform]
 T = TypeVar("T")
@@ -35,9 +35,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class LoadedApp:
-    """
-    One app with what its files hold; equal to another load when nothing has changed.
-    """
+    """One app with the content of its files; equal to another load if nothing has changed."""
 
     app: App
     trust: TrustRoots = attrs.field(eq=False)
@@ -48,79 +46,65 @@ class LoadedApp:
     sandbox_credentials: Credentials | None = None
     """The sandbox's own key, if it has one."""
 
-    @property
-    def not_after(self) -> float | None:
-        """When the credentials end, in epoch seconds; None: they do not."""
-        return getattr(self.credentials, "not_after", None)
-
 
 def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
     """
     Read the credentials of all apps.
 
-    :param now: epoch seconds, to judge expiry.
-    :raises ConfigError: the problems of the first app that has any.
+    :param now: epoch seconds, to check the expiry.
+    :raises ConfigError: with the problems of the first app that has any.
     """
     return {key: _load(app, now) for key, app in config.apps.items()}
 
 
-def file_problems(config: Config, *, now: float) -> Iterator[tuple[str, str, str]]:
+def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
     """
-    What is wrong with the files that the configuration names: section, key and what.
+    What is wrong with the files that the configuration names.
 
-    :param now: epoch seconds, to judge expiry.
+    :param now: epoch seconds, to check the expiry.
     """
-    for (name, platform), app in config.apps.items():
-        yield from _problems(f"app:{name}:{platform.value}", partial(_load, app, now))
+    for app in config.apps.values():
+        yield from _problems(app.section, "", partial(_load, app, now))
     for section, key, path in (
         ("log", "file", config.log.file),
         ("log", "metrics_file", config.log.metrics_file),
         ("database", "url", config.database.sqlite_file),
     ):
         if path is not None and not path.parent.is_dir():
-            yield section, key, f"no such directory: {path.parent}"
+            yield Problem(section, key, f"no such directory: {path.parent}")
         elif path is not None and path.is_dir():
-            yield section, key, f"is a directory: {path}"
+            yield Problem(section, key, f"is a directory: {path}")
     htpasswd = config.accounts.htpasswd
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
-        yield from _problems("accounts", partial(read_passwords, htpasswd))
+        yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd))
     yield from _redis_problems(config.redis, now)
 
 
-def _redis_problems(redis: RedisSettings, now: float) -> Iterator[tuple[str, str, str]]:
-    yield from _problems("redis", partial(load_trust, redis.ca_file), "ca_file")
+def _redis_problems(redis: RedisSettings, now: float) -> Iterator[Problem]:
+    yield from _problems("redis", "ca_file", partial(load_trust, redis.ca_file))
     if redis.certificate is not None:
         load = partial(load_certificate, redis.certificate, now=now)
-        yield from _problems("redis", load, "certificate")
+        yield from _problems("redis", "certificate", load)
 
 
-def _problems(
-    section: str, load: Callable[[], object], key: str | None = None
-) -> list[tuple[str, str, str]]:
-    """What ``load`` complains about; its lines begin with the key unless that is given."""
+def _problems(section: str, key: str, load: Callable[[], object]) -> list[Problem]:
+    """Why ``load`` fails, at the section and key where it does not name its own."""
     try:
         load()
     except ConfigError as error:
-        lines = error.problems if key is None else [_keyed(key, line) for line in error.problems]
-        return [(section, *_split(section, line)) for line in lines]
+        return [problem.within(section, key) for problem in error.problems]
     return []
 
 
-def _split(section: str, problem: str) -> tuple[str, str]:
-    """Key and what of a loader's line, which may begin with the section."""
-    key, _, what = problem.removeprefix(f"[{section}] ").partition(": ")
-    return key, what
-
-
 def _load(app: App, now: float) -> LoadedApp:
-    """Read what ``app`` names; ConfigError has all problems, as ``key: what``."""
-    problems: list[str] = []
+    """Read the files that ``app`` names. :raises ConfigError: with every problem."""
+    problems: list[Problem] = []
 
     def attempt(key: str, load: Callable[[], T]) -> T | None:
         try:
             return load()
         except ConfigError as error:
-            problems.extend(_keyed(key, problem) for problem in error.problems)
+            problems.extend(each.within(app.section, key) for each in error.problems)
             return None
 
     trust = attempt("ca_file", lambda: load_trust(app.ca_file))
@@ -130,7 +114,7 @@ def _load(app: App, now: float) -> LoadedApp:
         case AppleApp(certificate=Path() as path):
             credentials = attempt("certificate", lambda: load_certificate(path, now=now))
             if isinstance(credentials, CertificateCredentials):
-                problems.extend(misfits(app, credentials.scope))
+                problems.extend(scope_problems(app, credentials.scope))
         case AppleApp(key_file=Path() as path):
             credentials = attempt(
                 "key_file", lambda: load_key(path, team_id=app.team_id, key_id=app.key_id)
@@ -149,10 +133,6 @@ def _load_sandbox_key(app: AppleApp) -> Credentials | None:
     if app.sandbox_key_file is None:
         return None
     return load_key(app.sandbox_key_file, team_id=app.team_id, key_id=app.sandbox_key_id)
-
-
-def _keyed(key: str, problem: str) -> str:
-    return problem if problem.startswith(f"{key}:") else f"{key}: {problem}"
 
 
 def _digest(path: Path | None) -> str:

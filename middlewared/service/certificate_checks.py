@@ -13,15 +13,18 @@ from pathlib import Path
 from cryptography import x509
 
 from middlewared.config import AppleApp, Config
+from middlewared.errors import Problem
 from middlewared.push.apns.certificate_scope import Scope, scope_of
 
 
-def misfits(app: AppleApp, scope: Scope) -> Iterator[str]:
-    """Why no call of ``app`` can be pushed with a certificate of ``scope``: key and text."""
+def scope_problems(app: AppleApp, scope: Scope) -> Iterator[Problem]:
+    """Why no call of ``app`` can be pushed with a certificate of ``scope``."""
     if scope.is_known and app.topic not in scope.topics:
-        yield (
-            f"certificate: {app.certificate} is for {_listed(scope.topics)}, the topic of"
-            f" calls is {app.topic}: set the certificate of this app, or topic"
+        yield Problem(
+            app.section,
+            "certificate",
+            f"{app.certificate} is for {_listed(scope.topics)}, the topic of calls is"
+            f" {app.topic}: set the certificate of this app, or topic",
         )
 
 
@@ -30,27 +33,29 @@ def sends_alerts(app: AppleApp, scope: Scope) -> bool:
     return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
 
 
-def certificate_warnings(config: Config) -> Iterator[tuple[str, str, str]]:
-    """What matching certificates cannot be used for: section, key and text."""
+def certificate_warnings(config: Config) -> Iterator[Problem]:
+    """What the apps' certificates cannot be used for, although their topic is right."""
     for app in config.apps.values():
         if isinstance(app, AppleApp) and app.certificate is not None:
-            for key, what in _shortcomings(app, _scope_in(app.certificate)):
-                yield f"app:{app.app}:{app.platform.value}", key, what
+            yield from _scope_warnings(app, _scope_in(app.certificate))
 
 
-def _shortcomings(app: AppleApp, scope: Scope) -> Iterator[tuple[str, str]]:
+def _scope_warnings(app: AppleApp, scope: Scope) -> Iterator[Problem]:
     alerts = app.topic.removesuffix(".voip")
     if app.lost_account_notice and not sends_alerts(app, scope):
-        yield (
+        yield Problem(
+            app.section,
             "lost_account_notice",
             f"the certificate is only for {_listed(scope.topics)} and cannot send the alert"
             f" that an account has moved (topic {alerts}): use a key or a universal"
             " certificate, or set it to no",
         )
     if scope.environments == {"sandbox"}:
-        yield "certificate", "is only for Apple's sandbox: apps from the App Store will not ring"
+        what = "is only for Apple's sandbox: apps from the App Store will not ring"
+        yield Problem(app.section, "certificate", what)
     if scope.environments == {"production"} and app.sandbox_url:
-        yield (
+        yield Problem(
+            app.section,
             "certificate",
             "is only for Apple's production servers: leave sandbox_url empty to switch the"
             " sandbox off",

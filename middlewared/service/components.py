@@ -1,13 +1,18 @@
 """
-The wiring: every part of the daemon, made and joined here and nowhere else.
+The composition root: which objects the daemon consists of, and what each of them is given.
 
-Each part gets only what it needs, in its constructor; a reload gives parts new settings,
-never new collaborators.
+* :class:`Components` makes them, room by room, and joins them. Collaborators arrive in
+  constructors and stay; a reload brings only settings.
+* :mod:`.implementations` chooses between the implementations of a seam (SQLite or PostgreSQL,
+  in-process or Redis, which account backend), :mod:`.providers` those of the apps' providers.
+* :mod:`.room_settings` has what each room takes from the configuration.
+* :mod:`.options` makes what surrounds all this: the life of the process (:mod:`.daemon`), the
+  service manager and the garbage collector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,53 +20,36 @@ from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
 
 from middlewared.background import Background
-from middlewared.calls.journal import Journal
+from middlewared.calls.call_log import CallLog
 from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
+from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
-from middlewared.devices.batches import Batches
-from middlewared.devices.cache import CachedDevices
-from middlewared.devices.counts import DeviceCounts
+from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.devices.cached_registry import CachedRegistry
+from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
-from middlewared.logs import Repeats, bounded
+from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
 from middlewared.metrics.exposition import MetricsResource
-from middlewared.model import (
-    Device,
-    DeviceKind,
-    LateAnswer,
-    Outcome,
-    Platform,
-    ResponseRecord,
-    Wakeup,
-)
+from middlewared.model import DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
 from middlewared.outgoing.http_client import PooledHttpClient
-from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.lost_account_notices import LostAccountNotices
 from middlewared.push.removal_brake import RemovalBrake
 from middlewared.push.routing import RouteTable
-from middlewared.quoting import fingerprint, quoted
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.service.apps import AppKey, LoadedApp, load_apps
+from middlewared.service.apps import load_apps
 from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import (
-    Accounts,
-    Registry,
-    accounts_up,
-    make_accounts,
-    make_endpoints,
-    make_registry,
-    make_rendezvous,
-    redis_up,
-    reload_accounts,
-    start_accounts,
-    start_rendezvous,
-    stop_accounts,
-    stop_rendezvous,
+    choose_accounts,
+    choose_database,
+    choose_endpoints,
+    choose_rendezvous,
 )
-from middlewared.service.log_files import Logs
+from middlewared.service.log_files import LogFiles
+from middlewared.service.phone_reports import PhoneReports
 from middlewared.service.ports import Listener
 from middlewared.service.providers import Providers
 from middlewared.service.reactor_turns import watch_turns
@@ -72,123 +60,140 @@ from middlewared.service.room_settings import (
     web_settings,
 )
 from middlewared.web.health import Health
-from middlewared.web.limits import Site
-from middlewared.web.operator_site import operator_site
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet
+from middlewared.web.site import internal_site
 
 
 class Components:
     """
-    All parts of one daemon.
+    All objects of one daemon.
 
-    :param config: what they are made from; :ivar config: the present one.
-    :ivar draining: /health/ says so.
-    :raises ConfigError: a file that the configuration names cannot be used.
+    :ivar config: the current configuration.
+    :ivar draining: as /health/ reports it.
     """
 
     log = Logger()
 
     def __init__(self, *, reactor: Any, config: Config) -> None:
+        """:raises ConfigError: a file that the configuration names cannot be used."""
         self._reactor = reactor
         self.config = config
         self.draining = False
-        apps = load_apps(config, now=wall_clock())
-        endpoints = make_endpoints(config, reactor=reactor)
-        self.logs = Logs(wall=wall_clock)
-        self.logs.reload(config.log)
-        self._calls = Background()
-        self._requests = Background()
-        self._notices = Background()
+        self._apps = load_apps(config, now=wall_clock())
+        self._call_work = Background()
+        self._request_work = Background()
+        self._notice_work = Background()
+        self._make_observers()
+        self._make_devices()
+        self._make_rendezvous()
+        self._make_accounts()
+        self._make_push()
+        self._make_ringing()
+        self._make_web()
+        self._make_gauges()
+
+    def _make_observers(self) -> None:
+        self.logs = LogFiles(wall=wall_clock)
+        self.logs.use(self.logs.open(self.config.log))
         self.metrics = Metrics()
-        self.repeats = Repeats(clock=reactor)
-        self.overload = Overload(clock=reactor, metrics=self.metrics)
-        self.brake = RemovalBrake(clock=reactor)
-        self._store: Registry = make_registry(config, reactor=reactor)
-        self.registry = CachedDevices(
-            registry=self._store,
-            clock=reactor,
-            settings=cache_settings(config),
+        self.repeats = Repeats(clock=self._reactor)
+        self.overload = Overload(clock=self._reactor, metrics=self.metrics)
+        self.reports = PhoneReports(metrics=self.metrics, file=self.logs.reports)
+
+    def _make_devices(self) -> None:
+        self.brake = RemovalBrake(clock=self._reactor)
+        self._database = choose_database(self.config, reactor=self._reactor)
+        self.devices = CachedRegistry(
+            devices=self._database,
+            clock=self._reactor,
+            settings=cache_settings(self.config),
             keeps_dead=self.brake.paused,
         )
-        self.rendezvous = make_rendezvous(
-            config,
-            reactor=reactor,
-            table=self._store,
-            late=lambda answer: self.journal.ended(answer),
+        self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.devices.ping})
+        self.responses: BatchedWrites[ResponseRecord] = BatchedWrites(
+            name="response log", write=self.devices.log_responses, clock=self._reactor
         )
-        self._client = PooledHttpClient(
-            reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=load_trust(None))
+        self.wakeups: BatchedWrites[Wakeup] = BatchedWrites(
+            name="silent streaks", write=self.devices.log_wakeups, clock=self._reactor
         )
-        self.accounts: Accounts = make_accounts(config, reactor=reactor, client=self._client)
-        self._make_push(apps, endpoints)
-        self._make_calls()
-        self._make_web()
-
-    def _make_push(self, apps: Mapping[AppKey, LoadedApp], endpoints: TcpEndpoints) -> None:
-        self.providers = Providers(
-            reactor=self._reactor,
-            clock=self._reactor,
-            endpoints=endpoints,
-            metrics=self.metrics,
-            judged=self.brake.judged,
-        )
-        self._apps = apps
-        self.routes = RouteTable(background=self._notices, clock=self._reactor)
-        self.notices = LostAccountNotices(
-            clock=self._reactor, routes=self.routes, background=self._notices
-        )
-
-    def _make_calls(self) -> None:
-        self.responses: Batches[ResponseRecord] = Batches(
-            name="response log", write=self.registry.log_responses, clock=self._reactor
-        )
-        self.wakeups: Batches[Wakeup] = Batches(
-            name="silent streaks", write=self.registry.log_wakeups, clock=self._reactor
-        )
-        self.counts = DeviceCounts(
-            table=self.registry,
+        self.counts = DeviceCounter(
+            count=self.devices.count,
             clock=self._reactor,
             silent_calls=lambda: self.config.calls.silent_calls,
         )
-        self.journal = Journal(
+
+    def _make_rendezvous(self) -> None:
+        self.call_log = CallLog(
             clock=self._reactor,
             wall=wall_clock,
             metrics=self.metrics,
             log_response=self.responses.add,
             log_wakeup=self.wakeups.add,
-            log_late=lambda late, time: self._calls.run(self._heard_late(late, time)),
+            log_late=lambda late, time: self._call_work.run(self._note_late_answer(late, time)),
         )
+        self.rendezvous = choose_rendezvous(
+            self.config, reactor=self._reactor, table=self._database, late=self.call_log.ended
+        )
+
+    def _make_accounts(self) -> None:
+        self._endpoints = choose_endpoints(self.config, reactor=self._reactor)
+        self._client = PooledHttpClient(
+            reactor=self._reactor, endpoints=self._endpoints, tls=ClientTLS(trust=load_trust(None))
+        )
+        self._accounts = choose_accounts(self.config, reactor=self._reactor, client=self._client)
+        self.accounts = self._accounts.backend
+
+    def _make_push(self) -> None:
+        self.providers = Providers(
+            reactor=self._reactor,
+            clock=self._reactor,
+            endpoints=self._endpoints,
+            metrics=self.metrics,
+            on_result=self.brake.record,
+        )
+        self.routes = RouteTable(background=self._notice_work, clock=self._reactor)
+        self.notices = LostAccountNotices(
+            clock=self._reactor, routes=self.routes, background=self._notice_work
+        )
+
+    def _make_ringing(self) -> None:
         self.ringing = Ringing(
             clock=self._reactor,
             wall=wall_clock,
-            registry=self.registry,
             rendezvous=self.rendezvous,
-            routes=self.routes,
-            background=self._calls,
+            waker=Waker(
+                clock=self._reactor,
+                registry=self.devices,
+                rendezvous=self.rendezvous,
+                routes=self.routes,
+                background=self._call_work,
+                overloaded=lambda: self.overload.late,
+            ),
             admission=self.overload,
-            ended=self.journal.ended,
+            ended=self.call_log.ended,
             new_key=fresh_key,
             settings=ringing_settings(self.config),
         )
 
     def _make_web(self) -> None:
-        self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.registry.ping})
         self.web = Web(
             clock=self._reactor,
             wall=wall_clock,
-            background=self._requests,
+            background=self._request_work,
             settings=web_settings(self.config),
             calls=self.ringing,
-            devices=self.registry,
+            devices=self.devices,
             accounts=self.accounts,
             notify_lost=self.notices.notify,
-            report=self._report,
-            hangup=self._hangup,
+            report=self.reports.report,
+            hangup=self.reports.hangup,
             health=self.health,
             repeats=self.repeats,
-            http_request=self.metrics.http_request,
+            observe_request=self.metrics.http_request,
         )
+
+    def _make_gauges(self) -> None:
         self.metrics.sources = Sources(
             waiting=lambda: self.ringing.waiting,
             apns_connections=self.providers.apns_connections,
@@ -200,61 +205,37 @@ class Components:
             token_removals_paused=self._removals_paused,
         )
 
-    def faces(self) -> list[Listener]:
+    def listeners(self) -> list[Listener]:
         """Where to listen and what is served there."""
         http = self.config.http
-        apart = bool(http.pbx_listen)
-        public = self.web.site(RouteSet.PUBLIC if apart else RouteSet.WHOLE)
-        return [
-            Listener(
-                "[metrics] listen",
-                "metrics",
-                self.config.metrics.listen,
-                self._metrics_site(),
-                self._trusted_proxies,
-            ),
-            Listener(
-                "[http] pbx_listen",
-                "pbx",
-                http.pbx_listen,
-                self.web.site(RouteSet.PBX),
-                self._trusted_proxies,
-            ),
-            Listener("[http] listen", "http", http.listen, public, self._trusted_proxies),
-        ]
+        public = RouteSet.PUBLIC if http.pbx_listen else RouteSet.ALL
+        metrics = internal_site(
+            resource=MetricsResource(registry=self.metrics.registry, clock=self._reactor),
+            clock=self._reactor,
+        )
+        listeners = (
+            ("metrics", "listen", "metrics", self.config.metrics.listen, metrics),
+            ("http", "pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
+            ("http", "listen", "http", http.listen, self.web.site(public)),
+        )
+        return [Listener(*listener, self._trusted_proxies) for listener in listeners]
 
     def _trusted_proxies(self) -> Sequence[Network]:
-        return self.web.settings.trusted_proxies
-
-    def _dependencies(self) -> dict[str, bool]:
-        """Which of those in use are up; ``accounts`` as its last answer told."""
-        up = {
-            "database": self.watch.is_up("database"),
-            "redis": redis_up(self.rendezvous),
-            "accounts": accounts_up(self.accounts),
-        }
-        return {name: value for name, value in up.items() if value is not None}
-
-    def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
-        return {key: self.brake.paused(*key) for key in self._apps}
-
-    def _metrics_site(self) -> Site:
-        resource = MetricsResource(registry=self.metrics.registry, clock=self._reactor)
-        return operator_site(resource=resource, clock=self._reactor)
+        return self.web.settings.current.trusted_proxies
 
     async def start(self) -> None:
         """
-        Open what the daemon stands on; what is down is looked for until it is back.
+        Open what the daemon depends on; what is down is tried again until it is back.
 
         :raises ConfigError: the database cannot be used as configured.
         """
         self.logs.start(self._reactor.callFromThread)
         try:
-            await self._store.start()
+            await self.devices.start()
         except DatabaseDown as error:
-            self.log.error("the database is down, starting without: {error}", error=error)
-        await start_rendezvous(self.rendezvous)
-        start_accounts(self.accounts)
+            self.log.error("the database is down, starting without it: {error}", error=error)
+        await self.rendezvous.start()
+        await self.accounts.start()
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
         self.counts.start()
@@ -266,18 +247,27 @@ class Components:
 
     def reload(self, config: Config) -> None:
         """
-        Take ``config`` for what comes from now on.
+        Use ``config`` for everything that begins from now on.
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
         apps = load_apps(config, now=wall_clock())
-        self.logs.reload(config.log)
-        reload_accounts(self.accounts, config)
+        use_accounts = self._accounts.prepare(config.accounts)
+        ringing, web, cache = ringing_settings(config), web_settings(config), cache_settings(config)
+        log_files = self.logs.open(config.log)
+        try:
+            routes = self.providers.routes(apps)
+        except BaseException:
+            log_files.close()
+            raise
+        # All files are read and opened: nothing below can fail.
+        self.logs.use(log_files)
+        use_accounts()
         self._apps = apps
-        self.routes.replace(self.providers.routes(apps))
-        self.ringing.settings = ringing_settings(config)
-        self.web.settings = web_settings(config)
-        self.registry.settings = cache_settings(config)
+        self.routes.replace(routes)
+        self.ringing.settings = ringing
+        self.web.settings.current = web
+        self.devices.reconfigure(cache)
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
@@ -286,79 +276,69 @@ class Components:
         """How the daemon is at this moment."""
         return Health(
             database_up=self.watch.is_up("database") is True,
-            redis_up=redis_up(self.rendezvous),
+            redis_up=self.rendezvous.up,
             waiting=self.ringing.waiting,
             lag_ms=round(self.overload.lag_s * 1000),
             draining=self.draining,
         )
+
+    def _dependencies(self) -> dict[str, bool]:
+        """Which of those in use are up."""
+        up = {
+            "database": self.watch.is_up("database"),
+            "redis": self.rendezvous.up,
+            "accounts": self.accounts.up,
+        }
+        return {name: value for name, value in up.items() if value is not None}
+
+    def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
+        return {key: self.brake.paused(*key) for key in self._apps}
+
+    async def _note_late_answer(self, late: LateAnswer, received_time: float) -> None:
+        """A phone that answers late is not silent, although its call timed out."""
+        if self.overload.late:
+            return
+        with suppress(DatabaseDown):
+            device = await self.devices.find(late.sip_user_id)
+            if device is not None and DeviceKind(device.app, device.platform) == late.kind:
+                self.wakeups.add(Wakeup(device, received_time))
 
     async def until_idle(self, longest_s: float) -> None:
         """Wait until no request is held, at most ``longest_s``."""
         with suppress(TimeoutError):
             await self.ringing.idle().addTimeout(longest_s, self._reactor)
 
+    def abandon(self) -> None:
+        """End every call that still waits: its PBX is notified that we drain."""
+        self.rendezvous.settle_all(Outcome.DRAINING)
+
     async def stop(self) -> None:
-        """Close everything, in the order in which it depends on each other."""
+        """Stop everything except the log: each before what it depends on."""
         for step in (
             self.watch.stop,
             self.counts.stop,
-            self._requests.finish,
+            self._request_work.finish,
             self._stop_calls,
             self._stop_pushes,
             self.responses.stop,
             self.wakeups.stop,
-            self._stop_accounts,
-            self._store.stop,
+            self.accounts.stop,
+            self._client.close,
+            self.devices.stop,
         ):
             try:
                 await step()
-            except Exception:  # what fails must not keep the others from being closed
-                self.log.failure("the stop goes on after a failure")
+            except Exception:  # one failure must not keep the others from being stopped
+                self.log.failure("stopping continues after a failure")
 
     async def _stop_calls(self) -> None:
-        await stop_rendezvous(self.rendezvous)
-        self.journal.flush()
+        await self.rendezvous.stop()
+        self.call_log.flush()
         self.overload.report()
         self.repeats.stop()
 
     async def _stop_pushes(self) -> None:
-        self._notices.cancel()
+        self._notice_work.cancel()
         await self.routes.stop()
-        await self._calls.finish()
-        await self._notices.finish()
-
-    async def _stop_accounts(self) -> None:
-        stop_accounts(self.accounts)
-        await self._client.close()
-
-    def last_words(self) -> None:
-        """Write what the log still holds; every later line is written at once."""
-        self.logs.stop()
-
-    def abandon(self) -> None:
-        """End every call that still waits: its PBX is told that we drain."""
-        self.rendezvous.abandon(Outcome.DRAINING)
-
-    async def _heard_late(self, late: LateAnswer, received_time: float) -> None:
-        """A phone that answers late is not silent, although its call timed out."""
-        if self.overload.late:
-            return
-        with suppress(DatabaseDown):
-            device = await self.registry.find(late.sip_user_id)
-            if device is not None and DeviceKind(device.app, device.platform) == late.kind:
-                self.wakeups.add(Wakeup(device, received_time))
-
-    def _report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
-        self.metrics.report(fields)
-        kept = bounded(fields)
-        self.logs.reports.write(sip_user_id, kept)
-        self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=kept)
-
-    def _hangup(self, device: Device, unique_key: str, reason: str) -> None:
-        self.log.info(
-            "hangup of {sip_user_id} on {platform}, call {fingerprint}: {reason}",
-            sip_user_id=device.sip_user_id,
-            platform=device.platform.value,
-            fingerprint=fingerprint(unique_key),  # who reads the key could answer the call
-            reason=quoted(reason),
-        )
+        await self._call_work.finish()
+        await self._notice_work.finish()

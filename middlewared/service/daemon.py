@@ -1,8 +1,8 @@
 """
 The daemon's life: start, reload, drain, stop.
 
-The one invariant: no held request is left unanswered, however the end comes about: a
-drain lets calls finish, and those left at its end are told so before anything closes.
+No held request is left unanswered, however the daemon ends: a drain lets calls finish, and
+those left at its end are answered as draining before anything closes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -19,11 +20,11 @@ from twisted.python.failure import Failure
 from middlewared.config import Config
 from middlewared.errors import ConfigError
 from middlewared.service.components import Components
-from middlewared.service.ports import PortDown, addresses, listen
+from middlewared.service.ports import addresses, listen
 from middlewared.service.service_manager import ServiceManager
 
 LAST_REPLIES_S = 0.05
-# More than closing everything may take when the database and the providers hang.
+# More than stopping everything takes when the database and the providers do not answer.
 CLOSING_S = 30.0
 
 
@@ -31,9 +32,10 @@ class Daemon(Service):
     """
     What twistd starts and stops.
 
-    :param manager: is told of the steps of this life.
-    :param reread: reads the configuration anew, or raises ConfigError.
-    :param failed: given the problems when the start failed, before everything is stopped.
+    :param manager: notified when the daemon is ready, reloads and stops.
+    :param reread: reads the configuration again, or raises ConfigError.
+    :param failed: called with the lines of the problems when the start has failed, before
+        everything stops.
     """
 
     log = Logger()
@@ -42,13 +44,13 @@ class Daemon(Service):
         self,
         *,
         reactor: Any,
-        parts: Components,
+        components: Components,
         manager: ServiceManager,
         reread: Callable[[], Config],
         failed: Callable[[list[str]], None],
     ) -> None:
         self._reactor = reactor
-        self._parts = parts
+        self._components = components
         self._manager = manager
         self._reread = reread
         self._fail = failed
@@ -58,9 +60,9 @@ class Daemon(Service):
         self._starting: Deferred[None] | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Called with twistd's application, which takes its log from us from now on."""
+        """Called with twistd's application, whose log observer is ours from now on."""
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._parts.logs.output)
+            parent.setComponent(ILogObserver, self._components.logs.output)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
@@ -69,45 +71,43 @@ class Daemon(Service):
         self._starting = Deferred.fromCoroutine(self._start()).addErrback(self._failed)
 
     def stopService(self) -> Deferred[None]:
-        """Called once the process is told to end (SIGTERM, SIGINT)."""
+        """Called when the reactor stops (SIGTERM, SIGINT)."""
         self.running = 0
         self._ending = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _start(self) -> None:
-        parts = self._parts
-        for warning in parts.config.warnings:
-            self.log.warn("{warning}", warning=warning)
-        await parts.start()
+        config = self._components.config
+        for warning in config.warnings:
+            self.log.warn("{warning}", warning=warning.line(config.source))
+        await self._components.start()
         if self._ending:
             return
         where = []
-        for face in parts.faces():
-            ports = await listen(self._reactor, face)
+        for listener in self._components.listeners():
+            ports = await listen(self._reactor, listener)
             self._ports += ports
-            where.append(addresses(face.name, ports))
+            where.append(addresses(listener.name, ports))
         self._ready = True
         self.log.info("middlewared ready {where}", where=" ".join(filter(None, where)))
         self._manager.ready()
 
     def _failed(self, failure: Failure) -> None:
-        """The start failed: say why in plain words, and end."""
+        """The start failed: log the reason in plain words, and end."""
         if self._ending:
             return
-        problems: list[str] = []
+        lines: list[str] = []
         if isinstance(failure.value, ConfigError):
-            problems = failure.value.problems
-        elif isinstance(failure.value, PortDown):
-            problems = [str(failure.value)]
+            lines = failure.value.lines
         else:
             self.log.failure("the start failed", failure)
-        for problem in problems:
-            self.log.critical("{problem}", problem=problem)
-        self._fail(problems)
+        for line in lines:
+            self.log.critical("{problem}", problem=line)
+        self._fail(lines)
         self.end()
 
     def end(self) -> None:
-        """Begin to end the process; repeated signals change nothing."""
+        """Begin to stop the process; repeated signals change nothing."""
         if not self._ending:
             self._ending = True
             self._reactor.callWhenRunning(self._reactor.stop)
@@ -115,16 +115,16 @@ class Daemon(Service):
     def reload(self) -> None:
         """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
         if self._ending:
-            self.log.warn("configuration not reloaded, the daemon ends")
+            self.log.warn("configuration not reloaded, the daemon is stopping")
             return
         if self._ready:
             self._manager.reloading()
         try:
-            self._parts.reload(self._reread())
+            self._components.reload(self._reread())
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
-            self.log.error("configuration not reloaded, the present one stays")
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
+            self.log.error("configuration not reloaded, the current one stays")
         except Exception:
             self.log.failure("configuration not reloaded")
         else:
@@ -133,55 +133,43 @@ class Daemon(Service):
             self._manager.ready()
 
     def reopen_logs(self) -> None:
-        """SIGUSR1: let rotated files go, and change nothing else."""
+        """SIGUSR1: release rotated files, and change nothing else."""
         try:
-            self._parts.logs.reload(self._parts.config.log)
+            self._components.logs.reopen(self._components.config.log)
         except ConfigError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
+            for line in error.lines:
+                self.log.error("{problem}", problem=line)
         else:
-            self.log.info("log files opened anew")
+            self.log.info("log files reopened")
 
     async def _stop(self) -> None:
-        calls = self._parts.config.calls
-        self._manager.stopping((calls.drain_notice_ms + calls.drain_ms) / 1000 + CLOSING_S)
+        calls = self._components.config.calls
+        self._manager.stopping(calls.drain_notice_s + calls.drain_s + CLOSING_S)
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
         if self._ready:
             await self._drain()
-        await DeferredList([_closed(port) for port in self._ports], consumeErrors=True)
-        await self._parts.stop()
+        closing = [maybeDeferred(port.stopListening) for port in self._ports]
+        await DeferredList(closing, consumeErrors=True)
+        await self._components.stop()
         self._manager.stop()
         self.log.info("middlewared stopped")
-        self._parts.last_words()
+        self._components.logs.stop()
 
     async def _drain(self) -> None:
         """
-        Let held calls finish. The balancer has drain_notice_ms to see /health/ and turn
-        away, then new calls are refused; drain_ms later those still held are told.
+        Let held calls finish. The balancer has drain_notice_ms to notice /health/ and send
+        calls elsewhere, then new calls are refused; drain_ms later all that remain are ended.
         """
-        parts = self._parts
-        calls = parts.config.calls
-        parts.draining = parts.web.closing = True
-        self.log.info("draining, {waiting} calls wait", waiting=parts.ringing.waiting)
-        await self._pause(calls.drain_notice_ms / 1000)
-        parts.ringing.draining = True
-        await parts.until_idle(calls.drain_ms / 1000)
-        parts.abandon()
-        await self._pause(LAST_REPLIES_S)  # the last replies are written in the next turns
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        pause: Deferred[None] = Deferred()
-        self._reactor.callLater(seconds, pause.callback, None)
-        return pause
-
-
-def _closed(port: Any) -> Deferred[Any]:
-    closing = port.stopListening()
-    done: Deferred[Any] = Deferred()
-    if isinstance(closing, Deferred):
-        closing.chainDeferred(done)
-    else:
-        done.callback(None)
-    return done
+        components = self._components
+        calls = components.config.calls
+        components.draining = True
+        components.web.settings.keep_alive = False
+        self.log.info("draining, {waiting} calls wait", waiting=components.ringing.waiting)
+        await deferLater(self._reactor, calls.drain_notice_s)
+        components.ringing.draining = True
+        await components.until_idle(calls.drain_s)
+        components.abandon()
+        # The last replies are written in the next turns.
+        await deferLater(self._reactor, LAST_REPLIES_S)

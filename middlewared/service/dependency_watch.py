@@ -1,7 +1,7 @@
 """
 Whether what we depend on can be reached.
 
-The one invariant: a change is noticed within three seconds, and asking never waits.
+A change is noticed within three seconds; the state that is known is returned at once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Ping = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
 class DependencyWatch:
     """
-    Pings each dependency, a second after the ping before it has ended. A ping that has
-    not ended in :data:`DEADLINE_S` is cancelled, and its dependency down.
+    Pings each dependency, one second after the previous ping has ended. A ping that has not
+    ended after :data:`DEADLINE_S` is cancelled, and its dependency is down.
 
-    :param pings: by the dependency's name; each ends with a ServiceDown when the
-        dependency is away.
+    :param pings: by the dependency's name; each raises ServiceDown when the dependency is
+        away.
     """
 
     log = Logger()
@@ -42,7 +42,7 @@ class DependencyWatch:
         self._stopped = False
 
     def is_up(self, name: str) -> bool | None:
-        """What the last ping said; None for a dependency that is not in use."""
+        """The result of the last ping; None: no such dependency is watched."""
         return self._up.get(name)
 
     def start(self) -> None:

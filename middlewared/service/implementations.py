@@ -1,57 +1,61 @@
 """
-Which implementation of a seam the configuration chooses.
+Which implementation of each seam the configuration chooses::
 
-The configuration names a backend, which is chosen here; no room knows of the alternatives.
+    devices     [database] url      SqliteRegistry, PostgresRegistry
+    rendezvous  [redis] nodes       MemoryRendezvous, RedisRendezvous
+    accounts    [accounts] backend  VoipgridAccounts, HtpasswdAccounts, OpenAccounts, NoAccounts
+    push        [app:...]           in :mod:`.providers`: ApnsProvider, FcmProvider, LegacyProvider
+
+No room knows the alternatives of another, and the configuration only names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
 
 from middlewared.accounts.htpasswd import HtpasswdAccounts, Passwords, read_passwords
-from middlewared.accounts.none import NoAccounts
-from middlewared.accounts.open import OpenAccounts
+from middlewared.accounts.interface import AccountBackend
+from middlewared.accounts.none_and_open import NoAccounts, OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
-from middlewared.devices.interface import DaemonTable, DeviceRegistry
+from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 from middlewared.model import LateAnswer
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.apns.apple_credentials import load_certificate
+from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
 
-AnyRendezvous: TypeAlias = MemoryRendezvous | RedisRendezvous
-Accounts: TypeAlias = VoipgridAccounts | HtpasswdAccounts | NoAccounts | OpenAccounts
+Settings = TypeVar("Settings")
 
 
-class Registry(DeviceRegistry, DaemonTable, Protocol):
-    """A registry that is opened and closed, with the table of the daemons that share it."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+class Database(DeviceRegistry, DaemonHeartbeats, Protocol):
+    """A device registry, with the heartbeats of the daemons that share its database."""
 
 
-def make_registry(config: Config, *, reactor: Any) -> Registry:
-    """The device registry of ``[database]``."""
-    database = config.database
-    path = database.sqlite_file
+def choose_database(config: Config, *, reactor: Any) -> Database:
+    """The database of ``[database]``."""
+    path = config.database.sqlite_file
     if path is not None:
         return SqliteRegistry(path=path, reactor=reactor)
+    database = config.database
     return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
 
 
-def make_rendezvous(
-    config: Config, *, reactor: Any, table: DaemonTable, late: Callable[[LateAnswer], None]
-) -> AnyRendezvous:
+def choose_rendezvous(
+    config: Config, *, reactor: Any, table: DaemonHeartbeats, late: Callable[[LateAnswer], None]
+) -> Rendezvous:
     """
     The rendezvous of ``[redis]``; its connections never go through the proxy.
 
@@ -87,44 +91,39 @@ def redis_tls(redis: RedisSettings) -> ClientTLS:
     return ClientTLS(trust=load_trust(redis.ca_file), certificate=certificate)
 
 
-async def start_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Connect a shared one; it goes on trying when Redis is away."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.start()
-
-
-async def stop_rendezvous(rendezvous: AnyRendezvous) -> None:
-    """Tell all who wait, and disconnect."""
-    if isinstance(rendezvous, RedisRendezvous):
-        await rendezvous.stop()
-    else:
-        rendezvous.stop()
-
-
-def redis_up(rendezvous: AnyRendezvous) -> bool | None:
-    """Whether Redis answers; None: there is none."""
-    return rendezvous.up if isinstance(rendezvous, RedisRendezvous) else None
-
-
-def voipgrid_settings(accounts: AccountSettings) -> VoipgridSettings:
-    """What the account API's client takes from the configuration."""
-    return VoipgridSettings(
-        base_url=accounts.base_url,
-        profile_path=accounts.profile_path,
-        timeout_ms=accounts.timeout_ms,
-        cache_ms=accounts.cache_ms,
-    )
-
-
-def make_endpoints(config: Config, *, reactor: Any) -> TcpEndpoints:
-    """Where outgoing connections begin: straight, or through ``[http_proxy]``."""
+def choose_endpoints(config: Config, *, reactor: Any) -> TcpEndpoints:
+    """Where outgoing connections begin: directly, or through ``[http_proxy]``."""
     url = config.http_proxy.url
     if not url:
         return DirectEndpoints(reactor)
     return ProxyEndpoints(reactor=reactor, proxy=Proxy.from_url(url))
 
 
-def make_accounts(config: Config, *, reactor: Any, client: HttpClient) -> Accounts:
+@attrs.frozen
+class ChosenAccounts(Generic[Settings]):
+    """
+    The account backend of ``[accounts]``.
+
+    ``settings`` reads what the backend takes from the configuration, or raises ConfigError.
+    """
+
+    name: str
+    backend: AccountBackend[Settings]
+    settings: Callable[[AccountSettings], Settings]
+
+    def prepare(self, accounts: AccountSettings) -> Callable[[], None]:
+        """
+        Read what a reload changes; to choose another backend takes a restart.
+
+        :return: puts it into use, and cannot fail.
+        :raises ConfigError: the password file cannot be used.
+        """
+        if accounts.backend != self.name:
+            return lambda: None
+        return partial(self.backend.reconfigure, self.settings(accounts))
+
+
+def choose_accounts(config: Config, *, reactor: Any, client: HttpClient) -> ChosenAccounts[Any]:
     """
     The account backend of ``[accounts]``.
 
@@ -132,51 +131,32 @@ def make_accounts(config: Config, *, reactor: Any, client: HttpClient) -> Accoun
     """
     accounts = config.accounts
     match accounts.backend:
-        case "voipgrid":
-            return VoipgridAccounts(
-                client=client, clock=reactor, settings=voipgrid_settings(accounts)
-            )
-        case "htpasswd":
-            return HtpasswdAccounts(reactor=reactor, settings=_passwords(accounts))
-        case "open":
-            return OpenAccounts()
-        case "none":
-            return NoAccounts()
+        case "voipgrid" as name:
+            voipgrid = VoipgridAccounts(client=client, clock=reactor, settings=_voipgrid(accounts))
+            return ChosenAccounts(name, voipgrid, _voipgrid)
+        case "htpasswd" as name:
+            htpasswd = HtpasswdAccounts(reactor=reactor, settings=_passwords(accounts))
+            return ChosenAccounts(name, htpasswd, _passwords)
+        case "open" as name:
+            return ChosenAccounts(name, OpenAccounts(), _no_settings)
+        case "none" as name:
+            return ChosenAccounts(name, NoAccounts(), _no_settings)
 
 
-def reload_accounts(accounts: Accounts, config: Config) -> None:
-    """
-    Give the present backend the new settings; the choice of another needs a restart.
-
-    :raises ConfigError: the password file cannot be used; nothing has changed.
-    """
-    match accounts:
-        case VoipgridAccounts() if config.accounts.backend == "voipgrid":
-            accounts.settings = voipgrid_settings(config.accounts)
-        case HtpasswdAccounts() if config.accounts.backend == "htpasswd":
-            accounts.settings = _passwords(config.accounts)
-        case _:
-            pass
-
-
-def start_accounts(accounts: Accounts) -> None:
-    """Start what runs of its own."""
-    if isinstance(accounts, HtpasswdAccounts):
-        accounts.start()
-
-
-def stop_accounts(accounts: Accounts) -> None:
-    """Stop what ``start_accounts`` has started."""
-    if isinstance(accounts, HtpasswdAccounts):
-        accounts.stop()
-
-
-def accounts_up(accounts: Accounts) -> bool | None:
-    """Whether the account API's last answer was usable; None: none is asked."""
-    return accounts.up if isinstance(accounts, VoipgridAccounts) else None
+def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
+    return VoipgridSettings(
+        base_url=accounts.base_url,
+        profile_path=accounts.profile_path,
+        timeout_s=accounts.timeout_s,
+        cache_s=accounts.cache_s,
+    )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
-        raise ConfigError(["[accounts] htpasswd: needed by backend htpasswd"])
+        raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
     return read_passwords(accounts.htpasswd)
+
+
+def _no_settings(_: AccountSettings) -> None:
+    return None

@@ -23,16 +23,16 @@ from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
 from middlewared.service.apps import file_problems
 from middlewared.service.certificate_checks import certificate_warnings
-from middlewared.service.collector import FullCollections
 from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
+from middlewared.service.garbage_collector import FullCollections
 from middlewared.service.service_manager import ServiceManager
 
 
 class Options(usage.Options):
     """The options of ``twistd middlewared``."""
 
-    optParameters = [["config", "c", None, "The ini file; without it all defaults hold."]]  # noqa: RUF012
+    optParameters = [["config", "c", None, "The ini file; without it all defaults apply."]]  # noqa: RUF012
 
 
 def makeService(options: Options) -> Daemon:
@@ -42,48 +42,54 @@ def makeService(options: Options) -> Daemon:
     measure_monotonically(reactor)
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
-        parts = Components(reactor=reactor, config=read_all(path))
+        components = Components(reactor=reactor, config=read_all(path))
     except ConfigError as error:
-        _complain(error.problems)
+        _complain(error.lines)
         raise SystemExit(1) from None
 
-    def failed(problems: list[str]) -> None:
-        if parts.config.log.file is not None:  # else the log has shown them
-            _complain(problems)
+    def failed(lines: list[str]) -> None:
+        if components.config.log.file is not None:  # otherwise the log has shown them
+            _complain(lines)
         _leave_with_failure()
 
     daemon = Daemon(
         reactor=reactor,
-        parts=parts,
+        components=components,
         manager=ServiceManager(clock=cast(Clock, reactor), environ=os.environ),
         reread=lambda: read_all(path),
         failed=failed,
     )
     reactor.callWhenRunning(_take_signals, reactor, daemon)
-    collections = FullCollections(clock=cast(Clock, reactor), waiting=lambda: parts.ringing.waiting)
+    collections = FullCollections(
+        clock=cast(Clock, reactor), waiting=lambda: components.ringing.waiting
+    )
     reactor.callWhenRunning(collections.start)
     return daemon
 
 
 def read_all(path: Path | None) -> Config:
     """
-    The configuration, with the files that it names looked at too.
+    The configuration, with the files that it names also checked.
 
     :raises ConfigError: with every problem.
     """
-    inspect = partial(file_problems, now=time.time())
-    return read_config(path, os.environ, inspect, certificate_warnings)
+    return read_config(
+        path,
+        os.environ,
+        find_problems=partial(file_problems, now=time.time()),
+        find_warnings=certificate_warnings,
+    )
 
 
-def _complain(problems: list[str]) -> None:
-    for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201
+def _complain(lines: list[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 def _take_signals(reactor: Any, daemon: Daemon) -> None:
     """
-    Make SIGTERM and SIGINT a drain that ends with exit code 0 (twistd would die of the
-    signal itself after stopping), SIGHUP a reload, and SIGUSR1 the end of rotated logs.
+    Make SIGTERM and SIGINT a drain that ends with exit code 0 (after stopping, twistd would
+    kill itself with the signal), SIGHUP a reload, and SIGUSR1 the release of rotated logs.
     """
 
     def stop(*_: object) -> None:
@@ -96,7 +102,7 @@ def _take_signals(reactor: Any, daemon: Daemon) -> None:
 
 
 def _leave_with_failure() -> None:
-    """Make the exit code 1 once all is stopped: twistd itself knows no failed end."""
+    """Make the exit code 1 once all is stopped; twistd has no exit code for a failed start."""
 
     def leave() -> None:
         sys.stdout.flush()

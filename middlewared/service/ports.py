@@ -1,7 +1,7 @@
 """
 The ports the daemon listens at.
 
-A port that cannot be had is named by its key in the configuration. Unix sockets are for the
+A port that cannot be opened is named by its key in the configuration. Unix sockets are for the
 daemon's user and group unless configured otherwise.
 """
 
@@ -15,10 +15,10 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from middlewared.config.listen import arguments, behind_proxy
-from middlewared.errors import MiddlewaredError
+from middlewared.config.endpoint_descriptions import arguments, behind_proxy
+from middlewared.errors import ConfigError, Problem
+from middlewared.networks import Network
 from middlewared.service.proxy_protocol import ProxiedFactory
-from middlewared.web.settings import Network
 
 _UNIX_MODE = "660"
 
@@ -28,22 +28,21 @@ BACKLOG = 4096
 MOST_ACCEPTS = 100
 """Connections that a port accepts in one turn of the reactor; the others wait in the backlog."""
 
-# The place of the backlog in a description that names no arguments; the type is 0.
+# The position of the backlog in a description without named arguments; the type is at 0.
 _BACKLOG_PLACE = {"tcp": 3, "tcp6": 2, "ssl": 6, "unix": 3}
-
-
-class PortDown(MiddlewaredError):
-    """A configured port cannot be listened at; the text is a finished line."""
 
 
 @attrs.frozen
 class Listener:
     """
-    One listening face: ``key`` is where its endpoints stand in the configuration
-    ("[http] listen"), ``name`` its word in the log, ``factory`` serves what connects,
-    ``trusted`` gives the networks whose PROXY headers are believed.
+    What is served at some endpoints.
+
+    ``section`` and ``key`` are where they are configured, ``name`` is their word in the log,
+    ``factory`` serves connections, and ``trusted`` gives the networks whose PROXY headers are
+    trusted.
     """
 
+    section: str
     key: str
     name: str
     endpoints: Sequence[str]
@@ -51,19 +50,20 @@ class Listener:
     trusted: Callable[[], Sequence[Network]] = tuple
 
 
-async def listen(reactor: Any, face: Listener) -> list[IListeningPort]:
+async def listen(reactor: Any, listener: Listener) -> list[IListeningPort]:
     """
-    Listen at all endpoints of ``face``.
+    Listen at all endpoints of ``listener``.
 
-    :raises PortDown: busy, not permitted, no such address, unreadable certificate, or a
+    :raises ConfigError: busy, not permitted, no such address, unreadable certificate, or a
         socket that systemd did not pass.
     """
     ports = []
-    for description in face.endpoints:
+    for description in listener.endpoints:
         try:
-            ports.append(await _listen(reactor, description, face))
+            ports.append(await _listen(reactor, description, listener))
         except (CannotListenError, OSError, ValueError, LookupError) as error:
-            raise PortDown(f"{face.key}: cannot listen at {description}: {_why(error)}") from error
+            what = f"cannot listen at {description}: {_why(error)}"
+            raise ConfigError([Problem(listener.section, listener.key, what)]) from error
     return ports
 
 
@@ -79,12 +79,12 @@ def with_backlog(description: str) -> str:
     return f"{description}:backlog={BACKLOG}"
 
 
-async def _listen(reactor: Any, description: str, face: Listener) -> IListeningPort:
-    factory = face.factory
+async def _listen(reactor: Any, description: str, listener: Listener) -> IListeningPort:
+    factory = listener.factory
     if behind_proxy(description):
-        # Twisted's own endpoint believes everyone.
+        # Twisted's own endpoint believes every header.
         description = description.partition(":")[2]
-        factory = ProxiedFactory(served=factory, trusted=face.trusted)
+        factory = ProxiedFactory(served=factory, trusted=listener.trusted)
     endpoint = serverFromString(reactor, with_backlog(_with_mode(description)))
     port: IListeningPort = await endpoint.listen(factory)
     bound_accepts(port)
@@ -95,8 +95,8 @@ def bound_accepts(port: Any) -> None:
     """
     Accept at most :data:`MOST_ACCEPTS` connections a turn at ``port``.
 
-    Twisted raises its own number (``numberAccepts``) with each turn in which it was reached,
-    so that under a flood of connections turns would take ever longer.
+    Twisted raises its own limit (``numberAccepts``) after each turn that reached it, so under a
+    flood of connections turns would take longer and longer.
     """
     accept = port.doRead
 
@@ -108,15 +108,15 @@ def bound_accepts(port: Any) -> None:
 
 
 def _with_mode(description: str) -> str:
-    """The mode of a unix socket that has none; Twisted's default lets everyone connect."""
-    said = arguments(description)
-    if said[0] != "unix" or "mode" in said or 2 in said:
+    """Give a unix socket a mode unless it has one; Twisted's default lets everyone connect."""
+    given = arguments(description)
+    if given[0] != "unix" or "mode" in given or 2 in given:
         return description
     return f"{description}:mode={_UNIX_MODE}"
 
 
 def addresses(name: str, ports: Sequence[Any]) -> str:
-    """The addresses of a face for the log, the port numbers being the real ones."""
+    """The addresses of a listener for the log, with the real port numbers."""
     return " ".join(f"{name}={_address(port.getHost())}" for port in ports)
 
 

@@ -1,7 +1,7 @@
 """
-Making the provider of each app, and keeping those that a reload leaves as they are.
+Creating the provider of each app, and keeping those that a reload does not change.
 
-The one invariant: a provider is replaced only if its settings or credentials have changed.
+A provider is replaced only if its settings or credentials have changed.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 
 from middlewared.clock import Clock
 from middlewared.config import AndroidApp, AppleApp
+from middlewared.metrics import Metrics
 from middlewared.model import Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
@@ -25,35 +26,20 @@ from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.google.fcm import FcmProvider
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.google.service_account import ServiceAccount
-from middlewared.push.http2.paths import Paths
-from middlewared.push.instrumented import InstrumentedProvider, Judged, PushMetrics
+from middlewared.push.http2.pool import HostPools
+from middlewared.push.instrumented import InstrumentedProvider, OnResult
 from middlewared.push.interface import PushProvider, Resend
 from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp
 from middlewared.service.certificate_checks import sends_alerts
 
 
-class ProviderMetrics(PushMetrics, Protocol):
-    """Counts pushes and measures paths; implemented by :class:`middlewared.metrics.Metrics`."""
-
-    def provider_ping(self, app: str, environment: str, seconds: float) -> None:
-        """A PING to a provider was answered after ``seconds``."""
-
-
-@runtime_checkable
-class Connected(Protocol):
-    """A provider that reports its connections."""
-
-    def connection_states(self) -> Mapping[tuple[str, str], int]:
-        """How many connections there are for each (environment, state)."""
-
-
 class Providers:
     """
     Creates the routes of loaded apps.
 
-    :param endpoints: where every connection to a provider begins.
-    :param judged: notified of every verdict.
+    :param endpoints: of every connection to a provider.
+    :param on_result: called with every result.
     """
 
     def __init__(
@@ -62,32 +48,33 @@ class Providers:
         reactor: Any,
         clock: Clock,
         endpoints: TcpEndpoints,
-        metrics: ProviderMetrics,
-        judged: Judged = lambda *_: None,
+        metrics: Metrics,
+        on_result: OnResult = lambda *_: None,
     ) -> None:
-        self._judged = judged
+        self._on_result = on_result
         self._reactor = reactor
         self._clock = clock
         self._endpoints = endpoints
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
-        self._paths = Paths()
-        self._made: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
+        self._host_pools = HostPools()
+        self._current: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
-        """The routes of ``apps``; their providers are started by whoever uses them."""
-        before, self._made = self._made, {}
-        routes = {}
+        """The routes of ``apps``; the caller starts their providers."""
+        current, routes = {}, {}
         for key, loaded in apps.items():
-            known, provider = before.get(key, (None, None))
-            if known is None or provider is None or _substance(known) != _substance(loaded):
+            known, provider = self._current.get(key, (None, None))
+            same = known is not None and _provider_settings(known) == _provider_settings(loaded)
+            if provider is None or not same:
                 provider = self._instrumented(loaded)
-            self._made[key] = (loaded, provider)
+            current[key] = (loaded, provider)
             routes[key] = InstrumentedRoute(
                 provider=provider,
                 resend=Resend(loaded.app.resend),
                 lost_account_notice=_notifies(loaded),
             )
+        self._current = current
         return routes
 
     def apns_connections(self) -> dict[tuple[str, str, str], int]:
@@ -95,23 +82,23 @@ class Providers:
         return self._connections(Platform.APNS)
 
     def provider_connections(self) -> dict[tuple[str, str, str], int]:
-        """Connections of all providers that report them, by app, environment and state."""
+        """Connections of all providers, by app, environment and state."""
         return self._connections(*Platform)
 
     def _connections(self, *platforms: Platform) -> dict[tuple[str, str, str], int]:
         counts: Counter[tuple[str, str, str]] = Counter()
-        for (app, platform), (_, instrumented) in self._made.items():
-            if platform in platforms and isinstance(instrumented.provider, Connected):
-                for state, count in instrumented.provider.connection_states().items():
+        for (app, platform), (_, provider) in self._current.items():
+            if platform in platforms:
+                for state, count in provider.connection_states().items():
                     counts[app, *state] += count
         return dict(counts)
 
     def credential_expiry(self) -> dict[AppKey, float]:
-        """When credentials end, in epoch seconds; those without an end are left out."""
+        """When credentials expire, in epoch seconds; those that do not are left out."""
         return {
-            key: loaded.not_after
-            for key, (loaded, _) in self._made.items()
-            if loaded.not_after is not None
+            key: expiry
+            for key, (_, provider) in self._current.items()
+            if (expiry := provider.credential_expiry) is not None
         }
 
     def _instrumented(self, loaded: LoadedApp) -> InstrumentedProvider:
@@ -121,7 +108,7 @@ class Providers:
             metrics=self._metrics,
             app=loaded.app.app,
             platform=loaded.app.platform,
-            judged=self._judged,
+            on_result=self._on_result,
         )
 
     def _provider(self, loaded: LoadedApp) -> PushProvider:
@@ -169,8 +156,8 @@ class Providers:
                 connections=app.connections,
                 sandbox_credentials=loaded.sandbox_credentials,
             ),
-            paths=self._paths,
-            measured=partial(self._metrics.provider_ping, app.app),
+            host_pools=self._host_pools,
+            on_round_trip=partial(self._metrics.provider_ping, app.app),
         )
 
 
@@ -182,8 +169,8 @@ def _notifies(loaded: LoadedApp) -> bool:
     return app.lost_account_notice
 
 
-def _substance(loaded: LoadedApp) -> LoadedApp:
-    """What determines a provider: all but the settings of its route and of registrations."""
+def _provider_settings(loaded: LoadedApp) -> LoadedApp:
+    """The app without the settings that do not concern its provider."""
     app = attrs.evolve(
         loaded.app, resend="auto", lost_account_notice=True, accounts_per_token="one"
     )

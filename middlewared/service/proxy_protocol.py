@@ -1,8 +1,9 @@
 """
 Ports of balancers that speak the PROXY protocol.
 
-A PROXY header says who connected to the proxy, and is believed only from trusted proxies.
-Everyone else's client is unknown: in no network, and never a proxy itself.
+A PROXY header names the client that connected to the proxy, and is believed only from
+trusted proxies. The client behind any other is unknown: in no network, and never a proxy
+itself.
 """
 
 # Most of twisted.protocols has no annotations.
@@ -16,8 +17,8 @@ from typing import Any, Final
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 
-from middlewared.web.networks import peer_address, within
-from middlewared.web.settings import Network
+from middlewared.networks import Network
+from middlewared.web.client_address import peer_address, within
 
 UNKNOWN: Final = IPv4Address("TCP", "unknown", 0)
 
@@ -27,7 +28,7 @@ class _Proxied(HAProxyProtocolWrapper):
     transport: Any
 
     def getPeer(self) -> Any:
-        """Asked with each request, since a reload may change who is trusted."""
+        """Called for each request, since a reload may change which proxies are trusted."""
         own = self.transport.getPeer()
         if not within(peer_address(getattr(own, "host", None)), self.factory.trusted()):
             return UNKNOWN
@@ -42,7 +43,7 @@ class ProxiedFactory(HAProxyWrappingFactory):
     """
     Serves connections that begin with a PROXY header.
 
-    :param trusted: gives the present networks of trusted proxies.
+    :param trusted: gives the current networks of trusted proxies.
     """
 
     protocol: Any = _Proxied

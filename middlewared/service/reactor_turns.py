@@ -1,10 +1,10 @@
 """
 Where the reactor's turns begin and end.
 
-Twisted has no hook for it, so the poller is wrapped: a turn ends when the reactor asks for
-ready sockets and the next begins when it has got them. ``_poller`` is private to
-:class:`twisted.internet.epollreactor.EPollReactor`; tests/test_service_turns.py notices when
-it is not there any more.
+Twisted has no hook for this, so the poller is wrapped: a turn ends when the reactor asks for
+ready sockets, and the next begins when it has them. ``_poller`` is private to
+:class:`twisted.internet.epollreactor.EPollReactor`; tests/test_service_turns.py fails when
+it is gone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class _Poller:
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         self._turn_ended()
-        # Asked apart from waiting: how long a wait took does not tell whether there was
-        # nothing to do, since a process may be stopped in the middle of it.
+        # First without waiting: the duration of a wait does not show whether there was nothing
+        # to do, since a process may be stopped in the middle of it.
         ready: list[tuple[int, int]] = self._poll(0, maxevents)
         idle = not ready
         if idle and timeout:
@@ -47,9 +47,9 @@ def watch_turns(
     """
     Call ``turn_ended`` before each wait for sockets and ``turn_began`` after it.
 
-    ``turn_began`` is given whether the reactor was idle: no socket was ready at first.
+    ``turn_began`` receives whether the reactor was idle: no socket was ready at first.
 
-    A reactor that is not Linux's epoll reactor is left alone, with a warning.
+    A reactor other than Linux's epoll reactor is left alone, with a warning.
     """
     poller = getattr(reactor, "_poller", None)
     if poller is None:

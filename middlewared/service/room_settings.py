@@ -1,7 +1,5 @@
 """
-What each room takes from the configuration, as the frozen settings it is given.
-
-Milliseconds become seconds here and nowhere else.
+What each room takes from the configuration, as frozen settings.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from collections.abc import Callable, Mapping
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import Config
-from middlewared.devices.cache import CacheSettings
+from middlewared.devices.cached_registry import CacheSettings
 from middlewared.web.settings import WebSettings
 
 
@@ -19,13 +17,13 @@ def ringing_settings(config: Config) -> RingingSettings:
     """What the calls room takes from the configuration."""
     calls = config.calls
     return RingingSettings(
-        wait_s=calls.roundtrip_wait_ms / 1000,
+        wait_s=calls.roundtrip_wait_s,
         max_waiting=calls.max_waiting,
         waking=WakingSettings(
             calls.response_api,
-            calls.resend_interval_ms / 1000,
+            calls.resend_interval_s,
             silent_calls=calls.silent_calls,
-            silent_wait_s=calls.silent_wait_ms / 1000,
+            silent_wait_s=calls.silent_wait_s,
         ),
     )
 
@@ -41,8 +39,8 @@ def web_settings(config: Config) -> WebSettings:
             key for key, app in config.apps.items() if app.accounts_per_token == "many"
         ),
         max_body_bytes=http.max_body_bytes,
-        request_timeout_s=http.request_timeout_ms / 1000,
-        idle_timeout_s=http.idle_timeout_ms / 1000,
+        request_timeout_s=http.request_timeout_s,
+        idle_timeout_s=http.idle_timeout_s,
         max_connections=http.max_connections,
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
@@ -51,10 +49,10 @@ def web_settings(config: Config) -> WebSettings:
 
 def cache_settings(config: Config) -> CacheSettings:
     """What the devices room takes from the configuration."""
-    return CacheSettings(keep_ms=config.database.device_cache_ms)
+    return CacheSettings(keep_s=config.database.device_cache_s)
 
 
-# Keys that are read once: the parts they make stay for the life of the process.
+# Keys that are read once: the objects made from them stay for the life of the process.
 _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
@@ -67,6 +65,6 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
 }
 
 
-def needing_restart(present: Config, new: Config) -> list[str]:
+def needing_restart(current: Config, new: Config) -> list[str]:
     """The sections and keys that differ and that a reload does not change."""
-    return [key for key, value in _FIXED.items() if value(present) != value(new)]
+    return [key for key, value in _FIXED.items() if value(current) != value(new)]

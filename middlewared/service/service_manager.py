@@ -1,8 +1,7 @@
 """
-What the service manager is told: ready, reloading, stopping, alive (sd_notify(3)).
+Notifications to the service manager: ready, reloading, stopping, alive (sd_notify(3)).
 
-The one invariant: telling never blocks and never fails the daemon; where nobody listens
-nothing is sent.
+They never block the daemon and never make it fail; without a service manager none are sent.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from middlewared.clock import Clock, DelayedCall
 
 class ServiceManager:
     """
-    systemd, or who speaks its protocol.
+    systemd, or another one that uses its protocol.
 
-    :param environ: NOTIFY_SOCKET says where, WATCHDOG_USEC how often it must hear of us.
+    :param environ: NOTIFY_SOCKET is the address of notifications, WATCHDOG_USEC the longest
+        time between two signs of life.
     """
 
     log = Logger()
@@ -35,30 +35,30 @@ class ServiceManager:
         self._timer: DelayedCall | None = None
 
     def ready(self) -> None:
-        """Calls are accepted, or a reload has ended; the watchdog is fed from now on."""
-        self._tell("READY=1")
+        """Calls are accepted, or a reload has ended; starts to feed the watchdog."""
+        self._notify("READY=1")
         if self._watchdog_s and self._timer is None:
             self._feed()
 
     def reloading(self) -> None:
-        """A reload begins; ``ready`` ends it, whether it was taken or refused."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """A reload begins; ``ready`` ends it, whether it was accepted or refused."""
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, longest_s: float) -> None:
-        """The end begins; it takes ``longest_s`` at most."""
-        self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(longest_s * 1e6)}")
+        """The daemon begins to stop, which takes ``longest_s`` at most."""
+        self._notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(longest_s * 1e6)}")
 
     def stop(self) -> None:
-        """Feed no more."""
+        """Stop feeding the watchdog."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def _feed(self) -> None:
-        self._tell("WATCHDOG=1")
-        # In the reactor, so that a reactor that hangs is noticed.
+        self._notify("WATCHDOG=1")
+        # By the reactor, so that a reactor that hangs is noticed.
         self._timer = self._clock.callLater(self._watchdog_s / 2, self._feed)
 
-    def _tell(self, state: str) -> None:
+    def _notify(self, state: str) -> None:
         if not self._address:
             return
         try:
@@ -70,7 +70,7 @@ class ServiceManager:
 
 
 def _watchdog_usec(environ: Mapping[str, str]) -> int:
-    """0: no watchdog, or it is another process's (sd_watchdog_enabled(3))."""
+    """0: no watchdog, or the watchdog of another process (sd_watchdog_enabled(3))."""
     usec = environ.get("WATCHDOG_USEC", "")
     mine = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(usec) if mine and usec.isascii() and usec.isdigit() else 0

@@ -1,10 +1,10 @@
 """
 The peers of the daemon, for demo, tests and benchmarks.
 
-Servers: ``apple`` (APNs), ``google`` (OAuth, FCM, GCM), ``accounts``. Their clients'
-side: ``phone``, ``pbx``. Credentials: ``certificates``. ``python -m
-middlewared.simulator`` runs the servers in a process of their own.
+Servers: ``apple`` (APNs), ``google_server`` (OAuth, FCM, GCM), ``accounts_server``; ``scripts``
+orders their faults. Clients: ``phone``, ``pbx``. Credentials: ``certificates``.
+``python -m middlewared.simulator`` runs the servers in a process of their own.
 
-The one invariant: nothing here uses the daemon's own push code, because only an
+Nothing here uses the daemon's own push code, because only an
 independent peer finds its faults.
 """

@@ -1,8 +1,8 @@
 """
 Simulator: Apple, Google and the account API in a process of their own.
 
-The one invariant: one JSON line on standard output says where everything is, once all
-of it listens; on SIGTERM a second line says what was seen.
+One JSON line on standard output shows where everything is, once all
+of it listens; on SIGTERM a second line shows what was seen.
 """
 
 from __future__ import annotations
@@ -16,17 +16,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from middlewared.simulator import apple, http1_server
 from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.answering import Answering
-from middlewared.simulator.apple import AppleServer, Behaviour
-from middlewared.simulator.certificates import (
-    Authority,
-    IssuedServiceAccount,
-    ProviderKey,
-    write_provider_key,
-    write_service_account,
-)
+from middlewared.simulator.apple.faults import Behaviour
+from middlewared.simulator.apple.server import AppleServer
+from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
@@ -38,15 +32,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m middlewared.simulator", description=__doc__)
     add = parser.add_argument
-    add("--folder", type=Path, help="where credentials are written; default: a temporary one")
     add("--answer-ms", type=float, help="phones answer every call after this delay")
     add("--answer-at", nargs="*", default=[], help="host:port of daemons that take turns")
     add("--silent", default="", help="phones whose token ends in one of these do not answer")
-    add("--unavailable", action="store_true", help="phones answer that they are not available")
-    add("--apns-delay-ms", type=float, default=0, help="Apple answers after this delay")
-    add("--google-delay-ms", type=float, default=0, help="Google answers after this delay")
     add("--google-https", action="store_true", help="Google and the accounts speak https")
-    add("--keep", type=int, default=0, help="how many pushes are remembered")
     return parser.parse_args(arguments)
 
 
@@ -64,7 +53,6 @@ class World:
             self._answering = Answering(
                 reactor=reactor,
                 delay_s=options.answer_ms / 1000,
-                available=not options.unavailable,
                 at=options.answer_at,
                 silent=options.silent,
             )
@@ -77,7 +65,7 @@ class World:
                 environment=environment,
                 behaviour=Behaviour(validate_headers=False),
                 listener=self._answering,
-                keep=options.keep,
+                keep=0,
             )
             for environment in ("production", "sandbox")
         }
@@ -87,7 +75,7 @@ class World:
             certificate=certificate,
             api_keys=[API_KEY],
             listener=self._answering,
-            keep=options.keep,
+            keep=0,
         )
         self._accounts = AccountsServer(
             reactor=reactor, certificate=certificate, numbers_are_accounts=True
@@ -97,13 +85,6 @@ class World:
             self._google,
             self._accounts,
         ]
-        self._delay(options)
-
-    def _delay(self, options: argparse.Namespace) -> None:
-        for server in self._apples.values() if options.apns_delay_ms else ():
-            server.scripts.for_all(apple.Delay(options.apns_delay_ms / 1000))
-        if options.google_delay_ms:
-            self._google.scripts.for_all(http1_server.HttpDelay(options.google_delay_ms / 1000))
 
     async def start(self) -> dict[str, Any]:
         """Start all; gives the addresses and files that a configuration needs."""
@@ -113,7 +94,10 @@ class World:
         self._google.trust(account)
         return {
             **{f"apns_{name}_url": server.url for name, server in self._apples.items()},
-            **_describe(self._key, account),
+            "apns_key_file": str(self._key.path),
+            "apns_key_id": self._key.key_id,
+            "apns_team_id": self._key.team_id,
+            "service_account": str(account.path),
             "ca_file": str(self._authority.certificate),
             "apns_certificate": str(self._client),
             "google_url": self._google.url,
@@ -146,23 +130,14 @@ def _summary(record: Record[Any]) -> dict[str, Any]:
     }
 
 
-def _describe(key: ProviderKey, account: IssuedServiceAccount) -> dict[str, str]:
-    return {
-        "apns_key_file": str(key.path),
-        "apns_key_id": key.key_id,
-        "apns_team_id": key.team_id,
-        "service_account": str(account.path),
-    }
-
-
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     options = parse_arguments(sys.argv[1:])
-    with tempfile.TemporaryDirectory() as temporary:
-        world = World(reactor=reactor, folder=options.folder or Path(temporary), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(reactor=reactor, folder=Path(folder), options=options)
 
         async def start() -> None:
             try:

@@ -1,21 +1,20 @@
 """
 Simulator: VoIPGRID's account API, as far as the daemon asks it.
 
-The one invariant: an answer is about the Authorization header of the very request; a
+An answer is about the Authorization header of the very request; a
 header that belongs to no account is 401.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+import attrs
+
+from middlewared.basic_auth import decode_basic, encode_basic
 from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, Received, json_reply
-from middlewared.simulator.listening import LOOPBACK
 from middlewared.simulator.scripts import Scripts
 
 PROFILE_PATH = "/api/permission/systemuser/profile/"
@@ -25,7 +24,11 @@ _ACCOUNT = re.compile(re.escape(_ACCOUNT_PATH) + r"(\d+)/")
 
 def basic(user: str, password: str) -> str:
     """Make the Authorization header of RFC 7617."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    return encode_basic(user, password).decode()
+
+
+def _by_header(accounts: Mapping[str | tuple[str, str], int | None]) -> dict[str, int | None]:
+    return {key if isinstance(key, str) else basic(*key): n for key, n in accounts.items()}
 
 
 def profile(app_account: Any) -> HttpReply:
@@ -38,6 +41,7 @@ def redirect(location: str) -> HttpReply:
     return HttpReply(302, headers=(("Location", location),))
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class AccountsServer(HttpServer):
     """
     The account API.
@@ -49,27 +53,13 @@ class AccountsServer(HttpServer):
         speaks for; None: an account without an app account. May be changed at any time
         through the attribute ``accounts``.
     :param numbers_are_accounts: a Basic user name that is a number speaks for that
-        number, whatever the password (benchmarks have many accounts).
+        number and any password (benchmarks have many accounts).
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        accounts: Mapping[str | tuple[str, str], int | None] | None = None,
-        numbers_are_accounts: bool = False,
-        certificate: Path | None = None,
-        interface: str = LOOPBACK,
-        port: int = 0,
-    ) -> None:
-        super().__init__(reactor=reactor, certificate=certificate, interface=interface, port=port)
-        self.scripts: Scripts[HttpStep] = Scripts()
-        self.account_scripts: Scripts[HttpStep] = Scripts()
-        self.accounts = {
-            key if isinstance(key, str) else basic(*key): sip_user_id
-            for key, sip_user_id in (accounts or {}).items()
-        }
-        self._numbers_are_accounts = numbers_are_accounts
+    accounts: dict[str, int | None] = attrs.field(factory=dict, converter=_by_header)
+    _numbers_are_accounts: bool = False
+    scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
+    account_scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
 
     def plan(self, received: Received) -> Iterator[HttpStep]:
         """Answer for whom the header speaks, or 401."""
@@ -97,8 +87,5 @@ class AccountsServer(HttpServer):
         if authorization in self.accounts or not self._numbers_are_accounts:
             return self.accounts.get(authorization)
         scheme, _, encoded = authorization.partition(" ")
-        try:
-            user = base64.b64decode(encoded, validate=True).partition(b":")[0]
-        except binascii.Error:
-            return None
-        return int(user) if scheme == "Basic" and user.isdigit() else None
+        user, _ = decode_basic(encoded) or ("", "")
+        return int(user) if scheme == "Basic" and user.isdecimal() else None

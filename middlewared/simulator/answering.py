@@ -1,7 +1,7 @@
 """
 Simulator: phones that answer every call, fast enough for benchmarks.
 
-The one invariant: an answer waits for no other one. Each has a connection to itself, kept
+An answer waits for no other one. Each has a connection to itself, kept
 for a later answer; above the bound of connections an answer is not sent.
 
 HTTP is written by hand because a general client costs more than the daemon it would
@@ -10,10 +10,12 @@ measure. Answers are read only as far as their status.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -22,14 +24,14 @@ from twisted.python.failure import Failure
 
 from middlewared.background import Background
 from middlewared.clock import DelayedCall
-from middlewared.simulator.apple.received_push import ReceivedPush
-from middlewared.simulator.google_rules import GooglePush
+from middlewared.simulator.record import AnyPush
 
 MAX_CONNECTIONS = 4000
 ANSWER_TIMEOUT_S = 5.0
-_Told = Callable[[int], None]
+_OnStatus = Callable[[int], None]
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Answering:
     """
     Answers call pushes of any token at their response_api (http only).
@@ -43,28 +45,18 @@ class Answering:
     :param silent: phones whose token ends in one of these characters do not answer.
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        delay_s: float,
-        available: bool = True,
-        at: Sequence[str] = (),
-        silent: str = "",
-    ) -> None:
-        self.statuses: dict[int, int] = {}
-        self._reactor = reactor
-        self._delay_s = delay_s
-        self._available = "true" if available else "false"
-        self._at = list(at)
-        self._silent = silent
-        self._turn = 0
-        self._lines: dict[str, _Line] = {}
-        self._calls: set[DelayedCall] = set()
+    _reactor: Any
+    _delay_s: float
+    _at: Sequence[str] = ()
+    _silent: str = ""
+    statuses: Counter[int] = attrs.field(factory=Counter, init=False)
+    _turn: int = attrs.field(default=0, init=False)
+    _lines: dict[str, _Line] = attrs.field(factory=dict, init=False)
+    _calls: set[DelayedCall] = attrs.field(factory=set, init=False)
 
-    def __call__(self, push: ReceivedPush | GooglePush) -> None:
+    def __call__(self, push: AnyPush) -> None:
         """Answer a push after the delay."""
-        data = push.payload if isinstance(push, ReceivedPush) else push.data
+        data = push.data
         if "response_api" not in data or push.token[-1] in self._silent:
             return
 
@@ -85,9 +77,7 @@ class Answering:
 
     def _answer(self, url: str, unique_key: str, start: object) -> None:
         parts = urlsplit(url)
-        body = (
-            f"unique_key={quote(unique_key)}&message_start_time={start}&available={self._available}"
-        )
+        body = f"unique_key={quote(unique_key)}&message_start_time={start}&available=true"
         request = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -96,14 +86,14 @@ class Answering:
         self._turn += 1
         self._send(request, self._at or [parts.netloc], self._turn, 0)
 
-    def _send(self, request: bytes, addresses: list[str], turn: int, tried: int) -> None:
-        def told(status: int) -> None:
+    def _send(self, request: bytes, addresses: Sequence[str], turn: int, tried: int) -> None:
+        def on_status(status: int) -> None:
             if status in (0, 503) and tried + 1 < len(addresses):
                 self._send(request, addresses, turn, tried + 1)
             else:
-                self.statuses[status] = self.statuses.get(status, 0) + 1
+                self.statuses[status] += 1
 
-        self._line(addresses[(turn + tried) % len(addresses)]).send(request, told)
+        self._line(addresses[(turn + tried) % len(addresses)]).send(request, on_status)
 
     def _line(self, address: str) -> _Line:
         line = self._lines.get(address)
@@ -127,15 +117,15 @@ class _Line:
         self._askers: set[_Asker] = set()
         self._connecting = 0
 
-    def send(self, request: bytes, told: _Told) -> None:
-        """Send on an idle connection or a new one; ``told`` gets the status."""
+    def send(self, request: bytes, on_status: _OnStatus) -> None:
+        """Send on an idle connection or a new one; ``on_status`` gets the status."""
         if self._idle:
-            self._idle.pop().ask(request, told)
+            self._idle.pop().ask(request, on_status)
         elif len(self._askers) + self._connecting < MAX_CONNECTIONS:
             self._connecting += 1
-            self._background.run(self._connect(request, told))
+            self._background.run(self._connect(request, on_status))
         else:
-            told(0)
+            on_status(0)
 
     def free(self, asker: _Asker) -> None:
         """A connection has its answer."""
@@ -154,67 +144,67 @@ class _Line:
         for asker in list(self._askers):
             await asker.stop()
 
-    async def _connect(self, request: bytes, told: _Told) -> None:
+    async def _connect(self, request: bytes, on_status: _OnStatus) -> None:
         try:
             asker = await self._endpoint.connect(self._factory)
         except (ConnectError, DNSLookupError):
-            told(0)
+            on_status(0)
             return
         finally:
             self._connecting -= 1
         self._askers.add(asker)
-        asker.ask(request, told)
+        asker.ask(request, on_status)
 
 
 class _Asker(Protocol):
     """One kept connection."""
 
+    transport: Any
+
     def __init__(self, line: _Line, reactor: Any) -> None:
         self._line = line
         self._reactor = reactor
         self._unread = b""
-        self._told: _Told | None = None
+        self._on_status: _OnStatus | None = None
         self._limit: DelayedCall | None = None
         self._ended: Deferred[None] = Deferred()
 
-    def ask(self, request: bytes, told: _Told) -> None:
-        """Send a request; ``told`` gets the status, 0 when there is none in time."""
-        transport: Any = self.transport
-        self._told = told
+    def ask(self, request: bytes, on_status: _OnStatus) -> None:
+        """Send a request; ``on_status`` gets the status, 0 when there is none in time."""
+        self._on_status = on_status
         self._unread = b""
-        self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, transport.abortConnection)
-        transport.write(request)
+        self._limit = self._reactor.callLater(ANSWER_TIMEOUT_S, self.transport.abortConnection)
+        self.transport.write(request)
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
-        if self._told is not None and _is_whole(self._unread):
-            told = self._finish()
+        if self._on_status is not None and _is_whole(self._unread):
+            on_status = self._finish()
             self._line.free(self)
-            told(int(self._unread[9:12]))
+            on_status(int(self._unread[9:12]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
         self._line.lost(self)
-        if self._told is not None:
+        if self._on_status is not None:
             self._finish()(0)
         self._ended.callback(None)
 
     async def stop(self) -> None:
         """Reset the connection."""
-        transport: Any = self.transport
-        if self._told is not None:
+        if self._on_status is not None:
             self._finish()
-        transport.abortConnection()
+        self.transport.abortConnection()
         await self._ended
 
-    def _finish(self) -> _Told:
-        """No request is under way any more; who hears of its status."""
-        told, limit = self._told, self._limit
-        assert told is not None
+    def _finish(self) -> _OnStatus:
+        """End the request; gives the function that takes its status."""
+        on_status, limit = self._on_status, self._limit
+        assert on_status is not None
         assert limit is not None
         if limit.active():
             limit.cancel()
-        self._told = self._limit = None
-        return told
+        self._on_status = self._limit = None
+        return on_status
 
 
 def _is_whole(answer: bytes) -> bool:

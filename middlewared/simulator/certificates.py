@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -74,9 +74,7 @@ class Authority:
         self._folder = folder
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = x509.Name(
-            [x509.NameAttribute(NameOID.COMMON_NAME, f"middlewared simulator {name}")]
-        )
+        self._subject = x509.Name.from_rfc4514_string(f"CN=middlewared simulator {name}")
         builder = self._builder(self._subject, self._key, Validity(to_days=365))
         certificate = (
             builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -87,15 +85,11 @@ class Authority:
         """The PEM file to trust (a ``ca_file``)."""
 
     def server(
-        self,
-        *,
-        name: str = "server",
-        hosts: Sequence[str] = LOOPBACK,
-        validity: Validity = VALID,
+        self, *, name: str = "server", hosts: Sequence[str] = LOOPBACK, validity: Validity = VALID
     ) -> Path:
         """Issue a server certificate for ``hosts``; the PEM file has certificate and key."""
         alternatives = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+        subject = x509.Name.from_rfc4514_string(f"CN={hosts[0]}")
         usage = ExtendedKeyUsageOID.SERVER_AUTH
         return self._issue(name, subject, validity, usage, [alternatives])
 
@@ -113,14 +107,8 @@ class Authority:
         :param extensions: extra ones, as from :func:`apple_extensions`; a relay's
             certificate has none.
         """
-        subject = x509.Name(
-            [
-                x509.NameAttribute(NameOID.USER_ID, topic),
-                x509.NameAttribute(
-                    NameOID.COMMON_NAME, f"VoIP Services: {topic.removesuffix('.voip')}"
-                ),
-            ]
-        )
+        service = f"VoIP Services: {topic.removesuffix('.voip')}"
+        subject = x509.Name.from_rfc4514_string(f"UID={topic},CN={service}")
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
         return self._issue(name, subject, validity, usage, extensions)
 

@@ -1,7 +1,7 @@
 """
-A real daemon in a process of its own, for whoever plays its peers.
+A real daemon in a process of its own, for programs that play its peers.
 
-The one invariant: when ``stop`` has returned the process is gone.
+When ``stop`` has returned the process is gone.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+
+from middlewared.background import shielded
 
 READY = re.compile(r"middlewared ready (.*)")
 LOG_LIMIT = 1 << 20
@@ -38,7 +41,6 @@ class _Output(ProcessProtocol):
         self.ready: Deferred[dict[str, str]] = Deferred()
         self.exited: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
-        self.status: int | None = None
 
     def outReceived(self, data: bytes) -> None:
         self.text = (self.text + data.decode(errors="replace"))[-LOG_LIMIT:]
@@ -53,10 +55,9 @@ class _Output(ProcessProtocol):
         self.exited.callback(_status(reason))
 
     def processEnded(self, reason: Failure) -> None:
-        self.status = _status(reason)
         if not self.ready.called:
             self.ready.errback(DaemonFailed(self.text))
-        self.ended.callback(self.status or 0)
+        self.ended.callback(_status(reason))
 
 
 def _status(reason: Failure) -> int:
@@ -64,6 +65,7 @@ def _status(reason: Failure) -> int:
     return int(-value.signal if value.signal else value.exitCode)
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class DaemonProcess:
     """
     ``twistd -n middlewared`` with a configuration file.
@@ -74,21 +76,13 @@ class DaemonProcess:
         (sd_listen_fds_with_names(3)).
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        config: Path,
-        environ: dict[str, str] | None = None,
-        sockets: Sequence[socket.socket] = (),
-    ) -> None:
-        self._reactor = reactor
-        self._config = config
-        self._environ = environ or {}
-        self._sockets = sockets
-        self._output = _Output()
-        self._process: Any = None
-        self.addresses: dict[str, str] = {}
+    _reactor: Any
+    _config: Path
+    _environ: Mapping[str, str] = attrs.field(factory=dict)
+    _sockets: Sequence[socket.socket] = ()
+    _output: _Output = attrs.field(factory=_Output, init=False)
+    _process: Any = attrs.field(default=None, init=False)
+    addresses: Mapping[str, str] = attrs.field(factory=dict, init=False)
 
     @property
     def log(self) -> str:
@@ -115,7 +109,7 @@ class DaemonProcess:
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         environ = {**os.environ, "PYTHONPATH": path, **self._environ}
         if self._sockets:
-            # LISTEN_PID must be the daemon's own, which nobody knows before it runs.
+            # LISTEN_PID must be the daemon's own, which is unknown before it runs.
             command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
             environ["LISTEN_FDS"] = str(len(self._sockets))
             environ["LISTEN_FDNAMES"] = ":".join(f"socket{n}" for n in range(len(self._sockets)))
@@ -156,16 +150,7 @@ class DaemonProcess:
 
     async def ended(self) -> int:
         """Wait for its end: the exit code, or minus the signal that ended it."""
-        if self._output.status is None:
-            waiter: Deferred[int] = Deferred()
-
-            def tell(status: int) -> int:
-                waiter.callback(status)
-                return status
-
-            self._output.ended.addCallback(tell)
-            return await waiter
-        return self._output.status
+        return await shielded(self._output.ended)
 
     async def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, and SIGKILL if that does not help; gives what ``ended`` gives."""

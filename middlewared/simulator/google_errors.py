@@ -7,7 +7,6 @@ Forms and statuses are those of the public pages: ErrorCode of FCM's HTTP v1 ref
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from middlewared.simulator.http1_server import HttpReply, json_reply
@@ -28,23 +27,6 @@ FCM_ERRORS: Mapping[str, tuple[int, str]] = {
     "INTERNAL": (500, "INTERNAL"),
     "THIRD_PARTY_AUTH_ERROR": (401, "UNAUTHENTICATED"),
 }
-
-LEGACY_ERRORS = (
-    "MissingRegistration",
-    "InvalidRegistration",
-    "NotRegistered",
-    "InvalidPackageName",
-    "MismatchSenderId",
-    "InvalidParameters",
-    "MessageTooBig",
-    "InvalidDataKey",
-    "InvalidTtl",
-    "Unavailable",
-    "InternalServerError",
-    "DeviceMessageRateExceeded",
-    "TopicsMessageRateExceeded",
-    "InvalidApnsCredential",
-)
 
 
 def fcm_error(
@@ -127,6 +109,4 @@ def _error(
     error: dict[str, object] = {"code": http_status, "message": message, "status": status}
     if details is not None:
         error["details"] = details
-    body = json.dumps({"error": error}, indent=2).encode()
-    headers = () if retry_after is None else (("Retry-After", retry_after),)
-    return HttpReply(http_status, body, headers=headers)
+    return json_reply(http_status, {"error": error}, retry_after=retry_after, indent=2)

@@ -1,7 +1,7 @@
 """
 Simulator, Google: the OAuth 2.0 token endpoint for service accounts.
 
-The one invariant: an access token is issued only for an assertion that one of the
+An access token is issued only for an assertion that one of the
 trusted accounts has signed for this endpoint and the messaging scope.
 
 Source: RFC 7523, and "Using OAuth 2.0 for server to server applications".
@@ -10,13 +10,13 @@ Source: RFC 7523, and "Using OAuth 2.0 for server to server applications".
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import attrs
 import jwt
 
+from middlewared.clock import wall_clock
 from middlewared.simulator.certificates import IssuedServiceAccount
 from middlewared.simulator.http1_server import HttpReply, Received, json_reply
 
@@ -51,10 +51,9 @@ class Grant:
 class TokenEndpoint:
     """Issues and knows access tokens. ``expires_in_s`` holds for those to come."""
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.expires_in_s = 3599
         self.issued_count = 0
-        self._seconds = seconds
         self._accounts: dict[str, IssuedServiceAccount] = {}
         self._grants: dict[str, Grant] = {}
 
@@ -79,10 +78,10 @@ class TokenEndpoint:
         """Whose access token it is; None when it is none, too old or revoked."""
         scheme, _, token = authorization.partition(" ")
         grant = self._grants.get(token) if scheme.lower() == "bearer" else None
-        return grant.account if grant and self._seconds() < grant.expires_at else None
+        return grant.account if grant and wall_clock() < grant.expires_at else None
 
     def account_of(self, received: Received) -> IssuedServiceAccount:
-        """Judge a token request: the account that signed it, or GrantRefused."""
+        """Validate a token request: the account that signed it, or GrantRefused."""
         if received.method != "POST":
             raise GrantRefused(oauth_error("invalid_request", "Only POST.", 405))
         if "application/x-www-form-urlencoded" not in received.headers.get("content-type", ""):
@@ -91,7 +90,7 @@ class TokenEndpoint:
         if form.get("grant_type") != [GRANT_TYPE]:
             raise GrantRefused(oauth_error("unsupported_grant_type", "Invalid grant_type."))
         account, claims = self._verified(form.get("assertion", [""])[-1])
-        self._judge_times(claims)
+        self._check_times(claims)
         if SCOPE not in str(claims.get("scope", "")).split():
             raise GrantRefused(oauth_error("invalid_scope", "Invalid OAuth scope."))
         return account
@@ -101,13 +100,13 @@ class TokenEndpoint:
         if len(self._grants) >= _MOST_TOKENS:
             self._grants.clear()
         token = f"ya29.{secrets.token_urlsafe(32)}"
-        self._grants[token] = Grant(account, self._seconds() + self.expires_in_s)
+        self._grants[token] = Grant(account, wall_clock() + self.expires_in_s)
         self.issued_count += 1
         document = {"access_token": token, "expires_in": self.expires_in_s, "token_type": "Bearer"}
         return json_reply(200, document)
 
     def _verified(self, assertion: str) -> tuple[IssuedServiceAccount, dict[str, Any]]:
-        # The times are judged by the simulator's clock, not by the library's.
+        # The times are checked by the simulator's clock, not by the library's.
         unchecked: Any = {"verify_signature": False}
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
         try:
@@ -129,8 +128,8 @@ class TokenEndpoint:
             text = f"Invalid JWT: {type(error).__name__}"
             raise GrantRefused(oauth_error("invalid_grant", text)) from error
 
-    def _judge_times(self, claims: dict[str, Any]) -> None:
-        issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), self._seconds()
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        issued_at, expires_at, now = claims.get("iat"), claims.get("exp"), wall_clock()
         if (
             not isinstance(issued_at, int)
             or not isinstance(expires_at, int)

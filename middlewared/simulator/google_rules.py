@@ -1,5 +1,5 @@
 """
-Simulator, Google: judges messages of FCM HTTP v1 and of the legacy protocol.
+Simulator, Google: validates messages of FCM HTTP v1 and of the legacy protocol.
 
 Nothing is converted for the sender. Where Google would convert (a number
 in legacy data), the push is refused, because the phone would get something else.
@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from middlewared.simulator.google_errors import (
     bare_error,
     invalid_argument,
@@ -25,6 +23,7 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GrantRefused
+from middlewared.simulator.record import GooglePush
 
 LONGEST_TTL_S = 2_419_200
 LARGEST_DATA_BYTES = 4096
@@ -50,29 +49,8 @@ _LEGACY_FIELDS = frozenset(
 )
 
 
-@attrs.frozen
-class GooglePush:
-    """
-    A valid push.
-
-    ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
-    received. ``token`` addresses the device: with ``is_fid`` it is the installation id;
-    ``dry``: it is only validated, and not delivered.
-    """
-
-    protocol: str
-    token: str
-    data: Mapping[str, str]
-    priority: str
-    ttl_s: float | None
-    received_at: float
-    is_fid: bool = False
-    analytics_label: str = ""
-    dry: bool = False
-
-
-def judge_v1(body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of ``messages:send``, or raise GrantRefused."""
+def validate_v1(body: bytes, received_at: float) -> GooglePush:
+    """Validate the body of ``messages:send``, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -80,17 +58,17 @@ def judge_v1(body: bytes, received_at: float) -> GooglePush:
     if not isinstance(document, dict) or not isinstance(document.get("message"), dict):
         raise GrantRefused(invalid_argument("message", "Message is empty"))
     message = document["message"]
-    _judge_names(document, frozenset({"message", "validate_only"}), "")
-    _judge_names(message, _MESSAGE_FIELDS, "message.")
-    is_fid, token = _judge_address(message)
-    data = _judge_v1_data(message.get("data", {}))
-    priority, ttl_s = _judge_android(message.get("android", {}))
-    label = _judge_options(message.get("fcm_options", {}))
+    _check_object(document, frozenset({"message", "validate_only"}), "")
+    _check_object(message, _MESSAGE_FIELDS, "message")
+    is_fid, token = _check_address(message)
+    data = _check_v1_data(message.get("data", {}))
+    priority, ttl_s = _check_android(message.get("android", {}))
+    label = _check_options(message.get("fcm_options", {}))
     dry = document.get("validate_only") is True
     return GooglePush("v1", token, data, priority, ttl_s, received_at, is_fid, label, dry)
 
 
-def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
+def _check_address(message: dict[str, Any]) -> tuple[bool, str]:
     """Whether ``fid`` was used, and the value of it or ``token``; one of them must be set."""
     if "fid" not in message:
         token = message.get("token")
@@ -106,24 +84,24 @@ def _judge_address(message: dict[str, Any]) -> tuple[bool, str]:
     return True, fid
 
 
-def _judge_options(options: Any) -> str:
-    if not isinstance(options, dict):
-        raise GrantRefused(invalid_argument("message.fcm_options", "Invalid value"))
-    _judge_names(options, frozenset({"analytics_label"}), "message.fcm_options.")
+def _check_options(options: Any) -> str:
+    _check_object(options, frozenset({"analytics_label"}), "message.fcm_options")
     label = options.get("analytics_label", "")
     if label != "" and (not isinstance(label, str) or _LABEL.fullmatch(label) is None):
         raise GrantRefused(invalid_argument("message.fcm_options.analytics_label", "Invalid value"))
     return str(label)
 
 
-def _judge_names(document: dict[str, Any], known: frozenset[str], where: str) -> None:
-    for name in document:
-        if name not in known:
-            text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
-            raise GrantRefused(invalid_argument(where + name, text))
+def _check_object(value: Any, known: frozenset[str], path: str) -> None:
+    """Refuse ``value`` unless it is an object whose fields are all ``known``."""
+    if not isinstance(value, dict):
+        raise GrantRefused(invalid_argument(path, "Invalid value"))
+    for name in value.keys() - known:
+        text = f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
+        raise GrantRefused(invalid_argument(f"{path}.{name}".lstrip("."), text))
 
 
-def _judge_v1_data(data: Any) -> dict[str, str]:
+def _check_v1_data(data: Any) -> dict[str, str]:
     if not isinstance(data, dict):
         raise GrantRefused(invalid_argument("message.data", "Invalid value at 'message.data'"))
     for number, (key, value) in enumerate(data.items()):
@@ -138,10 +116,8 @@ def _judge_v1_data(data: Any) -> dict[str, str]:
     return data
 
 
-def _judge_android(android: Any) -> tuple[str, float | None]:
-    if not isinstance(android, dict):
-        raise GrantRefused(invalid_argument("message.android", "Invalid value"))
-    _judge_names(android, _ANDROID_FIELDS, "message.android.")
+def _check_android(android: Any) -> tuple[str, float | None]:
+    _check_object(android, _ANDROID_FIELDS, "message.android")
     priority = android.get("priority", "NORMAL")
     if priority not in ("HIGH", "NORMAL"):
         raise GrantRefused(invalid_argument("message.android.priority", "Invalid value"))
@@ -154,8 +130,8 @@ def _judge_android(android: Any) -> tuple[str, float | None]:
     return priority, float(ttl[:-1])
 
 
-def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
-    """Judge the body of a legacy send to one token, or raise GrantRefused."""
+def validate_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
+    """Validate the body of a legacy send to one token, or raise GrantRefused."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -165,7 +141,7 @@ def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
     token = document.get("to") or (document.get("registration_ids") or [""])[0]
     if not isinstance(token, str) or not token:
         raise GrantRefused(legacy_error("MissingRegistration"))
-    data = _judge_legacy_data(document.get("data", {}))
+    data = _check_legacy_data(document.get("data", {}))
     ttl_s = document.get("time_to_live")
     if ttl_s is not None and not (type(ttl_s) is int and 0 <= ttl_s <= LONGEST_TTL_S):
         raise GrantRefused(legacy_error("InvalidTtl"))
@@ -176,7 +152,7 @@ def judge_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
     return GooglePush(protocol, token, data, priority, ttl_s, received_at, dry=dry)
 
 
-def _judge_legacy_data(data: Any) -> dict[str, str]:
+def _check_legacy_data(data: Any) -> dict[str, str]:
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
         raise GrantRefused(legacy_text(400, 'Field "data" must be a map of texts'))
     if any(_RESERVED.fullmatch(key) for key in data):

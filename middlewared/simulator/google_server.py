@@ -1,7 +1,7 @@
 """
 Simulator, Google: OAuth, FCM HTTP v1 and both legacy addresses on one server.
 
-The one invariant: a push is validated before its script runs; only a valid push is recorded
+A push is validated before its script runs; only a valid push is recorded
 and can reach a phone.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
-from typing import Any
 
-from middlewared.clock import wall_clock
+import attrs
+
 from middlewared.simulator.certificates import IssuedServiceAccount
 from middlewared.simulator.google_errors import (
     bare_error,
@@ -22,23 +21,16 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GrantRefused, TokenEndpoint
-from middlewared.simulator.google_rules import GooglePush, judge_legacy, judge_v1
-from middlewared.simulator.http1_server import (
-    HttpDeliver,
-    HttpReply,
-    HttpServer,
-    HttpStep,
-    Received,
-    json_reply,
-)
-from middlewared.simulator.listening import LOOPBACK
-from middlewared.simulator.record import Record
-from middlewared.simulator.scripts import Scripts
+from middlewared.simulator.google_rules import validate_legacy, validate_v1
+from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, Received, json_reply
+from middlewared.simulator.record import GooglePush, Record
+from middlewared.simulator.scripts import Deliver, Scripts
 
 _SEND = re.compile(r"/v1/projects/([^/]+)/messages:send")
 _LEGACY = {"/fcm/send": "fcm", "/gcm/send": "gcm"}
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class GoogleServer(HttpServer):
     """
     Google, as far as pushes need it.
@@ -53,25 +45,18 @@ class GoogleServer(HttpServer):
     :param listener: notified of each push that a phone gets.
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        certificate: Path | None = None,
-        api_keys: Collection[str] = (),
-        tokens: Collection[str] | None = None,
-        listener: Callable[[GooglePush], None] | None = None,
-        keep: int = 10_000,
-        interface: str = LOOPBACK,
-        port: int = 0,
-    ) -> None:
-        super().__init__(reactor=reactor, certificate=certificate, interface=interface, port=port)
-        self.scripts: Scripts[HttpStep] = Scripts()
-        self.oauth_scripts: Scripts[HttpStep] = Scripts()
-        self.oauth = TokenEndpoint(wall_clock)
-        self.record: Record[GooglePush] = Record(listener=listener, keep=keep)
-        self.tokens = tokens
-        self._api_keys = api_keys
+    _api_keys: Collection[str] = ()
+    tokens: Collection[str] | None = None
+    _listener: Callable[[GooglePush], None] | None = None
+    _keep: int = 10_000
+    scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
+    oauth_scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
+    oauth: TokenEndpoint = attrs.field(factory=TokenEndpoint, init=False)
+    record: Record[GooglePush] = attrs.field(init=False)
+
+    @record.default
+    def _new_record(self) -> Record[GooglePush]:
+        return Record(listener=self._listener, keep=self._keep)
 
     @property
     def token_uri(self) -> str:
@@ -83,17 +68,17 @@ class GoogleServer(HttpServer):
         self.oauth.trust(account)
 
     def plan(self, received: Received) -> Iterator[HttpStep]:
-        """Judge the request, play its script, then serve it."""
+        """Validate the request, play its script, then serve it."""
         send = _SEND.fullmatch(received.path)
         try:
             if received.path == "/token":
                 yield from self._plan_token(received)
             elif send is not None:
-                yield from self._plan_push(self._judge_v1(received, send[1]), send[1])
+                yield from self._plan_push(self._check_v1(received, send[1]), send[1])
             elif received.path in _LEGACY:
-                yield from self._plan_push(self._judge_legacy(received))
+                yield from self._plan_push(self._check_legacy(received))
             else:
-                yield HttpReply(404, b"Not found", "text/html; charset=UTF-8")
+                yield legacy_text(404, "Not found")
         except GrantRefused as refused:
             self.record.refused.append(refused.reply.body.decode())
             yield refused.reply
@@ -107,7 +92,7 @@ class GoogleServer(HttpServer):
         self.record.receive(push)
         delivered = push.dry
         for step in self.scripts.take(push.token):
-            if isinstance(step, HttpDeliver) and not push.dry:
+            if isinstance(step, Deliver) and not push.dry:
                 delivered = True
                 self.record.deliver(push)
             elif _is_success(step) and not delivered:
@@ -121,9 +106,9 @@ class GoogleServer(HttpServer):
         else:
             yield legacy_success(message_id)
 
-    def _judge_v1(self, received: Received, project_id: str) -> GooglePush:
+    def _check_v1(self, received: Received, project_id: str) -> GooglePush:
         if received.method != "POST":
-            raise GrantRefused(HttpReply(404, b"Not found", "text/html; charset=UTF-8"))
+            raise GrantRefused(legacy_text(404, "Not found"))
         account = self.oauth.check(received.headers.get("authorization", ""))
         if account is None:
             text = "Request had invalid authentication credentials."
@@ -132,20 +117,20 @@ class GoogleServer(HttpServer):
             raise GrantRefused(bare_error(404, "NOT_FOUND", "Requested entity was not found."))
         if account.project_id != project_id:
             raise GrantRefused(bare_error(403, "PERMISSION_DENIED", "Permission denied."))
-        _judge_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
-        push = judge_v1(received.body, received.received_at)
+        _check_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
+        push = validate_v1(received.body, received.received_at)
         if self._is_unknown(push):
             raise GrantRefused(invalid_token())
         return push
 
-    def _judge_legacy(self, received: Received) -> GooglePush:
+    def _check_legacy(self, received: Received) -> GooglePush:
         if received.method != "POST":
             raise GrantRefused(legacy_text(405))
         scheme, _, key = received.headers.get("authorization", "").partition("=")
         if scheme != "key" or key not in self._api_keys:
             raise GrantRefused(legacy_text(401, "INVALID_KEY"))
-        _judge_type(received, legacy_text(400, "Content-Type must be application/json"))
-        push = judge_legacy(_LEGACY[received.path], received.body, received.received_at)
+        _check_type(received, legacy_text(400, "Content-Type must be application/json"))
+        push = validate_legacy(_LEGACY[received.path], received.body, received.received_at)
         if self._is_unknown(push):
             raise GrantRefused(legacy_error("InvalidRegistration"))
         return push
@@ -154,7 +139,7 @@ class GoogleServer(HttpServer):
         return self.tokens is not None and push.token not in self.tokens
 
 
-def _judge_type(received: Received, reply: HttpReply) -> None:
+def _check_type(received: Received, reply: HttpReply) -> None:
     if not received.headers.get("content-type", "").startswith("application/json"):
         raise GrantRefused(reply)
 

@@ -1,7 +1,7 @@
 """
 Simulator: the common part of the HTTP/1.1 servers (Google, accounts).
 
-The one invariant: a request plays the steps of its plan in order, and the first reply
+A request plays the steps of its plan in order, and the first reply
 ends it. A request that was given up, or whose server stopped, leaves no delayed call.
 """
 
@@ -16,14 +16,13 @@ from typing import Any, TypeAlias
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
-from twisted.web.http import Request as HttpRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from middlewared.clock import DelayedCall
-from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
+from middlewared.simulator.listening import ListeningSocket, ServerTLS
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 
 BREAK_S = 0.05
 """Between the last byte of a :class:`BreakOff` and the reset, which discards unread bytes."""
@@ -40,52 +39,25 @@ class HttpReply:
 
 
 @attrs.frozen
-class HttpDelay:
-    """Wait before the next step."""
-
-    seconds: float
-
-
-@attrs.frozen
-class HttpDeliver:
-    """Hand the push to the phone now, ahead of the reply (or in spite of it)."""
-
-
-@attrs.frozen
-class HttpStall:
-    """Never answer."""
-
-
-@attrs.frozen
-class HttpHangUp:
-    """TCP reset instead of an answer."""
-
-
-@attrs.frozen
-class Close:
-    """A clean close of the connection instead of an answer."""
-
-
-@attrs.frozen
 class BreakOff:
     """The head of ``reply`` and half of its body, then a TCP reset."""
 
     reply: HttpReply
 
 
-HttpStep: TypeAlias = (
-    HttpReply | HttpDelay | HttpDeliver | HttpStall | HttpHangUp | Close | BreakOff
-)
+HttpStep: TypeAlias = HttpReply | Delay | Deliver | Stall | ResetConnection | HangUp | BreakOff
 
 
-def json_reply(status: int, document: Any, *, retry_after: str | None = None) -> HttpReply:
+def json_reply(
+    status: int, document: Any, *, retry_after: str | None = None, indent: int | None = None
+) -> HttpReply:
     """Make a JSON reply."""
     headers = () if retry_after is None else (("Retry-After", retry_after),)
-    return HttpReply(status, json.dumps(document).encode(), headers=headers)
+    return HttpReply(status, json.dumps(document, indent=indent).encode(), headers=headers)
 
 
 def html_reply(status: int = 502) -> HttpReply:
-    """Make what a broken balancer says."""
+    """Answer as a broken balancer does."""
     body = f"<!DOCTYPE html><title>Error {status}</title><p>That is all we know.".encode()
     return HttpReply(status, body, "text/html; charset=UTF-8")
 
@@ -101,6 +73,7 @@ class Received:
     received_at: float
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class HttpServer(abc.ABC):
     """
     An HTTP/1.1 server on loopback whose answers are planned request by request.
@@ -108,18 +81,14 @@ class HttpServer(abc.ABC):
     :param certificate: PEM file of certificate and key: https; None: http.
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        certificate: Path | None = None,
-        interface: str = LOOPBACK,
-        port: int = 0,
-    ) -> None:
-        self.request_count = 0
-        self._reactor = reactor
-        self._certificate = certificate
-        self._socket = ListeningSocket(reactor=reactor, interface=interface, port=port)
+    _reactor: Any
+    _certificate: Path | None = None
+    request_count: int = attrs.field(default=0, init=False)
+    _socket: ListeningSocket = attrs.field(init=False)
+
+    @_socket.default
+    def _new_socket(self) -> ListeningSocket:
+        return ListeningSocket(reactor=self._reactor)
 
     @abc.abstractmethod
     def plan(self, received: Received) -> Iterator[HttpStep]:
@@ -136,35 +105,17 @@ class HttpServer(abc.ABC):
         """How many connections were made since the start."""
         return self._socket.connections_opened
 
-    @property
-    def connections_open(self) -> int:
-        """How many connections there are now."""
-        return self._socket.connections_open
-
     async def start(self) -> int:
         """Listen and give the port; a second start takes the same port."""
-        leaf = _Leaf(self._reactor, self)
-        factory: Factory[Any] = _QuietSite(leaf, reactor=self._reactor)  # type: ignore[no-untyped-call]
-        if self._certificate is not None:
-            factory = ServerTLS(self._certificate).wrap(factory)
-        return self._socket.open(factory)
+        site: Any = Site(_Leaf(self._reactor, self), reactor=self._reactor)
+        site.noisy = False
+        site.log = lambda _request: None  # an access log would cost a tenth of the time
+        tls = None if self._certificate is None else ServerTLS(self._certificate)
+        return self._socket.open(site if tls is None else tls.wrap(site))
 
     async def stop(self) -> None:
         """Stop listening and reset all connections."""
         await self._socket.close()
-
-    def drop_connections(self) -> None:
-        """Reset every connection, and go on listening."""
-        self._socket.drop_connections()
-
-
-class _QuietSite(Site):
-    """Formatting an access log costs a tenth of the time."""
-
-    noisy = False
-
-    def log(self, request: HttpRequest) -> None:
-        """Say nothing."""
 
 
 class _Leaf(Resource):
@@ -212,22 +163,22 @@ class _Performance:
             match step:
                 case HttpReply():
                     return self._reply(step)
-                case HttpDelay(seconds):
+                case Delay(seconds):
                     self._waiting = self._reactor.callLater(seconds, self.proceed)
                     return None
-                case HttpHangUp():
+                case ResetConnection():
                     self._transport.abortConnection()
                     return None
-                case Close():
+                case HangUp():
                     # Otherwise it waits for the producer of the answer.
                     self._transport.unregisterProducer()
                     self._transport.loseConnection()
                     return None
                 case BreakOff(reply):
                     return self._break_off(reply)
-                case HttpStall():
+                case Stall():
                     return None
-                case HttpDeliver():
+                case Deliver():
                     pass  # the plan's own business
         return self._reply(HttpReply(500))
 

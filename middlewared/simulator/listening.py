@@ -1,7 +1,7 @@
 """
 Simulator: a listening socket whose every connection is known.
 
-The one invariant: after ``close`` no socket and no connection is left, however the
+After ``close`` no socket and no connection is left, however the
 peers behave. A second ``open`` listens on the port number of the first.
 """
 
@@ -54,12 +54,12 @@ class _Door(WrappingFactory):
 
 
 class ListeningSocket:
-    """One TCP socket on ``interface``; ``port`` 0 lets the system choose."""
+    """One TCP socket on ``interface``; the system chooses its ``port`` at the first ``open``."""
 
-    def __init__(self, *, reactor: Any, interface: str = LOOPBACK, port: int = 0) -> None:
+    def __init__(self, *, reactor: Any, interface: str = LOOPBACK) -> None:
         self._reactor = reactor
         self._interface = interface
-        self.port = port
+        self.port = 0
         self._door: _Door | None = None
         self._listening: Any = None
 
@@ -73,11 +73,6 @@ class ListeningSocket:
     def connections_opened(self) -> int:
         """How many connections were made since ``open``."""
         return 0 if self._door is None else self._door.opened
-
-    @property
-    def connections_open(self) -> int:
-        """How many connections there are now."""
-        return 0 if self._door is None else len(self._door.protocols)
 
     def open(self, factory: Factory[Any]) -> int:
         """Listen, and give the port number."""

@@ -1,7 +1,7 @@
 """
 Simulator: a PBX with a call for a sleeping phone.
 
-The one invariant: it knows of a call only what the wire said.
+It knows of a call only what was on the wire.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 @attrs.frozen
 class CallResult:
     """
-    What the daemon said to an incoming call; times by the reactor's clock.
+    What the daemon answered to an incoming call; times by the reactor's clock.
 
     ``server_timing_ms`` has the steps of the Server-Timing header.
     """

@@ -1,7 +1,7 @@
 """
 Simulator: a phone with an app of some generation.
 
-The one invariant: pushes and replies affect a phone as they affect its generation; phones
+Pushes and replies affect a phone as they affect its generation; phones
 share nothing, neither connections nor queues. After ``stop`` nothing is left running.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -20,11 +20,8 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, ResponseFailed, ResponseNeverReceived
 
 from middlewared.background import Background
-from middlewared.simulator.apple.received_push import ReceivedPush
 from middlewared.simulator.generations import AnswersTo, Body, Effect, Generation, Repeat
-from middlewared.simulator.google_rules import GooglePush
-
-AnyPush: TypeAlias = ReceivedPush | GooglePush
+from middlewared.simulator.record import AnyPush, ReceivedPush
 
 RESPONSE_PATH = "/api/call-response/"
 # No app tries again; its status is 0.
@@ -68,6 +65,7 @@ class SentAnswer:
     answered_at: float
 
 
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Phone:
     """
     Registers, gets pushes, answers them.
@@ -78,46 +76,33 @@ class Phone:
         what it could not read properly; ``effects``: what happened to the app.
     """
 
-    def __init__(
-        self,
-        *,
-        reactor: Any,
-        base_url: str,
-        generation: Generation,
-        sip_user_id: int,
-        token: str,
-        app: str,
-        authorization: str | None = None,
-        reaction: Reaction | None = None,
-        fields: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.sip_user_id = sip_user_id
-        self.token = token
-        self.reaction = reaction or Reaction()
-        self.pushes: list[AnyPush] = []
-        self.notices: list[str] = []
-        self.complaints: list[str] = []
-        self.effects: list[Effect] = []
-        self.answers: list[SentAnswer] = []
-        self._reactor = reactor
-        # Without a pool each request has a connection of its own.
-        agent: Any = Agent(reactor, connectTimeout=generation.patience_s)
-        self._http = HTTPClient(agent)
-        self._base_url = base_url
-        self._generation = generation
-        self._identity = {"sip_user_id": str(sip_user_id), "token": token, "app": app}
-        self._authorization = authorization
-        self._fields = {**generation.extra, **(fields or {})}
-        self._handled: set[str] = set()
-        self._is_on = True
-        self._background = Background()
+    _reactor: Any
+    _base_url: str
+    _generation: Generation
+    sip_user_id: int
+    token: str
+    _app: str
+    _authorization: str | None = None
+    reaction: Reaction = attrs.field(factory=Reaction)
+    _fields: Mapping[str, Any] = attrs.field(factory=dict)
+    pushes: list[AnyPush] = attrs.field(factory=list, init=False)
+    notices: list[str] = attrs.field(factory=list, init=False)
+    complaints: list[str] = attrs.field(factory=list, init=False)
+    effects: list[Effect] = attrs.field(factory=list, init=False)
+    answers: list[SentAnswer] = attrs.field(factory=list, init=False)
+    _handled: set[str] = attrs.field(factory=set, init=False)
+    _is_on: bool = attrs.field(default=True, init=False)
+    _background: Background = attrs.field(factory=Background, init=False)
 
     async def register(self) -> int:
         """Register and give the status; 0: the daemon was not reached."""
-        body, fields = self._generation.registers, {**self._identity, **self._fields}
-        status = await self._send("POST", self._device_url(), fields, body, signed=True)
+        generation = self._generation
+        fields = {**self._identity(), **generation.extra, **self._fields}
+        status = await self._send(
+            "POST", self._device_url(), fields, generation.registers, signed=True
+        )
         if status not in (200, 201):
-            self._suffer(self._generation.on_lost_registration)
+            self._suffer(generation.on_lost_registration)
         return status
 
     async def unregister(self) -> int:
@@ -126,7 +111,7 @@ class Phone:
         if not self._generation.delete_slash:
             url = url.removesuffix("/")
         body = self._generation.unregisters
-        return await self._send("DELETE", url, self._identity, body, signed=True)
+        return await self._send("DELETE", url, self._identity(), body, signed=True)
 
     def receive(self, push: AnyPush) -> None:
         """Get a push: read it as the app does, and react in the background."""
@@ -134,8 +119,8 @@ class Phone:
             return
         if isinstance(push, ReceivedPush) and push.headers.get("apns-push-type") != "voip":
             self._show_alert(push.payload)
-        elif _data(push).get("type") == "message":
-            self._get_message(_data(push))
+        elif push.data.get("type") == "message":
+            self._get_message(push.data)
         else:
             self._get_call(push)
 
@@ -160,7 +145,7 @@ class Phone:
             "available": generation.words[available],
         }
         if generation.answers_for:
-            fields["sip_user_id"] = self._identity["sip_user_id"]
+            fields["sip_user_id"] = str(self.sip_user_id)
         url = at or self._response_url(data)
         signed = generation.answers_signed
         status = await self._send("POST", url, fields, generation.answers, signed=signed)
@@ -188,7 +173,7 @@ class Phone:
         self._suffer(generation.on_message)
 
     def _get_call(self, push: AnyPush) -> None:
-        data = _data(push)
+        data = push.data
         unmet = self._generation.unmet(data)
         for need in unmet:
             self.complaints.append(f"{need.key}: {need.otherwise.value}")
@@ -251,6 +236,9 @@ class Phone:
             case AnswersTo.OWN_HOST:
                 return self._base_url + RESPONSE_PATH
 
+    def _identity(self) -> dict[str, str]:
+        return {"sip_user_id": str(self.sip_user_id), "token": self.token, "app": self._app}
+
     def _device_url(self) -> str:
         return f"{self._base_url}/api/{self._generation.platform}-device/"
 
@@ -265,8 +253,10 @@ class Phone:
             form = body is Body.FORM
             headers["Content-Type"] = f"application/{'x-www-form-urlencoded' if form else 'json'}"
         patience_s = self._generation.patience_s
+        # Without a pool each request has a connection of its own.
+        agent: Any = Agent(self._reactor, connectTimeout=patience_s)
         try:
-            response = await self._http.request(
+            response = await HTTPClient(agent).request(
                 method, url, headers=headers, data=content, timeout=patience_s
             )
             await treq.content(response)
@@ -296,10 +286,6 @@ class Phones:
     def remove(self, phone: Phone) -> None:
         """Switch a phone off."""
         self._by_token.pop(phone.token, None)
-
-
-def _data(push: AnyPush) -> Mapping[str, Any]:
-    return push.payload if isinstance(push, ReceivedPush) else push.data
 
 
 def _written(url: str, fields: Mapping[str, Any], body: Body) -> tuple[str, bytes | None]:

@@ -1,7 +1,7 @@
 """
-Simulator: which steps a request meets.
+Simulator: the steps that any server can take, and which steps a request meets.
 
-The one invariant: a request meets one script at most: the "next" list comes first, then
+A request meets one script at most: the "next" list comes first, then
 the script of its own key (a push token, an account), then the one for all.
 """
 
@@ -10,6 +10,38 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from typing import Generic, TypeVar
+
+import attrs
+
+
+@attrs.frozen
+class Delay:
+    """Wait before the next step."""
+
+    seconds: float
+
+
+@attrs.frozen
+class Deliver:
+    """Hand the push to the phone now, ahead of the answer (or in spite of it)."""
+
+
+@attrs.frozen
+class Stall:
+    """Never answer; without ``acknowledge_pings`` a whole HTTP/2 connection falls silent."""
+
+    acknowledge_pings: bool = True
+
+
+@attrs.frozen
+class ResetConnection:
+    """TCP reset instead of an answer."""
+
+
+@attrs.frozen
+class HangUp:
+    """Close the connection cleanly, after everything written."""
+
 
 StepT = TypeVar("StepT")
 

@@ -1,8 +1,7 @@
 """
 From the bytes of a request to named texts: JSON, forms, multipart and queries.
 
-The one invariant: any bytes give either fields or BadRequest, in time linear to their
-number. All pure functions.
+Any bytes give either fields or BadRequest, in time linear to their number.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MAX_JSON_DEPTH = 32
 
 def read_body(content_type: str, body: bytes) -> RawFields:
     """
-    The fields of ``body``; of a repeated field the last counts.
+    The fields of ``body``; the last one counts when a field is repeated.
 
     :raises UnsupportedMediaType: the content type is none of ours.
     :raises BadRequest: the body is not what its content type says, or not UTF-8.
@@ -75,7 +74,7 @@ def _as_text(value: object) -> str | None:
 
 
 def _bound_depth(text: str) -> None:
-    """Refuse nesting that would take the decoder deep into the stack."""
+    """Refuse nesting that would use up the decoder's stack."""
     depth = 0
     for token in _NESTING.finditer(text):
         if token[0] in "[{":
@@ -93,7 +92,7 @@ def _no_constant(_: str) -> NoReturn:
 # Numbers stay the text they were sent as: exact, and no huge integer is ever computed.
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
 
-# A string (closed or not, so that each character is looked at once) or a bracket.
+# A string (closed or not, so that each character is read once) or a bracket.
 _NESTING = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 
 

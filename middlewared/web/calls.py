@@ -1,8 +1,8 @@
 """
 The PBX's held request, and the phone's answer to it.
 
-The one invariant: whatever happens, a PBX is told ``status=ACK`` or ``status=NAK`` and
-why; between an answer and its ACK nothing waits.
+Whatever happens, the PBX gets ``status=ACK`` or ``status=NAK`` and the reason. Nothing waits
+between a phone's answer and the ACK.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
-from middlewared.model import Outcome
+from middlewared.model import AnswerResult, Outcome
 from middlewared.web import fields
-from middlewared.web.endpoint import Endpoint, fields_of
+from middlewared.web.client_address import Address, forwarding_fault, within
+from middlewared.web.endpoint import Endpoint
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.networks import Address, client_address, doubt, within
 from middlewared.web.replies import (
     Headers,
     NetworkForbidden,
@@ -26,7 +26,7 @@ from middlewared.web.replies import (
     retry_after,
 )
 from middlewared.web.request import Request
-from middlewared.web.settings import WebSettings
+from middlewared.web.settings import Rate
 
 _STATUS = {
     Outcome.MALFORMED: 400,
@@ -40,8 +40,8 @@ _RETRY_AFTER_S = 2
 
 class CallEndpoints:
     """
-    :param settings: gives the present settings.
-    :param look_up: answers a call that is not held here, from the client's address.
+    :param answer_elsewhere: answers a call that is not held here, from the client's address
+        and the limit for unknown keys.
     """
 
     def __init__(
@@ -49,16 +49,14 @@ class CallEndpoints:
         *,
         clock: Clock,
         calls: Calls,
-        settings: Callable[[], WebSettings],
-        look_up: Callable[[PhoneAnswer, Address | None], Awaitable[bool]],
+        answer_elsewhere: Callable[[PhoneAnswer, Address | None, Rate], Awaitable[AnswerResult]],
     ) -> None:
         self._clock = clock
         self._calls = calls
-        self._settings = settings
-        self._look_up = look_up
+        self._answer_elsewhere = answer_elsewhere
 
     def incoming_call(self) -> Endpoint:
-        """Where the PBX posts its calls."""
+        """The route on which the PBX posts its calls."""
         return Endpoint(
             "incoming-call",
             "/api/incoming-call",
@@ -68,56 +66,50 @@ class CallEndpoints:
         )
 
     def call_response(self) -> Endpoint:
-        """Where phones answer."""
+        """The route on which phones answer."""
         return Endpoint("call-response", "/api/call-response", {b"POST": self._answer})
 
     async def _ring(self, request: Request) -> Reply:
-        trace, settings = Trace(self._clock.seconds), self._settings()
-        address = pbx_address_of(request, settings)
-        if not within(address, settings.pbx_networks):
-            raise NetworkForbidden(f"{address or 'its address'} is in none of pbx_networks")
-        incoming = fields.incoming_call(fields_of(request), settings)
+        trace = Trace(self._clock.seconds)
+        _require_pbx(request)
+        incoming = fields.incoming_call(request.fields(), request.settings)
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
 
     def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:
-        """A refusal in the form of the PBX."""
+        """A refusal in the format of the PBX."""
         self._calls.refused(refusal.outcome)
         timing = f"total;dur={elapsed_ms:.2f}"
         return pbx_reply(refusal.status, refusal.outcome, timing, refusal.headers)
 
     async def _answer(self, request: Request) -> Reply:
-        said = fields.phone_answer(fields_of(request), request.received_at)
-        if self._calls.holds_key(said.unique_key):
-            known = await self._calls.answer(said.unique_key, said.answer)
+        answer = fields.phone_answer(request.fields(), request.received_at)
+        if self._calls.holds_key(answer.unique_key):
+            result = await self._calls.answer(answer.unique_key, answer.answer)
         else:
-            known = await self._look_up(said, address_of(request, self._settings()))
-        if not known:
+            rate = request.settings.unknown_keys
+            result = await self._answer_elsewhere(answer, request.address, rate)
+        if result is not AnswerResult.ACCEPTED:
             raise NotFound("no such call")
         return Reply(202)
 
 
-def address_of(request: Request, settings: WebSettings) -> Address | None:
-    """The client's own address, seen through trusted proxies."""
-    forwarded_for = request.header_texts(b"x-forwarded-for")
-    return client_address(request.peer_host, forwarded_for, settings.trusted_proxies)
-
-
-def pbx_address_of(request: Request, settings: WebSettings) -> Address | None:
+def _require_pbx(request: Request) -> None:
     """
-    The client's own address, to be looked for in the networks of PBXs.
-
-    :raises NetworkForbidden: it may be anyone's.
+    :raises NetworkForbidden: the client's address is no PBX's, or it may be anyone's.
     """
+    trusted = request.settings.trusted_proxies
     forwarded_for, forwarded = map(request.header_texts, (b"x-forwarded-for", b"forwarded"))
-    if why := doubt(request.peer_host, forwarded_for, forwarded, settings.trusted_proxies):
-        raise NetworkForbidden(why)
-    return address_of(request, settings)
+    if fault := forwarding_fault(request.peer_host, forwarded_for, forwarded, trusted):
+        raise NetworkForbidden(fault)
+    address = request.address
+    if not within(address, request.settings.pbx_networks):
+        raise NetworkForbidden(f"{address or 'its address'} is in none of pbx_networks")
 
 
 def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:
-    """The one form a PBX is answered in."""
+    """A reply in the format of the PBX."""
     if status == 503 and not headers:
         headers = (retry_after(_RETRY_AFTER_S),)
     return Reply(

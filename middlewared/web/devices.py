@@ -1,8 +1,8 @@
 """
-Apps register and unregister themselves.
+The routes on which apps register and unregister themselves.
 
-The one invariant: a registration is confirmed only after it was committed, and only for
-an app that can be pushed to.
+A registration is confirmed only when it is committed, and only for an app that has a section
+in the configuration.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device, Platform
 from middlewared.web import fields
-from middlewared.web.authentication import Authentication, Use, require_owner
-from middlewared.web.endpoint import Endpoint, Serve, fields_of
+from middlewared.web.authentication import Authentication, CredentialUse, require_owner
+from middlewared.web.endpoint import Endpoint, Serve
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
 from middlewared.web.settings import WebSettings
@@ -25,7 +25,6 @@ from middlewared.web.settings import WebSettings
 class DeviceEndpoints:
     """
     :param notify_lost: called with a replaced device and the one that replaced it.
-    :param settings: returns the present settings.
     """
 
     _log = Logger()
@@ -37,13 +36,11 @@ class DeviceEndpoints:
         devices: DeviceRegistry,
         credentials: Authentication,
         notify_lost: Callable[[Device, Device], None],
-        settings: Callable[[], WebSettings],
     ) -> None:
         self._wall = wall
         self._devices = devices
         self._credentials = credentials
         self._notify_lost = notify_lost
-        self._settings = settings
 
     def endpoints(self) -> list[Endpoint]:
         """One for each platform."""
@@ -58,9 +55,9 @@ class DeviceEndpoints:
 
     def _serve_register(self, platform: Platform) -> Serve:
         async def register(request: Request) -> Reply:
-            account = await self._credentials.account(request, Use.REGISTRATION)
-            settings, now = self._settings(), self._wall()
-            device = fields.device(fields_of(request), platform, settings, now)
+            account = await self._credentials.account(request, CredentialUse.REGISTRATION)
+            settings = request.settings
+            device = fields.device(request.fields(), platform, settings, self._wall())
             require_owner(account, device.sip_user_id)
             if (device.app, platform) not in settings.known_apps:
                 raise NotFound("no such app on this platform")
@@ -69,12 +66,12 @@ class DeviceEndpoints:
         return register
 
     async def _register(self, device: Device, settings: WebSettings) -> Reply:
-        alone = (device.app, device.platform) not in settings.many_accounts
-        registered = await self._devices.register(device, alone=alone)
-        for displaced in registered.displaced:
+        exclusive = (device.app, device.platform) not in settings.many_accounts
+        registered = await self._devices.register(device, exclusive=exclusive)
+        for removed in registered.removed:
             self._log.info(
                 "device of {sip_user_id} removed: its phone now has account {present}",
-                sip_user_id=displaced.sip_user_id,
+                sip_user_id=removed.sip_user_id,
                 present=device.sip_user_id,
             )
         if registered.replaced is None:
@@ -84,8 +81,8 @@ class DeviceEndpoints:
 
     def _serve_delete(self, platform: Platform) -> Serve:
         async def delete(request: Request) -> Reply:
-            account = await self._credentials.account(request, Use.REGISTRATION)
-            device = fields.device_id(fields_of(request), self._settings())
+            account = await self._credentials.account(request, CredentialUse.REGISTRATION)
+            device = fields.device_id(request.fields(), request.settings)
             require_owner(account, device.sip_user_id)
             if not await self._devices.delete(
                 device.sip_user_id, platform, device.app, device.token

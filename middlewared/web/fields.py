@@ -1,9 +1,8 @@
 """
 From named texts to the values of the domain.
 
-The one invariant: whatever leaves this room as a model value has passed the rules of
-the API; everything else is BadRequest, whose text names the field, never its value. A name
-that the client chose is cut and quoted in it.
+Every value returned here has passed the rules of the API. Everything else is BadRequest,
+whose text names the field, never its value; a name that the client chose is cut and quoted.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from middlewared.booleans import parse_boolean
 from middlewared.errors import BadRequest
 from middlewared.model import GOOGLE_TOKEN, Answer, Device, IncomingCall, Platform
 from middlewared.quoting import quoted
@@ -52,21 +52,19 @@ REPORT_FIELDS = frozenset(
 )
 
 _WITHHELD = frozenset(
-    # "supressed" is what deployed PBXs and apps say.
+    # "supressed" is what deployed PBXs and apps send.
     ("anonymous", "unknown", "withheld", "restricted", "private", "suppressed", "supressed")
 )
 _PHONENUMBER_MARKS = str.maketrans("", "", " +()-–./xX")
 _INTEGER = re.compile(r"([0-9]{1,18})(\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
-_BOOLEANS = {
-    **dict.fromkeys(("true", "t", "1", "yes"), True),
-    **dict.fromkeys(("false", "f", "0", "no"), False),
-}
+# The API accepts fewer words than files and configurations do.
+_BOOLEAN_WORDS = frozenset(("true", "t", "1", "yes", "false", "f", "0", "no"))
 
 
 @attrs.frozen
 class PhoneAnswer:
-    """What a call-response says, and for which call."""
+    """A phone's answer, and the key of its call."""
 
     unique_key: str
     answer: Answer
@@ -74,7 +72,7 @@ class PhoneAnswer:
 
 @attrs.frozen
 class DeviceId:
-    """The four things that must match for a device to be removed, less its platform."""
+    """What must match for a device to be removed, beside its platform."""
 
     sip_user_id: int
     app: str
@@ -91,7 +89,7 @@ class Hangup:
 
 
 def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
-    """What the PBX asks for."""
+    """The call that the PBX has for an account."""
     return IncomingCall(
         sip_user_id=sip_user_id(raw, settings),
         phonenumber=_phonenumber(raw),
@@ -101,7 +99,7 @@ def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
 
 
 def phone_answer(raw: RawFields, received_at: float) -> PhoneAnswer:
-    """What a phone says to a call."""
+    """The answer of a phone; ``received_at`` is of the monotonic clock."""
     return PhoneAnswer(
         unique_key=_required(raw, "unique_key"),
         answer=Answer(
@@ -113,7 +111,7 @@ def phone_answer(raw: RawFields, received_at: float) -> PhoneAnswer:
 
 
 def device(raw: RawFields, platform: Platform, settings: WebSettings, now: float) -> Device:
-    """The device an app registers."""
+    """The device that an app registers; ``now`` is of the wall clock."""
     return Device(
         sip_user_id=sip_user_id(raw, settings),
         platform=platform,
@@ -133,7 +131,7 @@ def device(raw: RawFields, platform: Platform, settings: WebSettings, now: float
 
 
 def device_id(raw: RawFields, settings: WebSettings) -> DeviceId:
-    """The device an app unregisters."""
+    """The device that an app unregisters."""
     return DeviceId(
         sip_user_id=sip_user_id(raw, settings),
         app=_required(raw, "app"),
@@ -142,7 +140,7 @@ def device_id(raw: RawFields, settings: WebSettings) -> DeviceId:
 
 
 def hangup(raw: RawFields, settings: WebSettings) -> Hangup:
-    """Why a call ended; ``hangup_reason`` is what the one known caller says for ``reason``."""
+    """Why a call ended; the one known client sends ``hangup_reason`` for ``reason``."""
     return Hangup(
         sip_user_id=sip_user_id(raw, settings),
         unique_key=_required(raw, "unique_key"),
@@ -162,7 +160,7 @@ def report(raw: RawFields) -> Mapping[str, str]:
 
 
 def sip_user_id(raw: RawFields, settings: WebSettings) -> int:
-    """The account a request is about."""
+    """The account that a request is for."""
     text = _required(raw, "sip_user_id")
     integer = _INTEGER.fullmatch(text)
     if integer is None:
@@ -185,7 +183,7 @@ def _text(raw: RawFields, name: str, longest: int | None = MAX_TEXT) -> str:
 def _clean(text: str, name: str) -> str:
     if "\0" in text:
         raise BadRequest(f"{name}: NUL")
-    # Only JSON escapes can smuggle in a surrogate, which no database and no peer takes.
+    # Only a JSON escape can yield a surrogate, which no database and no peer accepts.
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise BadRequest(f"{name}: invalid character")
     return text
@@ -206,7 +204,7 @@ def _token(raw: RawFields, name: str, *, required: bool = False) -> str:
 
 
 def _push_token(raw: RawFields, platform: Platform) -> str:
-    """An odd token of Apple's is stored: the push then fails, and the app can be found."""
+    """A token; an odd one of Apple's is stored, so that the failed push shows the faulty app."""
     text = _token(raw, "token", required=True)
     if platform is not Platform.APNS and GOOGLE_TOKEN.fullmatch(text) is None:
         raise BadRequest("token: not a token of Google's")
@@ -232,9 +230,12 @@ def _push_profile(raw: RawFields) -> str:
 
 def _boolean(raw: RawFields, name: str, *, default: bool) -> bool:
     text = _text(raw, name).lower()
-    if text and text not in _BOOLEANS:
+    if not text:
+        return default
+    value = parse_boolean(text) if text in _BOOLEAN_WORDS else None
+    if value is None:
         raise BadRequest(f"{name}: not a boolean")
-    return _BOOLEANS.get(text, default)
+    return value
 
 
 def _number(raw: RawFields, name: str) -> float:

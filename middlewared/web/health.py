@@ -1,7 +1,5 @@
 """
-What a load balancer asks, and what a developer does.
-
-The one invariant: neither answer waits for anything.
+The routes for load balancers and developers; neither waits for anything.
 """
 
 from __future__ import annotations
@@ -19,10 +17,13 @@ from middlewared.web.request import Request
 @attrs.frozen(kw_only=True)
 class Health:
     """
-    How the daemon is. ``redis_up`` is None when there is none. ``lag_ms`` is the longest
-    turn of the event loop in the last second or two.
+    The state of the daemon.
 
     A dependency that is down makes the daemon degraded: calls to known devices still work.
+
+    :ivar redis_up: None when Redis is not used.
+    :ivar waiting: the number of held calls.
+    :ivar lag_ms: the longest turn of the event loop in the last second or two.
     """
 
     database_up: bool

@@ -1,8 +1,7 @@
 """
-What goes back to a client, and the one table that turns a failure into it.
+Replies to clients, and the one table from failures to refusals.
 
-The one invariant: every failure a client can cause is a row of ``_TABLE``; its detail
-tells nothing about what the API expects.
+The detail of a refusal does not reveal what the API expects.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class NotFound(MiddlewaredError):
 
 
 class MethodNotAllowed(MiddlewaredError):
-    """The route knows other methods."""
+    """The route has other methods."""
 
     def __init__(self, allowed: tuple[bytes, ...]) -> None:
         super().__init__("method not allowed")
@@ -49,7 +48,7 @@ class CredentialsMissing(MiddlewaredError):
 
 
 class TooManyRequests(MiddlewaredError):
-    """This client asks or guesses too often; it may come again in ``retry_after_s``."""
+    """The client sends too many requests; it may try again after ``retry_after_s``."""
 
     def __init__(self, what: str, retry_after_s: float) -> None:
         super().__init__(f"too many {what}")
@@ -61,12 +60,12 @@ class BodyTooLarge(MiddlewaredError):
 
 
 class UnsupportedMediaType(MiddlewaredError):
-    """The body is in none of the formats we read."""
+    """The body is in none of the formats of the API."""
 
 
 @attrs.frozen
 class Reply:
-    """A finished answer; ``headers`` are those beside Content-Type and Content-Length."""
+    """A whole response; ``headers`` are those beside Content-Type and Content-Length."""
 
     status: int
     body: bytes = b""
@@ -76,7 +75,7 @@ class Reply:
 
 @attrs.frozen
 class Refusal:
-    """A failure in the words of HTTP and, for the PBX, of X-Outcome."""
+    """A failure as HTTP status and detail and, for the PBX, as X-Outcome."""
 
     status: int
     detail: str
@@ -85,13 +84,13 @@ class Refusal:
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """The row of the table for ``error``; a failure nobody foresaw is a 500."""
+    """The row of the table for ``error``; an unexpected failure is a 500."""
     row = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), _BUG)
     return attrs.evolve(row, headers=row.headers + _headers(error))
 
 
 def status_refusal(status: int) -> Refusal:
-    """The refusal of a request whose HTTP was broken before any route saw it."""
+    """The refusal of a request whose HTTP is broken, so that no route has seen it."""
     return Refusal(status, _MALFORMED if status == 400 else f"{HTTPStatus(status).phrase}.")
 
 
@@ -100,8 +99,8 @@ def json_reply(status: int, value: Mapping[str, object], headers: Headers = ()) 
     return Reply(status, json.dumps(value).encode("ascii"), headers=headers)
 
 
-def json_refusal(refusal: Refusal, elapsed_ms: float) -> Reply:  # noqa: ARG001 - a Formatter
-    """The format of refusals on every route but the PBX's."""
+def json_refusal(refusal: Refusal, elapsed_ms: float) -> Reply:  # noqa: ARG001 - a FormatRefusal
+    """A refusal in the format of every route but the PBX's."""
     return json_reply(refusal.status, {"detail": refusal.detail}, refusal.headers)
 
 
@@ -111,7 +110,7 @@ def retry_after(seconds: int) -> tuple[bytes, bytes]:
 
 
 def head_of(reply: Reply, *, close: bool) -> bytes:
-    """What goes before the body; ``close``: it is the last reply of its connection."""
+    """Status line and headers; ``close``: it is the last reply of its connection."""
     lines = [
         b"HTTP/1.1 %d %s" % (reply.status, RESPONSES.get(reply.status, b"Refused")),
         b"Date: " + datetimeToString(),
@@ -150,6 +149,6 @@ _TABLE: Mapping[type, Refusal] = {
     BadRequest: Refusal(400, _MALFORMED),
     AccessForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
     ServiceDown: Refusal(503, _UNAVAILABLE, Outcome.SERVICE_DOWN),
-    # What still runs when the daemon stops is cancelled; another daemon may do it.
+    # Requests that still run when the daemon stops are cancelled; another daemon may serve them.
     CancelledError: Refusal(503, _UNAVAILABLE, Outcome.DRAINING, (retry_after(1),)),
 }

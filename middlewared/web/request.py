@@ -1,7 +1,7 @@
 """
 One request: its path, its bounded body, and where it came from.
 
-The one invariant: nothing a client sends makes a request raise or grow without bound.
+Nothing a client sends makes a request raise or grow without bound.
 """
 
 # Most of twisted.web has no annotations.
@@ -14,7 +14,10 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.web import server
 
-from middlewared.web.replies import Reply, head_of
+from middlewared.web.bodies import RawFields, read_body, read_form
+from middlewared.web.client_address import Address, client_address
+from middlewared.web.replies import BodyTooLarge, Reply, head_of
+from middlewared.web.settings import WebSettings
 
 
 class Request(server.Request):
@@ -22,33 +25,38 @@ class Request(server.Request):
     A request whose body is kept up to the limit, and above it not at all.
 
     ``body`` stays readable after the client has gone, unlike Twisted's ``content``.
-    ``too_large`` means that the limit was passed: the request is judged at once, with an
-    empty body, and the rest of it is thrown away as it comes.
+
+    :ivar settings: those in force when the head had come; the whole request follows them.
+    :ivar too_large: the body is over the limit. The request is processed at once, with an
+        empty body, and the rest of it is discarded as it comes.
     """
 
-    channel: Any  # a Channel of ``limits``, and its Site
+    channel: Any  # a Channel, and its LimitedSite
     site: Any
+    settings: WebSettings
     too_large = False
     received_at = 0.0
     query = b""
     route = "unknown"
+    _fields: RawFields | None = None
 
     def gotLength(self, length: int | None) -> None:
+        self.settings = self.channel.site.settings.current
         self.body = bytearray()
-        self.too_large = length is not None and length > self._max_body_bytes
+        self.too_large = length is not None and length > self.settings.max_body_bytes
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.too_large:
             return
-        if len(self.body) + len(data) > self._max_body_bytes:
+        if len(self.body) + len(data) > self.settings.max_body_bytes:
             self.too_large = True
             self.body.clear()
-            self.channel.judge_early()
+            self.channel.process_early()
         else:
             self.body += data
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        # Overrides the reading of forms too: that is the business of ``bodies``.
+        # Overrides Twisted's reading of forms too, which is the job of ``bodies``.
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, self.query = path.partition(b"?")
         self.process()
@@ -59,7 +67,7 @@ class Request(server.Request):
         self.prepath: list[bytes] = []
         self.render(self.site.resource)
 
-    def answer(self, reply: Reply) -> None:
+    def respond(self, reply: Reply) -> None:
         """Write the whole of ``reply`` at once, and finish."""
         self.code, self.startedWriting = reply.status, 1
         head = head_of(reply, close=not self.channel.persistent)
@@ -67,30 +75,54 @@ class Request(server.Request):
         self.finish()
 
     def finish(self) -> None:
-        """Finish once; Klein does so again after a handler that has answered by itself."""
+        """Finish once: Klein calls this again after a route that has responded."""
         if not self.finished:
             super().finish()
 
     def parseCookies(self) -> None:
-        """Nobody needs them."""
+        """No route uses them."""
 
     def getRequestHostname(self) -> bytes:
-        """Klein asks for it; what clients put into Host must not matter."""
+        """Used by Klein; the Host header must not matter to it."""
         return b"localhost"
 
     def header_texts(self, name: bytes) -> list[str]:
         """All values of a header, whatever their bytes; Twisted's own texts must be UTF-8."""
         return [value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(name, [])]
 
+    def fields(self) -> RawFields:
+        """
+        The fields of the body or, for a DELETE without one, of the query; decoded once.
+
+        :raises BodyTooLarge: the body is over the limit; checked first.
+        :raises UnsupportedMediaType: the content type is none of ours.
+        :raises BadRequest: the body is not what its content type says.
+        """
+        if self._fields is None:
+            self._fields = self._decode()
+        return self._fields
+
+    def _decode(self) -> RawFields:
+        if self.too_large:
+            raise BodyTooLarge("body too large")
+        body = bytes(self.body)
+        if not body and self.method == b"DELETE":
+            return read_form(self.query)
+        content_type = self.header_texts(b"content-type")
+        if not body and not content_type:
+            return {}
+        return read_body(content_type[-1] if content_type else "", body)
+
+    @property
+    def address(self) -> Address | None:
+        """The client's own address, seen through trusted proxies; None: it cannot be read."""
+        forwarded_for = self.header_texts(b"x-forwarded-for")
+        return client_address(self.peer_host, forwarded_for, self.settings.trusted_proxies)
+
     @property
     def peer_host(self) -> str | None:
         """The address of the other end of the connection; None on a unix socket."""
         return host_of(self.getClientAddress())
-
-    @property
-    def _max_body_bytes(self) -> int:
-        limit: int = self.channel.site.settings.max_body_bytes
-        return limit
 
 
 def host_of(peer: object) -> str | None:

@@ -1,8 +1,7 @@
 """
-The root of the web: the tree of routes, and the one place where answers are written.
+The root of the web: the routes, and the one place where replies are written.
 
-The one invariant: every request gets exactly one reply, and no failure leaves a handler
-other than through the table in ``replies``.
+Every request gets exactly one reply. A failure becomes one by the table in ``replies``.
 """
 
 # Most of twisted.web has no annotations.
@@ -22,10 +21,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter
 
-from middlewared.accounts.interface import AccountBackend
-from middlewared.background import Background
+from middlewared.accounts.interface import Authenticator
+from middlewared.background import Background, shielded
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
@@ -36,9 +34,8 @@ from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
-from middlewared.web.filters import FilterParts, PlainFilter
+from middlewared.web.filters import ObserveRequest, RequestFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
-from middlewared.web.limits import Site
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
@@ -50,8 +47,9 @@ from middlewared.web.replies import (
 )
 from middlewared.web.reports import ReportEndpoints
 from middlewared.web.request import Request, origin_path
-from middlewared.web.settings import RouteSet, WebSettings
+from middlewared.web.settings import LiveSettings, RouteSet, WebSettings
 from middlewared.web.shedding import Shedding
+from middlewared.web.site import LimitedSite
 from middlewared.web.unknown_keys import UnknownKeys
 
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
@@ -59,16 +57,16 @@ _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"O
 
 class Web:
     """
-    Everything that is served over HTTP, but the metrics.
+    Everything that is served over HTTP, except the metrics.
 
-    :param background: runs what must be finished although its client has gone.
+    :param background: runs requests that are finished even when their client has gone.
     :param notify_lost: called with a replaced device and the one that replaced it.
-    :param report: given the account and the texts of each log-metrics report.
-    :param hangup: given the device, the call's key and the reason of each hangup report.
-    :param health: how the daemon is at this moment.
+    :param report: called with the account and the texts of each log-metrics report.
+    :param hangup: called with the device, the call's key and the reason of each hangup report.
+    :param health: returns the state of the daemon.
     :param repeats: counts the refusals, which any client can cause at will.
-    :param http_request: gets the route, method, status and seconds of each answered request.
-    :ivar closing: set it before the end: each connection is closed with its next answer.
+    :param observe_request: called with route, method, status and seconds of each request.
+    :ivar settings: a reload assigns its ``current``, a stop its ``keep_alive``.
     """
 
     def __init__(
@@ -79,42 +77,35 @@ class Web:
         settings: WebSettings,
         calls: Calls,
         devices: DeviceRegistry,
-        accounts: AccountBackend,
+        accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
         report: Callable[[int, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
         repeats: RepeatCounter,
-        http_request: Callable[[str, str, int, float], None],
+        observe_request: ObserveRequest,
     ) -> None:
-        self.settings = settings
-        self.closing = False
+        self.settings = LiveSettings(settings)
         self._clock = clock
-        self._http_request = http_request
+        self._observe_request = observe_request
         self._repeats = repeats
         self._background = background
-
-        def present() -> WebSettings:
-            return self.settings
-
-        credentials = Authentication(clock=clock, accounts=accounts, settings=present)
-        parts: FilterParts = {
-            "clock": clock,
-            "settings": present,
-            "closing": lambda: self.closing,
-            "http_request": http_request,
-        }
-        shedding = Shedding(calls=calls, **parts)
-        unknown_keys = UnknownKeys(calls=calls, **parts)
-        self._filters: dict[RouteSet, tuple[PlainFilter, ...]] = {
-            RouteSet.WHOLE: (shedding, unknown_keys),
+        shedding = Shedding(
+            clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
+        )
+        unknown_keys = UnknownKeys(
+            clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
+        )
+        self._filters: dict[RouteSet, tuple[RequestFilter, ...]] = {
+            RouteSet.ALL: (shedding, unknown_keys),
             RouteSet.PUBLIC: (unknown_keys,),
             RouteSet.PBX: (shedding,),
         }
         call_endpoints = CallEndpoints(
-            clock=clock, calls=calls, settings=present, look_up=unknown_keys.answer
+            clock=clock, calls=calls, answer_elsewhere=unknown_keys.answer
         )
+        credentials = Authentication(clock=clock, accounts=accounts)
         self._incoming_call = call_endpoints.incoming_call()
         self._health = health_endpoint(health)
         self._others = [
@@ -124,7 +115,6 @@ class Web:
                 devices=devices,
                 credentials=credentials,
                 notify_lost=notify_lost,
-                settings=present,
             ).endpoints(),
             *ReportEndpoints(
                 wall=wall,
@@ -132,27 +122,25 @@ class Web:
                 credentials=credentials,
                 report=report,
                 hangup=hangup,
-                settings=present,
             ).endpoints(),
             openapi_endpoint(),
         ]
 
-    def site(self, face: RouteSet = RouteSet.WHOLE) -> Site:
-        """The factory to listen with."""
-        return Site(
-            resource=_Tree(self.endpoints(face), self._serve, self._no_route),
+    def site(self, routes: RouteSet = RouteSet.ALL) -> LimitedSite:
+        """The factory of a listener that serves ``routes``."""
+        return LimitedSite(
+            resource=_Routes(self.endpoints(routes), self._serve, self._no_route),
             clock=self._clock,
-            settings=lambda: self.settings,
-            closing=lambda: self.closing,
+            settings=self.settings,
             refuse_broken=self._refuse_broken,
             observe=self._observe,
-            filters=self._filters[face],
+            filters=self._filters[routes],
         )
 
-    def endpoints(self, face: RouteSet = RouteSet.WHOLE) -> list[Endpoint]:
-        """All that ``face`` serves, or answers for."""
-        match face:
-            case RouteSet.WHOLE:
+    def endpoints(self, routes: RouteSet = RouteSet.ALL) -> list[Endpoint]:
+        """The endpoints of ``routes``, also those that only answer 404 there."""
+        match routes:
+            case RouteSet.ALL:
                 return [self._incoming_call, self._health, *self._others]
             case RouteSet.PUBLIC:
                 return [
@@ -169,29 +157,26 @@ class Web:
             reply = await self._reply(endpoint, request)
         except Exception as error:
             if isinstance(error, CancelledError) and request.channel is None:
-                raise  # The client has gone; Klein cancelled this and expects to see it.
+                raise  # The client has gone, so this was cancelled; no one gets a reply.
             reply = self._refuse(endpoint, request, error)
-        request.answer(reply)
+        request.respond(reply)
 
     async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
         if endpoint.methods is None:
-            raise NotFound("served on another face")
+            raise NotFound("served by another listener")
         serve = endpoint.methods.get(request.method)
         if serve is None:
             raise MethodNotAllowed(tuple(endpoint.methods))
         if endpoint.ends_with_client:
             return await serve(request)
-        return await self._shield(serve(request))
-
-    def _shield(self, work: Coroutine[Deferred[Any], Any, Reply]) -> Deferred[Reply]:
-        """
-        ``work``'s result for a client that may go away before it is there.
-
-        A half-made registration or a cancelled database query helps nobody.
-        """
-        client: Deferred[Reply] = Deferred()
-        self._background.run(_finish(work, client))
-        return client
+        serving = Deferred.fromCoroutine(serve(request))
+        if serving.called:
+            return await serving
+        # A half-made registration is useless, so it does not end with its client.
+        reply = shielded(serving)
+        serving.addErrback(_drop_expected)
+        self._background.run(_until(serving))
+        return await reply
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
@@ -203,73 +188,38 @@ class Web:
         return endpoint.format_refusal(refusal, max(0.0, elapsed_ms))
 
     def _no_route(self, request: Request, _: Failure) -> None:
-        request.answer(json_refusal(refusal_of(NotFound("no such route")), 0.0))
+        request.respond(json_refusal(refusal_of(NotFound("no such route")), 0.0))
 
     def _refuse_broken(self, target: bytes, status: int) -> Reply:
         path = origin_path(target.partition(b"?")[0]).decode("latin-1") + "/"
         of_pbx = path.startswith(self._incoming_call.path + "/")
-        self._http_request("broken", "other", status, 0.0)
+        self._observe_request("broken", "other", status, 0.0)
         format_refusal = self._incoming_call.format_refusal if of_pbx else json_refusal
         return format_refusal(status_refusal(status), 0.0)
 
     def _observe(self, request: Request) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
         seconds = max(0.0, self._clock.seconds() - request.received_at)
-        self._http_request(request.route, method, request.code, seconds)
+        self._observe_request(request.route, method, request.code, seconds)
 
 
-async def _finish(work: Coroutine[Deferred[Any], Any, Reply], client: Deferred[Reply]) -> None:
-    try:
-        reply = await work
-    except Exception as error:
-        if not client.called:
-            client.errback(Failure())
-        elif not isinstance(error, MiddlewaredError):
-            raise
-    else:
-        if not client.called:
-            client.callback(reply)
+async def _until(serving: Deferred[Any]) -> None:
+    await serving
 
 
-class _Anything(BaseConverter):
-    regex = "(?s:.*)"
-    part_isolating = False
+def _drop_expected(failure: Failure) -> None:
+    """A client that has gone needs no refusal; other failures are logged."""
+    failure.trap(MiddlewaredError)
 
 
-Work: TypeAlias = Coroutine[Deferred[Any], Any, None]
+ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, None]]
 
 
-def _handle(serve: Callable[[Endpoint, Request], Work], endpoint: Endpoint) -> Callable[..., Work]:
-    # What came after the route's slash means nothing.
-    def handle(request: Request, rest: str = "") -> Work:  # noqa: ARG001
-        return serve(endpoint, request)
-
-    return handle
-
-
-def _tree(
-    endpoints: list[Endpoint],
-    serve: Callable[[Endpoint, Request], Work],
-    no_route: Callable[..., None],
-) -> Resource:
-    """The routes of ``endpoints``; werkzeug's redirects are all switched off."""
-    app = Klein()
-    app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = _Anything
-    for endpoint in endpoints:
-        handle = _handle(serve, endpoint)
-        app.route(endpoint.path, endpoint=endpoint.name)(handle)
-        app.route(f"{endpoint.path}/<anything:rest>", endpoint=endpoint.name)(handle)
-    app.handle_errors(HTTPException)(no_route)
-    return app.resource()
-
-
-class _Tree(Resource):
+class _Routes(Resource):
     """
-    The plain paths of ``endpoints``, at one look-up, before the whole tree of routes.
+    Klein, behind one look-up of the paths that clients are documented to send.
 
-    To match a route the long way costs more than to ring a phone.
+    Klein's matching costs 0.05 ms of CPU, and a call of two requests costs 0.6 to 0.9 ms.
     """
 
     isLeaf = True
@@ -277,30 +227,47 @@ class _Tree(Resource):
     def __init__(
         self,
         endpoints: list[Endpoint],
-        serve: Callable[[Endpoint, Request], Work],
+        serve: ServeEndpoint,
         no_route: Callable[..., None],
     ) -> None:
         super().__init__()
-        self._plain = {f"{each.path}/".encode("ascii"): each for each in endpoints}
+        self._documented = {f"{each.path}/".encode("ascii"): each for each in endpoints}
         self._serve = serve
-        self._others = _tree(endpoints, serve, no_route)
+        app = Klein()
+        for each in endpoints:
+            app.route(each.path, endpoint=each.name)(_route(serve, each))
+        app.handle_errors(HTTPException)(no_route)
+        self._klein: Any = app.resource()
 
     def render(self, request: Request) -> int:
-        endpoint = self._plain.get(request.path)
+        endpoint = self._documented.get(request.path)
         if endpoint is None:
-            # Klein joins these again and wants them to be UTF-8.
-            path = unquote(origin_path(request.path), errors="replace").encode("utf-8")
-            request.postpath = path.removeprefix(b"/").split(b"/")
-            rendered: int = self._others.render(request)
+            request.postpath = canonical_segments(request.path)
+            rendered: int = self._klein.render(request)
             return rendered
-        working = Deferred.fromCoroutine(self._serve(endpoint, request))
-        working.addErrback(_gone)
-        if not working.called:
-            request.notifyFinish().addErrback(lambda _: working.cancel())
+        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        serving.addErrback(_log_failure)
+        if not serving.called:
+            request.notifyFinish().addErrback(lambda _: serving.cancel())
         return NOT_DONE_YET
 
 
-def _gone(failure: Failure) -> None:
+def _route(serve: ServeEndpoint, endpoint: Endpoint) -> Callable[..., Any]:
+    def route(request: Request) -> Coroutine[Deferred[Any], Any, None]:
+        return serve(endpoint, request)
+
+    return route
+
+
+def canonical_segments(path: bytes) -> list[bytes]:
+    """The segments of ``path`` that name a route; what follows them means nothing."""
+    # Klein joins them again and wants them to be UTF-8.
+    path = unquote(origin_path(path), errors="replace").encode("utf-8")
+    segments = path.lstrip(b"/").split(b"/", 2)
+    return segments[: 2 if segments[0] == b"api" else 1]
+
+
+def _log_failure(failure: Failure) -> None:
     if failure.check(CancelledError) is None:
         _log.failure("a request failed", failure)
 

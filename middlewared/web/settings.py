@@ -1,35 +1,27 @@
 """
-What the web room takes from the configuration.
+What the web takes from the configuration.
 
-The one invariant: the value is frozen; a reload assigns a new one, so that each request is
-handled by one set of rules.
+The settings are frozen; a reload replaces the whole value, and each request reads it once.
 """
 
 from __future__ import annotations
 
 import enum
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from middlewared.model import Platform
-
-UNIX: Final = "unix"
-"""Stands among networks for all peers of unix sockets, which have no address."""
-Network: TypeAlias = IPv4Network | IPv6Network | Literal["unix"]
-
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+from middlewared.networks import LOOPBACK_NETWORKS, Network
 
 
 class RouteSet(enum.Enum):
-    """Which routes a listening port serves; /health/ is on every face."""
+    """Which routes a listener serves; /health/ is in every set."""
 
-    WHOLE = "whole"
+    ALL = "all"
     PUBLIC = "public"
-    """Everything but the PBX's route, which is 404 here."""
+    """Everything but the PBX's route, which is 404 there."""
     PBX = "pbx"
-    """The PBX's route and nothing else."""
+    """The PBX's route."""
 
 
 @attrs.frozen
@@ -44,7 +36,7 @@ class Rate:
 class WebSettings:
     """The reloadable settings; the defaults are those of the configuration file."""
 
-    pbx_networks: tuple[Network, ...] = LOOPBACK
+    pbx_networks: tuple[Network, ...] = LOOPBACK_NETWORKS
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
     many_accounts: frozenset[tuple[str, Platform]] = frozenset()
@@ -54,11 +46,11 @@ class WebSettings:
     """From a request's first byte to its last."""
     idle_timeout_s: float = 60.0
     max_connections: int = 20_000
-    """For each listening face, so that a flood of apps leaves the PBX its own room."""
+    """Of each listener, so that a flood of apps does not shut out the PBX."""
     sip_user_id_min: int = 100_000_000
     sip_user_id_max: int = 999_999_999
     refusals_allowed: int = 10
-    """Refused credentials for one login or account inside ``refusals_window_s``, before 429."""
+    """Refused credentials for one login or account within ``refusals_window_s``, before 429."""
     refusals_allowed_of_address: int = 60
     """The same for an address, whatever logins and accounts it tries."""
     refusals_window_s: float = 60.0
@@ -68,3 +60,16 @@ class WebSettings:
     """Of an account, both made and deleted."""
     reports: Rate = Rate(burst=60, per_s=1.0)
     """Of an account, of all kinds together."""
+
+
+@attrs.define
+class LiveSettings:
+    """
+    What may change while requests are served.
+
+    :ivar current: the settings of new requests; a reload assigns it.
+    :ivar keep_alive: False when the daemon stops: each connection closes with its next reply.
+    """
+
+    current: WebSettings
+    keep_alive: bool = True

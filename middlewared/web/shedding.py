@@ -1,27 +1,27 @@
 """
-Refusing new calls under overload, before they cost what a request costs.
+Refuses new calls under overload, before they cost what a request costs.
 
 At ten times the capacity nine of ten calls are refused, and to parse each of them would use
-up the daemon. Anything unusual (chunked, pipelined, multipart, escaped, from elsewhere) goes
-the usual way, where it is refused as well, at a higher price.
+up the daemon. Anything unusual (chunked, pipelined, multipart, escaped, from elsewhere) is
+parsed, and then refused as well, at a higher cost.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Unpack
 from urllib.parse import unquote_plus
 
 from middlewared.calls.interface import Calls
+from middlewared.clock import Clock
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
-from middlewared.web.filters import FilterParts, Plain, PlainFilter, Refusal
-from middlewared.web.networks import doubt, within
+from middlewared.web.client_address import forwarding_fault, within
+from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, RequestFilter
 from middlewared.web.replies import Reply
-from middlewared.web.settings import WebSettings
+from middlewared.web.settings import LiveSettings, WebSettings
 
-MOST_SENDERS = 1000
-MOST_REPLIES = 100
+MAX_SENDERS = 1000
+MAX_REPLIES = 100
 
 _FORM_ACCOUNT = re.compile(rb"(?:^|&)sip_user_id=([0-9]{1,18})(?=&|$)")
 _FORM_CALL_ID = re.compile(rb"(?:^|&)call_id=([^&]*)")
@@ -29,67 +29,77 @@ _JSON_ACCOUNT = re.compile(rb'"sip_user_id"\s*:\s*"?([0-9]{1,18})"?\s*[,}]')
 _JSON_CALL_ID = re.compile(rb'"call_id"\s*:\s*"?([^",}]*)')
 
 
-class Shedding(PlainFilter):
+class Shedding(RequestFilter):
     """Recognises requests that are new calls, and refuses them under overload."""
 
     route = "incoming-call"
 
-    def __init__(self, *, calls: Calls, **parts: Unpack[FilterParts]) -> None:
-        super().__init__(**parts)
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        settings: LiveSettings,
+        observe_request: ObserveRequest,
+        calls: Calls,
+    ) -> None:
+        super().__init__(clock=clock, settings=settings, observe_request=observe_request)
         self._calls = calls
+        # Whether a peer with its X-Forwarded-For headers is a PBX, by ``_senders_settings``.
         self._senders: dict[tuple[str | None, tuple[str, ...]], bool] = {}
-        self._senders_by: WebSettings | None = None
+        self._senders_settings: WebSettings | None = None
+        # Encoded in ``_replies_second``, by hundredths of a millisecond and whether they close.
         self._replies: dict[tuple[int, bool], tuple[int, bytes]] = {}
-        self._replies_of = 0
+        self._replies_second = 0
 
     @property
     def active(self) -> bool:
         """Whether new calls are refused now."""
         return self._calls.overloaded
 
-    def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
+    def _refusal(
+        self, plain: PlainRequest, peer: str | None, settings: WebSettings
+    ) -> MakeReply | None:
         incoming = _incoming(plain)
-        if incoming is None or not self._is_pbx(plain, peer) or not self._calls.shed(incoming):
+        if incoming is None or not self._is_pbx(plain, peer, settings):
             return None
-        return _overloaded
+        return _overloaded if self._calls.refuse_if_new(incoming) else None
 
-    def _is_pbx(self, plain: Plain, peer: str | None) -> bool:
-        """Whether the sender is in pbx_networks; known ones cost one look-up."""
-        settings = self._settings()
-        if self._senders_by is not settings or len(self._senders) >= MOST_SENDERS:
-            self._senders, self._senders_by = {}, settings
+    def _is_pbx(self, plain: PlainRequest, peer: str | None, settings: WebSettings) -> bool:
+        """Whether the sender is in pbx_networks; a known sender costs one look-up."""
+        if self._senders_settings is not settings or len(self._senders) >= MAX_SENDERS:
+            self._senders, self._senders_settings = {}, settings
         sender = (peer, plain.forwarded_for)
         known = self._senders.get(sender)
         if known is None:
-            address = self._address(plain, peer)
-            doubtful = doubt(peer, plain.forwarded_for, (), settings.trusted_proxies)
-            known = within(address, settings.pbx_networks) and not doubtful
+            fault = forwarding_fault(peer, plain.forwarded_for, (), settings.trusted_proxies)
+            address = plain.address(peer, settings)
+            known = within(address, settings.pbx_networks) and not fault
             self._senders[sender] = known
         return known
 
-    def _written(self, refusal: Refusal, took_s: float, close: bool) -> tuple[int, bytes]:
+    def _encode(self, make_reply: MakeReply, took_s: float, close: bool) -> tuple[int, bytes]:
         """
-        As it was written before in the same second, for the Date.
+        A reply that was encoded before in the same second (because of its Date), or a new one.
 
-        To write it costs as much as all else here; and there are few that differ, since a
+        To encode it costs as much as everything else here. Few replies differ, since a
         refusal takes some hundredths of a millisecond.
         """
         second, hundredths = int(self._clock.seconds()), round(took_s * 100_000)
-        if second != self._replies_of or len(self._replies) >= MOST_REPLIES:
-            self._replies_of, self._replies = second, {}
+        if second != self._replies_second or len(self._replies) >= MAX_REPLIES:
+            self._replies_second, self._replies = second, {}
         key = (hundredths, close)
-        written = self._replies.get(key)
-        if written is None:
-            written = self._replies[key] = super()._written(refusal, took_s, close)
-        return written
+        encoded = self._replies.get(key)
+        if encoded is None:
+            encoded = self._replies[key] = super()._encode(make_reply, took_s, close)
+        return encoded
 
 
 def _overloaded(took_ms: float) -> Reply:
     return pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_ms:.2f}")
 
 
-def _incoming(plain: Plain) -> IncomingCall | None:
-    """The account and call_id of a form or JSON object; None: it is for the parser."""
+def _incoming(plain: PlainRequest) -> IncomingCall | None:
+    """The account and call_id of a form or JSON object; None: they need the parser."""
     body, is_json = plain.body, plain.is_json
     accounts = (_JSON_ACCOUNT if is_json else _FORM_ACCOUNT).findall(body)
     call_ids = (_JSON_CALL_ID if is_json else _FORM_CALL_ID).findall(body)

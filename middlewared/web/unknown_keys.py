@@ -1,9 +1,9 @@
 """
-Answers to calls that are not held here: how many of them an address may send.
+Limits the answers that an address may send to calls that are not held here.
 
-The key of a call is unguessable, and whoever sends made-up ones gets nothing but a 404; yet
-each may cost a look-up in Redis. So an address that sends many is refused without one, and
-during a flood by the bytes of its requests, before they are parsed.
+The key of a call cannot be guessed, and made-up ones get a 404; yet each may cost a look-up
+in Redis. So an address that sends many is refused without a look-up, and during a flood by
+the bytes of its requests, before they are parsed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from functools import partial
-from typing import Unpack
 
 from middlewared.calls.interface import Calls
+from middlewared.clock import Clock
+from middlewared.model import AnswerResult
+from middlewared.web.client_address import Address, rate_limit_key
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.filters import FilterParts, Plain, PlainFilter, Refusal
-from middlewared.web.networks import Address, counted_as
+from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, RequestFilter
 from middlewared.web.replies import NotFound, TooManyRequests, json_refusal, refusal_of
-from middlewared.web.token_buckets import Buckets
+from middlewared.web.settings import LiveSettings, Rate, WebSettings
+from middlewared.web.token_buckets import TokenBuckets
 
 FLOOD_PER_S = 20
-"""So many unknown keys a second, from all addresses, are a flood."""
+"""This many unknown keys a second, from all addresses, are a flood."""
 
 _TYPE = re.compile(
     rb"(?i)\r\ncontent-type:[ \t]*application/(?:json|x-www-form-urlencoded)[ \t]*[;\r]"
@@ -37,35 +39,44 @@ _JSON = re.compile(
 )
 
 
-class UnknownKeys(PlainFilter):
+class UnknownKeys(RequestFilter):
     """Passes answers on to calls that may be unknown, and refuses a flood of them."""
 
     route = "call-response"
 
-    def __init__(self, *, calls: Calls, **parts: Unpack[FilterParts]) -> None:
-        super().__init__(**parts)
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        settings: LiveSettings,
+        observe_request: ObserveRequest,
+        calls: Calls,
+    ) -> None:
+        super().__init__(clock=clock, settings=settings, observe_request=observe_request)
         self._calls = calls
-        self._unknown = Buckets("unknown keys")
+        self._unknown = TokenBuckets("unknown keys")
         # Apart, so that made-up keys do not shut out the phones behind the same address.
-        self._elsewhere = Buckets("keys of calls that are over")
+        self._elsewhere = TokenBuckets("keys of calls that are over")
         self._second_began_at = self._clock.seconds()
         self._this_second = self._last_second = 0
 
-    async def answer(self, said: PhoneAnswer, address: Address | None) -> bool:
+    async def answer(
+        self, answer: PhoneAnswer, address: Address | None, rate: Rate
+    ) -> AnswerResult:
         """
-        Answer a call that is not held here; whether it is known.
+        Answer a call that is not held here.
 
-        :raises TooManyRequests: ``address`` has asked for too many unknown ones.
+        :raises TooManyRequests: ``address`` has sent more unknown keys than ``rate`` allows.
         """
-        settings, client = self._settings(), counted_as(address)
-        ours = self._calls.recognises(said.unique_key)
+        client = rate_limit_key(address)
+        ours = self._calls.knows_key(answer.unique_key)
         buckets = self._elsewhere if ours else self._unknown
         self._count()
-        buckets.take(client, settings.unknown_keys, self._clock.seconds())
-        known = await self._calls.answer(said.unique_key, said.answer)
-        if known:
-            buckets.give_back(client, settings.unknown_keys)
-        return known
+        buckets.take(client, rate, self._clock.seconds())
+        result = await self._calls.answer(answer.unique_key, answer.answer)
+        if result is AnswerResult.ACCEPTED:
+            buckets.refund(client, rate)
+        return result
 
     @property
     def active(self) -> bool:
@@ -73,29 +84,31 @@ class UnknownKeys(PlainFilter):
         self._turn_second()
         return max(self._this_second, self._last_second) >= FLOOD_PER_S
 
-    def _refusal(self, plain: Plain, peer: str | None) -> Refusal | None:
+    def _refusal(
+        self, plain: PlainRequest, peer: str | None, settings: WebSettings
+    ) -> MakeReply | None:
         found = (_JSON if plain.is_json else _FORM).fullmatch(plain.body)
         if found is None or _TYPE.search(plain.head) is None:
             return None
         key = found[1].decode("ascii")
-        if self._calls.recognises(key):
+        if self._calls.knows_key(key):
             return None
-        error = self._error(key, counted_as(self._address(plain, peer)))
+        client = rate_limit_key(plain.address(peer, settings))
+        error = self._error(key, client, settings.unknown_keys)
         if error is None:
             return None
         self._count()
         return partial(json_refusal, refusal_of(error))
 
-    def _error(self, key: str, client: Hashable) -> Exception | None:
-        """Why the key is refused without a look-up; None: it has to be looked up."""
-        rate = self._settings().unknown_keys
+    def _error(self, key: str, client: Hashable, rate: Rate) -> Exception | None:
+        """Why the key is refused without a look-up; None: it needs one."""
         try:
             self._unknown.take(client, rate, self._clock.seconds())
         except TooManyRequests as error:
             return error
-        if self._calls.surely_unknown(key):
+        if self._calls.rules_out_key(key):
             return NotFound("no such call")
-        self._unknown.give_back(client, rate)  # to be taken by the look-up
+        self._unknown.refund(client, rate)  # the look-up takes it
         return None
 
     def _count(self) -> None:

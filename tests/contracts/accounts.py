@@ -6,8 +6,7 @@ What every account backend that checks credentials must do.
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.trial.unittest import TestCase
@@ -23,19 +22,14 @@ else:
     _Case = object  # a contract alone is no test, so no runner may collect it
 
 
-def basic(user: str, password: str) -> bytes:
-    """A Basic Authorization header."""
-    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
-
-
 class AccountBackendContract(_Case):
     """``backend`` accepts ``good`` as ACCOUNT and refuses ``bad``."""
 
-    backend: AccountBackend
+    backend: AccountBackend[Any]
     good: bytes
     bad: bytes
 
-    async def test_good_credentials_speak_for_their_account_alone(self) -> None:
+    async def test_good_credentials_are_for_one_account(self) -> None:
         """An accepted user owns one account."""
         account = await self.backend.authenticate(self.good)
         self.assertEqual(account, Account(ACCOUNT))
@@ -43,20 +37,26 @@ class AccountBackendContract(_Case):
         self.assertFalse(account.owns(ACCOUNT + 1))
 
     async def test_bad_credentials_are_refused(self) -> None:
-        """Wrong credentials are refused, and again, and do not spoil the right ones."""
+        """Wrong credentials are refused each time, and right ones are accepted afterwards."""
         for _ in range(2):
             with self.assertRaises(CredentialsRefused):
                 await self.backend.authenticate(self.bad)
         await self.backend.authenticate(self.good)
 
+    async def test_a_refusal_is_an_answer(self) -> None:
+        """A backend that refuses credentials is not down."""
+        with self.assertRaises(CredentialsRefused):
+            await self.backend.authenticate(self.bad)
+        self.assertIsNot(self.backend.up, False)
+
     async def test_good_and_bad_at_once(self) -> None:
-        """Requests under way together get each its own answer."""
+        """Concurrent requests get their own answers."""
         headers = [self.good, self.bad, self.good, self.bad]
         asked = [Deferred.fromCoroutine(self.backend.authenticate(h)) for h in headers]
         results = await DeferredList(asked, consumeErrors=True)
         self.assertEqual([success for success, _ in results], [True, False, True, False])
 
-    async def test_credentials_are_asked_for(self) -> None:
+    async def test_credentials_are_required(self) -> None:
         """A request without an Authorization header is not let in."""
         self.assertTrue(self.backend.needs_credentials)
 

@@ -1,36 +1,58 @@
 """
-What every device registry must do, whatever database it stands on.
+What every device registry must do, whatever its database.
 
-``DeviceRegistryContract`` is mixed into a TestCase that gives two members: two
-registries (two daemons) that stand on the same, at first empty, database.
+The contracts are mixed into a TestCase with two members: the registries of two daemons at
+the same database, which is empty at first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from middlewared import __version__
 from middlewared.devices.interface import (
-    Counts,
-    DaemonTable,
+    DaemonHeartbeats,
+    DeviceCounts,
+    DeviceFilter,
     DeviceRegistry,
     Page,
     Registered,
-    Wanted,
     is_silent,
 )
+from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
+T = TypeVar("T")
 ACCOUNT = 123456789
 
 if TYPE_CHECKING:
     _Case = TestCase
 else:
-    _Case = object  # a contract alone is no test, so no runner may collect it
+    _Case = object  # a contract without a registry is no test, so no runner may collect it
+
+
+async def until_done(work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+    """Repeat ``work`` until the database is up; the test's own time-out bounds it."""
+    while True:
+        try:
+            return await work()
+        except DatabaseDown:
+            await deferLater(reactor, 0.05)
+
+
+async def start(registry: DeviceRegistry) -> None:
+    """Start a registry; on a busy machine its database may come up later."""
+    with suppress(DatabaseDown):
+        await registry.start()
+    await until_done(registry.ping)
 
 
 def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
@@ -74,9 +96,9 @@ class DeviceRegistryContract(_Case):
     here: DeviceRegistry
     there: DeviceRegistry
 
-    async def all(self, wanted: Wanted | None = None) -> list[Device]:
+    async def all(self, matching: DeviceFilter | None = None) -> list[Device]:
         """All devices that match."""
-        return list((await self.here.page(wanted=wanted)).devices)
+        return list((await self.here.page(matching=matching)).devices)
 
     async def wake(self, device: Device, *answered: float | None) -> None:
         """One batch of calls to ``device``: when each was answered, or None."""
@@ -89,8 +111,8 @@ class DeviceRegistryContract(_Case):
             assert found is not None
             self.assertEqual((found.silent_streak, found.last_answered), (streak, last_answered))
 
-    async def test_nobody_registered(self) -> None:
-        """An account without a device has none to find, to change or to remove."""
+    async def test_account_without_a_device(self) -> None:
+        """It has none to find, to change or to remove."""
         self.assertIsNone(await self.here.find(ACCOUNT))
         self.assertFalse(await self.here.delete(ACCOUNT, Platform.APNS, "app", "token"))
         self.assertFalse(await self.here.remove_dead(a_device(), None))
@@ -98,28 +120,28 @@ class DeviceRegistryContract(_Case):
         self.assertFalse(await self.here.set_sandbox(a_device(), True))
         self.assertFalse(await self.here.touch(ACCOUNT, 1.0))
         self.assertEqual(await self.here.page(), Page([], None))
-        self.assertEqual(await self.here.count(1), Counts({}, 0))
+        self.assertEqual(await self.here.count(1), DeviceCounts({}, 0))
 
     async def test_account_beyond_the_range_of_the_database(self) -> None:
-        """A PBX may ask for any integer: one no database can keep has no device."""
+        """A PBX may send any integer: one that no database can store has no device."""
         self.assertIsNone(await self.here.find(2**63))
         self.assertIsNone(await self.here.find(10**40))
 
     async def test_registered_device_is_found_everywhere(self) -> None:
-        """Every field comes back as it was given, at the other daemon too, at once."""
+        """Every field comes back as it was registered, at once, at the other daemon too."""
         device = a_device()
         self.assertEqual(await self.here.register(device), Registered(None))
         self.assertEqual(await self.here.find(ACCOUNT), device)
         self.assertEqual(await self.there.find(ACCOUNT), device)
 
-    async def test_device_with_the_required_fields_alone(self) -> None:
-        """The texts an app did not send stay empty, the switches off."""
+    async def test_device_with_required_fields_only(self) -> None:
+        """The texts that an app did not send stay empty, the booleans false."""
         device = Device(sip_user_id=1, platform=Platform.GCM, app="a", token="t")
         await self.here.register(device)
         self.assertEqual(await self.here.find(1), device)
 
     async def test_new_registration_replaces_the_old(self) -> None:
-        """One device an account: the old one is returned and gone, on any platform."""
+        """An account has one device: the old one is returned and removed, on any platform."""
         old = a_device()
         new = attrs.evolve(old, platform=Platform.ANDROID, app="com.example.other", token="t2")
         await self.here.register(old)
@@ -131,10 +153,10 @@ class DeviceRegistryContract(_Case):
         """An app that registers again replaces itself."""
         device = a_device()
         await self.here.register(device)
-        self.assertEqual(await self.here.register(device, alone=True), Registered(device))
+        self.assertEqual(await self.here.register(device, exclusive=True), Registered(device))
 
     async def test_registrations_race_for_one_account(self) -> None:
-        """Each of many simultaneous registrations replaced exactly one other, but the first."""
+        """Each of many simultaneous registrations but the first replaced exactly one other."""
         devices = [a_device(token=f"token-{n}") for n in range(40)]
         members = [self.here, self.there] * 20
         replaced = await gatherResults(
@@ -149,7 +171,7 @@ class DeviceRegistryContract(_Case):
         tokens = sorted([*(old.token for old in before if old is not None), left.token])
         self.assertEqual(tokens, sorted(device.token for device in devices))
 
-    async def test_one_account_a_phone(self) -> None:
+    async def test_one_account_per_phone(self) -> None:
         """Devices of other accounts on the same phone are removed and returned; others stay."""
         phone = an_android(2, "installation:2")
         same = [an_android(3, "installation:3"), an_android(4, "installation")]
@@ -162,13 +184,15 @@ class DeviceRegistryContract(_Case):
         ]
         for device in (*same, *other):
             await self.here.register(device)
-        self.assertEqual(await self.there.register(phone, alone=True), Registered(None, same))
+        self.assertEqual(await self.there.register(phone, exclusive=True), Registered(None, same))
         self.assertEqual(await self.all(), [phone, *other])
         moved = attrs.evolve(phone, sip_user_id=5)
-        self.assertEqual(await self.here.register(moved, alone=True), Registered(other[0], [phone]))
+        self.assertEqual(
+            await self.here.register(moved, exclusive=True), Registered(other[0], [phone])
+        )
 
-    async def test_several_accounts_a_phone(self) -> None:
-        """Without ``alone`` the other devices on a phone stay."""
+    async def test_several_accounts_per_phone(self) -> None:
+        """Unless a registration is exclusive, the other devices on its phone stay."""
         devices = [an_android(number) for number in (1, 2, 3)]
         for device in devices:
             self.assertEqual(await self.here.register(device), Registered(None))
@@ -181,34 +205,36 @@ class DeviceRegistryContract(_Case):
             (an_android(1, ":1"), an_android(2, ":2")),
             (an_android(1, "i" * 4000 + "1:x"), an_android(2, "i" * 4000 + "2:x")),
         ):
-            self.assertEqual(await self.here.register(alike, alone=True), Registered(None))
-            self.assertEqual(await self.here.register(other, alone=True), Registered(None))
+            self.assertEqual(await self.here.register(alike, exclusive=True), Registered(None))
+            self.assertEqual(await self.here.register(other, exclusive=True), Registered(None))
             third = attrs.evolve(alike, sip_user_id=3)
-            self.assertEqual((await self.here.register(third, alone=True)).displaced, (alike,))
+            self.assertEqual((await self.here.register(third, exclusive=True)).removed, (alike,))
             for device in (other, third):
                 await self.here.remove_dead(device, None)
 
     async def test_one_phone_registers_for_several_accounts_at_once(self) -> None:
-        """At any daemons: only the last one remains, and each other is displaced once."""
+        """At any daemons: only the last one remains, and every other is removed once."""
         devices = [an_android(number, f"installation:{number}") for number in range(1, 41)]
         members = [self.here, self.there] * 20
         registered = await gatherResults(
             [
-                Deferred.fromCoroutine(member.register(device, alone=True))
+                Deferred.fromCoroutine(member.register(device, exclusive=True))
                 for member, device in zip(members, devices, strict=True)
             ]
         )
-        displaced = [device for each in registered for device in each.displaced]
+        removed = [device for each in registered for device in each.removed]
         left = await self.all()
         self.assertEqual(len(left), 1)
-        accounts = sorted(device.sip_user_id for device in (*displaced, *left))
+        accounts = sorted(device.sip_user_id for device in (*removed, *left))
         self.assertEqual(accounts, list(range(1, 41)))
 
     async def test_phones_that_exchange_their_accounts_at_once(self) -> None:
         """Registrations do not deadlock."""
         phones = ["a", "b", "c"]
         registering = [
-            Deferred.fromCoroutine(member.register(an_android(account, f"{phone}:1"), alone=True))
+            Deferred.fromCoroutine(
+                member.register(an_android(account, f"{phone}:1"), exclusive=True)
+            )
             for turn in range(10)
             for member in (self.here, self.there)
             for account in (1, 2, 3)
@@ -246,8 +272,8 @@ class DeviceRegistryContract(_Case):
         self.assertFalse(await self.here.remove_dead(device, at - 0.001))
         self.assertTrue(await self.here.remove_dead(device, at))
 
-    async def test_canonical_token_replaces_the_token_it_was_given_for(self) -> None:
-        """A device that has registered another token meanwhile keeps it."""
+    async def test_canonical_token_replaces_the_token_that_was_pushed_to(self) -> None:
+        """A device that has registered another token meanwhile keeps that."""
         device = a_device()
         await self.here.register(device)
         for other in others(device):
@@ -351,7 +377,7 @@ class DeviceRegistryContract(_Case):
             ("com.example.phone", Platform.ANDROID): 1,
         }
         for silent_calls, silent in ((0, 0), (1, 2), (2, 1), (3, 0)):
-            self.assertEqual(await self.there.count(silent_calls), Counts(devices, silent))
+            self.assertEqual(await self.there.count(silent_calls), DeviceCounts(devices, silent))
 
     async def test_touch_sets_last_seen_alone(self) -> None:
         """A check-in leaves the time of the registration as it was."""
@@ -373,43 +399,43 @@ class DeviceRegistryContract(_Case):
         self.assertEqual([device.sip_user_id for device in rest.devices], [9])
         self.assertEqual(await self.there.page(after=9, limit=3), Page([], None))
 
-    async def test_wanted_devices(self) -> None:
+    async def test_filters(self) -> None:
         """Silent, unseen and shared ones, and all filters combined."""
         shared = [an_android(1, "phone:1"), attrs.evolve(an_android(2, "phone:2"), last_seen=10.0)]
-        alone = [attrs.evolve(an_android(3, "other:1"), last_seen=10.0), an_android(4, "more:1")]
-        for device in (*shared, *alone):
+        single = [attrs.evolve(an_android(3, "other:1"), last_seen=10.0), an_android(4, "more:1")]
+        for device in (*shared, *single):
             await self.here.register(device)
         await self.wake(shared[0], None)
         await self.wake(shared[1], None, None)
-        await self.wake(alone[0], 20.0)
-        for wanted, accounts in (
-            (Wanted(), [1, 2, 3, 4]),
-            (Wanted(silent_streak=1), [1, 2]),
-            (Wanted(silent_streak=2), [2]),
-            (Wanted(unseen_since=15.0), [2]),
-            (Wanted(unseen_since=25.0), [2, 3]),
-            (Wanted(shared=True), [1, 2]),
-            (Wanted(silent_streak=1, unseen_since=25.0, shared=True), [2]),
-            (Wanted(silent_streak=3), []),
+        await self.wake(single[0], 20.0)
+        for matching, accounts in (
+            (DeviceFilter(), [1, 2, 3, 4]),
+            (DeviceFilter(silent_streak=1), [1, 2]),
+            (DeviceFilter(silent_streak=2), [2]),
+            (DeviceFilter(unseen_since=15.0), [2]),
+            (DeviceFilter(unseen_since=25.0), [2, 3]),
+            (DeviceFilter(shared=True), [1, 2]),
+            (DeviceFilter(silent_streak=1, unseen_since=25.0, shared=True), [2]),
+            (DeviceFilter(silent_streak=3), []),
         ):
-            found = [device.sip_user_id for device in await self.all(wanted)]
-            self.assertEqual(found, accounts, wanted)
+            found = [device.sip_user_id for device in await self.all(matching)]
+            self.assertEqual(found, accounts, matching)
 
-    async def test_page_without_a_wanted_device(self) -> None:
+    async def test_page_without_a_matching_device(self) -> None:
         """The next page can still be found."""
         for number in range(1, 6):
             await self.here.register(a_device(number))
         await self.wake(a_device(4), None)
-        first = await self.here.page(limit=2, wanted=Wanted(silent_streak=1))
+        first = await self.here.page(limit=2, matching=DeviceFilter(silent_streak=1))
         self.assertEqual(first, Page([], 2))
-        second = await self.here.page(after=2, limit=2, wanted=Wanted(silent_streak=1))
+        second = await self.here.page(after=2, limit=2, matching=DeviceFilter(silent_streak=1))
         self.assertEqual([device.sip_user_id for device in second.devices], [4])
 
     async def test_many_registrations_at_once(self) -> None:
-        """A burst is stored wholly."""
+        """A burst is stored completely."""
         devices = [a_device(sip_user_id=n, token=f"token-{n}") for n in range(1, 301)]
         await gatherResults(
-            [Deferred.fromCoroutine(self.here.register(d, alone=True)) for d in devices]
+            [Deferred.fromCoroutine(self.here.register(d, exclusive=True)) for d in devices]
         )
         self.assertEqual(await self.all(), devices)
 
@@ -437,25 +463,28 @@ class DeviceRegistryContract(_Case):
         await self.here.ping()
         await self.there.ping()
 
-    async def test_one_start_among_others_finds_the_schema(self) -> None:
-        """What is stored stays when another daemon starts on the same database."""
+    async def test_another_daemon_starts(self) -> None:
+        """It is up after its start, and finds the schema and the devices."""
         await self.here.register(a_device())
-        another = await self.start_another()
+        another = self.another()
+        self.assertIsNone(another.up)
+        await another.start()
+        self.assertTrue(another.up)
         self.assertEqual(await another.find(ACCOUNT), a_device())
 
-    async def start_another(self) -> DeviceRegistry:
-        """One more member on the same database, started; the test case stops it."""
+    def another(self) -> DeviceRegistry:
+        """One more member at the same database, not started; the test case stops it."""
         raise NotImplementedError
 
 
-class DaemonTableContract(_Case):
-    """The behaviour of the table of daemons, seen by the members ``here`` and ``there``."""
+class DaemonHeartbeatsContract(_Case):
+    """The heartbeats that the members ``here`` and ``there`` exchange."""
 
-    here: DaemonTable
-    there: DaemonTable
+    here: DaemonHeartbeats
+    there: DaemonHeartbeats
 
-    async def test_a_daemon_hears_of_the_others(self) -> None:
-        """Not of itself; of each its last report, and how old that is."""
+    async def test_a_daemon_receives_the_heartbeats_of_the_others(self) -> None:
+        """Not its own; the last one of each, and how old it is."""
         self.assertEqual(await self.here.report("a", redis_up=True, waiting=1), [])
         (peer,) = await self.there.report("b", redis_up=False, waiting=2)
         self.assertEqual((peer.daemon, peer.redis_up, peer.waiting), ("a", True, 1))
@@ -467,7 +496,7 @@ class DaemonTableContract(_Case):
         self.assertEqual((peer.redis_up, peer.waiting), (False, 0))
 
     async def test_daemons_may_report_at_once(self) -> None:
-        """Each time, from everywhere."""
+        """No heartbeat is lost."""
         names = [str(number) for number in range(10)]
         reports = [
             Deferred.fromCoroutine(member.report(name, redis_up=True, waiting=0))
@@ -475,23 +504,23 @@ class DaemonTableContract(_Case):
             for name in names
         ]
         await gatherResults(reports)
-        heard = await self.here.report("0", redis_up=True, waiting=0)
-        self.assertEqual({peer.daemon for peer in heard}, set(names[1:]))
+        peers = await self.here.report("0", redis_up=True, waiting=0)
+        self.assertEqual({peer.daemon for peer in peers}, set(names[1:]))
 
-    async def test_a_silent_daemon_is_not_heard_of(self) -> None:
-        """After three seconds; after a minute it is forgotten."""
+    async def test_a_silent_daemon_is_not_returned(self) -> None:
+        """After three seconds; after a minute its heartbeat is deleted."""
         for name in ("recent", "silent", "gone"):
             await self.here.report(name, redis_up=True, waiting=0)
         await self.make_older("silent", 4)
         await self.make_older("gone", 61)
-        heard = await self.there.report("this", redis_up=True, waiting=0)
-        self.assertEqual([peer.daemon for peer in heard], ["recent"])
+        peers = await self.there.report("this", redis_up=True, waiting=0)
+        self.assertEqual([peer.daemon for peer in peers], ["recent"])
         self.assertEqual(await self.daemons(), {"recent", "silent", "this"})
 
     async def make_older(self, daemon: str, seconds: int) -> None:
-        """Let a daemon's last report be ``seconds`` older; the concrete case knows its SQL."""
+        """Make a daemon's last heartbeat ``seconds`` older, in the SQL of its database."""
         raise NotImplementedError
 
     async def daemons(self) -> set[str]:
-        """Who is in the table."""
+        """The daemons in the table."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """
 What every rendezvous must do, whatever it stands on.
 
-``RendezvousContract`` is mixed into a TestCase that gives two members of one rendezvous:
+``RendezvousContract`` is mixed into a TestCase that has two members of one rendezvous:
 the same object twice for the one inside a process, two daemons' for a shared one.
 """
 
@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from middlewared.model import (
     Answer,
+    AnswerResult,
     Call,
     DeviceKind,
     IncomingCall,
@@ -23,8 +24,10 @@ from middlewared.model import (
     Platform,
     Settlement,
 )
-from middlewared.rendezvous.interface import Place, Rendezvous
+from middlewared.rendezvous.interface import Rendezvous, Waiter
 from middlewared.rendezvous.memory import fresh_key
+
+ACCEPTED, LATE, UNKNOWN = AnswerResult
 
 
 def a_call(
@@ -69,127 +72,129 @@ class RendezvousContract(_Case):
     there: Rendezvous
     late: list[LateAnswer]
 
-    async def answered(self, member: Rendezvous, call: Call, available: bool = True) -> bool:
+    async def answered(
+        self, member: Rendezvous, call: Call, available: bool = True
+    ) -> AnswerResult:
         return await member.answer(call.unique_key, an_answer(available))
 
     async def test_answer_reaches_the_waiting_place(self) -> None:
-        """An answer given at one member settles the place at the other."""
-        place = await self.here.join(a_call())
-        self.assertTrue(place.first)
+        """An answer given at one member settles the waiter at the other."""
+        waiter = await self.here.join(a_call())
+        self.assertTrue(waiter.first)
         answer = an_answer()
-        self.assertTrue(await self.there.answer(place.call.unique_key, answer))
+        self.assertIs(await self.there.answer(waiter.call.unique_key, answer), ACCEPTED)
         self.assertEqual(
-            decision(await place.settled), (Outcome.ANSWERED, answer.message_start_time)
+            decision(await waiter.settled), (Outcome.ANSWERED, answer.message_start_time)
         )
-        place.leave()
+        waiter.leave()
 
     async def test_unavailable_is_an_outcome_of_its_own(self) -> None:
         """available=False settles the call as unavailable."""
-        place = await self.here.join(a_call())
-        await self.answered(self.there, place.call, available=False)
-        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+        waiter = await self.here.join(a_call())
+        await self.answered(self.there, waiter.call, available=False)
+        self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_first_answer_decides(self) -> None:
         """A later answer is taken (True) and changes nothing, wherever it arrives."""
-        place = await self.here.join(a_call())
-        self.assertTrue(await self.answered(self.there, place.call))
-        self.assertTrue(await self.answered(self.here, place.call, available=False))
-        self.assertTrue(await self.answered(self.there, place.call, available=False))
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        waiter = await self.here.join(a_call())
+        self.assertIs(await self.answered(self.there, waiter.call), ACCEPTED)
+        self.assertIs(await self.answered(self.here, waiter.call, available=False), ACCEPTED)
+        self.assertIs(await self.answered(self.there, waiter.call, available=False), ACCEPTED)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_one_refusal_of_two_pushes_decides_nothing(self) -> None:
         """Wherever it arrives; a later acceptance settles the call."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
-        self.assertTrue(await self.answered(self.here, place.call, available=False))
-        self.assertFalse(place.settled.called)
-        self.assertTrue(await self.answered(self.there, place.call))
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
+        self.assertIs(await self.answered(self.here, waiter.call, available=False), ACCEPTED)
+        self.assertFalse(waiter.settled.called)
+        self.assertIs(await self.answered(self.there, waiter.call), ACCEPTED)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_refusals_are_counted_over_all_members(self) -> None:
-        """As many refusals as pushes settle the call for all its places."""
+        """As many refusals as pushes settle the call for all its waiters."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         first.pushes = 2
-        self.assertTrue(await self.answered(self.here, first.call, available=False))
+        self.assertIs(await self.answered(self.here, first.call, available=False), ACCEPTED)
         self.assertFalse(first.settled.called)
-        self.assertTrue(await self.answered(self.there, first.call, available=False))
+        self.assertIs(await self.answered(self.there, first.call, available=False), ACCEPTED)
         self.assertIs((await first.settled).outcome, Outcome.UNAVAILABLE)
         self.assertIs((await second.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_one_refusal_that_arrives_twice_counts_once(self) -> None:
         """Daemons may pass it on and repeat it."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
         refusal = an_answer(available=False)
         for member in (self.here, self.there, self.here):
-            self.assertTrue(await member.answer(place.call.unique_key, refusal))
-        self.assertFalse(place.settled.called)
-        place.leave()
+            self.assertIs(await member.answer(waiter.call.unique_key, refusal), ACCEPTED)
+        self.assertFalse(waiter.settled.called)
+        waiter.leave()
 
     async def test_refusals_decide_when_a_push_turns_out_to_be_none(self) -> None:
         """The provider refuses a push after the phone has refused all others."""
-        place = await self.here.join(a_call())
-        place.pushes = 2
-        await self.answered(self.here, place.call, available=False)
-        place.pushes = 1
-        self.assertIs((await place.settled).outcome, Outcome.UNAVAILABLE)
+        waiter = await self.here.join(a_call())
+        waiter.pushes = 2
+        await self.answered(self.here, waiter.call, available=False)
+        waiter.pushes = 1
+        self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
     async def test_answer_after_a_timeout_is_reported_as_late(self) -> None:
         """At the daemon where it arrives, with the kind of the device."""
-        place = await self.here.join(a_call(wait_s=0.2))
-        place.kind = kind = DeviceKind("com.example.app", Platform.GCM)
-        self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
-        await self.moment_after(place.call.deadline)
-        self.assertFalse(await self.answered(self.there, place.call))
+        waiter = await self.here.join(a_call(wait_s=0.2))
+        waiter.kind = kind = DeviceKind("com.example.app", Platform.GCM)
+        self.assertIs((await waiter.settled).outcome, Outcome.TIMEOUT)
+        await self.moment_after(waiter.call.deadline)
+        self.assertIs(await self.answered(self.there, waiter.call), LATE)
         (late,) = self.late
-        self.assertEqual((late.unique_key, late.kind), (place.call.unique_key, kind))
-        self.assertEqual(late.sip_user_id, place.call.incoming.sip_user_id)
+        self.assertEqual((late.unique_key, late.kind), (waiter.call.unique_key, kind))
+        self.assertEqual(late.sip_user_id, waiter.call.incoming.sip_user_id)
         self.assertTrue(0.0 < late.late_s < 20.0)
 
     async def test_key_is_recognised_where_its_call_waits(self) -> None:
         """Before and after its answer; an unknown one never is."""
-        place = await self.here.join(a_call())
-        key = place.call.unique_key
-        self.assertTrue(self.here.recognises(key))
-        self.assertFalse(self.here.recognises(fresh_key()))
-        self.assertTrue(await self.answered(self.here, place.call))
-        self.assertTrue(self.here.recognises(key))
-        place.leave()
+        waiter = await self.here.join(a_call())
+        key = waiter.call.unique_key
+        self.assertTrue(self.here.knows_key(key))
+        self.assertFalse(self.here.knows_key(fresh_key()))
+        self.assertIs(await self.answered(self.here, waiter.call), ACCEPTED)
+        self.assertTrue(self.here.knows_key(key))
+        waiter.leave()
 
     async def test_unknown_key_is_refused(self) -> None:
-        """Nobody waits under a key that was never given out."""
-        self.assertFalse(await self.here.answer(fresh_key(), an_answer()))
+        """No one waits for a key that was never given out."""
+        self.assertIs(await self.here.answer(fresh_key(), an_answer()), UNKNOWN)
 
     async def test_deadline_is_a_timeout(self) -> None:
         """A call without an answer times out at its deadline, and an answer is then late."""
-        place = await self.here.join(a_call(wait_s=0.3))
-        self.assertIs((await place.settled).outcome, Outcome.TIMEOUT)
-        self.assertFalse(await self.answered(self.there, place.call))
-        self.assertFalse(await self.answered(self.here, place.call))
+        waiter = await self.here.join(a_call(wait_s=0.3))
+        self.assertIs((await waiter.settled).outcome, Outcome.TIMEOUT)
+        self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
+        self.assertIs(await self.answered(self.here, waiter.call), UNKNOWN)
 
     async def test_answer_after_the_window_is_late(self) -> None:
         """An answered call is forgotten at the deadline it had."""
-        place = await self.here.join(a_call(wait_s=0.4))
-        self.assertTrue(await self.answered(self.there, place.call))
-        await self.moment_after(place.call.deadline)
-        self.assertFalse(await self.answered(self.there, place.call))
+        waiter = await self.here.join(a_call(wait_s=0.4))
+        self.assertIs(await self.answered(self.there, waiter.call), ACCEPTED)
+        await self.moment_after(waiter.call.deadline)
+        self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
 
     async def test_settling_is_a_fast_no(self) -> None:
         """settle() ends the wait, and a later answer finds nothing."""
-        place = await self.here.join(a_call())
-        await self.here.settle(place.call.unique_key, Outcome.TOKEN_DEAD)
-        self.assertEqual(await place.settled, Settlement(Outcome.TOKEN_DEAD))
-        await self.until_over(place)
-        self.assertFalse(await self.answered(self.there, place.call))
+        waiter = await self.here.join(a_call())
+        await self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD)
+        self.assertEqual(await waiter.settled, Settlement(Outcome.TOKEN_DEAD))
+        await self.until_ended(waiter)
+        self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
 
     async def test_settling_after_an_answer_changes_nothing(self) -> None:
         """The answer has decided; a push's late failure is of no account."""
-        place = await self.here.join(a_call())
-        await self.answered(self.there, place.call)
-        await self.here.settle(place.call.unique_key, Outcome.TOKEN_DEAD)
-        self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
-        self.assertTrue(await self.answered(self.here, place.call))
+        waiter = await self.here.join(a_call())
+        await self.answered(self.there, waiter.call)
+        await self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
+        self.assertIs(await self.answered(self.here, waiter.call), ACCEPTED)
 
     async def test_repeat_joins_the_waiting_call(self) -> None:
         """The same account and call_id at another member waits for the same key."""
@@ -202,7 +207,7 @@ class RendezvousContract(_Case):
         self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
 
     async def test_joined_call_is_settled_for_all(self) -> None:
-        """A fast no reaches every place of the call."""
+        """A fast no reaches every waiter of the call."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         await self.here.settle(first.call.unique_key, Outcome.PUSH_FAILED)
@@ -220,27 +225,27 @@ class RendezvousContract(_Case):
         self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
 
     async def test_a_member_knows_the_calls_it_holds(self) -> None:
-        """A repeat of a call with a place here; not another's, not one without a call_id."""
-        place = await self.here.join(a_call(call_id="abc"))
+        """A repeat of a call with a waiter here; not another's, not one without a call_id."""
+        waiter = await self.here.join(a_call(call_id="abc"))
         self.assertTrue(self.here.holds(a_call(call_id="abc").incoming))
         self.assertFalse(self.here.holds(a_call(call_id="abd").incoming))
         self.assertFalse(self.here.holds(a_call(sip_user_id=987654321, call_id="abc").incoming))
         self.assertFalse(self.here.holds(a_call().incoming))
-        place.leave()
-        await self.until_over(place)
+        waiter.leave()
+        await self.until_ended(waiter)
         self.assertFalse(self.here.holds(a_call(call_id="abc").incoming))
 
     async def test_repeat_of_a_failed_call_is_a_new_call(self) -> None:
         """A call that failed does not answer for the next try."""
         first = await self.here.join(a_call(call_id="abc"))
         await self.here.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
-        await self.until_over(first)
+        await self.until_ended(first)
         again = await self.there.join(a_call(call_id="abc"))
         self.assertTrue(again.first)
         again.leave()
 
     async def test_calls_without_call_id_are_never_joined(self) -> None:
-        """An empty call_id says nothing about two calls being one."""
+        """An empty call_id does not make two calls one."""
         first = await self.here.join(a_call())
         second = await self.there.join(a_call())
         self.assertTrue(second.first)
@@ -249,7 +254,7 @@ class RendezvousContract(_Case):
         second.leave()
 
     async def test_call_id_of_another_account_is_another_call(self) -> None:
-        """Accounts do not share calls; a UUID in use gives the second call its own key."""
+        """Accounts do not share calls; when a UUID is in use, the second call gets its own key."""
         key = "0123456789abcdef0123456789abcdef"
         first = await self.here.join(a_call(call_id=key, unique_key=key))
         second = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
@@ -267,7 +272,7 @@ class RendezvousContract(_Case):
         key = "0123456789abcdef0123456789abcdef"
         failed = await self.here.join(a_call(call_id=key, unique_key=key))
         await self.here.settle(key, Outcome.TOKEN_DEAD)
-        await self.until_over(failed)
+        await self.until_ended(failed)
         other = await self.there.join(a_call(sip_user_id=987654321, call_id=key, unique_key=key))
         again = await self.here.join(a_call(call_id=key, unique_key=key))
         self.assertEqual((other.call.unique_key, other.first, again.first), (key, True, True))
@@ -281,54 +286,61 @@ class RendezvousContract(_Case):
         second = await self.there.join(a_call(call_id="abc"))
         first.leave()
         first.leave()
-        self.assertFalse(first.over.called)
+        self.assertFalse(first.ended.called)
         second.leave()
-        self.assertIsNone(await self.until_over(first))
-        self.assertFalse(await self.answered(self.here, first.call))
-        self.assertFalse(await self.answered(self.there, first.call))
+        self.assertIsNone(await self.until_ended(first))
+        self.assertIs(await self.answered(self.here, first.call), UNKNOWN)
+        self.assertIs(await self.answered(self.there, first.call), UNKNOWN)
 
     async def test_joined_place_gets_the_answer_after_the_first_left(self) -> None:
         """The PBX repeats a call, then drops its first connection: the repeat is answered."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         first.leave()
-        self.assertTrue(await self.answered(self.here, first.call))
+        self.assertIs(await self.answered(self.here, first.call), ACCEPTED)
         self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
 
     async def test_answer_ends_the_pushes(self) -> None:
-        """The first place is told that nobody waits any more, and how the call ended."""
-        place = await self.here.join(a_call())
-        await self.answered(self.there, place.call)
-        settlement = await self.until_over(place)
+        """The first waiter is notified that the call ended, and how."""
+        waiter = await self.here.join(a_call())
+        await self.answered(self.there, waiter.call)
+        settlement = await self.until_ended(waiter)
         self.assertIs(settlement and settlement.outcome, Outcome.ANSWERED)
 
     async def test_first_place_hears_of_the_end_after_it_was_left(self) -> None:
-        """The call goes on for whoever joined it; its end is told where it is woken."""
+        """The call goes on for the second; its end is reported where the device is woken."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
         first.leave()
         await self.answered(self.there, second.call, available=False)
-        settlement = await self.until_over(first)
+        settlement = await self.until_ended(first)
         self.assertIs(settlement and settlement.outcome, Outcome.UNAVAILABLE)
 
     async def test_places_of_one_member_share_the_platform(self) -> None:
-        """Whoever wakes the device says it; a call of its own knows nothing of it."""
+        """The waker sets it; other calls do not have it."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.here.join(a_call(call_id="abc"))
         other = await self.here.join(a_call())
         kind = DeviceKind("com.example.app", Platform.GCM)
         first.kind = kind
         self.assertEqual((second.kind, other.kind), (kind, None))
-        for place in (first, second, other):
-            place.leave()
+        for waiter in (first, second, other):
+            waiter.leave()
 
-    async def test_abandon_settles_this_members_places(self) -> None:
-        """At the end of a drain all who wait here are told."""
+    async def test_settle_all_settles_this_members_places(self) -> None:
+        """At the end of a drain all who wait here are notified."""
         first = await self.here.join(a_call())
         second = await self.here.join(a_call())
-        self.here.abandon(Outcome.DRAINING)
+        self.here.settle_all(Outcome.DRAINING)
         self.assertIs((await first.settled).outcome, Outcome.DRAINING)
         self.assertIs((await second.settled).outcome, Outcome.DRAINING)
+
+    async def test_stop_settles_this_members_waiters(self) -> None:
+        """A daemon that stops leaves no request without an outcome."""
+        waiter = await self.here.join(a_call())
+        self.assertIsNot(self.here.up, False)
+        await self.here.stop()
+        self.assertIs((await waiter.settled).outcome, Outcome.DRAINING)
 
     async def test_waiting_counts_places(self) -> None:
         """waiting is what one member holds: up at join, down at answer or leave."""
@@ -345,31 +357,31 @@ class RendezvousContract(_Case):
         """Of many repeats that arrive together exactly one wakes the device."""
         members = [self.here, self.there] * 10
         calls = [Deferred.fromCoroutine(m.join(a_call(call_id="abc"))) for m in members]
-        places = await gatherResults(calls)
-        self.assertEqual(sum(place.first for place in places), 1)
-        self.assertEqual(len({place.call.unique_key for place in places}), 1)
-        await self.there.answer(places[0].call.unique_key, an_answer())
-        for place in places:
-            self.assertIs((await place.settled).outcome, Outcome.ANSWERED)
+        waiters = await gatherResults(calls)
+        self.assertEqual(sum(waiter.first for waiter in waiters), 1)
+        self.assertEqual(len({waiter.call.unique_key for waiter in waiters}), 1)
+        await self.there.answer(waiters[0].call.unique_key, an_answer())
+        for waiter in waiters:
+            self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
     async def test_leaving_and_joining_again_is_a_new_call(self) -> None:
-        """The PBX gives a call up and places it again with the same UUID: the device rings anew."""
+        """The PBX gives a call up and places it again with its UUID: the device rings again."""
         key = "0123456789abcdef0123456789abcdef"
         for _ in range(10):
-            place = await self.here.join(a_call(unique_key=key, call_id=key))
-            self.assertTrue(place.first)
-            place.leave()
+            waiter = await self.here.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(waiter.first)
+            waiter.leave()
             again = await self.here.join(a_call(unique_key=key, call_id=key))
             self.assertTrue(again.first)
-            self.assertTrue(place.over.called)
-            self.assertFalse(again.over.called)
+            self.assertTrue(waiter.ended.called)
+            self.assertFalse(again.ended.called)
             again.leave()
 
-    async def until_over(self, place: Place) -> Settlement | None:
-        """What ``place.over`` fires with."""
-        waiter: Deferred[Settlement | None] = Deferred()
-        place.over.addCallback(waiter.callback)
-        return await waiter
+    async def until_ended(self, waiter: Waiter) -> Settlement | None:
+        """What ``waiter.ended`` fires with."""
+        ended: Deferred[Settlement | None] = Deferred()
+        waiter.ended.addCallback(ended.callback)
+        return await ended
 
     async def moment_after(self, deadline: float) -> None:
         """Wait until a little after ``deadline``; the concrete case knows its clock."""

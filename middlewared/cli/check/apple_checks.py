@@ -20,8 +20,9 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
-from middlewared.cli.check.finding import Finding, ok, unreachable, warning, wrong
-from middlewared.cli.check.handshake import Handshake, distrust
+from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
+from middlewared.cli.check.explanations import unreachable
+from middlewared.cli.check.handshake import Handshake, explain_distrust
 from middlewared.clock import wall_clock
 from middlewared.config import AppleApp
 from middlewared.outgoing.interface import TcpEndpoints
@@ -32,15 +33,14 @@ from middlewared.push.apns.certificate_scope import Environment
 from middlewared.push.apns.provider import HTTPS
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import RequestKind, authorization_header
-from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, judge
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, goaway_fault, interpret
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.exchange import End, Exchange, Response
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.failures import (
     NOT_TRUSTED,
     WRONG_HOST,
     connect_fault,
     describe,
-    farewell_fault,
 )
 from middlewared.push.interface import Accepted, ConfigFault, Temporary, TokenDead
 from middlewared.quoting import quoted
@@ -89,7 +89,7 @@ _MEANING_WITH_CERTIFICATE: Mapping[str, str] = {
 
 
 @attrs.frozen
-class AskApple:
+class AppleCheck:
     """
     Checks apps with Apple.
 
@@ -101,23 +101,28 @@ class AskApple:
     endpoints: TcpEndpoints
     tokens: ProviderTokens
 
-    async def __call__(self, loaded: LoadedApp, environment: Environment) -> Finding:
+    async def __call__(self, loaded: LoadedApp, environment: Environment) -> CheckResult:
         """Check one environment of one app."""
         app = loaded.app
         if not isinstance(app, AppleApp):
-            raise TypeError("no app of Apple's")
+            raise TypeError("not an app of Apple's")
         url = app.sandbox_url if environment == "sandbox" else app.production_url
-        call = _Call(self, app, loaded, environment, url)
-        return await call.finding()
+        check = _EnvironmentCheck(self, app, loaded, environment, url)
+        return await check.result()
 
 
-class _Call:
+class _EnvironmentCheck:
     """One connection, from name resolution to the answer."""
 
     def __init__(
-        self, asking: AskApple, app: AppleApp, loaded: LoadedApp, environment: Environment, url: str
+        self,
+        check: AppleCheck,
+        app: AppleApp,
+        loaded: LoadedApp,
+        environment: Environment,
+        url: str,
     ) -> None:
-        self._asking = asking
+        self._check = check
         self._app = app
         self._credentials, self._key_file, self._key_id = loaded.credentials, "key_file", app.key_id
         if environment == "sandbox" and loaded.sandbox_credentials is not None:
@@ -134,14 +139,14 @@ class _Call:
         tls = ClientTLS(trust=loaded.trust, certificate=own, protocols=[b"h2"])
         self._handshake = Handshake(tls(self._host))
         self._connection = Http2Connection(
-            clock=asking.reactor, room=lambda: None, unprocessed=self._unprocessed
+            clock=check.reactor, on_capacity=lambda: None, on_unprocessed=self._unprocessed
         )
 
     @property
     def _place(self) -> str:
         return f"{self._host}:{self._port}"
 
-    async def finding(self) -> Finding:
+    async def result(self) -> CheckResult:
         """Connect, push, close."""
         endpoint: Any = self._handshake.over(self._tcp())
         factory: Any = Factory.forProtocol(lambda: self._connection)
@@ -157,8 +162,8 @@ class _Call:
                 self._connection.abort("checked")
                 await self._connection.closed
 
-    async def _connected(self) -> Finding:
-        connection, clock = self._connection, self._asking.reactor
+    async def _connected(self) -> CheckResult:
+        connection, clock = self._connection, self._check.reactor
         try:
             await with_fair_timeout(connection.ready, READY_S, clock)
         except Exception as error:  # from TLS, HTTP/2, or the peer
@@ -180,11 +185,13 @@ class _Call:
         kind = RequestKind.of(authority=self._parts.netloc, topic=self._app.topic, push_type="voip")
         authorization = b""
         if isinstance(self._credentials, KeyCredentials):
-            token = self._asking.tokens.current(self._credentials)
+            token = self._check.tokens.current(self._credentials)
             authorization = authorization_header(token.text)
         block = kind.block(token=secrets.token_hex(32), authorization=authorization, expiration=0)
-        deadline = self._asking.reactor.seconds() + ANSWER_S
-        return Exchange(block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline)
+        deadline = self._check.reactor.seconds() + ANSWER_S
+        return Exchange(
+            header_block=block, body=json.dumps({"aps": {}}).encode(), deadline=deadline
+        )
 
     def _unprocessed(self, exchange: Exchange) -> None:
         exchange.end(Temporary("not processed"))
@@ -195,7 +202,9 @@ class _Call:
             return self._no_h2()
         fault = connect_fault(error)
         if fault is not None and fault.reason in (NOT_TRUSTED, WRONG_HOST):
-            return await distrust(self._tcp(), self._host, self._asking.reactor) or fault.reason
+            return (
+                await explain_distrust(self._tcp(), self._host, self._check.reactor) or fault.reason
+            )
         if fault is not None and self._handshake.finished:
             return f"{fault.reason}: {self._credential_key}: is it Apple's, and not revoked?"
         if not self._handshake.finished:
@@ -203,11 +212,11 @@ class _Call:
             return f"no TLS: {f'nothing came within {READY_S:.0f} s' if late else describe(error)}"
         if isinstance(error, TimeoutError):
             return f"speaks TLS, but no HTTP/2 SETTINGS came within {READY_S:.0f} s"
-        said = self._connection.session.farewell
-        return f"ended before its HTTP/2 SETTINGS: {quoted(said or describe(error), 120)}"
+        goaway = self._connection.session.goaway
+        return f"ended before its HTTP/2 SETTINGS: {quoted(goaway or describe(error), 120)}"
 
     def _tcp(self) -> IStreamClientEndpoint:
-        return self._asking.endpoints(self._host, self._port)
+        return self._check.endpoints(self._host, self._port)
 
     def _no_h2(self) -> str:
         chosen = self._handshake.protocol
@@ -216,11 +225,11 @@ class _Call:
             f" by {self._handshake.root}: does a proxy intercept TLS? exempt Apple there"
         )
 
-    def _answered(self, end: End) -> Finding:
-        """What the answer, or its absence, says about the configuration."""
+    def _answered(self, end: ExchangeResult) -> CheckResult:
+        """What the answer, or its absence, reveals about the configuration."""
         if not isinstance(end, Response):
             return self._unanswered(end.reason)
-        result = judge(end, wall_clock())
+        result = interpret(end, wall_clock())
         if isinstance(result, Accepted):
             return wrong(
                 f"{self._place}: a push to a made-up token was accepted, which Apple never does:"
@@ -243,16 +252,16 @@ class _Call:
             )
         return self._refused(result.reason)
 
-    def _unanswered(self, reason: str) -> Finding:
+    def _unanswered(self, reason: str) -> CheckResult:
         """The connection or stream ended: Apple may have given a reason in its GOAWAY."""
-        farewell = self._connection.session.farewell
-        fault = farewell_fault(farewell)
+        goaway = self._connection.session.goaway
+        fault = goaway_fault(goaway)
         if isinstance(fault, ConfigFault):
             return self._refused(fault.reason)
-        said = f": {quoted(farewell, 120)}" if farewell else ""
-        return wrong(f"{self._place}: no answer to a push: {reason}{said}")
+        detail = f": {quoted(goaway, 120)}" if goaway else ""
+        return wrong(f"{self._place}: no answer to a push: {reason}{detail}")
 
-    def _refused(self, reason: str) -> Finding:
+    def _refused(self, reason: str) -> CheckResult:
         with_key = isinstance(self._credentials, KeyCredentials)
         meaning = (_MEANING_WITH_KEY if with_key else _MEANING_WITH_CERTIFICATE).get(reason)
         if meaning is None:

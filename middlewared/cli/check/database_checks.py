@@ -15,20 +15,17 @@ from typing import Any
 
 import psycopg2.errors
 
-from middlewared.cli.check.finding import (
-    NO_NAME,
-    NOTABLE_SKEW_S,
-    Finding,
-    agreeing,
-    ok,
-    skew,
-    wrong,
-)
+from middlewared.cli.check.check_result import CheckResult, ok, wrong
+from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, NO_NAME, agreeing, skew
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
 from middlewared.devices.migrations import pending
-from middlewared.devices.postgres.addresses import read_url, with_addresses
-from middlewared.devices.postgres.postgres_connection import LinkLost, PostgresConnection, words
+from middlewared.devices.postgres.connection_parameters import parse_url, resolve_host
+from middlewared.devices.postgres.postgres_connection import (
+    PostgresConnection,
+    PostgresConnectionLost,
+    first_line,
+)
 from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
 from middlewared.devices.sqlite.sqlite_thread import SqliteThread
 from middlewared.errors import ConfigError, DatabaseDown
@@ -50,33 +47,33 @@ _WRITES = (
 _FIRST_WRITES = ("create table middlewared_check (nothing integer)",)
 
 
-async def ask_database(database: DatabaseSettings, reactor: Any) -> Finding:
+async def check_database(database: DatabaseSettings, reactor: Any) -> CheckResult:
     """Check the SQLite file, or the first PostgreSQL host that accepts writes."""
     path = database.sqlite_file
     try:
         if path is not None:
             return await _sqlite(path, reactor)
-        return await _postgres(read_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
+        return await _postgres(parse_url(database.url, _STATEMENT_TIMEOUT_MS), reactor)
     except ConfigError as error:  # a newer release's schema
-        return wrong("; ".join(error.problems).removeprefix("[database] url: "))
+        return wrong("; ".join(problem.what for problem in error.problems))
 
 
-async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> Finding:
+async def _postgres(hosts: Sequence[Mapping[str, str]], reactor: Any) -> CheckResult:
     missed: list[str] = []
     for host in hosts:
         name = _name(host)
-        addresses = await with_addresses(reactor, host)
+        addresses = await resolve_host(reactor, host)
         if not addresses:
             missed.append(f"{name}: {NO_NAME}")
         for parameters in addresses:
-            link = PostgresConnection(reactor)
+            connection = PostgresConnection(reactor)
             try:
-                await link.open(parameters, CONNECT_TIMEOUT_S)
-                return await _asked(link, name, missed)
-            except LinkLost as error:
-                missed.append(f"{name}: {_advised(str(error))}")
+                await connection.open(parameters, CONNECT_TIMEOUT_S)
+                return await _check_connection(connection, name, missed)
+            except PostgresConnectionLost as error:
+                missed.append(f"{name}: {_with_advice(str(error))}")
             finally:
-                link.close()
+                connection.close()
     return wrong("; ".join(dict.fromkeys(missed)))
 
 
@@ -85,41 +82,43 @@ def _name(host: Mapping[str, str]) -> str:
     return f"{name}:{host.get('port', '5432')}"
 
 
-async def _asked(link: PostgresConnection, name: str, missed: Sequence[str]) -> Finding:
-    """Check an open link."""
+async def _check_connection(
+    connection: PostgresConnection, name: str, missed: Sequence[str]
+) -> CheckResult:
+    """Check an open connection."""
     try:
-        version = await _version(link)
+        version = await _version(connection)
         notes = _schema("postgres", version)
-        await _written(link, _WRITES if version and not notes else _FIRST_WRITES)
+        await _try_writes(connection, _WRITES if version and not notes else _FIRST_WRITES)
         before = wall_clock()
-        ((there,),) = (await link.run(_CLOCK, (), STATEMENT_S)).rows
+        ((there,),) = (await connection.run(_CLOCK, (), STATEMENT_S)).rows
     except psycopg2.errors.InsufficientPrivilege as error:
-        return wrong(f"{name}: {words(error)}: GRANT it to the user in url")
+        return wrong(f"{name}: {first_line(error)}: GRANT it to the user in url")
     except psycopg2.Error as error:
-        return wrong(f"{name}: {words(error)}")
+        return wrong(f"{name}: {first_line(error)}")
     except DatabaseDown as error:
         return wrong(f"{name}: {error}")
     ahead_s = there - (before + wall_clock()) / 2
     warnings = [each for each in missed if "standby" not in each]
-    if abs(ahead_s) > NOTABLE_SKEW_S:
+    if abs(ahead_s) > CLOCK_TOLERANCE_S:
         warnings.append(f"its clock is {skew(ahead_s)}")
     return ok(f"{name}, {notes or f'schema {version}'}, writable, {agreeing(ahead_s)}", warnings)
 
 
-async def _version(link: PostgresConnection) -> int:
+async def _version(connection: PostgresConnection) -> int:
     try:
-        ((version,),) = (await link.run(_VERSION, (), STATEMENT_S)).rows
+        ((version,),) = (await connection.run(_VERSION, (), STATEMENT_S)).rows
     except psycopg2.errors.UndefinedTable:
         return 0
     return int(version)
 
 
-async def _written(link: PostgresConnection, statements: Sequence[str]) -> None:
+async def _try_writes(connection: PostgresConnection, statements: Sequence[str]) -> None:
     """Execute each statement, then roll back."""
-    await link.run("begin", (), STATEMENT_S)
+    await connection.run("begin", (), STATEMENT_S)
     for statement in statements:
-        await link.run(statement, (), STATEMENT_S)
-    await link.run("rollback", (), STATEMENT_S)
+        await connection.run(statement, (), STATEMENT_S)
+    await connection.run("rollback", (), STATEMENT_S)
 
 
 def _schema(dialect: str, version: int) -> str:
@@ -133,7 +132,7 @@ def _schema(dialect: str, version: int) -> str:
     return f"schema {version}, which the next start upgrades to {newest}"
 
 
-def _advised(text: str) -> str:
+def _with_advice(text: str) -> str:
     """libpq's message, with what to do if that is known."""
     if "read-only" in text or "hot standby" in text:
         return "a standby, which accepts no writes: url must also name the primary"
@@ -147,7 +146,7 @@ def _advised(text: str) -> str:
 
 
 class _ExistingFile:
-    """An SQLite file as it is; see :class:`middlewared.devices.sqlite.sqlite_thread.Source`."""
+    """An SQLite file as it is; a :class:`.sqlite_thread.ConnectionSource`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -156,33 +155,33 @@ class _ExistingFile:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
         return sqlite3.connect(uri, uri=True, timeout=STATEMENT_S / 2, isolation_level=None)
 
-    def moved(self) -> bool:
+    def replaced(self) -> bool:
         return False
 
 
-async def _sqlite(path: Path, reactor: Any) -> Finding:
-    if (new := _new_file(path)) is not None:
-        return new
-    lane = SqliteThread(
+async def _sqlite(path: Path, reactor: Any) -> CheckResult:
+    if (result := _new_file(path)) is not None:
+        return result
+    thread = SqliteThread(
         reactor=reactor,
         source=_ExistingFile(path),
         begin="begin immediate",
         timeout_s=STATEMENT_S,
         capacity=1,
     )
-    lane.start()
+    thread.start()
     try:
-        version = await lane.run(_touched)
+        version = await thread.run(_write_and_roll_back)
     except DatabaseDown as error:
         advice = ": run this as the daemon's user" if "readonly" in str(error) else ""
         return wrong(f"{path}: {error}{advice}")
     finally:
-        await lane.stop()
+        await thread.stop()
     return ok(f"{path}, {_schema('sqlite', version) or f'schema {version}'}, writable")
 
 
-def _new_file(path: Path) -> Finding | None:
-    """The finding for a file that does not exist yet; None if it does."""
+def _new_file(path: Path) -> CheckResult | None:
+    """The result for a file that does not exist yet; None if it does."""
     if path.exists():
         return None
     if os.access(path.parent, os.W_OK | os.X_OK):
@@ -190,12 +189,12 @@ def _new_file(path: Path) -> Finding | None:
     return wrong(f"{path.parent} is not writable: give it to the daemon's user")
 
 
-def _touched(connection: sqlite3.Connection) -> int:
+def _write_and_roll_back(connection: sqlite3.Connection) -> int:
     """Write, and roll back; returns the version of the schema."""
     (version,) = connection.execute("pragma user_version").fetchone()
     if version:
-        connection.execute("savepoint asked")
+        connection.execute("savepoint tried")
         connection.execute("update pulse set beaten_at = beaten_at")
-        connection.execute("rollback to asked")
-        connection.execute("release asked")
+        connection.execute("rollback to tried")
+        connection.execute("release tried")
     return int(version)

@@ -17,12 +17,12 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
-from middlewared.cli.check.finding import Finding, ok, skew, warning, wrong
-from middlewared.cli.check.kept_answers import Overheard, no_answer
+from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
+from middlewared.cli.check.explanations import explain_no_answer, skew
 from middlewared.clock import wall_clock
 from middlewared.config import AndroidApp, GcmApp
 from middlewared.outgoing.http_client import PooledHttpClient
-from middlewared.outgoing.interface import HttpResponse, OutgoingFailed, TcpEndpoints
+from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.push.google import fcm, legacy
 from middlewared.push.google.error_bodies import as_object, json_object, objects, server_time, word
@@ -58,17 +58,48 @@ _ROLE_LACKING = (
 )
 
 
+class RecordingClient:
+    """
+    Wraps another :class:`~middlewared.outgoing.interface.HttpClient` and records its answers.
+
+    The daemon's providers reduce an answer to a result; an operator needs the details, such as
+    a clock that is wrong or a service that is not enabled.
+
+    :ivar reply: the last request's answer; None when there was none.
+    :ivar failure: why there was none.
+    """
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self.reply: HttpResponse | None = None
+        self.failure: OutgoingFailed | None = None
+
+    async def request(self, method: str, url: str, **more: Any) -> HttpResponse:
+        """See the interface."""
+        self.reply = self.failure = None
+        try:
+            self.reply = await self._client.request(method, url, **more)
+        except OutgoingFailed as error:
+            self.failure = error
+            raise
+        return self.reply
+
+    async def close(self) -> None:
+        """See the interface."""
+        await self._client.close()
+
+
 @attrs.frozen
-class AskGoogle:
+class GoogleCheck:
     """Checks apps with Google, or with the relay at ``url``."""
 
     reactor: Any
     endpoints: TcpEndpoints
 
-    async def __call__(self, loaded: LoadedApp) -> Finding:
+    async def __call__(self, loaded: LoadedApp) -> CheckResult:
         """Check one app, over its own connections, which are closed at the end."""
         app, account = loaded.app, loaded.credentials
-        http = Overheard(
+        http = RecordingClient(
             PooledHttpClient(
                 reactor=self.reactor,
                 endpoints=self.endpoints,
@@ -82,9 +113,11 @@ class AskGoogle:
                 return await self._legacy(http, app)
         finally:
             await http.close()
-        raise TypeError("no app of Google's")
+        raise TypeError("not an app of Google's")
 
-    async def _v1(self, http: Overheard, app: AndroidApp, account: ServiceAccount) -> Finding:
+    async def _v1(
+        self, http: RecordingClient, app: AndroidApp, account: ServiceAccount
+    ) -> CheckResult:
         tokens = AccessTokens(account=account, http=http, clock=self.reactor)
         try:
             token = await tokens.get()
@@ -107,9 +140,9 @@ class AskGoogle:
         place = urlsplit(app.url).netloc
         if isinstance(reply, str):
             return wrong(reply)
-        return _judged_v1(reply, place, account)
+        return _interpret_v1(reply, place, account)
 
-    async def _legacy(self, http: Overheard, app: AndroidApp | GcmApp) -> Finding:
+    async def _legacy(self, http: RecordingClient, app: AndroidApp | GcmApp) -> CheckResult:
         url = fcm_send_url(app.url) if isinstance(app, AndroidApp) else app.url
         made_up = f"APA91b{secrets.token_hex(67)}"
         document = {"to": made_up, "dry_run": True, "data": _DRY}
@@ -117,7 +150,7 @@ class AskGoogle:
         place = urlsplit(url).netloc
         if isinstance(reply, str):
             return wrong(reply)
-        result = legacy.verdict(reply, made_up, wall_clock())
+        result = legacy.interpret(reply, made_up, wall_clock())
         if isinstance(result, TokenDead):
             return ok(f"{place}, made-up registration id refused ({result.reason})")
         if isinstance(result, Accepted):
@@ -137,7 +170,7 @@ class AskGoogle:
         return wrong(f"{place}: refuses the message ({reason})")
 
     async def _post(
-        self, http: Overheard, url: str, authorization: str, document: Mapping[str, object]
+        self, http: RecordingClient, url: str, authorization: str, document: Mapping[str, object]
     ) -> HttpResponse | str:
         """The answer, or why there was none."""
         try:
@@ -149,14 +182,14 @@ class AskGoogle:
                 timeout_s=ANSWER_S,
             )
         except OutgoingFailed as error:
-            return await no_answer(error, url, self.endpoints, self.reactor)
+            return await explain_no_answer(error, url, self.endpoints, self.reactor)
 
-    async def _no_token(self, account: ServiceAccount, http: Overheard, reason: str) -> str:
+    async def _no_token(self, account: ServiceAccount, http: RecordingClient, reason: str) -> str:
         """Why there is no access token, and what to do."""
         if http.reply is not None:
             return _refused(account, http.reply, reason)
         failure = http.failure or OutgoingFailed(reason)
-        why = await no_answer(failure, account.token_uri, self.endpoints, self.reactor)
+        why = await explain_no_answer(failure, account.token_uri, self.endpoints, self.reactor)
         return f"no access token: {why}"
 
 
@@ -169,21 +202,21 @@ def _refused(account: ServiceAccount, reply: HttpResponse, reason: str) -> str:
             f"no access token ({reason}): the clock of {place} is {skew(off_s)}: correct the time"
             " of this machine"
         )
-    said = str(json_object(reply).get("error_description"))
+    described = str(json_object(reply).get("error_description"))
     who = account.client_email
-    if "disabled" in said or reason == "disabled_client":
+    if "disabled" in described or reason == "disabled_client":
         why = f"{who} is disabled: enable it in the Google Cloud console, IAM, Service Accounts"
-    elif "account not found" in said or "deleted" in said or reason == "deleted_client":
+    elif "account not found" in described or "deleted" in described or reason == "deleted_client":
         why = f"{who} no longer exists: create a new one, and a key for it"
-    elif "Signature" in said or reason == "invalid_grant":
+    elif "Signature" in described or reason == "invalid_grant":
         why = f"service_account: the key of {who} was revoked: create a new key file"
     else:
         why = f"{place} answers {reply.status}: is it failing, or is token_uri wrong?"
     return f"no access token ({reason}): {why}"
 
 
-def _judged_v1(reply: HttpResponse, place: str, account: ServiceAccount) -> Finding:
-    result = fcm.verdict(reply, wall_clock())
+def _interpret_v1(reply: HttpResponse, place: str, account: ServiceAccount) -> CheckResult:
+    result = fcm.interpret(reply, wall_clock())
     off_s = _server_ahead_s(reply)
     warnings = [f"the clock of {place} is {skew(off_s)}"] if abs(off_s) > NOTABLE_SKEW_S else []
     if isinstance(result, TokenDead):

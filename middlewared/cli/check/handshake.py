@@ -1,8 +1,8 @@
 """
 The result of a TLS handshake: root, ALPN protocol, and why a peer is not trusted.
 
-The one invariant: a connection is trusted exactly as the daemon would trust it. A certificate
-that was not trusted is examined over another connection, on which nothing is sent.
+A connection is trusted exactly when the daemon would trust it. A certificate that was not
+trusted is examined over another connection, on which nothing is sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from middlewared.clock import Clock
 from middlewared.quoting import escaped
 from middlewared.waiting import with_fair_timeout
 
-LOOK_S = 3.0
+CHAIN_S = 3.0
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -78,13 +78,13 @@ class Handshake:
         return escaped(self._connection.get_alpn_proto_negotiated().decode("ascii", "replace"))
 
 
-async def distrust(endpoint: IStreamClientEndpoint, host: str, clock: Clock) -> str:
+async def explain_distrust(endpoint: IStreamClientEndpoint, host: str, clock: Clock) -> str:
     """
     Why the certificate of ``host`` was rejected, and what to do; "" if it presents none.
 
     :param endpoint: the same TCP endpoint as before.
     """
-    chain = await _shown(endpoint, host, clock)
+    chain = await _presented_chain(endpoint, host, clock)
     if not chain:
         return ""
     now = datetime.now(UTC)
@@ -116,18 +116,18 @@ def _is_address(host: str) -> bool:
     return isIPAddress(host) or isIPv6Address(host)
 
 
-async def _shown(
+async def _presented_chain(
     endpoint: IStreamClientEndpoint, host: str, clock: Clock
 ) -> Sequence[x509.Certificate]:
     """The chain that a server presents; empty if it presents none in time."""
-    looking = _Looking()
+    reader = _ChainReader()
     creator: Any = _Unverified(host)
-    factory: Any = Factory.forProtocol(lambda: looking)
+    factory: Any = Factory.forProtocol(lambda: reader)
     factory.noisy = False
     unverified: Any = wrapClientTLS(creator, endpoint)
     try:
         await unverified.connect(factory)
-        return await with_fair_timeout(looking.chain, LOOK_S, clock)
+        return await with_fair_timeout(reader.chain, CHAIN_S, clock)
     except Exception:  # it worked a moment ago; why it fails now does not matter
         return []
 
@@ -149,7 +149,7 @@ class _Unverified:
 
 
 @implementer(IHandshakeListener)
-class _Looking(Protocol):
+class _ChainReader(Protocol):
     """Reads the chain, then closes."""
 
     def __init__(self) -> None:

@@ -18,16 +18,9 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from middlewared.cli.check.finding import (
-    NOTABLE_SKEW_S,
-    Finding,
-    agreeing,
-    ok,
-    skew,
-    unreachable,
-    wrong,
-)
-from middlewared.cli.check.handshake import Handshake, distrust
+from middlewared.cli.check.check_result import CheckResult, ok, wrong
+from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, agreeing, skew, unreachable
+from middlewared.cli.check.handshake import Handshake, explain_distrust
 from middlewared.clock import wall_clock
 from middlewared.config import RedisSettings
 from middlewared.errors import MiddlewaredError
@@ -80,50 +73,50 @@ _MEANING = {
 }
 
 
-class Unusable(MiddlewaredError):
-    """A node cannot be used; the text says why and what to do."""
+class NodeUnusable(MiddlewaredError):
+    """A node cannot be used; the text explains why and what to do."""
 
 
-async def ask_redis(redis: RedisSettings, endpoints: TcpEndpoints, reactor: Any) -> Finding:
+async def check_redis(redis: RedisSettings, endpoints: TcpEndpoints, reactor: Any) -> CheckResult:
     """Check the one server, or the masters of the cluster."""
     login = Login(redis.username, redis.password)
     tls = redis_tls(redis) if redis.tls else None
 
-    def make(node: Node) -> _AskedNode:
-        return _AskedNode(reactor, endpoints, login, tls, node)
+    def make(node: Node) -> _NodeCheck:
+        return _NodeCheck(reactor, endpoints, login, tls, node)
 
     if redis.cluster:
         return await _cluster(redis.nodes, make)
     (node,) = redis.nodes
     try:
-        ahead_s = await make(node).used(f"{PREFIX}check:{secrets.token_hex(8)}")
-    except Unusable as error:
+        ahead_s = await make(node).write_and_publish(f"{PREFIX}check:{secrets.token_hex(8)}")
+    except NodeUnusable as error:
         return wrong(f"{_name(node)}: {error}")
     return ok(
         f"{_name(node)}, written, messages arrive{_clock([ahead_s])}", _skews({node: ahead_s})
     )
 
 
-async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _AskedNode]) -> Finding:
+async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _NodeCheck]) -> CheckResult:
     slots = SlotMap()
     missed: list[str] = []
     for seed in seeds:
         try:
             slots.replace(await make(seed).slots(), seed)
             break
-        except Unusable as error:
+        except NodeUnusable as error:
             missed.append(f"{_name(seed)}: {error}")
     else:
         return wrong("; ".join(missed))
     masters = sorted(slots.masters)
-    answers: list[float | Unusable | None] = await gatherResults(
+    answers: list[float | NodeUnusable | None] = await gatherResults(
         [Deferred.fromCoroutine(_master(make(node), _key_at(slots, node))) for node in masters],
         consumeErrors=True,
     )
     faults = [
         f"{_name(node)}: {answer}"
         for node, answer in zip(masters, answers, strict=True)
-        if isinstance(answer, Unusable)
+        if isinstance(answer, NodeUnusable)
     ]
     if not slots.complete:
         faults.append("some slots have no master, calls with those keys are lost: see CLUSTER INFO")
@@ -132,7 +125,7 @@ async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _AskedNode]) ->
     clocks = {
         node: answer
         for node, answer in zip(masters, answers, strict=True)
-        if not isinstance(answer, Unusable)
+        if not isinstance(answer, NodeUnusable)
     }
     return ok(
         f"{len(masters)} masters cover all slots, written, messages arrive"
@@ -141,10 +134,10 @@ async def _cluster(seeds: Sequence[Node], make: Callable[[Node], _AskedNode]) ->
     )
 
 
-async def _master(node: _AskedNode, key: str) -> float | Unusable | None:
+async def _master(node: _NodeCheck, key: str) -> float | NodeUnusable | None:
     try:
-        return await node.used(key)
-    except Unusable as error:
+        return await node.write_and_publish(key)
+    except NodeUnusable as error:
         return error
 
 
@@ -157,8 +150,8 @@ def _key_at(slots: SlotMap, node: Node) -> str:
 
 
 @attrs.define
-class _AskedNode:
-    """One server, over connections that are closed after each step."""
+class _NodeCheck:
+    """Checks one server, over connections that are closed after each step."""
 
     reactor: Any
     endpoints: TcpEndpoints
@@ -166,72 +159,72 @@ class _AskedNode:
     tls: ClientTLS | None
     node: Node
     handshake: Handshake | None = None
-    links: list[RedisConnection] = attrs.field(factory=list)
+    connections: list[RedisConnection] = attrs.field(factory=list)
 
     async def slots(self) -> Any:
-        """What CLUSTER SLOTS replies. :raises Unusable: it does not."""
+        """What CLUSTER SLOTS replies. :raises NodeUnusable: it does not."""
         try:
-            link = await self._opened()
-            return await self._reply(link.execute("CLUSTER", "SLOTS"))
+            connection = await self._opened()
+            return await self._reply(connection.execute("CLUSTER", "SLOTS"))
         finally:
             await self._close()
 
-    async def used(self, key: str) -> float | None:
+    async def write_and_publish(self, key: str) -> float | None:
         """
         Write and delete ``key``, publish and receive a message.
 
         :return: how far its clock is ahead of ours; None if we may not read it.
-        :raises Unusable: a step fails.
+        :raises NodeUnusable: a step fails.
         """
         channel, word = key, secrets.token_hex(8)
-        heard: Deferred[str] = Deferred()
+        arrived: Deferred[str] = Deferred()
 
         def received(message: str) -> None:
-            if message == word and not heard.called:
-                heard.callback(message)
+            if message == word and not arrived.called:
+                arrived.callback(message)
 
         try:
-            link = await self._opened()
-            await self._reply(link.execute("SET", key, "value", "PX", KEY_MS))
-            await self._reply(link.execute("DEL", key))
-            await self._reply(link.run(EVERYTHING, [key], [KEY_MS, channel, word]))
+            connection = await self._opened()
+            await self._reply(connection.execute("SET", key, "value", "PX", KEY_MS))
+            await self._reply(connection.execute("DEL", key))
+            await self._reply(connection.run(EVERYTHING, [key], [KEY_MS, channel, word]))
             await self._opened(greeting=[("SUBSCRIBE", channel)], received=received)
-            await self._reply(link.execute("PUBLISH", channel, word))
+            await self._reply(connection.execute("PUBLISH", channel, word))
             try:
-                await with_fair_timeout(heard, LIMIT_S, self.reactor)
+                await with_fair_timeout(arrived, LIMIT_S, self.reactor)
             except TimeoutError:
-                raise Unusable(
+                raise NodeUnusable(
                     "a published message does not arrive: is SUBSCRIBE blocked?"
                 ) from None
-            return await self._ahead_s(link)
+            return await self._ahead_s(connection)
         finally:
             await self._close()
 
-    async def _ahead_s(self, link: RedisConnection) -> float | None:
+    async def _ahead_s(self, connection: RedisConnection) -> float | None:
         """None without permission for TIME, which the daemon does not need."""
         before = wall_clock()
         try:
-            seconds, micros = await link.execute("TIME")
+            seconds, micros = await connection.execute("TIME")
         except (txredisapi.RedisError, ValueError, TypeError):
             return None
         return int(seconds) + int(micros) / 1e6 - (before + wall_clock()) / 2
 
     async def _opened(self, **more: Any) -> RedisConnection:
-        """A link that is logged in and ready. :raises Unusable: why there is none."""
+        """A connection that is logged in and ready. :raises NodeUnusable: why there is none."""
         outcome: Deferred[None] = Deferred()
 
         def end(result: Failure | None) -> None:
             if not outcome.called:
                 outcome.callback(result)
 
-        # In the next iteration: a link cannot be stopped from its own callbacks.
+        # In the next iteration: a connection cannot be stopped from its own callbacks.
         def up() -> None:
             self.reactor.callLater(0, end, None)
 
         def failed(error: Exception) -> None:
             self.reactor.callLater(0, end, Failure(error))
 
-        link = RedisConnection(
+        connection = RedisConnection(
             name=_name(self.node),
             clock=self.reactor,
             endpoint=self._endpoint,
@@ -240,20 +233,20 @@ class _AskedNode:
             failed=failed,
             **more,
         )
-        self.links.append(link)
-        link.start()
+        self.connections.append(connection)
+        connection.start()
         try:
             await with_fair_timeout(outcome, LIMIT_S, self.reactor)
         except Exception as error:  # of TCP, TLS, the login or the greeting
-            raise Unusable(await self._why_not_open(error)) from error
-        return link
+            raise NodeUnusable(await self._why_not_open(error)) from error
+        return connection
 
     async def _reply(self, command: Any) -> Any:
         replying: Deferred[Any] = Deferred.fromCoroutine(command)
         try:
             return await with_fair_timeout(replying, LIMIT_S, self.reactor)
         except (txredisapi.RedisError, TimeoutError) as error:
-            raise Unusable(self._why(error)) from error
+            raise NodeUnusable(self._why(error)) from error
 
     def _endpoint(self) -> IStreamClientEndpoint:
         endpoint = self.endpoints(*self.node)
@@ -263,12 +256,12 @@ class _AskedNode:
         return self.handshake.over(endpoint)
 
     async def _why_not_open(self, error: Exception) -> str:
-        """Why there is no link; a TLS failure shows as a lost connection."""
+        """Why there is no connection; a TLS failure shows as a lost connection."""
         if self.handshake is None or not isinstance(error, txredisapi.ConnectionError):
             return self._why(error)
         if self.handshake.finished:
             return "it closes the connection: does it require another client certificate?"
-        why = await distrust(self.endpoints(*self.node), self.node[0], self.reactor)
+        why = await explain_distrust(self.endpoints(*self.node), self.node[0], self.reactor)
         return why or "no TLS: does it use TLS on that port?"
 
     def _why(self, error: Exception) -> str:
@@ -285,9 +278,9 @@ class _AskedNode:
         return unreachable(error)
 
     async def _close(self) -> None:
-        links, self.links = self.links, []
-        for link in links:
-            await link.stop()
+        connections, self.connections = self.connections, []
+        for connection in connections:
+            await connection.stop()
 
 
 def _meaning(code: str) -> str | None:
@@ -295,7 +288,7 @@ def _meaning(code: str) -> str | None:
 
 
 def _refusal(text: str) -> str:
-    """What Redis refused, in our words if we have any, else in its own."""
+    """What Redis refused, in our words if we have any, otherwise in its own."""
     if denied := _COMMAND.search(text):
         return f"permission +{denied[1]} is missing: {_ACL}"
     code = text.partition(" ")[0]
@@ -321,5 +314,5 @@ def _skews(clocks: dict[Node, float | None]) -> list[str]:
     return [
         f"the clock of {_name(node)} is {skew(ahead_s)}"
         for node, ahead_s in clocks.items()
-        if ahead_s is not None and abs(ahead_s) > NOTABLE_SKEW_S
+        if ahead_s is not None and abs(ahead_s) > CLOCK_TOLERANCE_S
     ]

@@ -1,10 +1,9 @@
 """
-Look-ups of devices that go to the database together.
+Look-ups of devices that share a statement.
 
-The one invariant: a look-up waits for no other. Those that find every connection busy
-share the statement that goes out when one is free, instead of queueing up one by one:
-a connection does one statement in each turn of the reactor, and a busy daemon's turns
-are long.
+Look-ups that find every connection busy go out in one statement when a connection is free,
+instead of queueing up one by one: a connection runs one statement in each turn of the
+reactor, and the turns of a busy daemon are long.
 """
 
 from __future__ import annotations
@@ -21,80 +20,74 @@ from middlewared.clock import Clock
 from middlewared.devices.queries import Row
 
 Ids: TypeAlias = Sequence[int]
+SelectRows: TypeAlias = Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]
+"""Fetches rows; asks for the ids once it has a connection, and again when it repeats."""
 
-MOST_TOGETHER = 1000
-# The statement's deadline is that of the first, which must not cut the others' short.
+MAX_IDS = 1000
+# The statement has the deadline of its first look-up, which must not be too early for the last.
 OPEN_S = 0.05
 
 
-class Batch:
-    """Look-ups that wait for a connection; ``select`` gives the rows, their ids first."""
+class LookupBatch:
+    """Look-ups that wait for the same statement."""
 
     def __init__(self, opened_at: float) -> None:
         self._opened_at = opened_at
-        self._waiting: dict[int, list[Deferred[Row | None]]] = defaultdict(list)
+        self._waiters: dict[int, list[Deferred[Row | None]]] = defaultdict(list)
         self._open = True
 
-    def takes(self, now: float) -> bool:
-        """Whether one more may join."""
-        few = len(self._waiting) < MOST_TOGETHER
-        return self._open and few and now < self._opened_at + OPEN_S
+    def accepts(self, now: float) -> bool:
+        """Whether another look-up may join."""
+        has_room = len(self._waiters) < MAX_IDS
+        return self._open and has_room and now < self._opened_at + OPEN_S
 
     def join(self, sip_user_id: int) -> Deferred[Row | None]:
-        """Fires with the row of ``sip_user_id``, None when there is none."""
+        """Fires with the row of ``sip_user_id``, or None if there is none."""
         waiter: Deferred[Row | None] = Deferred()
-        self._waiting[sip_user_id].append(waiter)
+        self._waiters[sip_user_id].append(waiter)
         return waiter
 
     def close(self) -> Ids:
-        """Whose rows are wanted; nobody joins from now on."""
+        """The accounts to look up; no look-up joins from now on."""
         self._open = False
-        return list(self._waiting)
+        return list(self._waiters)
 
-    async def run(self, select: Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]) -> None:
-        """Ask, and tell all who wait."""
+    async def run(self, select: SelectRows) -> None:
+        """Run the statement and notify all waiters."""
         try:
             rows = {row[0]: row for row in await select(self.close)}
         except Exception:
             failure = Failure()
             self.close()
-            self._tell(lambda waiter, _: waiter.errback(failure))
+            self._notify(lambda waiter, _: waiter.errback(failure))
         else:
-            self._tell(lambda waiter, sip_user_id: waiter.callback(rows.get(sip_user_id)))
+            self._notify(lambda waiter, sip_user_id: waiter.callback(rows.get(sip_user_id)))
 
-    def _tell(self, tell: Callable[[Deferred[Row | None], int], None]) -> None:
-        for sip_user_id, waiters in self._waiting.items():
+    def _notify(self, fire: Callable[[Deferred[Row | None], int], None]) -> None:
+        for sip_user_id, waiters in self._waiters.items():
             for waiter in waiters:
-                tell(waiter, sip_user_id)
+                fire(waiter, sip_user_id)
 
 
-class LookUps:
-    """
-    :param select: given a function that tells the ids, which it calls when it has a
-        connection (and again when it has to repeat itself), fetches their rows.
-    """
+class BatchedLookups:
+    """:param select: runs the statements."""
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        select: Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]],
-    ) -> None:
+    def __init__(self, *, clock: Clock, select: SelectRows) -> None:
         self._clock = clock
         self._select = select
-        self._batch: Batch | None = None
+        self._batch: LookupBatch | None = None
         self._background = Background()
 
     async def find(self, sip_user_id: int) -> Row | None:
         """
-        The row of one device, None when there is none.
+        The row of one device; None if there is none.
 
         Cancelling it does not reach the statement. :raises: what ``select`` raises.
         """
         now = self._clock.seconds()
-        if self._batch is not None and self._batch.takes(now):
+        if self._batch is not None and self._batch.accepts(now):
             return await self._batch.join(sip_user_id)
-        self._batch = batch = Batch(now)
+        self._batch = batch = LookupBatch(now)
         waiter = batch.join(sip_user_id)
         self._background.run(batch.run(self._select))
         return await waiter

@@ -1,9 +1,9 @@
 """
-One connection to PostgreSQL, with deadlines and a certain end.
+One connection to PostgreSQL, with deadlines.
 
-The one invariant: a link that was lost is closed, says so once, and never lives again.
-Nothing here cancels a query: libpq does that over a second, blocking connection, which
-a stopped server holds up for minutes. A deadline closes the link instead.
+A connection that was lost is closed, fires ``lost`` once, and is not opened again. A deadline
+closes the connection instead of cancelling its query: libpq cancels over a second, blocking
+connection, which a server that hangs delays for minutes.
 """
 
 from __future__ import annotations
@@ -22,19 +22,17 @@ from middlewared.devices.queries import Row
 from middlewared.errors import DatabaseDown, MiddlewaredError
 from middlewared.waiting import FairCall
 
-# InternalError is what a disk's unusual errors come as.
+# Unusual errors of a disk are InternalErrors.
 _SERVER_FAULTS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
+MAX_REASON = 200
+"""Characters of the server's text that are kept: it may quote a value that a client chose."""
 
 
-MOST_WORDS = 200
-"""Characters of the server's text, which may quote a value that a client chose."""
-
-
-class LinkLost(MiddlewaredError):
+class PostgresConnectionLost(MiddlewaredError):
     """
-    The link is closed; whether its statement was done is not known.
+    The connection is closed; whether its statement was executed is not known.
 
-    :ivar silent: whether the server just did not answer in time.
+    :ivar silent: whether the server only did not answer in time.
     """
 
     def __init__(self, why: str, *, silent: bool = False) -> None:
@@ -43,8 +41,8 @@ class LinkLost(MiddlewaredError):
 
 
 @attrs.frozen
-class Result:
-    """What a statement gave, and how many rows it returned or changed."""
+class QueryResult:
+    """The rows of a statement, and how many rows it returned or changed."""
 
     rows: Sequence[Row]
     count: int
@@ -52,9 +50,9 @@ class Result:
 
 class PostgresConnection(Connection):  # type: ignore[misc]  # txpostgres has no types
     """
-    A txpostgres connection that is used once.
+    A txpostgres connection that is opened once.
 
-    :ivar lost: fires once, when the link is closed for whatever reason.
+    :ivar lost: fires when the connection is closed for whatever reason.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -64,63 +62,67 @@ class PostgresConnection(Connection):  # type: ignore[misc]  # txpostgres has no
 
     async def open(self, parameters: Mapping[str, str], timeout_s: float) -> None:
         """
-        Connect, once.
+        Connect.
 
-        :raises LinkLost: it did not work, in words fit for a log.
+        :raises PostgresConnectionLost: it failed; the text is fit for the log.
         """
         try:
             await self._bounded(self.connect(**parameters), timeout_s)
-        except LinkLost:
+        except PostgresConnectionLost:
             raise
         except Exception as error:
             self.close()
-            raise LinkLost(words(error)) from error
+            raise PostgresConnectionLost(first_line(error)) from error
 
-    async def run(self, statement: str, values: Sequence[object], timeout_s: float) -> Result:
+    async def run(self, statement: str, values: Sequence[object], timeout_s: float) -> QueryResult:
         """
-        Run one statement; no other may run on this link meanwhile.
+        Run one statement; no other may run on this connection meanwhile.
 
-        :raises LinkLost: the link broke, or the server cannot be written to any more.
-        :raises DatabaseDown: the server cannot do it now.
+        :raises PostgresConnectionLost: the connection broke, or the server no longer accepts
+            writes.
+        :raises DatabaseDown: the server cannot execute it now.
         """
         try:
             cursor = self.cursor()
             await self._bounded(cursor.execute(statement, values or None), timeout_s)
             rows = cursor.fetchall() if cursor.description else []
-            return Result(rows, cursor.rowcount)
+            return QueryResult(rows, cursor.rowcount)
         # From None: libpq's text quotes the statement, and with it push tokens.
         except psycopg2.errors.ReadOnlySqlTransaction as error:
             # It became a standby: another host is the primary now.
             self.close()
-            raise LinkLost(words(error)) from None
+            raise PostgresConnectionLost(first_line(error)) from None
         except _SERVER_FAULTS as error:
             if not self._connection.closed:
-                raise DatabaseDown(f"the database failed: {words(error)}") from None
+                raise DatabaseDown(f"the database failed: {first_line(error)}") from None
             self.close()
-            raise LinkLost(words(error)) from None
+            raise PostgresConnectionLost(first_line(error)) from None
 
     async def _bounded(self, work: Deferred[Any], timeout_s: float) -> None:
-        """Wait for ``work``; when time is up, or nobody waits any more, close the link."""
+        """Wait for ``work``; at the deadline, or when the waiter is cancelled, close."""
         done: Deferred[Any] = Deferred(lambda _: self.close())
         work.addBoth(lambda result: None if done.called else done.callback(result))
         timer = FairCall(self.reactor, timeout_s, self.close)
         try:
             await done
         except ConnectionDone as error:
-            raise LinkLost(f"no answer in {timeout_s:.3g} s", silent=not timer.active()) from error
+            silent = not timer.active()
+            raise PostgresConnectionLost(
+                f"no answer in {timeout_s:.3g} s", silent=silent
+            ) from error
         except CancelledError as error:
-            # What txpostgres makes of QueryCanceled, the server's statement_timeout.
+            # txpostgres raises it for QueryCanceled, the server's statement_timeout.
             raise DatabaseDown("the database was too slow") from error
         finally:
             timer.cancel()
 
     def close(self) -> None:
-        """Close the link now; what runs on it fails."""
+        """Close the connection now; a statement in progress fails."""
         if not self.alive:
             return
         self.alive = False
         # txpostgres leaves a running cursor in the reactor under a file descriptor that
-        # the next connection gets again, and which the reactor then would not watch.
+        # the next connection reuses, and which the reactor then would not watch.
         for cursor in tuple(self._cursors):
             self.reactor.removeReader(cursor)
             self.reactor.removeWriter(cursor)
@@ -129,7 +131,7 @@ class PostgresConnection(Connection):  # type: ignore[misc]  # txpostgres has no
         self.lost.callback(None)
 
     def doRead(self) -> Exception | None:
-        """An idle link that the server closes is no unhandled error, but just lost."""
+        """An idle connection that the server closes is lost, which is no unhandled error."""
         try:
             super().doRead()
         except (psycopg2.Error, ValueError) as error:  # or its file descriptor is gone
@@ -141,7 +143,7 @@ class PostgresConnection(Connection):  # type: ignore[misc]  # txpostgres has no
         self.close()
 
 
-def words(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of libpq's text: the others quote the statement with its values."""
     text = str(error).strip()
-    return text.splitlines()[0][:MOST_WORDS] if text else type(error).__name__
+    return text.splitlines()[0][:MAX_REASON] if text else type(error).__name__

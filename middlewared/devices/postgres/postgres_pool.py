@@ -1,14 +1,13 @@
 """
 The PostgreSQL connections of one daemon.
 
-The one invariant: only live links are handed out. Each of the pool's places connects for
-itself, again and again, to whichever host is the primary; who finds no link waits for
-one until its own deadline.
+Only live connections are handed out. Each slot of the pool connects again whenever its
+connection is lost, to whichever host is the primary; a request that finds no free connection
+waits for one until its own deadline.
 """
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,36 +15,40 @@ from typing import Any, TypeAlias
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from middlewared.background import Background
-from middlewared.devices.postgres.addresses import with_addresses
-from middlewared.devices.postgres.postgres_connection import LinkLost, PostgresConnection, Result
+from middlewared.background import Background, shielded
+from middlewared.backoff import backoff_s
+from middlewared.devices.postgres.connection_parameters import resolve_host
+from middlewared.devices.postgres.postgres_connection import (
+    PostgresConnection,
+    PostgresConnectionLost,
+    QueryResult,
+)
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.waiting import with_fair_timeout
 
-# Who waits for a link, in order of arrival.
-Queue: TypeAlias = OrderedDict[Deferred[PostgresConnection], None]
+Waiters: TypeAlias = OrderedDict[Deferred[PostgresConnection], None]
+"""Requests that wait for a connection, in the order of arrival."""
 Values: TypeAlias = Callable[[], Sequence[object]]
-"""Gives a statement's values, once there is a link for it."""
+"""Returns a statement's values, once there is a connection for it."""
 
 CONNECT_TIMEOUT_S = 1.0
 _CAPACITY = 5000
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-# A failover may be that quick; who asks later is told at once that there is no database.
-_HOPE_S = 1.0
-_LEAST_S = 0.1
+# A failover may be that quick; later, requests fail at once instead of waiting.
+_FAILOVER_S = 1.0
+_MIN_ATTEMPT_S = 0.1
 
 
 class PostgresPool:
     """
-    ``size`` links, kept connected from :meth:`start` to :meth:`stop`.
+    ``size`` connections, kept up from :meth:`start` to :meth:`stop`.
 
     :param hosts: libpq's parameters for each host, in order of preference.
-    :param prepare: run on each new link before it is handed out.
+    :param prepare: run on each new connection before it is handed out.
     :param request_timeout_s: for one statement in all, with waiting and repeats.
-    :param query_timeout_s: for one try of a statement; then the server counts as silent.
+    :param query_timeout_s: for one attempt; a server that takes longer counts as silent.
     """
 
     _log = Logger()
@@ -67,12 +70,12 @@ class PostgresPool:
         self._request_timeout_s = request_timeout_s
         self._query_timeout_s = query_timeout_s
         self._first_host = 0
-        self._links: set[PostgresConnection] = set()
+        self._connections: set[PostgresConnection] = set()
         self._idle: list[PostgresConnection] = []
-        self._urgent: Queue = OrderedDict()
-        self._others: Queue = OrderedDict()
-        self._running: set[Deferred[Result]] = set()
-        self._places = Background()
+        self._urgent: Waiters = OrderedDict()
+        self._others: Waiters = OrderedDict()
+        self._running: set[Deferred[QueryResult]] = set()
+        self._slots = Background()
         self._stopping = False
         self._live = 0
         self._fault: Exception | None = None
@@ -82,177 +85,172 @@ class PostgresPool:
         """Begin to connect."""
         self._none_since = self._reactor.seconds()
         for _ in range(self._size):
-            self._places.run(self._keep_connected())
+            self._slots.run(self._keep_connected())
 
     async def connected(self) -> None:
         """
-        Wait for the first link.
+        Wait for the first connection.
 
         :raises ConfigError: the database cannot be used by this program.
-        :raises DatabaseDown: no host could be reached in time; the pool goes on trying.
+        :raises DatabaseDown: no host was reached in time; the pool continues to connect.
         """
         deadline = self._reactor.seconds() + CONNECT_TIMEOUT_S * len(self._hosts) + 1
         try:
-            self._give(await self._take(deadline, self._urgent))
+            self._release(await self._acquire(deadline, self._urgent))
         except DatabaseDown:
             if isinstance(self._fault, ConfigError):
                 raise self._fault from None
             raise
 
     async def stop(self) -> None:
-        """Finish the statements under way, then close every link."""
+        """Finish the statements in progress, then close every connection."""
         self._stopping = True
         await DeferredList(list(self._running))
-        self._places.cancel()
-        for link in list(self._links):
-            link.close()
-        await self._places.finish()
+        self._slots.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        await self._slots.finish()
 
-    async def run(self, statement: str, values: Values, *, urgent: bool = False) -> Result:
+    async def run(self, statement: str, values: Values, *, urgent: bool = False) -> QueryResult:
         """
-        Run one statement. It is repeated when its link is lost, so it may be done twice.
+        Run one statement. It is repeated if its connection is lost, so it may be executed twice.
 
         Cancelling the awaiting Deferred does not reach the statement.
 
-        :param urgent: a call waits for it: it goes before all that are not.
-        :raises DatabaseDown: it could not be done in time.
+        :param urgent: a call waits for it: it precedes all that are not.
+        :raises DatabaseDown: it could not be executed in time.
         """
         if self._stopping:
             raise DatabaseDown("the database is closed")
         running = Deferred.fromCoroutine(self._run(statement, values, urgent))
         self._running.add(running)
-        answer: Deferred[Result] = Deferred(lambda _: None)
+        result = shielded(running)
+        running.addBoth(lambda _: self._running.discard(running))
+        return await result
 
-        def done(result: Result | Failure) -> None:
-            self._running.discard(running)
-            if not answer.called:
-                answer.callback(result)
-
-        running.addBoth(done)
-        return await answer
-
-    async def _run(self, statement: str, values: Values, urgent: bool) -> Result:
+    async def _run(self, statement: str, values: Values, urgent: bool) -> QueryResult:
         deadline = self._reactor.seconds() + self._request_timeout_s
         while True:
-            link = await self._take(deadline, self._urgent if urgent else self._others)
-            # Less is left only when this process was paused: its link came in time.
-            remaining_s = max(_LEAST_S, deadline - self._reactor.seconds())
+            connection = await self._acquire(deadline, self._urgent if urgent else self._others)
+            # Less is left only when this process was paused: its connection came in time.
+            remaining_s = max(_MIN_ATTEMPT_S, deadline - self._reactor.seconds())
+            timeout_s = min(self._query_timeout_s, remaining_s)
             try:
-                return await link.run(statement, values(), min(self._query_timeout_s, remaining_s))
-            except LinkLost as error:
+                return await connection.run(statement, values(), timeout_s)
+            except PostgresConnectionLost as error:
                 if error.silent:
-                    self._distrust_idle_links()
+                    self._close_idle_connections()
             finally:
-                self._give(link)
+                self._release(connection)
 
-    def _distrust_idle_links(self) -> None:
-        """The server of a silent link is silent on the others too: find that out at once."""
-        for link in list(self._idle):
-            link.close()
+    def _close_idle_connections(self) -> None:
+        """A server that is silent on one connection will be silent on the others too."""
+        for connection in list(self._idle):
+            connection.close()
 
-    async def _take(self, deadline: float, queue: Queue) -> PostgresConnection:
+    async def _acquire(self, deadline: float, waiters: Waiters) -> PostgresConnection:
         if self._idle:
             return self._idle.pop()
-        if len(queue) >= _CAPACITY:
+        if len(waiters) >= _CAPACITY:
             raise DatabaseDown(f"{_CAPACITY} requests wait for the database already")
         remaining_s = deadline - self._reactor.seconds()
-        if remaining_s <= 0 or self._hopeless():
-            raise self._away()
-        turn: Deferred[PostgresConnection] = Deferred(queue.__delitem__)
-        queue[turn] = None
+        if remaining_s <= 0 or self._unavailable():
+            raise self._no_connection()
+        waiter: Deferred[PostgresConnection] = Deferred(waiters.__delitem__)
+        waiters[waiter] = None
         try:
-            return await with_fair_timeout(turn, remaining_s, self._reactor)
+            return await with_fair_timeout(waiter, remaining_s, self._reactor)
         except (TimeoutError, CancelledError):
-            raise self._away() from self._fault
+            raise self._no_connection() from self._fault
 
-    def _hopeless(self) -> bool:
+    def _unavailable(self) -> bool:
+        """Whether requests fail at once instead of waiting for a connection."""
         if self._live or self._fault is None:
             return False
         lasted_s: float = self._reactor.seconds() - self._none_since
-        return lasted_s > _HOPE_S or isinstance(self._fault, ConfigError)
+        return lasted_s > _FAILOVER_S or isinstance(self._fault, ConfigError)
 
-    def _away(self) -> DatabaseDown:
+    def _no_connection(self) -> DatabaseDown:
         return DatabaseDown(f"no database connection: {self._fault or 'all are busy'}")
 
-    def _give(self, link: PostgresConnection) -> None:
-        if not link.alive:
+    def _release(self, connection: PostgresConnection) -> None:
+        if not connection.alive:
             return
-        queue = self._urgent or self._others
-        if queue:
-            turn, _ = queue.popitem(last=False)
-            turn.callback(link)
+        waiters = self._urgent or self._others
+        if waiters:
+            waiter, _ = waiters.popitem(last=False)
+            waiter.callback(connection)
         else:
-            self._idle.append(link)
+            self._idle.append(connection)
 
     async def _keep_connected(self) -> None:
-        """One place of the pool: a link, and after it the next."""
-        pause_s = _FIRST_PAUSE_S
+        """One slot of the pool: a connection, and after it the next."""
+        failures = 0
         while not self._stopping:
-            began = self._reactor.seconds()
+            began_at = self._reactor.seconds()
             try:
-                link = await self._connect()
+                connection = await self._connect()
             except CancelledError:
                 raise
-            except Exception as error:  # whatever it was: a place of the pool is never given up
+            except Exception as error:  # whatever it was: the slot must connect again
                 self._unreachable(error)
             else:
                 self._reachable()
-                await self._until_lost(link)
-                if self._reactor.seconds() - began > _LONGEST_PAUSE_S:
-                    pause_s = _FIRST_PAUSE_S
+                await self._until_lost(connection)
+                if self._reactor.seconds() - began_at > _LONGEST_PAUSE_S:
+                    failures = 0
                     continue
-            # Spread out, so that a server that returns is not met by all at once.
-            pause = random.uniform(pause_s / 2, pause_s)  # noqa: S311
-            await deferLater(self._reactor, pause)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            failures += 1
+            pause_s = backoff_s(failures, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+            await deferLater(self._reactor, pause_s)
 
-    async def _until_lost(self, link: PostgresConnection) -> None:
+    async def _until_lost(self, connection: PostgresConnection) -> None:
         self._live += 1
-        self._give(link)
-        await link.lost
+        self._release(connection)
+        await connection.lost
         self._live -= 1
         if not self._live:
             self._none_since = self._reactor.seconds()
-        self._links.discard(link)
-        if link in self._idle:
-            self._idle.remove(link)
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
 
     async def _connect(self) -> PostgresConnection:
-        """A prepared link to the first host that gives one, the last good one first."""
-        failed: Exception = LinkLost("no host is configured")
+        """A prepared connection to the first host that accepts one, the last good one first."""
+        failed: Exception = PostgresConnectionLost("no host is configured")
         for turn in range(len(self._hosts)):
             number = (self._first_host + turn) % len(self._hosts)
             host = self._hosts[number]
-            failed = LinkLost(f"{host.get('host')}: no address is known")
-            for parameters in await with_addresses(self._reactor, host):
+            failed = PostgresConnectionLost(f"{host.get('host')}: no address is known")
+            for parameters in await resolve_host(self._reactor, host):
                 try:
-                    link = await self._connect_to(parameters)
-                except (LinkLost, DatabaseDown) as error:
-                    failed = LinkLost(f"{host.get('host')}: {error}")
+                    connection = await self._connect_to(parameters)
+                except (PostgresConnectionLost, DatabaseDown) as error:
+                    failed = PostgresConnectionLost(f"{host.get('host')}: {error}")
                 else:
                     self._first_host = number
-                    return link
+                    return connection
         raise failed
 
     async def _connect_to(self, parameters: Mapping[str, str]) -> PostgresConnection:
-        link = PostgresConnection(self._reactor)
-        self._links.add(link)
+        connection = PostgresConnection(self._reactor)
+        self._connections.add(connection)
         try:
-            await link.open(parameters, CONNECT_TIMEOUT_S)
-            await self._prepare(link)
+            await connection.open(parameters, CONNECT_TIMEOUT_S)
+            await self._prepare(connection)
         except BaseException:
-            self._links.discard(link)
-            link.close()
+            self._connections.discard(connection)
+            connection.close()
             raise
-        return link
+        return connection
 
     def _unreachable(self, error: Exception) -> None:
         if self._fault is None:
             self._log.warn("database: no connection: {why}", why=str(error))
         self._fault = error
-        if self._hopeless():
-            for turn in [*self._urgent, *self._others]:
-                turn.cancel()
+        if self._unavailable():
+            for waiter in [*self._urgent, *self._others]:
+                waiter.cancel()
 
     def _reachable(self) -> None:
         if self._fault is not None:

@@ -1,9 +1,9 @@
 """
-One thread with one SQLite connection: the devices room's way to the disk.
+One thread with one SQLite connection.
 
-The one invariant: requests that queued up while the disk was busy become one
-transaction, and no request is answered before that transaction is over. All
-bookkeeping is done in the reactor's thread; the other thread sees finished batches.
+Requests that arrive while the disk is busy form a batch with one transaction, and no request
+is answered before its transaction is over. The reactor's thread does all bookkeeping; the
+other thread receives complete batches only.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from middlewared.waiting import with_fair_timeout
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
+WorkBatch: TypeAlias = list[tuple[Deferred[Any], Work]]
 
 
-class Reactor(Clock, Protocol):
-    """What a lane needs of the reactor."""
+class ThreadReactor(Clock, Protocol):
+    """The part of the reactor that a thread needs."""
 
     def callFromThread(
         self, callable: Callable[..., object], *args: object, **kw: object
@@ -36,14 +37,14 @@ class Reactor(Clock, Protocol):
         """Call ``callable`` soon in the reactor's thread."""
 
 
-class Source(Protocol):
-    """Where a lane's connection comes from; called in the lane's thread."""
+class ConnectionSource(Protocol):
+    """Opens a thread's connection; called in that thread."""
 
     def open(self) -> sqlite3.Connection:
         """A connection that is ready for use, in autocommit mode."""
 
-    def moved(self) -> bool:
-        """Whether the file is another one than the one that was opened last."""
+    def replaced(self) -> bool:
+        """Whether the file is no longer the one that was opened last."""
 
 
 class SqliteThread:
@@ -52,7 +53,8 @@ class SqliteThread:
 
     :param begin: the statement that opens a batch's transaction; None: there is none, since
         each request is a single statement that reads. Every statement hands the
-        interpreter's lock to the reactor's thread and back, which costs more than itself.
+        interpreter's lock to the reactor's thread and back, which costs more than the
+        statement itself.
     :param timeout_s: how long one request waits in all.
     :param capacity: how many requests may wait; more are refused at once.
     """
@@ -62,8 +64,8 @@ class SqliteThread:
     def __init__(
         self,
         *,
-        reactor: Reactor,
-        source: Source,
+        reactor: ThreadReactor,
+        source: ConnectionSource,
         begin: str | None,
         timeout_s: float,
         capacity: int,
@@ -74,9 +76,9 @@ class SqliteThread:
         self._timeout_s = timeout_s
         self._capacity = capacity
         self._waiting: dict[Deferred[Any], Work] = {}
-        self._batches: SimpleQueue[list[tuple[Deferred[Any], Work]] | None] = SimpleQueue()
+        self._batches: SimpleQueue[WorkBatch | None] = SimpleQueue()
         self._busy = False
-        self._due = False
+        self._scheduled = False
         self._started = False
         self._stopping = False
         self._stopped: Deferred[None] = Deferred()
@@ -85,14 +87,14 @@ class SqliteThread:
     def start(self) -> None:
         """Start the thread; a daemon, since a hung disk must not keep the process alive."""
         self._started = True
-        Thread(target=self._work_off, name="middlewared-devices", daemon=True).start()
+        Thread(target=self._run_batches, name="middlewared-devices", daemon=True).start()
 
     async def stop(self) -> None:
-        """Finish what waits, close the connection; give up on a hung disk in time."""
+        """Finish what waits and close the connection; do not wait longer for a hung disk."""
         self._stopping = True
         if not self._started:
             return
-        self._next()
+        self._dispatch()
         try:
             await with_fair_timeout(self._stopped, self._timeout_s, self._reactor)
         except TimeoutError:
@@ -103,7 +105,7 @@ class SqliteThread:
         Do ``work`` in a transaction. Only the first of its statements that write may be
         refused for its data: earlier ones would not be rolled back.
 
-        :return: what ``work`` returned, after the commit.
+        :return: the result of ``work``, after the commit.
         :raises DatabaseDown: the database failed, was too slow, or too many wait.
         :raises ConfigError: the database cannot be opened as it is configured.
         """
@@ -111,28 +113,28 @@ class SqliteThread:
             raise DatabaseDown("the database is closed")
         if len(self._waiting) >= self._capacity:
             raise DatabaseDown(f"{self._capacity} requests wait for the database already")
-        done: Deferred[T] = Deferred(self._forget)
+        done: Deferred[T] = Deferred(self._discard)
         self._waiting[done] = work
-        self._next_soon()
+        self._dispatch_soon()
         return await with_fair_timeout(done, self._timeout_s, self._reactor, self._too_late)
 
-    def _forget(self, cancelled: Deferred[Any]) -> None:
+    def _discard(self, cancelled: Deferred[Any]) -> None:
         self._waiting.pop(cancelled, None)
 
     def _too_late(self) -> NoReturn:
         raise DatabaseDown(f"the database did not answer in {self._timeout_s:g} s")
 
-    def _next_soon(self) -> None:
+    def _dispatch_soon(self) -> None:
         """
-        Begin a batch when this turn of the reactor is over: what came in together goes
-        together. A batch costs several hand-overs of the interpreter's lock.
+        Dispatch a batch at the end of this turn of the reactor, with all requests that the
+        turn brings: a batch costs several hand-overs of the interpreter's lock.
         """
-        if not (self._busy or self._due):
-            self._due = True
-            self._reactor.callLater(0, self._next)
+        if not (self._busy or self._scheduled):
+            self._scheduled = True
+            self._reactor.callLater(0, self._dispatch)
 
-    def _next(self) -> None:
-        self._due = False
+    def _dispatch(self) -> None:
+        self._scheduled = False
         if self._busy:
             return
         if self._waiting:
@@ -144,16 +146,16 @@ class SqliteThread:
             self._busy = True
             self._batches.put(None)
 
-    def _finished(self, batch: list[tuple[Deferred[Any], Work]], results: Sequence[Any]) -> None:
+    def _finished(self, batch: WorkBatch, results: Sequence[Any]) -> None:
         self._busy = False
-        self._next()  # first: the disk works on while this batch is answered
+        self._dispatch()  # first: the disk works on while this batch is answered
         for (done, _), result in zip(batch, results, strict=True):
             if not done.called:
                 done.callback(result)
 
-    # From here on: in the lane's thread.
+    # All of the following runs in the other thread.
 
-    def _work_off(self) -> None:
+    def _run_batches(self) -> None:
         while (batch := self._batches.get()) is not None:
             results = self._results([work for _, work in batch])
             self._reactor.callFromThread(self._finished, batch, results)
@@ -175,7 +177,7 @@ class SqliteThread:
         return [Failure(failed)] * len(works)
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is None or self._source.moved():
+        if self._connection is None or self._source.replaced():
             self._close()
             self._connection = self._source.open()
         return self._connection
@@ -195,7 +197,7 @@ class SqliteThread:
         return results
 
     def _result(self, connection: sqlite3.Connection, work: Work) -> Any:
-        """Data the database refuses fail their own request; a fault of the database all."""
+        """Data that the database refuses fail their own request; a fault of the database all."""
         try:
             return work(connection)
         except (sqlite3.OperationalError, sqlite3.InternalError):

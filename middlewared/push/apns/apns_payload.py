@@ -1,8 +1,8 @@
 """
 What an iOS app reads: the JSON of a call, and of a notice.
 
-The one invariant: a call's payload is whole JSON of at most 5,120 bytes, unless the
-operator's own URL leaves no room; only ``caller_id`` is ever shortened.
+A call's payload has at most 5,120 bytes, unless the URL in it is too long; only
+``caller_id`` is ever shortened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from middlewared.push.interface import CallPush, NoticePush
 MAX_CALL_BYTES = 5_120
 """Apple's limit for VoIP pushes (for others it is 4,096)."""
 
-# Filled in rather than dumped from a dictionary: a third of the time, once for each push.
+# A template takes a third of the time that dumping a dictionary for each push would.
 _CALL = (
     '{"aps":{},"type":"call","unique_key":%s,"phonenumber":%s,"caller_id":%s,'
     '"response_api":%s,"message_start_time":%r,"attempt":%d,"vg_cid":%s}'
@@ -25,7 +25,7 @@ _CALL = (
 
 def apple_call_payload(push: CallPush, *, with_name: bool = True) -> bytes:
     """
-    The payload of a VoIP push; the app reads the keys beside ``aps``.
+    The payload of a VoIP push; the app reads the keys next to ``aps``.
 
     :param with_name: False leaves ``caller_id`` empty.
     """

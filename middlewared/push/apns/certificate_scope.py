@@ -1,8 +1,8 @@
 """
 Apple's extensions of a push certificate: the topics and environments it is for.
 
-A certificate without them (a relay's, a test's) has an empty scope. Reading an extension never
-fails, whatever it contains.
+A certificate without them (a relay's, a test's) has an empty scope. An invalid extension
+is not an error: what cannot be read is left out.
 
 Source: Apple, "Sending notification requests to APNs": the topics of a certificate are
 listed in 1.2.840.113635.100.6.3.6 and .6.3.4. Apple's WWDR certification practice statement
@@ -29,7 +29,7 @@ _DEEPEST = 4
 
 @attrs.frozen
 class Scope:
-    """The topics of a certificate, and the environments that it names, if any."""
+    """The topics and environments that a certificate names, if any."""
 
     topics: frozenset[str] = frozenset()
     environments: frozenset[Environment] = frozenset()
@@ -60,7 +60,7 @@ def scope_of(certificate: x509.Certificate) -> Scope:
         str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
     }
     if not topics:
-        # An older certificate names only its subject's UID, which may be the app id even for calls.
+        # An older certificate has only its subject's UID, which may be the app id even for calls.
         named |= {f"{each.removesuffix('.voip')}.voip" for each in named}
     topics |= named
     environments: set[Environment] = set()

@@ -1,7 +1,7 @@
 """
 The mass refusal: when many devices get the same 400, the app is configured wrongly.
 
-The one invariant: it remembers only fingerprints, and no more than it needs to judge.
+Of the refused tokens only hashes are kept, at most :data:`MASS` for each reason.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from middlewared.clock import Clock
 
 PERIOD_S = 60.0
 MASS = 10
-"""So many different devices in one period, and more of them than accepted pushes."""
+"""Refusals of so many devices in a period with no more accepted pushes are too many."""
 
 
 class MassRefusal:
     """
     Counts the refusals of one app's pushes of one kind in periods of a minute.
 
-    Calls and notices go to other tokens and another topic, so that what happens to one
-    kind is nothing to the other.
+    Calls and notices are counted apart: they have different tokens and topics.
 
-    :param app: for the log; :param kind: likewise, ``calls`` or ``notices``.
+    :param app: for the log, as is ``kind``: ``calls`` or ``notices``.
     """
 
     log = Logger()
@@ -36,11 +35,11 @@ class MassRefusal:
         self._refused: dict[str, set[int]] = {}
 
     def accepted(self) -> None:
-        """A push was accepted: refusals of some others may be theirs alone."""
+        """A push was accepted: the configuration may be right."""
         self._accepted += 1
 
     def refused(self, reason: str, token: str) -> bool:
-        """Note a refusal; True when it is one of too many."""
+        """Count a refusal; True when it is one of too many."""
         now = self._clock.seconds()
         if now >= self._ends:
             self._ends, self._accepted, self._refused = now + PERIOD_S, 0, {}

@@ -1,9 +1,7 @@
 """
 Pushes of one app through Apple.
 
-The one invariant: one ``send`` is one request to Apple, unless Apple refused it for a reason
-that a second one can fix: a provider token that expired, or was refused although it worked
-before; a connection that idled too long; a device of the other environment.
+A token that the device's environment refuses with BadDeviceToken is tried in the other one.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import inf
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import attrs
@@ -21,62 +17,42 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 
 from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
+from middlewared.outgoing.interface import TcpEndpoints
+from middlewared.push.apns.apns_environment import ApnsEnvironment, ApnsMessage
 from middlewared.push.apns.apns_payload import apple_call_payload, apple_notice_payload
-from middlewared.push.apns.apple_credentials import Credentials, KeyCredentials
+from middlewared.push.apns.apple_credentials import Credentials
 from middlewared.push.apns.mass_refusal import MassRefusal
-from middlewared.push.apns.provider_tokens import ProviderToken, ProviderTokens
-from middlewared.push.apns.push_request import (
-    NOTICE_LIFE_S,
-    RequestKind,
-    authorization_header,
-    new_id,
-)
-from middlewared.push.apns.reasons import (
-    BAD_DEVICE_TOKEN,
-    EXPIRED_PROVIDER_TOKEN,
-    IDLE_TIMEOUT,
-    INVALID_PROVIDER_TOKEN,
-    LEAVING,
-    PAYLOAD_TOO_LARGE,
-    judge,
-)
-from middlewared.push.http2.exchange import OK, Carrier, Exchange, Response, always_wanted
-from middlewared.push.http2.paths import Paths
-from middlewared.push.http2.pool import Http2Pool
+from middlewared.push.apns.provider_tokens import ProviderTokens
+from middlewared.push.apns.push_request import NOTICE_LIFE_S
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, PAYLOAD_TOO_LARGE, goaway_fault
+from middlewared.push.http2.pool import HostPools, Http2Pool
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
     Accepted,
     CallPush,
     ConfigFault,
     Push,
+    PushProvider,
     PushResult,
     Rejected,
-    Temporary,
     TokenDead,
     TokenSuspect,
     Uncertain,
+    always_wanted,
 )
-from middlewared.push.troubles import Troubles
+from middlewared.push.problem_log import ProblemLog
 
 OTHER_ENVIRONMENT_S = 1.5
 """
 How long a push may wait to be sent to the other environment, so that a failed call ends soon.
-The answer to one that was sent in time is awaited.
+Once it is sent, its response is awaited until the push's deadline.
 """
 
 HTTPS = 443
-LEAVE_EVERY_S = 10.0
 SANDBOX_OFF = TokenSuspect("sandbox-off")
-"""The device registered with a sandbox token, and the sandbox is switched off."""
+"""The device has a sandbox token, and the app has no sandbox."""
 
-_AGAIN = frozenset({EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, IDLE_TIMEOUT})
 _TOKEN = re.compile(r"[0-9A-Fa-f]{2,200}")
-
-
-class Endpoints(Protocol):
-    """Where TCP connections begin."""
-
-    def __call__(self, host: str, port: int) -> IStreamClientEndpoint: ...
 
 
 @attrs.frozen
@@ -93,73 +69,38 @@ class ApnsSettings:
     topic: str
     credentials: Credentials
     tls: Callable[[str], IOpenSSLClientConnectionCreator] = attrs.field(repr=False, eq=False)
-    production_url: str = "https://api.push.apple.com"
-    sandbox_url: str = "https://api.sandbox.push.apple.com"
-    connections: int = 2
+    production_url: str
+    sandbox_url: str
+    connections: int
     sandbox_credentials: Credentials | None = None
 
 
-@attrs.define  # creating a frozen one would take three times as long
-class Message:
-    """
-    A push in Apple's terms; ``call``: VoIP, else an alert. It is never changed.
-
-    ``expiration`` is in epoch seconds, since Apple reads it; ``deadline`` is ours.
-    """
-
-    call: bool
-    token: str = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    expiration: float
-    deadline: float
-    wanted: Callable[[], bool] = attrs.field(repr=False)
-
-
-@attrs.define
-class Environment:
-    """One of Apple's two: its connections, and how requests to it begin."""
-
-    name: str
-    pool: Http2Pool
-    call: RequestKind
-    notice: RequestKind
-    credentials: Credentials
-    proven: bool = False
-    """Whether Apple's last answer showed that it accepts these credentials."""
-
-    left_at: float = -inf
-    """When a connection was last left because Apple refused a provider token."""
-
-    encoded: tuple[ProviderToken, bytes] | None = attrs.field(default=None, repr=False)
-    """The present provider token as a header."""
-
-
-class ApnsProvider:
-    """Implements :class:`~middlewared.push.interface.PushProvider`."""
+class ApnsProvider(PushProvider):
+    """Sends the pushes of one iOS app."""
 
     def __init__(
         self,
         *,
         clock: Clock,
-        endpoint: Endpoints,
+        endpoint: TcpEndpoints,
         tokens: ProviderTokens,
         settings: ApnsSettings,
         wall: WallClock = wall_clock,
-        paths: Paths | None = None,
-        measured: Callable[[str, float], None] = lambda *_: None,
+        host_pools: HostPools | None = None,
+        on_round_trip: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """
-        :param tokens: shared by all apps of the process; :param paths: likewise.
-        :param measured: gets environment and round trip in seconds of each PING.
+        :param tokens: shared by all apps of the process, as are ``host_pools``.
+        :param on_round_trip: gets environment and round trip in seconds of each PING.
         """
         self._clock = clock
         self._wall = wall
         self._endpoint = endpoint
         self._tokens = tokens
         self._settings = settings
-        self._paths = paths or Paths()
-        self._measured = measured
-        self._troubles = Troubles(provider="Apple", app=settings.app, clock=clock)
+        self._host_pools = host_pools or HostPools()
+        self._on_round_trip = on_round_trip
+        self._problems = ProblemLog(provider="Apple", app=settings.app, clock=clock)
         self._alarms = {
             call: MassRefusal(app=settings.app, kind=kind, clock=clock)
             for call, kind in ((True, "calls"), (False, "notices"))
@@ -168,54 +109,59 @@ class ApnsProvider:
         self._background = Background()
 
     @property
+    def up(self) -> bool | None:
+        """Whether there is a connection to production."""
+        return self._production.up
+
+    @property
+    def problem(self) -> str:
+        """See :meth:`~.interface.PushProvider.problem`; concerns production."""
+        return self._production.problem
+
+    @property
     def credential_expiry(self) -> float | None:
         """When the certificate expires, in epoch seconds; None for a key."""
         return self._settings.credentials.not_after
 
     def connection_states(self) -> Mapping[tuple[str, str], int]:
-        """How many connections there are for each (environment, state)."""
+        """See :meth:`~.interface.PushProvider.connection_states`."""
         return {
             (name, state): count
             for name, environment in self._environments.items()
             for state, count in environment.pool.states().items()
         }
 
-    async def prepared(self) -> None:
-        """Wait until there is a connection to production."""
-        await self._environments["production"].pool.prepared()
-
-    @property
-    def problem(self) -> str:
-        """Why there is no connection to production, in a few words."""
-        return self._environments["production"].pool.problem
-
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to connect to both environments."""
         for environment in self._environments.values():
             environment.pool.start()
 
+    async def prepared(self) -> None:
+        """Wait for the first connection to production."""
+        await self._production.prepared()
+
     async def stop(self) -> None:
-        """Close all connections; pushes in flight end as Temporary or Uncertain."""
+        """See :meth:`~.interface.PushProvider.stop`."""
         for environment in self._environments.values():
             self._background.run(environment.pool.stop())
         await self._background.finish()
 
     async def send(self, push: Push) -> PushResult:
-        """Send ``push``; see the interface."""
+        """See :meth:`~.interface.PushProvider.send`."""
         message = _message(push, self._wall() - self._clock.seconds())
         if message is None:
             return Rejected("no notification token")
-        # It becomes part of a path, where "../" or "%2e" would mean something.
+        # It becomes part of a path, where "../" or "%2e" would have a meaning.
         if _TOKEN.fullmatch(message.token) is None:
             return MALFORMED_TOKEN
         home = self._environments.get("sandbox" if push.device.sandbox else "production")
         if home is None:
             return SANDBOX_OFF
-        result = await self._attempt(home, message)
+        result = await home.send(message)
         if result.reason == PAYLOAD_TOO_LARGE and isinstance(push, CallPush):
-            # Our own limit is Apple's published one; only the caller's name can be spared.
+            # We keep to the limit that Apple documents; only the caller's name is dispensable.
             message = attrs.evolve(message, body=apple_call_payload(push, with_name=False))
-            result = await self._attempt(home, message)
+            result = await home.send(message)
         if isinstance(result, Accepted):
             self._alarms[message.call].accepted()
         elif isinstance(result, TokenSuspect):
@@ -225,13 +171,13 @@ class ApnsProvider:
         return result
 
     async def _suspect(
-        self, message: Message, home: Environment, result: TokenSuspect
+        self, message: ApnsMessage, home: ApnsEnvironment, result: TokenSuspect
     ) -> PushResult:
-        """A suspect token may be good in the other environment; many are a fault of ours."""
+        """A suspect token may be valid in the other environment; many are a fault of ours."""
         other = self._environments.get("production" if home.name == "sandbox" else "sandbox")
         if result.reason == BAD_DEVICE_TOKEN and other is not None:
             soon = min(message.deadline, self._clock.seconds() + OTHER_ENVIRONMENT_S)
-            second = await self._attempt(other, message, send_by=soon)
+            second = await other.send(message, send_by=soon)
             if isinstance(second, Accepted):
                 return attrs.evolve(second, other_environment=True)
             if isinstance(second, TokenDead | Uncertain):
@@ -242,102 +188,19 @@ class ApnsProvider:
             return ConfigFault(result.reason)
         return result
 
-    def _refused(self, environment: Environment, result: ConfigFault | Rejected) -> None:
-        self._troubles.refused(f"{result.reason} ({environment.name})")
+    def _refused(self, environment: ApnsEnvironment, result: ConfigFault | Rejected) -> None:
+        self._problems.refused(f"{result.reason} ({environment.name})")
 
-    async def _attempt(
-        self, environment: Environment, message: Message, send_by: float | None = None
-    ) -> PushResult:
-        """
-        One request, and a second if the first was refused through no fault of the push.
+    @property
+    def _production(self) -> Http2Pool:
+        return self._environments["production"].pool
 
-        :param send_by: until when it may be sent; None: until its deadline.
-        """
-        credentials = environment.credentials
-        token = None
-        if isinstance(credentials, KeyCredentials):
-            token = self._tokens.current(credentials)
-        first = self._exchange(environment, message, token, send_by)
-        result = await self._request(environment, first)
-        if result.reason not in _AGAIN:
-            return result
-        avoided = None
-        if result.reason == EXPIRED_PROVIDER_TOKEN:
-            if token is None or not isinstance(credentials, KeyCredentials):
-                return result
-            token = self._tokens.expired(credentials, token)
-            if token is None:
-                return result
-        elif result.reason == INVALID_PROVIDER_TOKEN and not environment.proven:
-            return result
-        else:
-            avoided = first.carrier
-        second = self._exchange(environment, message, token, send_by)
-        if avoided is not None:
-            self._leave_seldom(environment, avoided, result.reason)
-            second.carrier = avoided
-        result = await self._request(environment, second)
-        if result.reason == INVALID_PROVIDER_TOKEN:
-            environment.proven = False
-        return result
-
-    def _leave_seldom(self, environment: Environment, carrier: Carrier, reason: str) -> None:
-        """Leave it, but rarely: Apple treats many new connections as an attack."""
-        now = self._clock.seconds()
-        if now >= environment.left_at + LEAVE_EVERY_S:
-            environment.left_at = now
-            carrier.leave(f"Apple said {reason}")
-
-    def _exchange(
-        self,
-        environment: Environment,
-        message: Message,
-        token: ProviderToken | None,
-        send_by: float | None,
-    ) -> Exchange:
-        """A request with its own apns-id."""
-        kind = environment.call if message.call else environment.notice
-        authorization = b"" if token is None else _authorization(environment, token)
-        push_id = new_id()
-        exchange = Exchange(
-            block=kind.block(
-                token=message.token,
-                authorization=authorization,
-                expiration=message.expiration,
-                push_id=push_id,
-            ),
-            body=message.body,
-            deadline=message.deadline,
-            wanted=message.wanted,
-            list_size=kind.list_size_of(token=message.token, authorization=authorization),
-            push_id=push_id,
-        )
-        if send_by is not None:
-            exchange.send_by = send_by
-        return exchange
-
-    async def _request(self, environment: Environment, exchange: Exchange) -> PushResult:
-        environment.pool.submit(exchange)
-        end = await exchange.ended
-        if end is OK:
-            environment.proven = True
-            return Accepted(None, False, exchange.push_id.decode("ascii"))
-        result = judge(end, self._wall()) if isinstance(end, Response) else end
-        if exchange.carrier is not None:
-            if isinstance(result, Temporary | Uncertain):
-                exchange.carrier.distrust()
-            if result.reason in LEAVING:
-                exchange.carrier.leave(f"Apple said {result.reason}")
-        if isinstance(result, Uncertain):
-            return attrs.evolve(result, provider_id=exchange.push_id.decode("ascii"))
-        return result
-
-    def _make_environments(self) -> dict[str, Environment]:
+    def _make_environments(self) -> dict[str, ApnsEnvironment]:
         settings = self._settings
         urls = {"production": settings.production_url, "sandbox": settings.sandbox_url}
         return {name: self._make_environment(name, url) for name, url in urls.items() if url}
 
-    def _make_environment(self, name: str, url: str) -> Environment:
+    def _make_environment(self, name: str, url: str) -> ApnsEnvironment:
         settings = self._settings
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or HTTPS
@@ -353,43 +216,38 @@ class ApnsProvider:
             host=f"{host}:{port}",
             endpoint=endpoint,
             size=settings.connections,
-            paths=self._paths,
-            measured=partial(self._measured, name),
+            host_pools=self._host_pools,
+            peer="Apple",
+            goaway_fault=goaway_fault,
+            on_round_trip=partial(self._on_round_trip, name),
         )
-        topic = settings.topic
-        own = settings.sandbox_credentials if name == "sandbox" else None
-        return Environment(
-            name,
-            pool,
-            RequestKind.of(authority=parts.netloc, topic=topic, push_type="voip"),
-            RequestKind.of(
-                authority=parts.netloc, topic=topic.removesuffix(".voip"), push_type="alert"
-            ),
-            own or settings.credentials,
+        sandbox_credentials = settings.sandbox_credentials if name == "sandbox" else None
+        return ApnsEnvironment(
+            name=name,
+            pool=pool,
+            authority=parts.netloc,
+            topic=settings.topic,
+            credentials=sandbox_credentials or settings.credentials,
+            tokens=self._tokens,
+            clock=self._clock,
+            wall=self._wall,
         )
 
 
-def _authorization(environment: Environment, token: ProviderToken) -> bytes:
-    """The header of a provider token, encoded once."""
-    if environment.encoded is None or environment.encoded[0] is not token:
-        environment.encoded = (token, authorization_header(token.text))
-    return environment.encoded[1]
-
-
-def _message(push: Push, to_epoch_s: float) -> Message | None:
+def _message(push: Push, to_epoch_s: float) -> ApnsMessage | None:
     """
-    None when there is no token to send a notice to.
+    The message for ``push``; None when the device has no token for notices.
 
-    :param to_epoch_s: what makes a deadline epoch seconds.
+    :param to_epoch_s: epoch seconds less the seconds of the process's own clock.
     """
     device = push.device
     expiration = push.deadline + to_epoch_s
     if isinstance(push, CallPush):
         body = apple_call_payload(push)
-        return Message(True, device.token, body, expiration, push.deadline, push.wanted)
+        return ApnsMessage(True, device.token, body, expiration, push.deadline, push.wanted)
     if not device.remote_notification_token:
         return None
     expiration += NOTICE_LIFE_S
     body = apple_notice_payload(push)
     token = device.remote_notification_token
-    return Message(False, token, body, expiration, push.deadline, always_wanted)
+    return ApnsMessage(False, token, body, expiration, push.deadline, always_wanted)

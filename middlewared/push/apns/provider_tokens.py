@@ -1,8 +1,8 @@
 """
-Provider tokens: the signed word that a team's key may push.
+Provider tokens: JSON Web Tokens, signed with a team's key, that authorize its pushes.
 
-The one invariant: one token for each (team, key) in this process, made no more often
-than Apple allows. Source: Apple, "Establishing a token-based connection to APNs".
+This process has one token for each (team, key), and renews it no more often than Apple
+allows. Source: Apple, "Establishing a token-based connection to APNs".
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.push.apns.apple_credentials import KeyCredentials
 
 RENEW_AFTER_S = 50 * 60.0
-"""Apple takes tokens that are at most an hour old."""
+"""Apple accepts tokens that are at most an hour old."""
 
 BACKDATED_S = 30
-"""How far our clock may be ahead of Apple's, which refuses tokens from the future."""
+"""How far our clock may be ahead of Apple's: tokens from the future are refused."""
 
 FORCED_PERIOD_S = 20 * 60.0
 MAX_FORCED = 3
 """
-How many tokens may be made in a period because Apple called one expired. Apple wants to
-see one in 20 minutes; if even the third is called expired, our clock is wrong.
+How many tokens may be made in a period because Apple called one expired. Apple expects at
+most one in 20 minutes; if even the third one is called expired, our clock is wrong.
 """
 
 
@@ -39,7 +39,7 @@ class ProviderTokens:
     """
     All provider tokens of this process; bounded by the keys that were configured.
 
-    A token's age is measured by ``clock``; what Apple reads in it comes from ``wall``.
+    A token's age is measured by ``clock``; the time of issue in it comes from ``wall``.
     """
 
     def __init__(self, *, clock: Clock, wall: WallClock = wall_clock) -> None:
@@ -49,7 +49,7 @@ class ProviderTokens:
         self._forced: dict[KeyCredentials, list[float]] = {}
 
     def current(self, credentials: KeyCredentials) -> ProviderToken:
-        """The token of a key; a new one when it is 50 minutes old."""
+        """The token of a key; it is renewed when it is 50 minutes old."""
         token = self._tokens.get(credentials)
         if token is None or self._clock.seconds() - token.made_at >= RENEW_AFTER_S:
             token = self._make(credentials)
@@ -59,11 +59,11 @@ class ProviderTokens:
         """
         Apple called ``token`` expired.
 
-        :return: the token to use instead; None when there have been too many.
+        :return: the token to use instead; None when too many expired.
         """
         current = self.current(credentials)
         if current is not token:
-            return current  # somebody else was told before
+            return current  # renewed since
         since = self._clock.seconds() - FORCED_PERIOD_S
         recent = [at for at in self._forced.get(credentials, ()) if at > since]
         if len(recent) >= MAX_FORCED:

@@ -1,8 +1,8 @@
 """
-A push as an HTTP/2 request: the header block and the body.
+The header block of a push to Apple.
 
-The headers that all pushes of a kind share are encoded once, and what could identify a device
-or a team is marked never to be indexed.
+The headers that all pushes of a kind share are encoded once. Those that could identify a
+device or a team are marked so that no intermediary indexes them.
 Source: Apple, "Sending notification requests to APNs".
 """
 
@@ -14,18 +14,18 @@ from urllib.parse import quote
 
 import attrs
 
-from middlewared.push.http2.frames import (
+from middlewared.push.http2.header_blocks import (
     METHOD_POST,
     SCHEME_HTTPS,
+    SIZE_OVERHEAD,
     StaticName,
     literal,
     text,
 )
 
 NOTICE_LIFE_S = 24 * 3600
-"""How long Apple keeps a notice for a phone that is off."""
+"""How long Apple stores a notice for a phone that is off."""
 
-_ENTRY = 32
 _DIGITS = f"{getrandbits(80):020x}"
 _IDS_BEGIN = f"{_DIGITS[:8]}-{_DIGITS[8:12]}-4{_DIGITS[13:16]}-a{_DIGITS[17:20]}-".encode()
 _IDS = count(getrandbits(48))
@@ -36,7 +36,7 @@ _ID = literal(b"apns-id", b"")[:-1]
 
 @attrs.frozen
 class RequestKind:
-    """What all requests of a kind to one environment have in common, encoded."""
+    """The headers that all requests of a kind to one environment share, encoded."""
 
     start: bytes
     shared: bytes
@@ -45,7 +45,7 @@ class RequestKind:
 
     @classmethod
     def of(cls, *, authority: str, topic: str, push_type: str) -> RequestKind:
-        """The common part for a host, a topic and ``voip`` or ``alert``."""
+        """The shared headers for a host, a topic and ``voip`` or ``alert``."""
         shared = (
             (b"apns-topic", topic.encode()),
             (b"apns-push-type", push_type.encode()),
@@ -60,24 +60,28 @@ class RequestKind:
         return cls(
             METHOD_POST + SCHEME_HTTPS + host,
             b"".join(literal(name, value) for name, value in shared),
-            sum(len(name) + len(value) + _ENTRY for name, value in counted),
+            sum(len(name) + len(value) + SIZE_OVERHEAD for name, value in counted),
         )
 
     def list_size_of(self, *, token: str, authorization: bytes) -> int:
-        """The size of a push's header list (RFC 9113 section 6.5.2), or some octets more."""
+        """The size of a push's header list (RFC 9113 section 6.5.2), or a few octets more."""
         size = self.list_size + len(token)
-        return size + len(b"authorization") + len(authorization) + _ENTRY if authorization else size
+        return (
+            size + len(b"authorization") + len(authorization) + SIZE_OVERHEAD
+            if authorization
+            else size
+        )
 
     def block(
-        self, *, token: str, authorization: bytes, expiration: float, push_id: bytes | None = None
+        self, *, token: str, authorization: bytes, expiration: float, apns_id: bytes | None = None
     ) -> bytes:
         """
         The header block of one push.
 
-        :param token: the device's; Apple validates it, here it is only made safe to send.
-        :param authorization: a header encoded by :func:`authorization_header`, or nothing.
+        :param token: the device's; it is quoted if needed, but Apple validates it.
+        :param authorization: a header encoded by :func:`authorization_header`; b"": none.
         :param expiration: epoch seconds until which Apple may keep trying.
-        :param push_id: its apns-id; None: a new one.
+        :param apns_id: a UUID; None: a new one.
         """
         if not (token.isascii() and token.isalnum()):
             token = quote(token, safe="", errors="replace")
@@ -91,7 +95,7 @@ class RequestKind:
                 _EXPIRATION,
                 text(b"%d" % expiration),
                 _ID,
-                text(push_id or new_id()),
+                text(apns_id or new_id()),
             )
         )
 
@@ -106,7 +110,7 @@ def new_id() -> bytes:
     """
     An apns-id: a UUID (version 4), unique and not secret.
 
-    Only the first of a process is random throughout, the others count on from it: to draw
-    128 random bits for each would cost 2 % of a push.
+    Only the first one of a process is random, the others count up from it: 128 random bits
+    for each would cost 2 % of a push.
     """
     return b"%s%012x" % (_IDS_BEGIN, next(_IDS) & 0xFFFF_FFFF_FFFF)

@@ -1,7 +1,7 @@
 """
-What Apple's answers mean: the one table of its reasons.
+What Apple's responses mean: the one table of its reasons.
 
-Only "dead" changes stored data, so only what Apple calls dead is dead.
+Only "dead" changes stored data, so only the reasons that Apple documents for dead tokens are.
 Source: Apple, "Handling notification response errors from APNs".
 """
 
@@ -29,10 +29,10 @@ INVALID_PROVIDER_TOKEN = "InvalidProviderToken"
 IDLE_TIMEOUT = "IdleTimeout"
 SHUTDOWN = "Shutdown"
 LEAVING = frozenset({IDLE_TIMEOUT, SHUTDOWN, "BadCertificate", "BadCertificateEnvironment"})
-"""After these no further push goes over the connection."""
+"""After these no further push is sent over the connection."""
 
 
-_KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]] = {
+_RESULTS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]] = {
     "Unregistered": TokenDead,
     "ExpiredToken": TokenDead,
     BAD_DEVICE_TOKEN: TokenSuspect,
@@ -57,7 +57,7 @@ _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Tempo
     "DuplicateHeaders": Rejected,
     "MissingDeviceToken": Rejected,
     "PayloadEmpty": Rejected,
-    "PayloadTooLarge": Rejected,
+    PAYLOAD_TOO_LARGE: Rejected,
     "BadPath": Rejected,
     "MethodNotAllowed": Rejected,
     IDLE_TIMEOUT: Temporary,
@@ -69,7 +69,7 @@ _KINDS: dict[str, type[TokenDead | TokenSuspect | ConfigFault | Rejected | Tempo
 }
 
 _AT_ONCE = frozenset({IDLE_TIMEOUT, SHUTDOWN})
-"""Only this connection is meant; another one can take the push now."""
+"""Only this connection is affected; another one can take the push now."""
 
 MAX_REASON = 64
 
@@ -78,52 +78,58 @@ ACCEPTED = Accepted()
 """The meaning of a 200, created once."""
 
 
-def is_config_fault(reason: str) -> bool:
-    """Whether ``reason`` concerns every device of the app."""
-    return _KINDS.get(reason) is ConfigFault
-
-
-def judge(answer: Response, now: float) -> PushResult:
-    """What an answer means for the push; ``now`` in epoch seconds."""
-    if answer.status == 200:
+def interpret(response: Response, now: float) -> PushResult:
+    """What a response means for the push; ``now`` in epoch seconds."""
+    if response.status == 200:
         return ACCEPTED
-    said = _read(answer.body)
-    reason = _word(said.get("reason")) or f"HTTP {answer.status}"
-    kind = _KINDS.get(reason) or _by_status(answer.status)
-    if kind is TokenDead:
-        return TokenDead(reason, since=_seconds(said.get("timestamp")))
-    if kind is Temporary:
-        wish_s = retry_after_s(answer.retry_after, now)
-        if wish_s is None and reason in _AT_ONCE:
-            wish_s = 0.0
-        return Temporary(reason, wish_s)
-    return kind(reason)
+    document = _read(response.body)
+    reason = _word(document.get("reason")) or f"HTTP {response.status}"
+    result = _RESULTS.get(reason) or _by_status(response.status)
+    if result is TokenDead:
+        return TokenDead(reason, since=_seconds(document.get("timestamp")))
+    if result is Temporary:
+        pause_s = retry_after_s(response.header(b"retry-after"), now)
+        if pause_s is None and reason in _AT_ONCE:
+            pause_s = 0.0
+        return Temporary(reason, pause_s)
+    return result(reason)
+
+
+def goaway_fault(goaway: str) -> ConfigFault | None:
+    """
+    The fault that the JSON in a GOAWAY of Apple's reports; None when it reports none.
+
+    :param goaway: the error code and the debug data, as :class:`~..http2.session.Session`
+        keeps them.
+    """
+    reason = _word(_read(goaway[max(goaway.find("{"), 0) :]).get("reason"))
+    return ConfigFault(reason) if _RESULTS.get(reason) is ConfigFault else None
 
 
 def _by_status(status: int) -> type[Temporary | Rejected | ConfigFault]:
-    """For words that Apple does not document: a 410 without a known reason kills nothing."""
+    """For reasons that Apple does not document: a 410 with one of them removes nothing."""
     if status == 429 or status >= 500:
         return Temporary
     return ConfigFault if status == 403 else Rejected
 
 
-def _read(body: bytes) -> dict[str, Any]:
+def _read(body: bytes | str) -> dict[str, Any]:
     try:
-        said = json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _word(value: object) -> str:
-    """A reason as it may be shown: Apple's are single words; "" for anything else."""
+    """A reason that is safe to log: Apple's are single words; "" for anything else."""
     if isinstance(value, str) and value.isascii() and value.isalnum() and len(value) <= MAX_REASON:
         return value
     return ""
 
 
 def _seconds(timestamp: object) -> float | None:
-    """Apple's milliseconds as epoch seconds, None when there are none."""
+    """Apple's milliseconds as epoch seconds; None when there are none."""
     if isinstance(timestamp, int | float) and not isinstance(timestamp, bool):
         return timestamp / 1000 if 0 < timestamp < 1e15 else None
     return None

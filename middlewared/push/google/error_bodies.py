@@ -1,5 +1,5 @@
 """
-Reading what Google's servers answer, whatever its shape.
+Reading Google's responses, whatever their shape.
 
 Nothing here raises because of what a peer sent, and no text of a peer becomes a reason
 unless it is a plain word: a body may quote the push token.
@@ -9,14 +9,36 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from middlewared.outgoing.interface import HttpResponse
 from middlewared.push import retry_after
+from middlewared.push.interface import (
+    ConfigFault,
+    PushResult,
+    Rejected,
+    Temporary,
+    TokenDead,
+    TokenSuspect,
+)
 from middlewared.push.retry_after import epoch_of
+
+Refusal: TypeAlias = type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
 _MESSAGE_ID = re.compile(r"[!-~]{1,256}")
+
+
+def refusal_of(table: Mapping[str | int, Refusal], code: str, status: int) -> Refusal:
+    """What a refusal is: by its error code, else by its HTTP status, else by 5xx or not."""
+    known = table.get(code) or table.get(status)
+    return known or (Temporary if status >= 500 else Rejected)
+
+
+def refused(kind: Refusal, reason: str, reply: HttpResponse, now: float) -> PushResult:
+    """The result of a refused push; ``now`` in epoch seconds."""
+    return Temporary(reason, retry_after_s(reply, now)) if kind is Temporary else kind(reason)
 
 
 def json_object(reply: HttpResponse) -> dict[str, Any]:
@@ -50,10 +72,10 @@ def message_id(value: object) -> str:
 
 def retry_after_s(reply: HttpResponse, now: float) -> float | None:
     """Retry-After in seconds from ``now`` (epoch seconds); None when absent or unreadable."""
-    said = reply.header("Retry-After") or ""
-    return retry_after.retry_after_s(said, server_time(reply) or now)
+    text = reply.header("Retry-After") or ""
+    return retry_after.retry_after_s(text, server_time(reply) or now)
 
 
 def server_time(reply: HttpResponse) -> float | None:
-    """Epoch seconds of the Date header, None when absent or unreadable."""
+    """Epoch seconds of the Date header; None when absent or unreadable."""
     return epoch_of(reply.header("Date") or "")

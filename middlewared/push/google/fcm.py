@@ -1,8 +1,8 @@
 """
 FCM HTTP v1: one message a request, with an OAuth access token.
 
-Answers are classified by ``_VERDICTS`` alone; only those about the push token itself become
-TokenDead.
+Responses are interpreted by ``_REFUSALS`` alone; only those about the push token itself
+become TokenDead.
 
 Sources: firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and .../projects.messages.
 """
@@ -16,22 +16,27 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from middlewared.clock import Clock, WallClock, wall_clock
-from middlewared.model import GOOGLE_TOKEN
 from middlewared.outgoing.interface import HttpResponse, WarmHttpClient
-from middlewared.push.google.attempt import ATTEMPT_TIMEOUT_S, Attempt, Attempts
 from middlewared.push.google.error_bodies import (
+    Refusal,
     as_object,
     json_object,
     message_id,
     objects,
-    retry_after_s,
+    refusal_of,
+    refused,
     word,
 )
-from middlewared.push.google.google_payload import google_data
+from middlewared.push.google.google_payload import google_data, time_to_live_s
+from middlewared.push.google.google_provider import (
+    ATTEMPT_TIMEOUT_S,
+    CONTENT_TYPE,
+    Attempt,
+    GoogleProvider,
+)
 from middlewared.push.google.oauth import AccessToken, AccessTokens
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.interface import (
-    MALFORMED_TOKEN,
     Accepted,
     ConfigFault,
     Push,
@@ -42,12 +47,9 @@ from middlewared.push.interface import (
     TokenSuspect,
 )
 
-LONGEST_TTL_S = 2_419_200
-_Refusal: TypeAlias = type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]
-
-# By FCM's error code, else by the HTTP status. What is not here: 5xx is Temporary, the
-# rest Rejected. A 400 that speaks about the push token is TokenDead (``_names_token``).
-_VERDICTS: Mapping[str | int, _Refusal] = {
+# By FCM's error code, else by the HTTP status. Of all others, 5xx is Temporary, the rest
+# Rejected. A 400 about the push token is TokenDead (``_names_token``).
+_REFUSALS: Mapping[str | int, Refusal] = {
     "UNREGISTERED": TokenDead,
     "SENDER_ID_MISMATCH": TokenSuspect,
     "THIRD_PARTY_AUTH_ERROR": ConfigFault,
@@ -74,13 +76,8 @@ _TOKEN_TEXT = re.compile(
 )
 
 
-class FcmProvider:
-    """
-    Pushes for one Android app through FCM HTTP v1.
-
-    ``http`` is this provider's own and is closed with it: a provider that stalls then
-    holds up nobody else's requests.
-    """
+class FcmProvider(GoogleProvider):
+    """Pushes for one Android app through FCM HTTP v1."""
 
     def __init__(
         self,
@@ -100,38 +97,38 @@ class FcmProvider:
         :param analytics_label: the label under which Google's delivery reports count pushes.
         """
         project = quote(account.project_id, safe="")
-        self._url = f"{url.rstrip('/')}/v1/projects/{project}/messages:send"
-        self._http = http
-        self._clock = clock
-        self._wall = wall
+        super().__init__(
+            app=app,
+            url=f"{url.rstrip('/')}/v1/projects/{project}/messages:send",
+            http=http,
+            clock=clock,
+            attempt_timeout_s=attempt_timeout_s,
+            wall=wall,
+        )
         self._address: Address = address
         self._options = {"analytics_label": analytics_label} if analytics_label else None
         self._tokens = AccessTokens(account=account, http=http, clock=clock, wall=wall)
-        self._attempts = Attempts(app=app, http=http, clock=clock, timeout_s=attempt_timeout_s)
 
-    def start(self) -> None:
+    @property
+    def up(self) -> bool | None:
+        """Whether there is a valid access token."""
+        return self._tokens.up
+
+    async def start(self) -> None:
         """Connect and fetch the first access token, so that no call has to wait for them."""
         self._tokens.start()
         self._http.keep_warm(self._url)
 
     async def stop(self) -> None:
-        """See :meth:`middlewared.push.interface.PushProvider.stop`."""
+        """See :meth:`~.interface.PushProvider.stop`."""
         await self._tokens.stop()
-        await self._http.close()
+        await super().stop()
 
-    async def send(self, push: Push) -> PushResult:
-        """See :meth:`middlewared.push.interface.PushProvider.send`."""
-        token = push.device.token
-        if GOOGLE_TOKEN.fullmatch(token) is None or not _addressed(token, self._address)[1]:
-            return MALFORMED_TOKEN
-        return await self._attempts.run(
-            push, self._attempt, lambda reply: verdict(reply, self._wall())
-        )
+    def _can_address(self, token: str) -> bool:
+        return super()._can_address(token) and bool(_addressed(token, self._address)[1])
 
-    def connection_states(self) -> dict[tuple[str, str], int]:
-        """Connections by environment, which is always production, and state."""
-        states = self._http.connection_states(self._url)
-        return {("production", state): count for state, count in states.items()}
+    def _interpret(self, _: str, reply: HttpResponse, /) -> PushResult:
+        return interpret(reply, self._wall())
 
     async def _attempt(self, attempt: Attempt) -> PushResult:
         token = await self._tokens.get()
@@ -144,22 +141,19 @@ class FcmProvider:
             if not isinstance(token, AccessToken):
                 return token
             reply = await self._post(attempt, token)
-        return attempt.verdict(reply)
+        return attempt.result(reply)
 
     async def _post(self, attempt: Attempt, token: AccessToken) -> HttpResponse:
-        headers = {
-            "Authorization": f"Bearer {token.text}",
-            "Content-Type": "application/json; charset=UTF-8",
-        }
+        headers = {"Authorization": f"Bearer {token.text}", **CONTENT_TYPE}
         return await attempt.post(self._url, headers, self._message(attempt.push))
 
     def _message(self, push: Push) -> bytes:
-        left_s = min(max(push.deadline - self._clock.seconds(), 0.0), LONGEST_TTL_S)
         field, value = _addressed(push.device.token, self._address)
+        ttl_s = time_to_live_s(push, self._clock.seconds())
         message: dict[str, object] = {
             field: value,
             "data": google_data(push),
-            "android": {"priority": "HIGH", "ttl": f"{left_s:.3f}s"},
+            "android": {"priority": "HIGH", "ttl": f"{ttl_s:.3f}s"},
         }
         if self._options is not None:
             message["fcm_options"] = self._options
@@ -178,8 +172,8 @@ def _addressed(token: str, address: Address) -> tuple[str, str]:
     return ("fid" if address == "auto" and ":" not in token else "token"), token
 
 
-def verdict(reply: HttpResponse, now: float) -> PushResult:
-    """What an answer of FCM means for the push, the token and the app; ``now`` in epoch seconds."""
+def interpret(reply: HttpResponse, now: float) -> PushResult:
+    """What a response of FCM means for the push; ``now`` in epoch seconds."""
     document = json_object(reply)
     if reply.status == 200:
         if document.get("name") or not reply.complete:
@@ -187,19 +181,15 @@ def verdict(reply: HttpResponse, now: float) -> PushResult:
         return Temporary("no-message-name")
     error = as_object(document.get("error"))
     code = _error_code(error)
-    kind = _VERDICTS.get(code) or _VERDICTS.get(reply.status)
-    if kind is None:
-        kind = Temporary if reply.status >= 500 else Rejected
-    reason = code or word(error.get("status")) or f"http-{reply.status}"
+    kind = refusal_of(_REFUSALS, code, reply.status)
     if kind is Rejected and reply.status == 400 and _names_token(error):
         kind = TokenDead
-    if kind is Temporary:
-        return Temporary(reason, retry_after_s(reply, now))
-    return kind(reason)
+    reason = code or word(error.get("status")) or f"http-{reply.status}"
+    return refused(kind, reason, reply, now)
 
 
 def _error_code(error: dict[str, Any]) -> str:
-    """FCM's own error code, which may stand anywhere in the details; "" when there is none."""
+    """FCM's own error code, which may be anywhere in the details; "" when there is none."""
     for detail in objects(error.get("details")):
         if str(detail.get("@type")).endswith("google.firebase.fcm.v1.FcmError"):
             return word(detail.get("errorCode"))
@@ -210,7 +200,7 @@ def _names_token(error: dict[str, Any]) -> bool:
     """Whether a 400 is about the push token and not about the rest of our message."""
     for detail in objects(error.get("details")):
         for violation in objects(detail.get("fieldViolations")):
-            # A relay that does not know message.fid refuses it for every device.
+            # A relay that does not know message.fid refuses it for all devices.
             unknown = "Cannot find field" in str(violation.get("description"))
             if violation.get("field") in _ADDRESS_FIELDS and not unknown:
                 return True

@@ -1,8 +1,8 @@
 """
 What an Android app reads: a flat map of texts.
 
-The one invariant: every value is text, and keys and values together have at most 4,096
-bytes, unless the operator's own URL leaves no room; only ``caller_id`` is ever shortened.
+Every value is text. Keys and values together have at most 4,096 bytes, unless the URL in
+them is too long; only ``caller_id`` is ever shortened.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from middlewared.push.interface import CallPush, NoticePush, Push
 
 MAX_DATA_BYTES = 4_096
+MAX_TIME_TO_LIVE_S = 2_419_200
 
 
 def google_data(push: Push) -> dict[str, str]:
@@ -17,6 +18,11 @@ def google_data(push: Push) -> dict[str, str]:
     if isinstance(push, NoticePush):
         return {"type": "message", "message": push.message}
     return _fitting(_call_data(push))
+
+
+def time_to_live_s(push: Push, now: float) -> float:
+    """How long Google may keep trying, at the time ``now`` of the process's own clock."""
+    return min(max(push.deadline - now, 0.0), MAX_TIME_TO_LIVE_S)
 
 
 def _call_data(push: CallPush) -> dict[str, str]:
@@ -27,7 +33,7 @@ def _call_data(push: CallPush) -> dict[str, str]:
         "phonenumber": call.incoming.phonenumber,
         "caller_id": call.incoming.caller_id,
         "response_api": push.response_api,
-        # The apps delete the dot and divide by 10,000: right with exactly 7 decimals.
+        # The apps delete the dot and divide by 10,000: correct only with 7 decimals.
         "message_start_time": f"{call.start_time:.7f}",
         "attempt": str(push.attempt),
         "vg_cid": call.incoming.call_id or call.unique_key,

@@ -1,8 +1,8 @@
 """
 The service account that may push through FCM HTTP v1.
 
-The one invariant: what was loaded can sign; every fault of the file is a problem the
-operator can read, and none quotes the key.
+A loaded account can sign. Every fault of the file is a problem that the operator can read;
+none quotes the key.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from middlewared.errors import ConfigError
+from middlewared.errors import ConfigError, Problem
 
 _FIELDS = ("project_id", "client_email", "private_key_id", "private_key", "token_uri")
 
 
 @attrs.frozen
 class ServiceAccount:
-    """A Google service account, as its JSON key file tells."""
+    """A Google service account, read from its JSON key file."""
 
     project_id: str
     client_email: str
@@ -35,9 +35,9 @@ class ServiceAccount:
 
 def load_service_account(path: str | Path) -> ServiceAccount:
     """
-    Read the JSON key file that the Google console gives.
+    Read the JSON key file that the Google console generates.
 
-    :raises ConfigError: its problems begin with ``service_account:``.
+    :raises ConfigError: with every problem of the key service_account.
     """
     try:
         document = json.loads(Path(path).read_bytes())
@@ -78,7 +78,7 @@ def _private_key(path: str | Path, pem: str) -> RSAPrivateKey:
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Not chained: what the library says may quote the key.
+        # Not chained: the library's error may quote the key.
         raise _faulty([f"{path} has a private_key that cannot be read"]) from None
     if not isinstance(key, RSAPrivateKey):
         raise _faulty([f"{path} has a private_key that is not an RSA key"])
@@ -86,4 +86,4 @@ def _private_key(path: str | Path, pem: str) -> RSAPrivateKey:
 
 
 def _faulty(problems: list[str]) -> ConfigError:
-    return ConfigError([f"service_account: {problem}" for problem in problems])
+    return ConfigError(Problem("", "service_account", problem) for problem in problems)

@@ -1,8 +1,8 @@
 """
-One TCP and TLS connection to Apple: the session's bytes, and its signs of life.
+One TCP and TLS connection: the session's bytes, and its signs of life.
 
-The one invariant: a connection on which pushes wait gets an answer or a PING ACK within
-the time its round trip allows, or it ends; when it ends, so do all its exchanges.
+A connection on which requests wait receives a response or a PING ACK within the time its
+round trip allows, or it ends; when it ends, so do all its exchanges.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from middlewared.push.http2.liveness import Liveness
 from middlewared.push.http2.session import MAX_STREAMS, Session
 
 FRESH_S = 5.0
-"""Connections with a sign of life within this time are equally good for new pushes."""
+"""Connections with a sign of life within this time are equally good for new requests."""
 
 DISTRUST_S = 5.0
 DISTRUST_LOAD = 1_000_000.0
 CLOSE_TIMEOUT_S = 2.0
 
 MAX_UNSENT_FRAMES = 8_192
-"""How many answers to PING and SETTINGS a peer may provoke without reading them."""
+"""How many ACKs of PING and SETTINGS a peer may provoke without reading them."""
 
 RESETS_AT_ONCE = 100
 RESETS_PER_S = 25.0
@@ -49,10 +49,11 @@ class Http2Connection(Protocol):
     """
     Created by a pool for one connection attempt.
 
-    :param room: called when more exchanges may be opened than before.
-    :param unprocessed: gets each exchange that may be sent over another connection.
-    :param doubted: called when a sign of life is overdue: the path may be dead.
-    :param measured: gets each round trip, in seconds.
+    :param peer: the server's name, for the log.
+    :param on_capacity: called when exchanges may be opened.
+    :param on_unprocessed: gets each exchange that may be sent over another connection.
+    :param on_suspect: called when a sign of life is overdue: the path may be dead.
+    :param on_round_trip: gets each round trip of a PING, in seconds.
     """
 
     log = Logger()
@@ -62,12 +63,13 @@ class Http2Connection(Protocol):
         self,
         *,
         clock: Clock,
-        room: Callable[[], None],
-        unprocessed: Callable[[Exchange], None],
-        doubted: Callable[[], None] = lambda: None,
-        measured: Callable[[float], None] = lambda _: None,
+        on_capacity: Callable[[], None],
+        on_unprocessed: Callable[[Exchange], None],
+        on_suspect: Callable[[], None] = lambda: None,
+        on_round_trip: Callable[[float], None] = lambda _: None,
+        peer: str = "the peer",
     ) -> None:
-        self.session = Session(unprocessed=unprocessed)
+        self.session = Session(on_unprocessed=on_unprocessed)
         self.ready: Deferred[None] = Deferred(lambda _: self.abort("connect timed out"))
         """Fires at the peer's first SETTINGS, fails when the connection ends before."""
 
@@ -86,23 +88,24 @@ class Http2Connection(Protocol):
         self.ready_at = 0.0
         """When ``ready`` fired."""
 
-        self.doubt = doubted
-        self.measured = measured
+        self.on_suspect = on_suspect
+        self.on_round_trip = on_round_trip
         self.liveness = Liveness(self, clock=clock)
         self._distrusted_until = -inf
-        self._good_until = -inf
-        self._resets = float(RESETS_AT_ONCE)
-        self._reset_at = 0.0
+        self._fresh_until = -inf
+        self._resets_left = float(RESETS_AT_ONCE)
+        self._resets_counted_at = 0.0
         self._clock = clock
-        self._room = room
+        self._peer = peer
+        self._on_capacity = on_capacity
         self._paused = False
         self._closing = True
-        self._ending = "connection lost"
-        self._made_at = 0.0
+        self._end_reason = "connection lost"
+        self._connected_at = 0.0
         self._receiving = False
-        self._refused: Exception | None = None
-        self._flushing: DelayedCall | None = None
-        self._cutting: DelayedCall | None = None
+        self._alpn_failure: Exception | None = None
+        self._flush_timer: DelayedCall | None = None
+        self._abort_timer: DelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<Http2Connection {self.state}, {len(self.session.streams)} open>"
@@ -117,38 +120,38 @@ class Http2Connection(Protocol):
     @property
     def can_open(self) -> bool:
         """Whether an exchange may be sent here now."""
-        return not (self._paused or self.liveness.doubtful) and self.session.can_open
+        return not (self._paused or self.liveness.suspect) and self.session.can_open
 
     def load(self, now: float) -> float:
-        """How little this connection is to be preferred."""
+        """For choosing a connection: the one with the least load is preferred."""
         load = len(self.session.streams)
-        if now > self._good_until:
+        if now > self._fresh_until:
             age_s = now - self.liveness.heard_at
             stale = MAX_STREAMS + age_s if age_s > FRESH_S else 0
             return load + stale + (DISTRUST_LOAD if self._distrusted_until > now else 0)
         return load
 
     def send(self, exchange: Exchange) -> None:
-        """Open a stream; what is sent in one turn of the reactor is written at once."""
+        """Open a stream; all that is sent in one turn of the reactor is written in one piece."""
         if not self.session.streams:
             self.liveness.expect()
         self.session.open(exchange)
         self._flush_soon()
 
-    def give_up(self, exchange: Exchange) -> bool:
-        """Reset the stream of ``exchange``; False: no further one may be reset now."""
+    def cancel(self, exchange: Exchange) -> bool:
+        """Reset the stream of ``exchange``; False: no further stream may be reset now."""
         if self.session.streams.get(exchange.stream_id) is not exchange:
             return True
-        # A request that the peer has only in part must not be continued.
-        if exchange.whole and not self._may_reset():
+        # The rest of a request that the peer has only in part must never be sent.
+        if exchange.sent_whole and not self._may_reset():
             return False
-        self.session.give_up(exchange)
+        self.session.cancel(exchange)
         self._flush_soon()
         self._settle()
         return True
 
-    def relieve(self) -> None:
-        """Leave, if most streams are taken by pushes for which no one waits."""
+    def leave_if_clogged(self) -> None:
+        """Leave if most streams are taken by requests for which no one waits."""
         streams = self.session.streams.values()
         if 2 * sum(exchange.over for exchange in streams) > min(self.session.limit, MAX_STREAMS):
             self.broken = True
@@ -157,40 +160,40 @@ class Http2Connection(Protocol):
     def distrust(self) -> None:
         """Prefer other connections for a while."""
         self._distrusted_until = self._clock.seconds() + DISTRUST_S
-        self._trust()
+        self._update_freshness()
 
-    def _trust(self) -> None:
-        """Update until when it is trusted."""
+    def _update_freshness(self) -> None:
+        """Set until when it counts as fresh: never while it is distrusted."""
         heard_at = self.liveness.heard_at
         distrusted = self._distrusted_until > heard_at
-        self._good_until = -inf if distrusted else heard_at + FRESH_S
+        self._fresh_until = -inf if distrusted else heard_at + FRESH_S
 
     def leave(self, why: str) -> None:
-        """Open no more; close when the last exchange has ended."""
+        """Open no more exchanges; close when the last one has ended."""
         self.why = self.why or why
         self.session.leaving = True
         self._settle()
 
     def close(self, reason: str) -> None:
         """Close now; exchanges in flight end for ``reason``."""
-        self._ending = self.why = reason
+        self._end_reason = self.why = reason
         self.session.close(ErrorCodes.NO_ERROR, reason)
         self._settle()
 
     def abort(self, reason: str) -> None:
-        """Drop the connection without a goodbye; its exchanges end for ``reason``."""
-        self._ending = self.why = reason
+        """Drop the connection without GOAWAY; its exchanges end for ``reason``."""
+        self._end_reason = self.why = reason
         self.broken = True
         self._closing = True
         self.session.leaving = True
         self._settle()
         self.transport.abortConnection()
 
-    # From the transport.
+    # Called by the transport.
 
     def connectionMade(self) -> None:
         self._closing = False
-        self._made_at = self._clock.seconds()
+        self._connected_at = self._clock.seconds()
         self.transport.registerProducer(self, True)
         self.session.start()
         self.flush()
@@ -198,46 +201,46 @@ class Http2Connection(Protocol):
     def handshakeCompleted(self) -> None:
         """TLS is established: check that the peer chose HTTP/2."""
         if self.transport.negotiatedProtocol != b"h2":
-            self._refused = NoHttp2()
-            self.abort(str(self._refused))
+            self._alpn_failure = NoHttp2()
+            self.abort(str(self._alpn_failure))
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
         session = self.session
-        was_ready, signs = session.ready, session.signs
+        was_ready, signs = session.ready, session.signs_of_life
         self._receiving = True
         try:
             session.receive(data)
         except ProtocolFault as fault:
-            self._break(fault)
+            self._fail(fault)
             return
         finally:
             self._receiving = False
-        if session.signs != signs:
+        if session.signs_of_life != signs:
             self.liveness.heard()
-            self._trust()
+            self._update_freshness()
         if session.ready and not was_ready:
             self.ready_at = self._clock.seconds()
-            self.liveness.begin(self.ready_at - self._made_at)
+            self.liveness.start(self.ready_at - self._connected_at)
             self.ready.callback(None)
         if self.can_open:
-            self._room()
+            self._on_capacity()
         self.flush()
         self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closing = True
         self.liveness.stop()
-        for timer in (self._cutting, self._flushing):
+        for timer in (self._abort_timer, self._flush_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         if not self.why:
             self.why = describe_loss(reason.value)
-        self.session.close(ErrorCodes.NO_ERROR, self._ending)
+        self.session.close(ErrorCodes.NO_ERROR, self._end_reason)
         self._settle()
         if not self.ready.called:
-            self.ready.errback(self._refused or reason)
+            self.ready.errback(self._alpn_failure or reason)
         self.closed.callback(None)
 
     def pauseProducing(self) -> None:
@@ -247,7 +250,7 @@ class Http2Connection(Protocol):
         self._paused = False
         self.flush()
         if self.can_open:
-            self._room()
+            self._on_capacity()
 
     def stopProducing(self) -> None:
         self._paused = True
@@ -255,59 +258,60 @@ class Http2Connection(Protocol):
     # Writing.
 
     def _flush_soon(self) -> None:
-        if self._flushing is None and not self._receiving:
-            self._flushing = self._clock.callLater(0, self.flush)
+        if self._flush_timer is None and not self._receiving:
+            self._flush_timer = self._clock.callLater(0, self.flush)
 
     def flush(self) -> None:
         """Write the output of the session, unless the transport is full."""
-        if self._flushing is not None:
-            if self._flushing.active():
-                self._flushing.cancel()
-            self._flushing = None
+        if self._flush_timer is not None:
+            if self._flush_timer.active():
+                self._flush_timer.cancel()
+            self._flush_timer = None
         if self._closing:
             return
         if self._paused:
-            if self.session.sender.unsent > MAX_UNSENT_FRAMES:
+            if self.session.output.unsent > MAX_UNSENT_FRAMES:
                 self.abort("the peer does not read")
-        elif data := self.session.sender.take(self._clock.seconds()):
+        elif data := self.session.output.take(self._clock.seconds()):
             self.transport.write(data)
 
     # Ending.
 
     def _settle(self) -> None:
-        """Report that we are leaving; close after the last exchange that is still awaited."""
+        """If no more exchanges are opened: report it, and close after the last awaited one."""
         if not self.session.leaving:
             return
         if not self.left.called:
             self.left.callback(None)
         if not self._closing and all(each.over for each in self.session.streams.values()):
             self.flush()
-            self._lose()
+            self._close_gently()
 
-    def _lose(self) -> None:
-        """Close after the last byte, but do not wait long for the peer to do the same."""
+    def _close_gently(self) -> None:
+        """Close after the last byte; if the peer does not do so soon, abort."""
         self._closing = True
         self.liveness.stop()
-        self._cutting = self._clock.callLater(CLOSE_TIMEOUT_S, self.transport.abortConnection)
-        self.transport.unregisterProducer()  # a transport waits for it
+        self._abort_timer = self._clock.callLater(CLOSE_TIMEOUT_S, self.transport.abortConnection)
+        self.transport.unregisterProducer()  # the transport would wait for it
         self.transport.loseConnection()
 
-    def _break(self, fault: ProtocolFault) -> None:
-        self._ending = "protocol error"
-        self.why = f"Apple's side broke HTTP/2: {fault}"
+    def _fail(self, fault: ProtocolFault) -> None:
+        self._end_reason = "protocol error"
+        self.why = f"{self._peer}'s side broke HTTP/2: {fault}"
         self.broken = True
-        self.session.close(fault.code, self._ending)
+        self.session.close(fault.code, self._end_reason)
         self._settle()
 
-    def fell_silent(self) -> None:
-        """No sign of life came in time: drop it, as its path may be dead."""
+    def on_silent(self) -> None:
+        """No sign of life came in time: drop the connection, as its path may be dead."""
         self.abort("connection silent")
 
     def _may_reset(self) -> bool:
         now = self._clock.seconds()
-        earned = (now - self._reset_at) * RESETS_PER_S
-        self._resets, self._reset_at = min(self._resets + earned, RESETS_AT_ONCE), now
-        if self._resets < 1:
+        earned = (now - self._resets_counted_at) * RESETS_PER_S
+        self._resets_left = min(self._resets_left + earned, RESETS_AT_ONCE)
+        self._resets_counted_at = now
+        if self._resets_left < 1:
             return False
-        self._resets -= 1
+        self._resets_left -= 1
         return True

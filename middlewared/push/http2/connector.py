@@ -1,9 +1,8 @@
 """
-Keeps one place of a pool filled: connects, waits until the connection leaves, connects again.
+Keeps one slot of a pool filled: connects, waits until the connection is left, connects again.
 
-The one invariant: a place never makes two attempts closer together than its back-off,
-unless a push waits; and the back-off is reset only by a useful connection: one on which
-Apple answered a push, or that lived for a while.
+Between two attempts a slot waits for its back-off, unless a request waits. Only a useful
+connection resets the back-off: one on which the peer responded, or that lived for a while.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from middlewared.clock import DelayedCall
+from middlewared.backoff import backoff_s
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.failures import connect_fault, describe, farewell_fault
+from middlewared.push.http2.failures import connect_fault, describe
 from middlewared.push.interface import ConfigFault
 from middlewared.waiting import with_fair_timeout
 
@@ -30,32 +30,44 @@ FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 10.0
 MAX_FAULT_BACKOFF_S = 60.0
 HURRIED_BACKOFF_S = 1.0
-"""How long a place may rest while a push waits."""
+"""The longest back-off while a request waits."""
 
 REST_S = 10.0
-"""The first push after this time without pushes skips the back-off."""
+"""The first request after this time without requests skips the back-off."""
 
 USEFUL_AFTER_S = 10.0
-"""A connection that was ready for this long was useful even without a push."""
+"""A connection that was ready for this long was useful even without a request."""
+
+GoAwayFault: TypeAlias = Callable[[str], ConfigFault | None]
+"""Returns the fault that a GOAWAY reports in its debug data; None: no configuration fault."""
 
 T = TypeVar("T")
 
 
+def no_fault(_: str) -> None:
+    """For peers whose GOAWAYs never report a configuration fault."""
+
+
 class ConnectorOwner(Protocol):
-    """The pool whose place this is."""
+    """The pool to which a slot belongs."""
 
     def is_known(self, problem: str) -> bool:
-        """Whether a place of the pool has already logged this reason."""
+        """Whether a slot of the pool has already logged this problem."""
 
     def joined(self, connection: Http2Connection) -> None:
         """A connection is ready."""
 
     def refused(self, fault: ConfigFault) -> None:
-        """The connection was refused for a configuration fault: retry later."""
+        """The connection was refused for a configuration fault; the slot tries again later."""
 
 
 class Connector:
-    """One place of a pool."""
+    """
+    One slot of a pool.
+
+    :param name: of the pool, for the log.
+    :param endpoint: returns an endpoint for each attempt.
+    """
 
     log = Logger()
 
@@ -66,83 +78,82 @@ class Connector:
         clock: Any,
         endpoint: Callable[[], Any],
         factory: Callable[[], Http2Connection],
-        host: ConnectorOwner,
+        pool: ConnectorOwner,
+        goaway_fault: GoAwayFault = no_fault,
     ) -> None:
         self.connecting = False
+        self.problem = ""
+        """Why it has no connection, in a few words; "" if unknown."""
+
         self._name = name
         self._clock = clock
         self._endpoint = endpoint
         self._factory = Factory.forProtocol(factory)
         self._factory.noisy = False
-        self._host = host
+        self._pool = pool
+        self._goaway_fault = goaway_fault
         self._running: Deferred[None] | None = None
         self._stopping = False
-        self._reporting = False
-        """Whether a callback of the host is running, which may call :meth:`stop`."""
+        self._notifying = False
+        """Whether a callback of the pool is running, which may call :meth:`stop`."""
 
         self._failures = 0
         self._fault: ConfigFault | None = None
-        self._told = ""
-        self._nap: DelayedCall | None = None
-        self._nap_ends = 0.0
+        self._backing_off: Deferred[None] | None = None
+        self._back_off_until = 0.0
         self._hurried_at = -inf
-
-    @property
-    def problem(self) -> str:
-        """Why it has no connection; "" if unknown."""
-        return self._told
 
     def start(self) -> None:
         """Begin to connect."""
-        self._running = Deferred.fromCoroutine(self._keep())
+        self._running = Deferred.fromCoroutine(self._keep_connected())
 
     async def stop(self) -> None:
         """Stop connecting; a connection that is up is left to the pool."""
         self._stopping = True
         if self._running is not None:
-            if not self._reporting:
+            if not self._notifying:
                 self._running.cancel()
             await self._running
 
     def hurry(self) -> None:
-        """A push waits: try again soon, unless the configuration must be repaired first."""
+        """A request waits: try again soon, unless the configuration must be corrected first."""
         now = self._clock.seconds()
         rested, self._hurried_at = now - self._hurried_at > REST_S, now
-        if self._nap is None or self._fault is not None:
+        if self._backing_off is None or self._fault is not None:
             return
         if rested:
-            self._wake_at(now)
-        elif self._nap_ends > now + HURRIED_BACKOFF_S:
-            self._wake_at(now + random.uniform(0, HURRIED_BACKOFF_S))  # noqa: S311
+            self._shorten_back_off(now)
+        elif self._back_off_until > now + HURRIED_BACKOFF_S:
+            self._shorten_back_off(now + random.uniform(0, HURRIED_BACKOFF_S))  # noqa: S311
 
-    def _wake_at(self, at: float) -> None:
-        if self._nap is not None:
-            self._nap_ends = at
-            self._nap.reset(at - self._clock.seconds())
+    def _shorten_back_off(self, until: float) -> None:
+        self._back_off_until = until
+        if self._backing_off is not None:
+            self._backing_off.cancel()
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         while not self._stopping:
             try:
                 connection = await self._connect()
-                self._report(self._host.joined, connection)
+                self._notify(self._pool.joined, connection)
                 if self._stopping:
                     return
                 await connection.left
-                self._judge(connection)
+                self._evaluate(connection)
             except Exception as error:  # the network, TLS or the peer may cause anything
                 if self._stopping:
                     return
                 self._failures += 1
-                self._tell(connect_fault(error), describe(error))
+                self._report(connect_fault(error), describe(error))
             if self._failures and not self._stopping:
-                await self._rest()
+                await self._back_off()
 
-    def _report(self, report: Callable[[T], None], what: T) -> None:
-        self._reporting = True
+    def _notify(self, notify: Callable[[T], None], what: T) -> None:
+        self._notifying = True
         try:
-            report(what)
+            notify(what)
         finally:
-            self._reporting = False
+            self._notifying = False
 
     async def _connect(self) -> Http2Connection:
         self.connecting = True
@@ -154,43 +165,44 @@ class Connector:
         self.log.info("{name}: connected", name=self._name)
         return connection
 
-    def _judge(self, connection: Http2Connection) -> None:
-        """Evaluate a connection that was left: whether it was useful, and why it ended."""
+    def _evaluate(self, connection: Http2Connection) -> None:
+        """A connection was left: was it useful, and does an operator have to act?"""
         lived_s = self._clock.seconds() - connection.ready_at
-        if connection.session.answers or lived_s >= USEFUL_AFTER_S:
+        if connection.session.responses or lived_s >= USEFUL_AFTER_S:
             self._failures = 0
-            self._told = ""
+            self.problem = ""
         else:
             self._failures += 1
-        said = connection.session.farewell or connection.why or "its stream numbers are used up"
-        self._fault = fault = farewell_fault(connection.session.farewell)
+        goaway = connection.session.goaway
+        why = goaway or connection.why or "its stream numbers are used up"
+        self._fault = fault = self._goaway_fault(goaway)
         if fault is not None:
-            self._tell(fault, said)
+            self._report(fault, why)
         else:
-            tell = self.log.warn if connection.broken else self.log.info
-            tell("{name}: {what}; connecting again", name=self._name, what=said)
+            log = self.log.warn if connection.broken else self.log.info
+            log("{name}: {what}; connecting again", name=self._name, what=why)
 
-    def _tell(self, fault: ConfigFault | None, what: str) -> None:
+    def _report(self, fault: ConfigFault | None, problem: str) -> None:
         """Log why there is no connection, if the reason is new; a fault is an error."""
         self._fault = fault
-        news, self._told = not self._host.is_known(what), what
-        if news:
-            tell = self.log.warn if fault is None else self.log.error
-            tell("{name}: not connected: {what}", name=self._name, what=what)
+        is_new, self.problem = not self._pool.is_known(problem), problem
+        if is_new:
+            log = self.log.warn if fault is None else self.log.error
+            log("{name}: not connected: {what}", name=self._name, what=problem)
         if fault is not None:
-            self._report(self._host.refused, fault)
+            self._notify(self._pool.refused, fault)
 
-    async def _rest(self) -> None:
-        """Back off with jitter, so that many places do not return in step."""
-        longest = MAX_BACKOFF_S if self._fault is None else MAX_FAULT_BACKOFF_S
-        delay = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 16), longest)
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311
-        rested: Deferred[None] = Deferred(lambda _: nap.cancel())
-        nap = self._nap = self._clock.callLater(delay, rested.callback, None)
-        self._nap_ends = self._clock.seconds() + delay
-        try:
-            await rested
-        except CancelledError:
-            return  # stopped
-        finally:
-            self._nap = None
+    async def _back_off(self) -> None:
+        """Pause, so that many slots do not return in step; :meth:`hurry` may shorten it."""
+        longest_s = MAX_BACKOFF_S if self._fault is None else MAX_FAULT_BACKOFF_S
+        pause_s = backoff_s(self._failures, first_s=FIRST_BACKOFF_S, longest_s=longest_s)
+        self._back_off_until = self._clock.seconds() + pause_s
+        while not self._stopping:
+            self._backing_off = deferLater(self._clock, max(pause_s, 0.0))
+            try:
+                await self._backing_off
+                return
+            except CancelledError:  # hurried or stopped
+                pause_s = self._back_off_until - self._clock.seconds()
+            finally:
+                self._backing_off = None

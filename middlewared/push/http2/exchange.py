@@ -1,163 +1,170 @@
 """
-One push on its way through pool, connection and stream.
+One request on its way through pool, connection and stream, and its response.
 
-The one invariant: an exchange ends exactly once, with Apple's answer or with the result
-that explains why there is none.
+An exchange ends exactly once: with the peer's response, or with the result that explains
+why there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
 
-from middlewared.push.interface import ConfigFault, Rejected, Temporary, Uncertain
+from middlewared.push.interface import (
+    ConfigFault,
+    Rejected,
+    Temporary,
+    Uncertain,
+    always_wanted,
+)
 
 
 @attrs.frozen
 class Response:
-    """What Apple answered; ``body`` is JSON unless ``status`` is 200."""
+    """The peer's response; ``headers`` without the status, their names in lower case."""
 
     status: int
     body: bytes = b""
-    retry_after: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = attrs.field(
+        default=(), converter=tuple[tuple[bytes, bytes], ...]
+    )
+
+    def header(self, name: bytes) -> str:
+        """The last value of a header; "" if there is none."""
+        values = [value for each, value in self.headers if each == name]
+        return values[-1].decode("latin-1") if values else ""
 
 
 OK = Response(200)
-"""The answer of almost every push, made once."""
+"""The response to almost every push, created once; its headers are not read."""
 
-End: TypeAlias = Response | Temporary | Uncertain | ConfigFault | Rejected
+ExchangeResult: TypeAlias = Response | Temporary | Uncertain | ConfigFault | Rejected
 
 
-class Carrier(Protocol):
+class UsedConnection(Protocol):
     """The connection an exchange was sent on."""
 
-    def give_up(self, exchange: Exchange) -> bool:
-        """Reset its stream, as no one waits for the answer; False: try again later."""
-
     def distrust(self) -> None:
-        """Apple answered 5xx here: other connections are preferred for a while."""
+        """The peer failed here: prefer other connections for a while."""
 
     def leave(self, why: str) -> None:
-        """Open no more exchanges here: another connection takes the place."""
-
-
-def always_wanted() -> bool:
-    """For pushes that are useful until their deadline."""
-    return True
+        """Open no more exchanges here: another connection takes its place."""
 
 
 class Exchange:
-    """A request as bytes, and the place where its end arrives."""
+    """An encoded request, the state of its stream, and its result."""
 
     __slots__ = (
-        "block",
         "body",
-        "carrier",
+        "connection",
         "deadline",
-        "deaths",
         "ended",
-        "list_size",
+        "header_block",
+        "header_list_size",
+        "lost_connections",
         "over",
-        "push_id",
         "refusals",
-        "reply",
-        "retry_after",
+        "request_id",
+        "response_body",
+        "response_headers",
         "send_by",
         "sent",
         "sent_at",
         "status",
         "stream_id",
         "wanted",
-        "window",
+        "window_growth",
     )
 
     def __init__(
         self,
         *,
-        block: bytes,
+        header_block: bytes,
         body: bytes,
         deadline: float,
         wanted: Callable[[], bool] = always_wanted,
-        list_size: int = 0,
-        push_id: bytes = b"",
+        header_list_size: int = 0,
+        request_id: bytes = b"",
     ) -> None:
         """
-        :param block: the HPACK header block.
-        :param list_size: of its headers, as RFC 9113 section 6.5.2 counts: the octets of each
-            name and value, and 32.
-        :param deadline: until when its answer is awaited, by the pool's clock.
-        :param wanted: called right before it is sent.
-        :param push_id: its apns-id.
+        :param header_block: the request's headers, encoded by :mod:`.header_blocks`.
+        :param deadline: until when the response is awaited, by the pool's clock.
+        :param wanted: called right before the request is sent; False drops it.
+        :param header_list_size: of the decoded headers, as RFC 9113 section 6.5.2 counts:
+            the octets of each name and value, and 32.
+        :param request_id: for the sender's own use.
         """
-        self.block = block
+        self.header_block = header_block
         self.body = body
         self.deadline = deadline
         self.send_by = deadline
-        """From when on it must not be sent."""
+        """When it is too late to send the request."""
 
         self.wanted = wanted
-        self.list_size = list_size
-        self.push_id = push_id
-        self.ended: Deferred[End] = Deferred(self._withdraw)
-        """Fires with the end. Cancelling it withdraws a push that was not sent yet."""
+        self.header_list_size = header_list_size
+        self.request_id = request_id
+        self.ended: Deferred[ExchangeResult] = Deferred(self._withdraw)
+        """Fires with the result. Cancelling it withdraws a request that was not sent yet."""
 
         self.over = False
-        """Whether nobody waits for the end any more."""
+        """Whether it has ended, or no one waits for its result any more."""
 
-        self.carrier: Carrier | None = None
+        self.connection: UsedConnection | None = None
         """The connection it was last sent on; another one is preferred."""
 
         self.refusals = 0
-        self.deaths = 0
+        """How often the peer reset its stream with REFUSED_STREAM."""
+
+        self.lost_connections = 0
         """How many connections broke, or ended with an error, while they had it."""
 
+        self.forget_stream()
+
+    def forget_stream(self) -> None:
+        """Reset the stream's state: it was never processed, another one may carry the request."""
         self.stream_id = 0
         self.sent = 0
         self.sent_at: float | None = None
-        """When its last byte was handed to the transport: since then it may be delivered."""
+        """When the last byte was handed to the transport: since then it may be delivered."""
 
-        self.window = 0
-        self.status = 0
-        self.reply = b""
-        self.retry_after = ""
+        self.window_growth = 0
+        """By how much the peer has enlarged the stream's initial window."""
 
-    def unopened(self) -> None:
-        """Forget the stream: it was never processed, another one may carry the push."""
-        self.stream_id = 0
-        self.sent = 0
-        self.sent_at = None
-        self.window = 0
         self.status = 0
-        self.reply = b""
-        self.retry_after = ""
+        self.response_headers: Sequence[tuple[bytes, bytes]] = ()
+        self.response_body = b""
 
     @property
-    def whole(self) -> bool:
+    def sent_whole(self) -> bool:
         """Whether flow control has let the last byte through."""
         return self.sent == len(self.body)
 
-    def fate(self, reason: str) -> Response | Uncertain | None:
+    def result_if_lost(self, reason: str) -> Response | Uncertain | None:
         """
-        The result if it is lost for ``reason``: a status that was read stands, a push that
-        the peer may have is uncertain; None: the peer cannot have processed it.
+        The result if the rest of the response will not come, for ``reason``.
+
+        A status that was read stands; a request that the peer may have is uncertain. None:
+        the peer cannot have processed it.
         """
         if self.status:
-            return self.answer
+            return self.response
         return None if self.sent_at is None else Uncertain(reason, self.sent_at)
 
     @property
-    def answer(self) -> Response:
-        """The part of the answer that was read."""
-        return OK if self.status == 200 else Response(self.status, self.reply, self.retry_after)
+    def response(self) -> Response:
+        """The part of the response that was read; :data:`OK` for a 200 without a body."""
+        if self.status == 200 and not self.response_body:
+            return OK
+        return Response(self.status, self.response_body, self.response_headers)
 
-    def end(self, end: End) -> None:
-        """Tell the end; only the first one counts."""
+    def end(self, result: ExchangeResult) -> None:
+        """Report the result; only the first one counts."""
         if not self.over:
             self.over = True
-            self.ended.callback(end)
+            self.ended.callback(result)
 
-    def _withdraw(self, _: Deferred[End]) -> None:
+    def _withdraw(self, _: Deferred[ExchangeResult]) -> None:
         self.over = True

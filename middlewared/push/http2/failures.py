@@ -6,13 +6,10 @@ Only what no retry can fix is a configuration fault.
 
 from __future__ import annotations
 
-import json
-
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
-from middlewared.push.apns.reasons import is_config_fault
 from middlewared.push.interface import ConfigFault
 
 WRONG_HOST = "wrong host name in the server's certificate"
@@ -30,7 +27,7 @@ class NoHttp2(Exception):
 
 
 def connect_fault(error: BaseException) -> ConfigFault | None:
-    """The fault behind a failed connect, None when the next try may work."""
+    """The fault behind a failed connect; None when the next try may work."""
     if isinstance(error, NoHttp2):
         return ConfigFault(NO_HTTP2)
     if isinstance(error, VerificationError):
@@ -43,15 +40,6 @@ def connect_fault(error: BaseException) -> ConfigFault | None:
         if "alert" in reason and any(word in reason for word in _CLIENT_ALERTS):
             return ConfigFault("client certificate refused")
     return None
-
-
-def farewell_fault(farewell: str) -> ConfigFault | None:
-    """The fault that a GOAWAY names in its JSON, None when it names none."""
-    try:
-        reason = json.loads(farewell[farewell.index("{") :])["reason"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return ConfigFault(reason) if isinstance(reason, str) and is_config_fault(reason) else None
 
 
 def describe(error: BaseException) -> str:
@@ -67,12 +55,12 @@ def describe_loss(error: BaseException | None) -> str:
         return "closed by the peer"
     if isinstance(error, ConnectionLost):  # Twisted hides the system's error
         return "reset by the peer or the network"
-    said = "; ".join(_tls_reasons(error))
-    return f"ended by TLS: {said}" if said else str(error)
+    reasons = "; ".join(_tls_reasons(error))
+    return f"ended by TLS: {reasons}" if reasons else str(error)
 
 
 def _tls_reasons(error: BaseException | None) -> list[str]:
-    """OpenSSL's words for it; none when it was something else."""
+    """OpenSSL's reasons; none when the error is not from TLS."""
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return [str(entry[2]) for entry in error.args[0]]
     return []

@@ -1,8 +1,8 @@
 """
-What goes out on one HTTP/2 connection to Apple, and when (RFC 9113, sections 5.2 and 6.9).
+What goes out on one HTTP/2 connection, and when (RFC 9113, sections 5.2 and 6.9).
 
-The one invariant: neither the connection's window nor a stream's is ever overrun, and
-bodies that wait for them go on in the order they came.
+Neither the connection's window nor a stream's is ever overrun. Bodies that wait for a
+window continue in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from collections.abc import Mapping
 
 from middlewared.push.http2 import frames
 from middlewared.push.http2.exchange import Exchange
+from middlewared.push.http2.header_blocks import EMPTY_TABLE
 
 
 class FlowControl:
     """
     Collects bytes until they are taken.
 
-    :param streams: the open ones; a body whose stream is gone is not sent on.
+    :param streams: the open ones; the rest of a body whose stream is gone is dropped.
     """
 
     def __init__(self, streams: Mapping[int, Exchange]) -> None:
         self._streams = streams
         self.window = frames.DEFAULT_WINDOW
-        """How much body the connection's window lets through now."""
+        """How many octets of bodies the connection's window lets through now."""
 
-        self.stream_window = frames.DEFAULT_WINDOW
-        """The window every stream begins with; the peer may change it for all."""
+        self.initial_window = frames.DEFAULT_WINDOW
+        """The window each stream begins with; the peer may change it for all."""
 
         self._blocked: deque[Exchange] = deque()
         self._table_size = frames.DEFAULT_TABLE_SIZE
-        self._shrink = b""
+        self._table_update = b""
         self._out: list[bytes] = []
         self._completed: list[Exchange] = []
 
@@ -51,16 +52,16 @@ class FlowControl:
         return b"".join(out)
 
     def write(self, frame: bytes) -> None:
-        """A frame that needs no window."""
+        """Add a frame that needs no window."""
         self._out.append(frame)
 
-    def request(self, exchange: Exchange) -> None:
-        """The headers of ``exchange``, and as much of its body as may go now."""
+    def write_request(self, exchange: Exchange) -> None:
+        """Add the headers of ``exchange``, and as much of its body as the windows allow."""
         stream_id = exchange.stream_id
-        block, body = self._shrink + exchange.block, exchange.body
-        self._shrink = b""
+        block, body = self._table_update + exchange.header_block, exchange.body
+        self._table_update = b""
         size = len(body)
-        if len(block) <= frames.MAX_FRAME_SIZE >= size <= min(self.window, self.stream_window):
+        if len(block) <= frames.MAX_FRAME_SIZE >= size <= min(self.window, self.initial_window):
             pack = frames.FRAME_HEAD.pack
             self.window -= size
             exchange.sent = size
@@ -74,38 +75,38 @@ class FlowControl:
         else:
             self._out += frames.headers(stream_id, block)
             self._blocked.append(exchange)
-            self.go_on()
+            self.resume()
 
-    def limit_table(self, size: int) -> None:
+    def limit_header_table(self, size: int) -> None:
         """
         The peer's decoder keeps a header table of ``size``.
 
-        We keep none, but when it shrinks below what we may have used, the next header
-        block must begin by saying so (RFC 7541, section 4.2).
+        We keep none, but when it shrinks below the size we may have used, the next header
+        block must begin with an update of the size (RFC 7541, section 4.2).
         """
         if size < self._table_size:
             self._table_size = 0
-            self._shrink = frames.EMPTY_TABLE
+            self._table_update = EMPTY_TABLE
 
-    def room(self, exchange: Exchange) -> int:
-        """How much of its body the stream's own window lets through now; may be negative."""
-        return self.stream_window + exchange.window - exchange.sent
+    def window_left(self, exchange: Exchange) -> int:
+        """How many octets the stream's own window lets through now; may be negative."""
+        return self.initial_window + exchange.window_growth - exchange.sent
 
-    def go_on(self) -> None:
-        """A window has grown: send what it lets through."""
+    def resume(self) -> None:
+        """A window has grown: continue the bodies that wait."""
         waiting, self._blocked = self._blocked, deque()
         for exchange in waiting:
             if self._streams.get(exchange.stream_id) is exchange:
                 self._send_body(exchange)
-                (self._completed if exchange.whole else self._blocked).append(exchange)
+                (self._completed if exchange.sent_whole else self._blocked).append(exchange)
 
     def _send_body(self, exchange: Exchange) -> None:
-        while not exchange.whole:
-            room = min(self.window, self.room(exchange), frames.MAX_FRAME_SIZE)
-            if room <= 0:
+        while not exchange.sent_whole:
+            size = min(self.window, self.window_left(exchange), frames.MAX_FRAME_SIZE)
+            if size <= 0:
                 return
-            piece = exchange.body[exchange.sent : exchange.sent + room]
+            piece = exchange.body[exchange.sent : exchange.sent + size]
             exchange.sent += len(piece)
             self.window -= len(piece)
-            flags = frames.END_STREAM if exchange.whole else 0
+            flags = frames.END_STREAM if exchange.sent_whole else 0
             self.write(frames.pack(frames.DATA, flags, exchange.stream_id, piece))

@@ -1,19 +1,15 @@
 """
-HTTP/2 on the wire: the few frames an APNs client sends and reads (RFC 9113, section 6).
+The frames of HTTP/2 that a client sends and reads (RFC 9113, section 6).
 
-The one invariant: nothing here has state; bytes in, bytes out. Header blocks are sent
-as literals outside HPACK's dynamic table, so that the same request bytes are right on
-every connection and a replay need not encode anything again.
+Nothing here has state: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from typing import NamedTuple
 
 from h2.errors import ErrorCodes
-from hpack.hpack import encode_integer
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -38,7 +34,7 @@ MAX_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
 DEFAULT_TABLE_SIZE = 4_096
 MAX_FRAME_SIZE = 16_384
-"""What we accept and send: the protocol's default, larger than any push or answer needs."""
+"""What we accept and send: the protocol's default, more than a push or its response needs."""
 
 FRAME_HEAD = struct.Struct(">IBI")
 """Length and type share the first word (24 and 8 bits); then flags and stream id."""
@@ -50,7 +46,7 @@ _SETTING = struct.Struct(">HI")
 
 
 class ProtocolFault(Exception):
-    """The peer broke the protocol: the connection is of no use any more."""
+    """The peer broke the protocol: the connection cannot be used any more."""
 
     def __init__(self, code: ErrorCodes, what: str) -> None:
         super().__init__(what)
@@ -64,21 +60,6 @@ class Frame(NamedTuple):
     flags: int
     stream_id: int
     payload: bytes
-
-
-class StaticName(IntEnum):
-    """Header names of HPACK's static table (RFC 7541, appendix A)."""
-
-    AUTHORITY = 1
-    PATH = 4
-    AUTHORIZATION = 23
-
-
-METHOD_POST = b"\x83"
-SCHEME_HTTPS = b"\x87"
-STATUS_200 = b"\x88"
-EMPTY_TABLE = b"\x20"
-"""Begins a header block: the sender's dynamic table has size 0 from now on."""
 
 
 def pack(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
@@ -108,7 +89,7 @@ SETTINGS_ACK = pack(SETTINGS, ACK, 0)
 
 
 def ping(data: bytes, *, ack: bool = False) -> bytes:
-    """A PING of eight bytes, or its answer."""
+    """A PING of eight bytes, or its ACK."""
     return pack(PING, ACK if ack else 0, 0, data)
 
 
@@ -150,28 +131,3 @@ def code_name(code: int) -> str:
         return ErrorCodes(code).name
     except ValueError:
         return f"code-{code:#x}"
-
-
-def literal(name: bytes | StaticName, value: bytes, *, sensitive: bool = False) -> bytes:
-    """
-    One header as an HPACK literal (RFC 7541, section 6.2).
-
-    :param sensitive: never to be indexed by anybody on the way (section 6.2.3).
-    """
-    first = 0x10 if sensitive else 0x00
-    if isinstance(name, StaticName):
-        prefix = encode_integer(name, 4)
-        prefix[0] |= first
-        return bytes(prefix) + text(value)
-    return bytes([first]) + text(name) + text(value)
-
-
-def text(value: bytes) -> bytes:
-    """A string literal without Huffman code, which would cost more time than it saves."""
-    length = len(value)
-    if length < 127:
-        return _SHORT_LENGTHS[length] + value
-    return bytes(encode_integer(length, 7)) + value
-
-
-_SHORT_LENGTHS = [bytes([length]) for length in range(127)]

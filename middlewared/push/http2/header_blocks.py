@@ -1,28 +1,80 @@
 """
-The header blocks of answers: put together from frames, and decoded (RFC 7541).
+Header blocks: those of requests are encoded, those of responses decoded (RFC 7541).
 
-The one invariant: every block that could change HPACK's table is decoded, in the order
-of arrival, whether anybody wants to know what it says or not.
+Requests are encoded as literals outside HPACK's dynamic table: the same bytes are right on
+every connection, and a replay need not be encoded again. Of the responses, every block that
+could change HPACK's table is decoded, in order of arrival, even if no one waits for it.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+from typing import TypeAlias
+
 from h2.errors import ErrorCodes
 from hpack import Decoder, HPACKError
+from hpack.hpack import encode_integer
 
 from middlewared.push.http2 import frames
 from middlewared.push.http2.frames import Frame, ProtocolFault
 
 MAX_HEADER_BLOCK = 65_536
 
+METHOD_POST = b"\x83"
+SCHEME_HTTPS = b"\x87"
+STATUS_200 = b"\x88"
+EMPTY_TABLE = b"\x20"
+"""At the start of a block: the sender's dynamic table has size 0 from now on."""
 
-class HeaderBlocks:
-    """Reads HEADERS and the CONTINUATION frames that follow them."""
+SIZE_OVERHEAD = 32
+"""What each header adds to the size of a list besides its octets (RFC 9113, section 6.5.2)."""
+
+
+class StaticName(IntEnum):
+    """Header names of HPACK's static table (RFC 7541, appendix A)."""
+
+    AUTHORITY = 1
+    PATH = 4
+    AUTHORIZATION = 23
+
+
+def literal(name: bytes | StaticName, value: bytes, *, sensitive: bool = False) -> bytes:
+    """
+    One header as an HPACK literal (RFC 7541, section 6.2).
+
+    :param sensitive: no intermediary may index it either (section 6.2.3).
+    """
+    first = 0x10 if sensitive else 0x00
+    if isinstance(name, StaticName):
+        prefix = encode_integer(name, 4)
+        prefix[0] |= first
+        return bytes(prefix) + text(value)
+    return bytes([first]) + text(name) + text(value)
+
+
+def text(value: bytes) -> bytes:
+    """A string literal without Huffman code, which would cost more time than it saves."""
+    length = len(value)
+    if length < 127:
+        return _SHORT_LENGTHS[length] + value
+    return bytes(encode_integer(length, 7)) + value
+
+
+_SHORT_LENGTHS = [bytes([length]) for length in range(127)]
+
+
+HeaderList: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class ResponseHeaders:
+    """Reads HEADERS frames and the CONTINUATION frames that follow them."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._decoder.max_header_list_size = MAX_HEADER_BLOCK
         self._independent = False
+        """Whether HPACK's table is empty, so that no block depends on another."""
+
         self._first: Frame | None = None
         self._block = bytearray()
 
@@ -33,19 +85,19 @@ class HeaderBlocks:
 
     def is_plain(self, block: bytes) -> bool:
         """
-        Whether a whole block is a "200" that need not be decoded.
+        Whether a whole block that ends its stream is a "200" that need not be decoded.
 
-        With a table of size 0 no block changes anything, and an answer of that status
-        has nothing else to say.
+        With a table of size 0 no block changes anything, and an empty response of that
+        status means no more.
         """
-        return self._independent and block[:1] == frames.STATUS_200
+        return self._independent and block[:1] == STATUS_200
 
-    def add(self, frame: Frame) -> tuple[int, str, bool] | None:
+    def add(self, frame: Frame) -> tuple[int, HeaderList, bool] | None:
         """
         Take the next frame.
 
-        :return: status (0: none, or not one), Retry-After ("": none) and whether the
-            stream ends with it; None when the block is not whole yet.
+        :return: status (0: none, or an invalid one), the other headers, and whether the
+            stream ends with the block; None while the block is not whole.
         """
         if frame.kind == frames.HEADERS:
             first, block = frame, bytearray(_fragment(frame))
@@ -55,9 +107,9 @@ class HeaderBlocks:
             self._first, self._block, self._independent = first, block, False
             return None
         self._first, self._block = None, bytearray()
-        status, retry_after = self._decode(bytes(block))
+        status, headers = self._decode(bytes(block))
         self._independent = self._decoder.header_table_size == 0
-        return status, retry_after, bool(first.flags & frames.END_STREAM)
+        return status, headers, bool(first.flags & frames.END_STREAM)
 
     def _continued(self, frame: Frame) -> tuple[Frame, bytearray]:
         first = self._first
@@ -71,17 +123,17 @@ class HeaderBlocks:
             raise ProtocolFault(ErrorCodes.ENHANCE_YOUR_CALM, "a header block is too long")
         return first, block
 
-    def _decode(self, block: bytes) -> tuple[int, str]:
-        status, retry_after = 0, ""
+    def _decode(self, block: bytes) -> tuple[int, HeaderList]:
+        status, headers = 0, []
         try:
             for name, value in self._decoder.decode(block, raw=True):
                 if name == b":status" and len(value) == 3 and value.isdigit():
                     status = int(value)
-                elif name == b"retry-after":
-                    retry_after = value.decode("latin-1")
+                else:
+                    headers.append((name, value))
         except (HPACKError, IndexError, TypeError, ValueError) as error:
             raise ProtocolFault(ErrorCodes.COMPRESSION_ERROR, "a header block is broken") from error
-        return status, retry_after
+        return status, headers
 
 
 def unpadded(frame: Frame) -> bytes:
@@ -95,7 +147,7 @@ def unpadded(frame: Frame) -> bytes:
 
 
 def _fragment(frame: Frame) -> bytes:
-    """What a HEADERS frame has of the block (RFC 9113, section 6.2)."""
+    """The part of the block in a HEADERS frame (RFC 9113, section 6.2)."""
     payload = unpadded(frame)
     if not frame.flags & frames.PRIORITISED:
         return payload

@@ -1,8 +1,8 @@
 """
-The warm connections to one of Apple's environments, and the queue before them.
+The warm connections to one server, and the queue before them.
 
-The one invariant: an exchange is in the queue, on one stream, or ended. It waits in
-order of arrival, never past its deadline; an unprocessed one goes to the front.
+An exchange is in the queue, on one stream, or ended. It waits in order of arrival, never
+past its deadline; one that the server did not process goes to the front.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.connector import Connector
-from middlewared.push.http2.exchange import Carrier, End, Exchange
-from middlewared.push.http2.paths import Paths
+from middlewared.push.http2.connector import Connector, GoAwayFault, no_fault
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, UsedConnection
 from middlewared.push.interface import ConfigFault, Rejected, Temporary
 
 MAX_QUEUE = 20_000
 MAX_REFUSALS = 8
-"""How often one push may be refused with REFUSED_STREAM before the peer is believed to mean it."""
+"""How often one request may be refused with REFUSED_STREAM before it is given up."""
 
-MOST_DEATHS = 2
-"""So many connections may end with a push on them before it is sent on no other."""
+MAX_LOST_CONNECTIONS = 2
+"""After so many connections have ended with a request on them, it is sent on no other."""
 
-REFUSER_LOAD = 10_000_000.0
+AVOIDED_LOAD = 10_000_000.0
 
 SWEEP_S = 0.02
-"""How late the end of a push at its deadline may be."""
+"""How long after its deadline an exchange may end."""
 
 RESET_AGAIN_S = 1.0
-"""When to reset further streams for which no one waits, if not all could be reset at once."""
+"""When to reset the streams for which no one waits, if not all could be reset at once."""
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -42,15 +41,43 @@ UNWANTED = Temporary("unwanted")
 """The call was over before its push could be sent."""
 
 
+class HostPools:
+    """
+    The started pools of this process by host; bounded by the configuration.
+
+    A path that is dead for one connection is probably dead for all those to the same host.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[str, list[Http2Pool]] = {}
+
+    def add(self, host: str, pool: Http2Pool) -> None:
+        """``pool`` connects to ``host`` from now on."""
+        self._pools.setdefault(host, []).append(pool)
+
+    def remove(self, host: str, pool: Http2Pool) -> None:
+        """``pool`` is stopped; harmless when it was never added."""
+        pools = [each for each in self._pools.pop(host, []) if each is not pool]
+        if pools:
+            self._pools[host] = pools
+
+    def verify(self, host: str) -> None:
+        """A connection to ``host`` is silent: check all others at once."""
+        for pool in list(self._pools.get(host, [])):
+            pool.verify()
+
+
 class Http2Pool:
     """
     Keeps ``size`` connections ready and spreads exchanges over them.
 
     :param name: for the log: app and environment.
+    :param peer: the server's name, for the log.
     :param host: the host to which ``endpoint`` connects.
     :param endpoint: returns a TLS endpoint for each attempt.
-    :param paths: knows the other pools of the same host.
-    :param measured: gets each round trip of a PING, in seconds.
+    :param host_pools: the pools of this process.
+    :param goaway_fault: finds the configuration fault in the debug data of a GOAWAY.
+    :param on_round_trip: gets each round trip of a PING, in seconds.
     """
 
     def __init__(
@@ -61,57 +88,73 @@ class Http2Pool:
         host: str,
         endpoint: Callable[[], IStreamClientEndpoint],
         size: int,
-        paths: Paths,
-        measured: Callable[[float], None] = lambda _: None,
+        host_pools: HostPools,
+        peer: str = "the peer",
+        goaway_fault: GoAwayFault = no_fault,
+        on_round_trip: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.name = name
         self._clock = clock
         self._host = host
-        self._paths = paths
-        self._measured = measured
+        self._peer = peer
+        self._host_pools = host_pools
+        self._on_round_trip = on_round_trip
         self._prepared: Deferred[None] = Deferred()
         self._connections: list[Http2Connection] = []
         self._connectors = [
-            Connector(name=name, clock=clock, endpoint=endpoint, factory=self._make, host=self)
+            Connector(
+                name=name,
+                clock=clock,
+                endpoint=endpoint,
+                factory=self._make_connection,
+                pool=self,
+                goaway_fault=goaway_fault,
+            )
             for _ in range(size)
         ]
         self._queue: deque[Exchange] = deque()
         self._fault: ConfigFault | None = None
-        self._sweeping: DelayedCall | None = None
+        self._sweep_timer: DelayedCall | None = None
         self._sweep_at = inf
-        self._draining: DelayedCall | None = None
-        self._stopped: End | None = None
+        self._drain_timer: DelayedCall | None = None
+        self._stopped: ExchangeResult | None = None
 
     def __repr__(self) -> str:
         return f"<Http2Pool {self.name}: {self._connections}, {len(self._queue)} queued>"
 
     def start(self) -> None:
         """Begin to connect."""
-        self._paths.add(self._host, self)
+        self._host_pools.add(self._host, self)
         for connector in self._connectors:
             connector.start()
 
     async def prepared(self) -> None:
         """Wait for the first connection; for one caller at a time."""
-        if self._hopeful:
+        if self._is_connected:
             return
         self._prepared = Deferred()
         await self._prepared
 
     @property
+    def up(self) -> bool | None:
+        """Whether a connection is ready; None: no attempt to connect has failed yet."""
+        failed = any(connector.problem for connector in self._connectors)
+        return True if self._is_connected else False if failed else None
+
+    @property
     def problem(self) -> str:
         """Why there is no connection, in a few words."""
-        told = next((connector.problem for connector in self._connectors if connector.problem), "")
-        return told or "not connected yet"
+        problems = (connector.problem for connector in self._connectors)
+        return next(filter(None, problems), "not connected yet")
 
     def is_known(self, problem: str) -> bool:
         """See :class:`.connector.ConnectorOwner`."""
         return any(connector.problem == problem for connector in self._connectors)
 
-    def prove(self) -> None:
-        """Have each connection show a sign of life soon, or be dropped."""
+    def verify(self) -> None:
+        """Require a sign of life of each connection soon; a silent one is dropped."""
         for connection in list(self._connections):
-            connection.liveness.prove()
+            connection.liveness.verify()
 
     def states(self) -> dict[str, int]:
         """How many connections are connecting, ready and draining."""
@@ -124,14 +167,14 @@ class Http2Pool:
     def submit(self, exchange: Exchange) -> None:
         """Send ``exchange`` now, or as soon as a stream is free."""
         now = self._clock.seconds()
-        connection = None if self._queue else self._pick(exchange.carrier, now)
+        connection = None if self._queue else self._pick(exchange.connection, now)
         if exchange.send_by <= now:
             exchange.end(Temporary("deadline"))
         elif connection is not None:
             self._send(exchange, connection)
         elif self._stopped is not None:
             exchange.end(self._stopped)
-        elif self._fault is not None and not self._hopeful:
+        elif self._fault is not None and not self._is_connected:
             exchange.end(self._fault)
         elif len(self._queue) >= MAX_QUEUE:
             exchange.end(Temporary("queue full"))
@@ -142,16 +185,16 @@ class Http2Pool:
                 connector.hurry()
 
     async def stop(self) -> None:
-        """Close everything; exchanges end as Temporary in the queue, Uncertain in flight."""
+        """Close everything; queued exchanges end as Temporary, those in flight as Uncertain."""
         self._stopped = Temporary("stopped")
-        self._paths.remove(self._host, self)
-        await self._end_connectors()
+        self._host_pools.remove(self._host, self)
+        await self._stop_connectors()
         self._end_queue(self._stopped)
         for connection in list(self._connections):
             connection.close(self._stopped.reason)
         await self._wait_closed(CLOSE_TIMEOUT_S)
 
-    # What the connectors tell.
+    # Called by the connectors.
 
     def joined(self, connection: Http2Connection) -> None:
         """A connection is ready."""
@@ -163,34 +206,35 @@ class Http2Pool:
         self._drain_queue()
 
     def refused(self, fault: ConfigFault) -> None:
-        """No connection can be had until somebody repairs the configuration."""
+        """No connection is possible until the configuration is corrected."""
         self._fault = fault
-        if not self._hopeful:
+        if not self._is_connected:
             self._end_queue(fault)
 
     @property
-    def _hopeful(self) -> bool:
-        """Whether there is a connection that takes pushes, now or soon."""
+    def _is_connected(self) -> bool:
+        """Whether there is a connection that takes exchanges, now or soon."""
         return any(connection.state == "ready" for connection in self._connections)
 
     # Exchanges.
 
-    def _make(self) -> Http2Connection:
+    def _make_connection(self) -> Http2Connection:
         return Http2Connection(
             clock=self._clock,
-            room=self._drain_queue,
-            unprocessed=self._replay,
-            doubted=lambda: self._paths.doubt(self._host),
-            measured=self._measured,
+            peer=self._peer,
+            on_capacity=self._drain_queue,
+            on_unprocessed=self._replay,
+            on_suspect=lambda: self._host_pools.verify(self._host),
+            on_round_trip=self._on_round_trip,
         )
 
-    def _pick(self, refused_by: Carrier | None, now: float) -> Http2Connection | None:
-        """The least loaded connection that can open an exchange; ``refused_by`` only at need."""
+    def _pick(self, avoided: UsedConnection | None, now: float) -> Http2Connection | None:
+        """The least loaded connection that can open an exchange; ``avoided`` only if no other."""
         best = None
         least = inf
         for connection in self._connections:
             if connection.can_open:
-                load = connection.load(now) if connection is not refused_by else REFUSER_LOAD
+                load = connection.load(now) if connection is not avoided else AVOIDED_LOAD
                 if load < least:
                     best, least = connection, load
         return best
@@ -199,17 +243,20 @@ class Http2Pool:
         if not exchange.wanted():
             exchange.end(UNWANTED)
             return
-        if exchange.list_size > connection.session.max_list_size:
+        if exchange.header_list_size > connection.session.max_list_size:
             exchange.end(Rejected("header list larger than the peer takes"))
             return
-        exchange.carrier = connection
+        exchange.connection = connection
         connection.send(exchange)
         self._sweep_by(exchange.deadline)
 
     def _drain_queue(self) -> None:
-        """There is room: let those go that wait longest."""
+        """A stream is free: send the exchanges that have waited longest."""
         now = self._clock.seconds()
-        while self._queue and (connection := self._pick(self._queue[0].carrier, now)) is not None:
+        while self._queue:
+            connection = self._pick(self._queue[0].connection, now)
+            if connection is None:
+                return
             exchange = self._queue.popleft()
             if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
@@ -217,16 +264,16 @@ class Http2Pool:
                 self._send(exchange, connection)
 
     def _replay(self, exchange: Exchange) -> None:
-        """The peer did not process it: it goes first, on whichever connection is free."""
+        """The server did not process it: it goes first, on any connection with a free stream."""
         if exchange.over:
             return
-        exchange.unopened()
+        exchange.forget_stream()
         if self._stopped is not None:
             exchange.end(self._stopped)
         elif exchange.refusals > MAX_REFUSALS:
             exchange.end(Temporary("refused unprocessed"))
-        elif exchange.deaths >= MOST_DEATHS:
-            # It may be what they die of.
+        elif exchange.lost_connections >= MAX_LOST_CONNECTIONS:
+            # It may be the cause.
             exchange.end(Temporary("lost with its connection twice"))
         else:
             self._queue.appendleft(exchange)
@@ -234,17 +281,17 @@ class Http2Pool:
             self._drain_soon()
 
     def _drain_soon(self) -> None:
-        """In the next turn: whoever gives exchanges back is still in the middle of it."""
-        if self._draining is None:
-            self._draining = self._clock.callLater(0, self._drain_now)
+        """In the next turn: the session that returns exchanges is not yet consistent."""
+        if self._drain_timer is None:
+            self._drain_timer = self._clock.callLater(0, self._drain_now)
 
     def _drain_now(self) -> None:
-        self._draining = None
+        self._drain_timer = None
         self._drain_queue()
 
-    def _end_queue(self, end: End) -> None:
+    def _end_queue(self, result: ExchangeResult) -> None:
         while self._queue:
-            self._queue.popleft().end(end)
+            self._queue.popleft().end(result)
 
     # Deadlines.
 
@@ -253,22 +300,22 @@ class Http2Pool:
             return
         self._sweep_at = deadline
         delay = max(deadline - self._clock.seconds(), SWEEP_S)
-        if self._sweeping is None:
-            self._sweeping = self._clock.callLater(delay, self._sweep_soon)
+        if self._sweep_timer is None:
+            self._sweep_timer = self._clock.callLater(delay, self._sweep_soon)
         else:
-            self._sweeping.reset(delay)
+            self._sweep_timer.reset(delay)
 
     def _sweep_soon(self) -> None:
-        """In the next turn: answers that have arrived by now are read first."""
-        self._sweeping = self._clock.callLater(0, self._sweep)
+        """In the next turn: responses that have arrived by now are read first."""
+        self._sweep_timer = self._clock.callLater(0, self._sweep)
 
     def _sweep(self) -> None:
-        """End what is due, and look again when the next one will be."""
-        self._sweeping, self._sweep_at = None, inf
+        """End what is due, and set the timer for the next deadline."""
+        self._sweep_timer, self._sweep_at = None, inf
         now = self._clock.seconds()
         self._end_late(now)
         for connection in list(self._connections):
-            self._give_up_late(connection, now)
+            self._cancel_late(connection, now)
 
     def _end_late(self, now: float) -> None:
         """End queued exchanges that are too late to be sent."""
@@ -280,35 +327,35 @@ class Http2Pool:
             if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
 
-    def _give_up_late(self, connection: Http2Connection, now: float) -> None:
-        """Give up sent exchanges past their deadline; not all streams may be reset at once."""
+    def _cancel_late(self, connection: Http2Connection, now: float) -> None:
+        """Cancel sent exchanges past their deadline; not all streams may be reset at once."""
         kept = False
         for exchange in list(connection.session.streams.values()):
             if exchange.deadline > now:
                 self._sweep_by(exchange.deadline)
                 continue
-            exchange.end(exchange.fate("deadline") or Temporary("deadline"))
-            kept |= not connection.give_up(exchange)
+            exchange.end(exchange.result_if_lost("deadline") or Temporary("deadline"))
+            kept |= not connection.cancel(exchange)
         if kept:
             self._sweep_by(now + RESET_AGAIN_S)
-            connection.relieve()
+            connection.leave_if_clogged()
 
-    # The end.
+    # Stopping.
 
-    async def _end_connectors(self) -> None:
+    async def _stop_connectors(self) -> None:
         for connector in self._connectors:
             await connector.stop()
 
     async def _wait_closed(self, timeout_s: float) -> None:
-        """Wait until every connection is gone; what remains after the time-out is cut."""
+        """Wait until every connection is gone; those left after the time-out are aborted."""
         closed = [connection.closed for connection in self._connections]
-        cut = self._clock.callLater(timeout_s, self._cut)
+        abort = self._clock.callLater(timeout_s, self._abort_all)
         for each in closed:
             await each
-        for timer in (cut, self._sweeping, self._draining):
+        for timer in (abort, self._sweep_timer, self._drain_timer):
             if timer is not None and timer.active():
                 timer.cancel()
 
-    def _cut(self) -> None:
+    def _abort_all(self) -> None:
         for connection in list(self._connections):
             connection.abort("stopped")

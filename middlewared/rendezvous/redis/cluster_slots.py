@@ -1,7 +1,7 @@
 """
-Redis Cluster as arithmetic: which slot a key has, which node a slot has, what a redirect says.
+Redis Cluster as arithmetic: the slot of a key, the master of a slot, the meaning of a redirect.
 
-The one invariant: nothing here reads or writes a socket or a clock.
+Nothing here reads or writes a socket or a clock.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ Node = tuple[str, int]  # host, port
 @attrs.frozen
 class Redirect:
     """
-    Where a key is instead. ``asking``: for this one command (ASK, while the slot moves);
-    otherwise for good (MOVED). An empty host means the host that was asked.
+    Where a key is instead.
+
+    ``asking``: for this one command (ASK, while the slot moves), else for good (MOVED).
     """
 
     slot: int
@@ -45,7 +46,11 @@ def slot_of(key: str) -> int:
 
 
 def redirect_from(error: str, asked: Node) -> Redirect | None:
-    """Read ``MOVED 3999 127.0.0.1:6381`` or ``ASK ...``; None when it is neither."""
+    """
+    Read ``MOVED 3999 127.0.0.1:6381`` or ``ASK ...``; None: it is neither.
+
+    An empty host means the host that was ``asked``.
+    """
     words = error.split()
     if len(words) < 3 or words[0] not in ("MOVED", "ASK"):
         return None
@@ -57,7 +62,7 @@ def redirect_from(error: str, asked: Node) -> Redirect | None:
 
 class SlotMap:
     """
-    Which master has which slot; kept by whoever asks the nodes.
+    Which master has which slot, as far as the nodes reported it.
 
     :ivar masters: the nodes that have slots, and those that redirects named since.
     :ivar nodes: all nodes, replicas too.
@@ -78,24 +83,24 @@ class SlotMap:
         return self._masters[slot]
 
     def moved(self, slot: int, node: Node) -> None:
-        """A redirect has told the slot's master."""
+        """A redirect has named the slot's master."""
         self._masters[slot] = node
         self.masters |= {node}
         self.nodes |= {node}
 
     def replace(self, reply: Iterable[Sequence[Any]], asked: Node) -> None:
         """
-        Take over what CLUSTER SLOTS replied to us at ``asked``.
+        Use the reply of ``asked`` to CLUSTER SLOTS.
 
-        :raises ValueError, TypeError, IndexError: the reply is none.
+        :raises ValueError, TypeError, IndexError: the reply is malformed.
         """
         masters: list[Node | None] = [None] * SLOTS
         nodes = set()
-        for first, last, *replicas in reply:
-            members = [(each[0] or asked[0], int(each[1])) for each in replicas]
-            nodes.update(members)
-            masters[int(first) : int(last) + 1] = [members[0]] * (int(last) + 1 - int(first))
-        if not nodes or len(masters) != SLOTS:  # an impossible range would make it grow
+        for first, last, *master_and_replicas in reply:
+            found = [(each[0] or asked[0], int(each[1])) for each in master_and_replicas]
+            nodes.update(found)
+            masters[int(first) : int(last) + 1] = [found[0]] * (int(last) + 1 - int(first))
+        if not nodes or len(masters) != SLOTS:  # an impossible range makes the list grow
             raise ValueError("no slots")
         self._masters = masters
         self.masters = frozenset(node for node in masters if node is not None)

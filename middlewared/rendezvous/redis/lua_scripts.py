@@ -1,25 +1,24 @@
 r"""
-What happens to a call in Redis: the scripts, each of which changes one record.
+The scripts that change a call's record in Redis, one record each.
 
-The one invariant: the first decision stands, and a script that is run again by the same
-member changes nothing.
+The first decision stands, and a script that the same waiter runs again changes nothing.
 
 A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's deadline:
 
 ==============  =====================================================================
 ``call``        the call, as JSON
 ``identity``    the name of its identity key, "" without a call_id
-``waker``       the member that wakes the device, "" when unknown
+``waker``       the waiter that wakes the device, "" when unknown
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
-                kept for members that missed the message and is unknown to all others
+                kept for waiters that missed the message, and no one else finds it
 ``pushes``      how many pushes are outstanding: sent and not refused by the provider
 ``no:``\ *id*   one field for each refusal of the phone, with the settlement it implies
-*member*        one field for each place that waits; the name is ``<channel>/<number>``
+*waiter*        one field for each waiter; its id is ``<channel of its daemon>/<number>``
 ==============  =====================================================================
 
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
-It may outlive its call, so what it names counts only if the record names it as well.
+It may outlive its call, so it counts only if the record it leads to names it as well.
 
 ``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
 timed out, as JSON, for a minute.
@@ -34,7 +33,7 @@ import attrs
 
 @attrs.frozen
 class Script:
-    """A Lua script and the name Redis knows it by once it has run there."""
+    """A Lua script and its digest, by which Redis runs it again."""
 
     text: str = attrs.field(repr=False)
     sha1: str = attrs.field(init=False)
@@ -51,13 +50,13 @@ local function lives(record)
   return call('EXISTS', record) == 1 and call('HEXISTS', record, 'failed') == 0
 end
 
-local function tell(record, message)
-  local told, fields = {}, call('HKEYS', record)
+local function notify(record, message)
+  local notified, fields = {}, call('HKEYS', record)
   fields[#fields + 1] = call('HGET', record, 'waker')
   for _, field in ipairs(fields) do
     local channel = string.match(field, '^(.+)/')
-    if channel and not told[channel] then
-      told[channel] = true
+    if channel and not notified[channel] then
+      notified[channel] = true
       call('PUBLISH', channel, message)
     end
   end
@@ -65,7 +64,7 @@ end
 
 local function decide(record, field, settlement, unique_key)
   call('HSET', record, field, settlement)
-  tell(record, cjson.encode({'settled', unique_key, settlement}))
+  notify(record, cjson.encode({'settled', unique_key, settlement}))
 end
 
 local function refusals(record)
@@ -83,30 +82,30 @@ local function open(record, text, identity, waker, ttl_ms)
 end
 """
 
-# Opens or joins a call. The record an identity names is not among KEYS: it is known only
-# here, and has the same tag. Repeated by the same member it changes nothing.
+# Opens or joins a call. The record that the identity leads to is not among KEYS: only the
+# script can find it. It has the same tag, so it is on the same node.
 # KEYS: record, identity (absent without call_id)
-# ARGV: prefix of records, unique_key, call, ms to live, member, waker known to be dead
+# ARGV: prefix of records, unique_key, call, ms to live, waiter, waker known to be dead
 # -> nil when the key belongs to another call; else call, answered, ms to live, waker, pushes
 JOIN = Script(
     _COMMON
     + """
 local record, identity = KEYS[1], KEYS[2] or ''
-local prefix, unique_key, text, ttl_ms, member, dead = unpack(ARGV)
+local prefix, unique_key, text, ttl_ms, waiter, dead = unpack(ARGV)
 local known = KEYS[2] and call('GET', identity)
 if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity') == identity then
   record = prefix .. known
 end
 if not lives(record) then
-  open(record, text, identity, member, ttl_ms)
+  open(record, text, identity, waiter, ttl_ms)
   if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms) end
-elseif call('HEXISTS', record, member) == 0
+elseif call('HEXISTS', record, waiter) == 0
     and (not KEYS[2] or call('HGET', record, 'identity') ~= identity) then
   return false
 end
-if call('HGET', record, 'waker') == dead then call('HSET', record, 'waker', member) end
+if call('HGET', record, 'waker') == dead then call('HSET', record, 'waker', waiter) end
 local answered = call('HGET', record, 'answered') or ''
-if answered == '' then call('HSET', record, member, '') end
+if answered == '' then call('HSET', record, waiter, '') end
 return {
   call('HGET', record, 'call'), answered, call('PTTL', record), call('HGET', record, 'waker'),
   call('HGET', record, 'pushes') or '0',
@@ -114,11 +113,11 @@ return {
 """
 )
 
-# Makes sure that the record has these members: restores what Redis lost or never had. The
+# Makes sure that the record has these waiters: restores what Redis lost or never had. The
 # restored refusals may decide, together with those in Redis.
 # KEYS: record, identity (absent without call_id)
 # ARGV: unique_key, call, ms to live, waker or '', pushes (of the waker) or '', refusals as a
-#   JSON object of settlements by id, or '', members ...
+#   JSON object of settlements by id, or '', waiters ...
 # -> settlement or '', waker; both '' when the key belongs to another call now
 RENEW = Script(
     _COMMON
@@ -167,7 +166,7 @@ return settlement
 )
 
 # A phone's answer. An available one decides; refusals decide once there are as many as pushes.
-# Only the waker knows of the pushes that it has just sent: it is asked to count.
+# Only the waker knows the pushes that it has just sent: it is asked to count.
 # KEYS: record, late
 # ARGV: 'yes' or 'no', id of the answer, settlement, unique_key, pushes (of the waker) or ''
 # -> the settlement that stands or '', 1 when there is such a call (2: its waker may decide it),
@@ -221,16 +220,16 @@ return last
 # Remembers a call that timed out.
 # KEYS: late
 # ARGV: account, app and platform, ms to remember them
-EXPIRED = Script(
+TIMED_OUT = Script(
     """
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 """
 )
 
-# Takes a member away; with the last one an undecided call ends, and its waker is told.
+# Removes a waiter; with the last one an undecided call ends, and its waker is notified.
 # KEYS: record
-# ARGV: member, message
-# -> 1 when nobody waits at the call any more
+# ARGV: waiter, message
+# -> 1 when no one waits for the call any more
 LEAVE = Script(
     _COMMON
     + """
@@ -240,15 +239,15 @@ if not lives(record) then return 1 end
 for _, field in ipairs(call('HKEYS', record)) do
   if field == 'answered' or string.find(field, '/', 1, true) then return 0 end
 end
-tell(record, ARGV[2])
+notify(record, ARGV[2])
 call('DEL', record)
 return 1
 """
 )
 
-# Gives the secret that all daemons share: the first one that was offered.
+# Returns the secret that all daemons share: the first one that was offered.
 # KEYS: secret
-# ARGV: the secret to be used if there is none
+# ARGV: the secret to use if there is none
 # -> the secret
 SHARE = Script(
     """

@@ -1,7 +1,7 @@
 """
-The Redis servers as one: a script reaches the node that has its keys, whichever that is now.
+The Redis servers as one: a script runs on the node that has its keys now.
 
-The one invariant: a command ends within about a second, with its reply or
+A command ends within about a second, with its reply or
 :class:`~middlewared.errors.RendezvousDown`; it may have run more than once.
 """
 
@@ -20,12 +20,12 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from middlewared.background import Background
+from middlewared.clock import Clock
 from middlewared.errors import RendezvousDown
 from middlewared.quoting import quoted
 from middlewared.rendezvous.redis.cluster_slots import Node, SlotMap, redirect_from, slot_of
 from middlewared.rendezvous.redis.lua_scripts import Script
 from middlewared.rendezvous.redis.redis_connection import Login, RedisConnection
-from middlewared.rendezvous.redis.repeat_budget import Budget
 from middlewared.rendezvous.redis.subscriptions import FEWEST, MOST, Subscriptions
 
 RETRY_PAUSE_S = 0.05
@@ -36,8 +36,8 @@ START_PAUSE_S = 0.01
 REPEATS_PER_S = 500
 REPEATS_AT_ONCE = 1000
 
-# A server that is starting, failing over or moving slots says one of these: it will pass.
-PASSING = (
+# How errors begin that pass: the server is starting, failing over or moving slots.
+TRANSIENT_ERRORS = (
     "CLUSTERDOWN",
     "TRYAGAIN",
     "LOADING",
@@ -49,21 +49,47 @@ PASSING = (
 )
 
 
+class RepeatBudget:
+    """
+    Bounds the rate of our own repeats, so that they cannot keep an overload alive.
+
+    It allows ``burst`` repeats at once, and from then on ``per_s`` a second.
+    """
+
+    def __init__(self, *, clock: Clock, per_s: float, burst: float) -> None:
+        self._clock = clock
+        self._per_s = per_s
+        self._burst = burst
+        self._left = burst
+        self._counted_at = clock.seconds()
+
+    def spend(self) -> bool:
+        """Whether one more repeat is allowed now; it is then counted."""
+        now = self._clock.seconds()
+        earned = (now - self._counted_at) * self._per_s
+        self._left = min(self._burst, self._left + max(0.0, earned))
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Nodes:
     """
     The servers, standalone or a Cluster.
 
-    A node in trouble is waited for :data:`~.redis_connection.PATIENCE_S` from its first failure,
-    by all commands together, not by each: then commands to it fail at their first fault
-    until one succeeds. All repeats together have a budget.
+    All commands together wait for a node in trouble for
+    :data:`~.redis_connection.PATIENCE_S` from its first failure. After that, commands to it
+    fail at once until one succeeds. All repeats together have a budget.
 
-    :param endpoints: where a TCP connection to a host and port begins.
+    :param endpoints: makes the endpoint for a host and port.
     :param tls: gives the TLS settings for a host; None: plain TCP.
     :param seeds: the server, or some nodes of the Cluster.
-    :param channels: what is listened to; see :class:`~.subscriptions.Subscriptions`.
-    :param received: gets each message, some of them more than once.
-    :param subscribed: called when a subscription was made (again): messages may be lost.
-    :param disturbed: called when a node fails or its connection is lost.
+    :param channels: those to subscribe to; see :class:`~.subscriptions.Subscriptions`.
+    :param received: called with each message, with some of them more than once.
+    :param subscribed: called after each SUBSCRIBE: messages may have been lost before it.
+    :param troubled: called when a node fails or its connection is lost.
     :ivar troubled_at: when that happened last.
     :ivar connected_at: when a connection was made last, after the start.
     """
@@ -73,7 +99,7 @@ class Nodes:
     def __init__(
         self,
         *,
-        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        clock: Any,  # LoopingCall and deferLater ask for Twisted's zope interface
         endpoints: Callable[[str, int], IStreamClientEndpoint],
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None,
         seeds: Sequence[Node],
@@ -82,7 +108,7 @@ class Nodes:
         channels: Sequence[str],
         received: Callable[[str], None],
         subscribed: Callable[[], None],
-        disturbed: Callable[[], None] = lambda: None,
+        troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._endpoints = endpoints
@@ -91,40 +117,40 @@ class Nodes:
         self._cluster = cluster
         self._login = login
         self._slots = SlotMap()
-        self._links: dict[Node, RedisConnection] = {}
+        self._connections: dict[Node, RedisConnection] = {}
         self._subscriptions = Subscriptions(
             slots=self._slots,
             seeds=self._seeds,
-            new_link=lambda name, choose: self._new_link(
+            new_connection=lambda name, choose: self._new_connection(
                 name,
                 lambda: self._endpoint(choose()),
                 greeting=[("SUBSCRIBE", channel) for channel in channels],
                 received=received,
                 came_up=lambda: self._connected(subscribed),
-                went_down=self._disturbed,
+                went_down=self._troubled,
             ),
         )
         self._background = Background()
         self._refreshing = False
         self._refreshes: LoopingCall | None = None
         self._stopped = False
-        self._on_disturbed = disturbed
+        self._on_trouble = troubled
         self.troubled_at = -math.inf
         self.connected_at = -math.inf
-        self._repeats = Budget(clock=clock, per_s=REPEATS_PER_S, burst=REPEATS_AT_ONCE)
+        self._repeats = RepeatBudget(clock=clock, per_s=REPEATS_PER_S, burst=REPEATS_AT_ONCE)
 
     @property
     def up(self) -> bool:
-        """Whether we hear of answers, and every node with keys is connected and has not failed."""
+        """Whether messages arrive, and every node with keys is connected and has not failed."""
         if not self._subscriptions.any_connected:
             return False
         masters = self._slots.masters if self._cluster else set(self._seeds)
-        links = [self._links[node] for node in masters if node in self._links]
-        if len(links) < len(masters) or (self._cluster and not self._slots.complete):
+        connections = [self._connections[node] for node in masters if node in self._connections]
+        if len(connections) < len(masters) or (self._cluster and not self._slots.complete):
             return False
-        if not all(link.connected for link in links):
+        if not all(each.connected for each in connections):
             return False
-        return not any(link.in_trouble for link in links) or not self.troubled_lately
+        return not any(each.in_trouble for each in connections) or not self.troubled_lately
 
     @property
     def troubled_lately(self) -> bool:
@@ -135,9 +161,9 @@ class Nodes:
     async def start(self) -> None:
         """Connect; returns when all is connected, or after a second when it is not."""
         for node in self._seeds:
-            self._link(node)
+            self._connection_to(node)
         if not self._cluster:
-            self._subscriptions.have(1)
+            self._subscriptions.open(1)
         else:
             self._refreshes = LoopingCall(self._refresh)
             self._refreshes.clock = self._clock
@@ -154,23 +180,23 @@ class Nodes:
         self._stopped = True
         if self._refreshes is not None and self._refreshes.running:
             self._refreshes.stop()
-        links = [*self._subscriptions.take_all(), *self._links.values()]
-        self._links = {}
-        await DeferredList([Deferred.fromCoroutine(link.stop()) for link in links])
+        connections = [*self._subscriptions.release_all(), *self._connections.values()]
+        self._connections = {}
+        await DeferredList([Deferred.fromCoroutine(each.stop()) for each in connections])
         await self._background.finish()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str]) -> Any:
         """
-        Run a script where its keys are. It must not mind to be run twice.
+        Run a script where its keys are; it must do no harm when it runs twice.
 
         :raises RendezvousDown: no reply; the script may have run.
         """
         slot, asking, redirects = slot_of(keys[0]), False, 0
         node = self._node_of(slot)
         while True:
-            link = self._link(node)
+            connection = self._connection_to(node)
             try:
-                reply = await link.run(script, keys, args, asking=asking)
+                reply = await connection.run(script, keys, args, asking=asking)
             except txredisapi.RedisError as error:
                 redirect = redirect_from(str(error), node)
                 redirects += 1
@@ -179,75 +205,77 @@ class Nodes:
                     if not asking:
                         self._slots.moved(slot, node)
                     continue
-                self._note(link, error)
+                self._note_failure(connection, error)
                 if not self._repeats.spend():
                     raise RendezvousDown("too many commands fail at once") from error
                 await self._pause()
                 node, asking = self._node_of(slot), False
             else:
-                link.works()
+                connection.note_success()
                 return reply
 
     async def publish(self, channel: str, message: str) -> None:
         """
-        Send a message over two nodes, of which one may have gone silent; it may come twice.
+        Send a message over two nodes, since one may have gone silent; it may arrive twice.
 
         :raises RendezvousDown: no node takes it.
         """
-        links = [link for link in self._links.values() if link.connected]
-        random.shuffle(links)
-        links.sort(key=lambda link: link.in_trouble)
+        connections = [each for each in self._connections.values() if each.connected]
+        random.shuffle(connections)
+        connections.sort(key=lambda each: each.in_trouble)
         sent = [
-            Deferred.fromCoroutine(link.execute("PUBLISH", channel, message)) for link in links[:2]
+            Deferred.fromCoroutine(each.execute("PUBLISH", channel, message))
+            for each in connections[:2]
         ]
         taken: Any = []
-        if sent:  # Twisted's list would wait for ever for the first of none
+        if sent:  # an empty DeferredList would never fire
             taken = await DeferredList(sent, fireOnOneCallback=True, consumeErrors=True)
         if isinstance(taken, list):  # all have failed
             raise RendezvousDown("no redis node takes messages")
 
-    def _note(self, link: RedisConnection, error: Exception) -> None:
-        """Record trouble; gives up when it will not pass or has lasted too long."""
-        first = not link.in_trouble
-        hopeful = link.fails()
-        self._disturbed()
+    def _note_failure(self, connection: RedisConnection, error: Exception) -> None:
+        """Note trouble; :raises RendezvousDown: it will not pass, or has lasted too long."""
+        first = not connection.in_trouble
+        may_recover = connection.note_failure()
+        self._troubled()
         if first:
             self.log.warn("redis fails: {error}", error=quoted(str(error), 80))
-        passing = isinstance(error, txredisapi.ConnectionError) or str(error).startswith(PASSING)
-        if not (passing and hopeful):
+        lost = isinstance(error, txredisapi.ConnectionError)
+        transient = lost or str(error).startswith(TRANSIENT_ERRORS)
+        if not (transient and may_recover):
             raise RendezvousDown("redis does not answer") from error
 
     def _connected(self, also: Callable[[], None] = lambda: None) -> None:
         self.connected_at = self._clock.seconds()
         also()
 
-    def _disturbed(self) -> None:
-        """Something is wrong: masters may have changed."""
+    def _troubled(self) -> None:
+        """A node failed or was lost: masters may have changed."""
         self.troubled_at = self._clock.seconds()
-        self._on_disturbed()
+        self._on_trouble()
         self._refresh()
 
     def _node_of(self, slot: int) -> Node:
         master = self._slots.master_of(slot) if self._cluster else None
         return master or random.choice(self._seeds)  # noqa: S311
 
-    def _link(self, node: Node) -> RedisConnection:
-        link = self._links.get(node)
-        if link is None:
+    def _connection_to(self, node: Node) -> RedisConnection:
+        connection = self._connections.get(node)
+        if connection is None:
             if self._stopped:
                 raise RendezvousDown("stopped")
             name = f"{node[0]}:{node[1]}"
-            link = self._new_link(
+            connection = self._new_connection(
                 name,
                 lambda: self._endpoint(node),
                 came_up=self._connected,
-                went_down=self._disturbed,
+                went_down=self._troubled,
             )
-            self._links[node] = link
-            link.start()
-        return link
+            self._connections[node] = connection
+            connection.start()
+        return connection
 
-    def _new_link(
+    def _new_connection(
         self, name: str, endpoint: Callable[[], IStreamClientEndpoint], **more: Any
     ) -> RedisConnection:
         return RedisConnection(
@@ -262,7 +290,7 @@ class Nodes:
         return self.up and self._subscriptions.all_connected
 
     def _refresh(self) -> None:
-        """Ask for the slots in the background, unless that is being done."""
+        """Ask for the slots in the background, unless that is already under way."""
         if self._cluster and not self._refreshing and not self._stopped:
             self._refreshing = True
             self._background.run(self._ask_slots())
@@ -270,30 +298,30 @@ class Nodes:
     async def _ask_slots(self) -> None:
         """Ask nodes, in any order, until one knows the slots."""
         try:
-            links = [(node, link) for node, link in self._links.items() if link.connected]
-            for node, link in random.sample(links, len(links)):
+            connected = [each for each in self._connections.items() if each[1].connected]
+            for node, connection in random.sample(connected, len(connected)):
                 try:
-                    reply = await link.execute("CLUSTER", "SLOTS")
+                    reply = await connection.execute("CLUSTER", "SLOTS")
                     self._slots.replace(reply, node)
                 except (txredisapi.RedisError, ValueError, TypeError, IndexError):
                     continue
-                await self._keep_links()
+                await self._follow_masters()
                 return
         finally:
             self._refreshing = False
 
-    async def _keep_links(self) -> None:
-        """A link to each master; none to nodes that have left."""
+    async def _follow_masters(self) -> None:
+        """Connect to each master, and disconnect from nodes that have left."""
         if self._stopped:
             return
         masters = self._slots.masters
         for node in masters:
-            self._link(node)
-        self._subscriptions.have(min(max(len(masters), FEWEST), MOST))
-        for node in set(self._links) - self._slots.masters - set(self._seeds):
-            link = self._links.pop(node, None)
-            if link is not None:  # a stop in between has taken them all
-                await link.stop()
+            self._connection_to(node)
+        self._subscriptions.open(min(max(len(masters), FEWEST), MOST))
+        for node in set(self._connections) - self._slots.masters - set(self._seeds):
+            connection = self._connections.pop(node, None)
+            if connection is not None:  # a stop meanwhile has taken them all
+                await connection.stop()
 
     async def _pause(self, seconds: float = RETRY_PAUSE_S) -> None:
         await deferLater(self._clock, seconds)

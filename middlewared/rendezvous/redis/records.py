@@ -1,9 +1,8 @@
 """
 How a call is written into Redis: the names of its keys, the texts of its fields.
 
-The one invariant: everything known of one call has one hash tag, computed both from
-its unique_key and from its (sip_user_id, call_id). So each change is one script on one
-node, and two daemons never see half of it.
+All keys of one call have one hash tag, which follows from its unique_key as well as from its
+(sip_user_id, call_id). So each change is one script on one node, and no daemon sees half of it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from middlewared.model import (
     Platform,
     Settlement,
 )
-from middlewared.rendezvous.late import Woken
+from middlewared.rendezvous.late import WokenDevice
 
 PREFIX = "middlewared:"
-EVERYBODY = f"{PREFIX}daemons"
+ALL_DAEMONS = f"{PREFIX}daemons"  # the channel that all of them listen to
 SECRET = f"{PREFIX}secret"
 
 
@@ -41,12 +40,12 @@ def record_key(unique_key: str) -> str:
 
 
 def record_prefix(unique_key: str) -> str:
-    """What the names of all records with the tag of ``unique_key`` begin with."""
+    """How the names of all records with the tag of ``unique_key`` begin."""
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:call:"
 
 
 def late_key(unique_key: str) -> str:
-    """The key under which a timed-out call is remembered, on the node of its record."""
+    """The key of a call that timed out, on the node of its record."""
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
@@ -59,20 +58,20 @@ def identity_key(incoming: IncomingCall) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether ``text`` can be the unique_key of a shared call at all: a UUID in some form."""
+    """Whether ``text`` can be the unique_key of a shared call: a UUID in any form."""
     return _number(text) is not None
 
 
 def tag_of(text: str) -> int:
-    """16 bits of a key or a call_id; those of a UUID are the XOR of its eight words."""
+    """16 bits of a key or a call_id; :func:`tag_of_number` for a UUID in any form."""
     number = _number(text)
     if number is None:
         return binascii.crc_hqx(text.encode("utf-8", "replace"), 0)
-    return folded(number)
+    return tag_of_number(number)
 
 
-def folded(number: int) -> int:
-    """The XOR of the eight words of 16 bits of a UUID's number."""
+def tag_of_number(number: int) -> int:
+    """The XOR of the eight 16-bit words of a UUID."""
     number ^= number >> 64
     number ^= number >> 32
     return (number ^ number >> 16) & 0xFFFF
@@ -86,13 +85,13 @@ def _number(text: str) -> int | None:
 
 
 def call_text(call: Call) -> str:
-    """The call as the record keeps it: without times of this process's own clock."""
+    """The call as records keep it: without times of this process's own clock."""
     wait_s = call.deadline - call.started_at
     return json.dumps([call.unique_key, attrs.astuple(call.incoming), call.start_time, wait_s])
 
 
 def call_from(text: str, *, deadline: float) -> Call:
-    """The call of :func:`call_text`, with times of this process's clock."""
+    """The inverse of :func:`call_text`, with times of this process's clock."""
     unique_key, incoming, start_time, wait_s = json.loads(text)
     return Call(unique_key, IncomingCall(*incoming), deadline - wait_s, deadline, start_time)
 
@@ -100,26 +99,26 @@ def call_from(text: str, *, deadline: float) -> Call:
 def settlement_text(settlement: Settlement) -> str:
     """The settlement as records and messages carry it."""
     answer = settlement.answer
-    said = [answer.available, answer.message_start_time, answer.id] if answer else None
-    return json.dumps([settlement.outcome.value, said])
+    fields = [answer.available, answer.message_start_time, answer.id] if answer else None
+    return json.dumps([settlement.outcome.value, fields])
 
 
 def settlement_from(text: str, *, received_at: float) -> Settlement:
-    """The settlement of :func:`settlement_text`, which this process received just now."""
-    outcome, said = json.loads(text)
-    if not said:
+    """The inverse of :func:`settlement_text`; ``received_at`` is when the text arrived here."""
+    outcome, fields = json.loads(text)
+    if not fields:
         return Settlement(Outcome(outcome))
-    available, message_start_time, *rest = said  # a daemon of an older version sends no id
+    available, message_start_time, *rest = fields  # a daemon of an older version sends no id
     answer = Answer(available, message_start_time, received_at, *rest)
     return Settlement(Outcome(outcome), answer)
 
 
-def woken_text(woken: Woken) -> str:
-    """Account, app and platform as stored in Redis."""
+def woken_text(woken: WokenDevice) -> str:
+    """Account, app and platform, as records keep them."""
     return json.dumps([woken.sip_user_id, woken.kind.app, woken.kind.platform.value])
 
 
-def woken_from(text: str) -> Woken:
+def woken_from(text: str) -> WokenDevice:
     """The inverse of :func:`woken_text`."""
     sip_user_id, app, platform = json.loads(text)
-    return Woken(sip_user_id, DeviceKind(app, Platform(platform)))
+    return WokenDevice(sip_user_id, DeviceKind(app, Platform(platform)))

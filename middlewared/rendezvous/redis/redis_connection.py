@@ -1,5 +1,5 @@
 """
-One connection to one Redis node, kept up.
+One connection to one Redis node, made again whenever it is lost.
 
 A command gets its reply, or fails when the connection goes silent or is lost. While there
 is no connection it fails at once; nothing queues for a node that is away.
@@ -8,7 +8,6 @@ is no connection it fails at once; nothing queues for a node that is away.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +16,10 @@ import txredisapi
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from middlewared.backoff import backoff_s
 from middlewared.quoting import quoted
 from middlewared.rendezvous.redis.lua_scripts import Script
 from middlewared.rendezvous.redis.redis_protocol import CommandProtocol, ListenerProtocol
@@ -26,24 +27,24 @@ from middlewared.waiting import FairCall, with_fair_timeout
 
 CONNECT_TIMEOUT_S = 1.0
 PATIENCE_S = 0.15
-FIRST_RETRY_S = 0.1
-LAST_RETRY_S = 0.5
+FIRST_RETRY_S = 0.13
+LONGEST_RETRY_S = 0.67
 
 
 class LoginRefused(Exception):
-    """Redis did not take our AUTH; the text holds nothing of what it was sent."""
+    """Redis refused our AUTH; the text holds nothing of what was sent."""
 
 
 @attrs.frozen
 class Login:
-    """Who we are to Redis; no password: Redis asks for none."""
+    """Our username and password; without a password there is no AUTH."""
 
     username: str = ""
     password: str = attrs.field(default="", repr=False)
 
     @property
     def command(self) -> Sequence[str]:
-        """The AUTH command, empty when there is nothing to say."""
+        """The AUTH command; empty: none is sent."""
         if not self.password:
             return ()
         return ("AUTH", *([self.username] if self.username else []), self.password)
@@ -53,14 +54,14 @@ class RedisConnection:
     """
     A connection that is made again whenever it is lost.
 
-    :param name: what the log calls it.
-    :param endpoint: called for each attempt.
-    :param greeting: commands each new connection begins with; PING, or SUBSCRIBE.
-    :param received: gets each published message; None for a link that takes commands.
+    :param name: its name in the log.
+    :param endpoint: called for each attempt to connect.
+    :param greeting: the first commands on each new connection: PING, or SUBSCRIBE.
+    :param received: called with each published message; None: it takes commands.
     :param came_up: called after each greeting.
     :param went_down: called when a connection that was up is lost.
-    :param failed: gets the reason why an attempt to connect failed.
-    :ivar in_trouble: commands to this node fail, and none has succeeded since.
+    :param failed: called with the reason why an attempt to connect failed.
+    :ivar in_trouble: whether a command has failed and none has succeeded since.
     """
 
     log = Logger()
@@ -69,7 +70,7 @@ class RedisConnection:
         self,
         *,
         name: str,
-        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        clock: Any,  # deferLater asks for Twisted's zope interface
         endpoint: Callable[[], IStreamClientEndpoint],
         login: Login,
         greeting: Sequence[Sequence[str]] = (("PING",),),
@@ -108,25 +109,25 @@ class RedisConnection:
         """Close the connection for good; returns when nothing is open."""
         running, self._running = self._running, None
         self._stopping = True
-        self.works()
+        self.note_success()
         if running is not None:
             running.cancel()
             await running
 
-    def fails(self) -> bool:
+    def note_failure(self) -> bool:
         """
-        Note that a command failed.
+        A command has failed.
 
-        :return: False when commands to this node have failed for :data:`PATIENCE_S`, all of
-            them together: the node is not to be waited for any longer.
+        :return: whether to wait for the node: False when all commands to it have failed for
+            :data:`PATIENCE_S`.
         """
         if not self.in_trouble and not self._stopping:
             self.in_trouble = True
             self._patience = FairCall(self._clock, PATIENCE_S, lambda: None)
         return self._patience is not None and self._patience.active()
 
-    def works(self) -> None:
-        """Note that a command succeeded, or that the connection is new."""
+    def note_success(self) -> None:
+        """A command has succeeded, or the connection is new."""
         self.in_trouble = False
         if self._patience is not None:
             self._patience.cancel()
@@ -136,8 +137,8 @@ class RedisConnection:
         """
         Send one command.
 
-        :raises txredisapi.ConnectionError: not connected, or the connection was lost, which it
-            is when it goes silent; the command may have been carried out.
+        :raises txredisapi.ConnectionError: not connected, or the connection was lost or went
+            silent; the command may have run.
         :raises txredisapi.ResponseError: Redis refused it.
         """
         if self._protocol is None:
@@ -161,7 +162,7 @@ class RedisConnection:
             return await self.execute(*command)
         # Both are written before anything else can be: ASKING holds for the next command.
         permission = Deferred.fromCoroutine(self.execute("ASKING"))
-        permission.addErrback(lambda _: None)  # the command's own failure says the same
+        permission.addErrback(lambda _: None)  # the command then fails as well
         return await self.execute(*command)
 
     async def _run(self) -> None:
@@ -172,15 +173,16 @@ class RedisConnection:
                 protocol = await self._connect()
                 failures = 0
                 await self._serve(protocol)
-            except Exception as error:  # whatever it is, the next attempt may succeed
-                if self._stopping:  # it is the cancellation, under one of its many names
+            except Exception as error:  # the next attempt may succeed
+                if self._stopping:  # the cancellation, as one of many exceptions
                     return
                 self._failed(error)
-                if failures == 0:  # the next ones say the same
+                if failures == 0:  # the next ones are the same
                     self.log.warn("redis {name}: {error}", name=self._name, error=_reason(error))
                 failures += 1
+            pause_s = backoff_s(failures + 1, first_s=FIRST_RETRY_S, longest_s=LONGEST_RETRY_S)
             with contextlib.suppress(CancelledError):
-                await self._sleep(min(FIRST_RETRY_S * 2**failures, LAST_RETRY_S))
+                await deferLater(self._clock, pause_s)
 
     async def _connect(self) -> Any:
         """A connection that was logged in and greeted."""
@@ -209,7 +211,7 @@ class RedisConnection:
         if not protocol.connected:
             return
         self._protocol = protocol
-        self.works()
+        self.note_success()
         self.log.info("redis {name}: connected", name=self._name)
         self._came_up()
         try:
@@ -220,20 +222,9 @@ class RedisConnection:
             self._protocol = None
             await _aborted(protocol)
 
-    async def _sleep(self, delay_s: float) -> None:
-        """Wait, with jitter: many daemons lose a node at the same instant."""
-        sleeping: Deferred[None] = Deferred()
-        jittered_s = delay_s * (0.5 + random.random())  # noqa: S311
-        timer = self._clock.callLater(jittered_s, sleeping.callback, None)
-        try:
-            await sleeping
-        finally:
-            if timer.active():
-                timer.cancel()
-
 
 async def _aborted(protocol: Any) -> None:
-    """Close without waiting for the peer, which may be stopped."""
+    """Close without waiting for the peer, which may have stopped."""
     if protocol.connected:
         lost: Deferred[object] = protocol.whenDisconnected()
         protocol.transport.abortConnection()
@@ -246,12 +237,12 @@ async def _greet(protocol: Any, command: Sequence[str]) -> None:
     except txredisapi.ResponseError as error:
         if command[0] != "AUTH":
             raise
-        # A server where AUTH was renamed repeats its arguments, the password among them.
+        # A server where AUTH was renamed repeats its arguments, and so the password.
         code = str(error).partition(" ")[0]
         known = code in ("ERR", "WRONGPASS", "NOPERM", "NOAUTH", "LOADING", "BUSY")
         raise LoginRefused(f"AUTH failed: {code if known else 'unknown error'}") from None
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, cut and quoted; a LoginRefused holds no word of Redis's own."""
+    """What went wrong, cut and quoted; a LoginRefused holds no text of Redis."""
     return f"{type(error).__name__}: {quoted(str(error), 200)}"

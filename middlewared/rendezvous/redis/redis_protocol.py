@@ -1,11 +1,11 @@
 """
-The protocol of a connection to Redis, which notices that the other end has gone silent.
+The protocols of a connection to Redis, which notice that the other end has gone silent.
 
-A connection is silent when it owes a reply and has delivered no byte for about
-:data:`SILENCE_S`. Only time counts in which this process was running and had read the
-connection's socket: after a busy turn, or a pause of the whole process, replies lie in the
-socket's buffer, and a connection dropped then would have its work repeated, which makes an
-overload permanent. One timer looks after a connection, however many commands it carries.
+A connection is silent when a reply is due and no byte has arrived for about
+:data:`SILENCE_S`. Only time counts in which this process was running and had read the socket:
+after a busy turn, or a pause of the whole process, replies lie in the socket's buffer. If
+the connection were dropped then, its commands would be repeated, and the overload would last.
+One timer checks a connection, however many commands it carries.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from twisted.logger import Logger
 
 from middlewared.clock import Clock, DelayedCall
 
-LOOK_INTERVAL_S = 0.1
-SILENT_LOOKS = 4
-SILENCE_S = LOOK_INTERVAL_S * (SILENT_LOOKS + 1)
-PING_LOOKS = 5
-"""A connection that has delivered nothing for so many looks is sent a PING."""
+CHECK_INTERVAL_S = 0.1
+SILENT_CHECKS = 4
+SILENCE_S = CHECK_INTERVAL_S * (SILENT_CHECKS + 1)
+QUIET_CHECKS = 5
+"""After so many checks without a byte a PING is sent."""
 
 
 class _Watched:
@@ -30,19 +30,19 @@ class _Watched:
 
     log = Logger()
     _timer: DelayedCall | None = None
-    _heard = False
-    _owed = False
-    _silent_looks = 0
-    _quiet_looks = 0
+    _received_any = False
+    _was_due = False
+    _silent_checks = 0
+    _quiet_checks = 0
 
     def __init__(self, *, clock: Clock, name: str) -> None:
-        # The protocol would turn "00123" into 123 by default.
+        # By default the protocol turns "00123" into 123.
         super().__init__(convertNumbers=False)  # type: ignore[call-arg]
         self._clock = clock
         self._name = name
 
     def connectionMade(self) -> Any:
-        self._look_later(LOOK_INTERVAL_S, self._look)
+        self._check_later(CHECK_INTERVAL_S, self._check)
         return super().connectionMade()  # type: ignore[misc]
 
     def connectionLost(self, why: Any) -> None:
@@ -52,36 +52,36 @@ class _Watched:
         super().connectionLost(why)  # type: ignore[misc]
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-        self._heard = True
+        self._received_any = True
         super().dataReceived(data, unpause)  # type: ignore[misc]
 
-    def _look_later(self, delay_s: float, look: Callable[[], None]) -> None:
-        self._timer = self._clock.callLater(delay_s, look)
+    def _check_later(self, delay_s: float, check: Callable[[], None]) -> None:
+        self._timer = self._clock.callLater(delay_s, check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """
-        Count the looks in a row that found the same reply missing and nothing heard.
+        Count the checks in a row at which a reply was due and nothing had arrived.
 
-        Between two looks the reactor has read its sockets, however late the second one is.
+        Between two checks the reactor has read its sockets, however late the second one is.
         """
         protocol: Any = self
-        owes = bool(protocol.replyQueue.waiting)
-        silent = owes and self._owed and not self._heard
-        self._silent_looks = self._silent_looks + 1 if silent else 0
-        self._quiet_looks = 0 if self._heard else self._quiet_looks + 1
-        self._owed, self._heard = owes, False
-        if self._silent_looks >= SILENT_LOOKS:
+        due = bool(protocol.replyQueue.waiting)
+        silent = due and self._was_due and not self._received_any
+        self._silent_checks = self._silent_checks + 1 if silent else 0
+        self._quiet_checks = 0 if self._received_any else self._quiet_checks + 1
+        self._was_due, self._received_any = due, False
+        if self._silent_checks >= SILENT_CHECKS:
             # What has arrived since the sockets were read is read before the next turn.
-            self._look_later(0, self._last_look)
+            self._check_later(0, self._check_again)
             return
-        self._look_later(LOOK_INTERVAL_S, self._look)
-        if self._quiet_looks >= PING_LOOKS and not owes:
+        self._check_later(CHECK_INTERVAL_S, self._check)
+        if self._quiet_checks >= QUIET_CHECKS and not due:
             protocol.execute_command("PING").addErrback(lambda _: None)
 
-    def _last_look(self) -> None:
+    def _check_again(self) -> None:
         protocol: Any = self
-        if self._heard or not protocol.replyQueue.waiting:
-            self._look_later(LOOK_INTERVAL_S, self._look)
+        if self._received_any or not protocol.replyQueue.waiting:
+            self._check_later(CHECK_INTERVAL_S, self._check)
             return
         self.log.warn(
             "redis {name}: no reply for {seconds:.1f} s", name=self._name, seconds=SILENCE_S
@@ -97,7 +97,7 @@ class ListenerProtocol(_Watched, txredisapi.SubscriberProtocol):  # type: ignore
     """
     The protocol of a subscribed connection.
 
-    :param received: gets each published message.
+    :param received: called with each published message.
     """
 
     def __init__(self, *, clock: Clock, name: str, received: Callable[[str], None]) -> None:

@@ -3,20 +3,19 @@ The rendezvous of several daemons, over Redis or Redis Cluster.
 
 Redis decides how a call ends, with two exceptions:
 
-* An available answer that reaches a daemon where the call waits settles the places there at
-  once, before Redis is asked. Should another answer have been first elsewhere within that
-  millisecond, these places keep theirs, and those who join later get what Redis has.
-* While Redis is away for all, each daemon goes on with its own calls, and puts them into
-  Redis when it is back. One that alone has lost it refuses new calls.
+* An available answer that reaches a daemon where the call waits settles the waiters there at
+  once, before Redis is asked. If another answer was first elsewhere within that millisecond,
+  these waiters keep theirs, and those who join later get what Redis has.
+* While Redis is away for all, each daemon goes on with its own calls and puts them into Redis
+  when it is back. A daemon that alone has lost Redis refuses new calls.
 
-What is sent twice does no harm: a place is a member with a name of its own, an answer has an id.
+Whatever is sent twice changes nothing the second time: waiters and answers have ids.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,27 +24,35 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.logger import Logger
 
 from middlewared.background import Background
-from middlewared.devices.interface import DaemonTable
+from middlewared.devices.interface import DaemonHeartbeats
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, Call, IncomingCall, LateAnswer, Outcome, Settlement
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Call,
+    IncomingCall,
+    LateAnswer,
+    Outcome,
+    Settlement,
+)
+from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
+from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
-from middlewared.rendezvous.held import Held, HeldCalls, SharedPlace
-from middlewared.rendezvous.late import LateCalls, Woken, ignored
 from middlewared.rendezvous.redis.cluster_slots import Node
-from middlewared.rendezvous.redis.departures import Departure, Departures
-from middlewared.rendezvous.redis.keys import Keys
+from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
 from middlewared.rendezvous.redis.nodes import Nodes
-from middlewared.rendezvous.redis.peers import AnyPeers, NoPeers, Peers
-from middlewared.rendezvous.redis.push_counts import PushCounts
+from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
 from middlewared.rendezvous.redis.renewals import Renewals
-from middlewared.rendezvous.redis.shared_calls import Heard, SharedCalls
-from middlewared.rendezvous.redis.unrecorded import UnrecordedCalls
+from middlewared.rendezvous.redis.shared_calls import AnswerStored, AnswerTooLate, SharedCalls
+from middlewared.rendezvous.redis.signed_keys import SignedKeys
+from middlewared.rendezvous.redis.unrecorded_calls import UnrecordedCalls
+from middlewared.rendezvous.redis.waiter_removals import WaiterRemoval, WaiterRemovals
+from middlewared.rendezvous.redis.waker_reports import WakerReports
 
-ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its places
+ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its waiters
 
 
 class RedisRendezvous:
@@ -53,20 +60,18 @@ class RedisRendezvous:
     Calls of all daemons that share one Redis; implements :class:`~.interface.Rendezvous`.
 
     :param nodes: host and port of the server, or of some nodes of a Cluster.
-    :param endpoints: where a TCP connection to a host and port begins.
+    :param endpoints: makes the endpoint for a host and port.
     :param tls: gives the TLS settings for a host; None: plain TCP.
     :param daemon: names this process among all; the default is random.
     :param table: where daemons report to each other whether they have Redis; None: there
-        are no others to be asked.
-    :param late: notified of answers that come here after their call has timed out.
+        are no others.
+    :param late: notified of answers that arrive here after their call has timed out.
     """
-
-    log = Logger()
 
     def __init__(
         self,
         *,
-        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        clock: Any,  # LoopingCall and deferLater ask for Twisted's zope interface
         endpoints: Callable[[str, int], IStreamClientEndpoint],
         nodes: Sequence[Node],
         cluster: bool = False,
@@ -74,26 +79,28 @@ class RedisRendezvous:
         password: str = "",
         tls: Callable[[str], IOpenSSLClientConnectionCreator] | None = None,
         daemon: str = "",
-        table: DaemonTable | None = None,
+        table: DaemonHeartbeats | None = None,
         late: Callable[[LateAnswer], None] = ignored,
     ) -> None:
         self._clock = clock
         daemon = daemon or secrets.token_hex(8)
         self._channel = records.channel_of(daemon)
-        self._peers: AnyPeers = (
-            NoPeers()
-            if table is None
-            else Peers(
-                clock=clock,
-                daemon=daemon,
-                table=table,
-                has_redis=self._has_redis,
-                waiting=lambda: self.waiting,
-            )
+        self._peers = PeerReports(
+            clock=clock,
+            daemon=daemon,
+            table=table,
+            has_redis=self._has_redis,
+            waiting=lambda: self.waiting,
         )
-        self._members = itertools.count()
+        self._waiter_numbers = itertools.count()
         self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
-        self._held = HeldCalls(clock=clock, grace_s=ANSWER_TRAVEL_S, timed_out=self._timed_out)
+        self._held = HeldCalls(
+            clock=clock,
+            timed_out=self._timed_out,
+            left=self._left,
+            pushes_changed=lambda held: self._waker_reports.pushes_changed(held),
+            grace_s=ANSWER_TRAVEL_S,
+        )
         self._late = LateCalls(clock=clock, late=late)
         self._background = Background()
         self._nodes = Nodes(
@@ -103,12 +110,12 @@ class RedisRendezvous:
             seeds=nodes,
             cluster=cluster,
             login=Login(username, password),
-            channels=[self._channel, records.EVERYBODY],
-            received=self._received,
+            channels=[self._channel, records.ALL_DAEMONS],
+            received=lambda message: self._messages.received(message),
             subscribed=self._subscribed,
-            disturbed=lambda: self._peers.hurry(),
+            troubled=self._peers.redis_troubled,
         )
-        self._keys = Keys()
+        self._keys = SignedKeys()
         self._shared = SharedCalls(clock, self._nodes, self._keys)
         self._renewals = Renewals(
             clock=clock,
@@ -117,115 +124,135 @@ class RedisRendezvous:
             shared=self._shared,
             nodes=self._nodes,
         )
-        self._waking = PushCounts(
+        self._waker_reports = WakerReports(
             clock=clock, background=self._background, held=self._held, shared=self._shared
         )
-        self._departures = Departures(
-            clock=clock, background=self._background, leave=self._shared.leave
+        self._removals = WaiterRemovals(
+            clock=clock, background=self._background, remove=self._shared.leave
         )
-        self._elsewhere = UnrecordedCalls(
+        self._unrecorded = UnrecordedCalls(
             clock=clock,
             background=self._background,
             channel=self._channel,
-            publish=self._nodes.publish,
             held=self._held,
             joining=self._joining,
-            recognises=self.recognises,
+            knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+        )
+        self._messages = MessageReceiver(
+            clock=clock,
+            held=self._held,
+            renewals=self._renewals,
+            waker_reports=self._waker_reports,
+            queries=self._unrecorded.queries,
         )
 
     @property
     def up(self) -> bool:
-        """Whether Redis is there, as far as is known; asks nobody."""
+        """See :meth:`.interface.Rendezvous.up`."""
         return self._nodes.up
 
     def _has_redis(self) -> bool:
-        """Whether other daemons find in Redis whatever is held here."""
+        """Whether other daemons find in Redis every call that is held here."""
         return self._nodes.up and not self._renewals.behind
 
     @property
     def waiting(self) -> int:
-        """How many places at this daemon wait."""
+        """How many waiters at this daemon wait."""
         return self._held.waiting
 
     async def start(self) -> None:
-        """Connect; returns within about a second even when Redis is away."""
+        """See :meth:`.interface.Rendezvous.start`; takes about a second when Redis is away."""
         await self._nodes.start()
-        await self._renewals.learn_secret()
+        await self._renewals.share_secret()
         self._renewals.start()
         self._peers.start()
 
     async def stop(self) -> None:
-        """Tell DRAINING to whoever still waits, and close all connections."""
-        self.abandon(Outcome.DRAINING)
-        self._departures.stop()
+        """See :meth:`.interface.Rendezvous.stop`."""
+        self.settle_all(Outcome.DRAINING)
+        self._removals.stop()
         await self._renewals.stop()
         await self._background.finish()
-        self.abandon(Outcome.DRAINING)  # whoever was joining
+        self.settle_all(Outcome.DRAINING)  # those that were joining
         await self._background.finish()
         await self._peers.stop()
         await self._nodes.stop()
 
     def holds(self, incoming: IncomingCall) -> bool:
         """See :meth:`.interface.Rendezvous.holds`."""
-        return self._held.repeated(incoming) is not None
-
-    async def join(self, call: Call) -> SharedPlace:
-        """
-        See :meth:`.interface.Rendezvous.join`.
-
-        Down when Redis is away here and other daemons have it: they can take the call.
-        """
-        seated: Deferred[SharedPlace] = Deferred()
-        self._background.run(self._join_for(seated, self._keys.aimed(call)))
-        return await seated
-
-    async def answer(self, unique_key: str, answer: Answer) -> bool:
-        """See :meth:`.interface.Rendezvous.answer`; an available one settles places here first."""
-        if not records.is_key(unique_key):
-            return False
-        settlement, held = Settlement.by(answer), self._held.find(unique_key)
-        if held is not None and held.waits and answer.available:
-            self._held.settle(held, settlement)
-        pushes = held.pushes if held is not None and held.wakes else None
-        down = None
-        try:
-            heard = await self._shared.answer(unique_key, answer, pushes)
-        except RendezvousDown as error:
-            down, heard = error, Heard()
-        if heard.known:
-            if held is not None and heard.settlement is not None:
-                self._held.settle(held, heard.settlement)
-            elif held is not None:
-                held.refusals[answer.id] = answer
-            if heard.left_to_waker:
-                self._waking.left(unique_key)
-            return True
-        if heard.woken is not None:
-            self._late.notify(unique_key, answer, heard.woken, heard.late_s)
-            return False
-        if await self._elsewhere.answered(held, unique_key, settlement, down=down is not None):
-            return True
-        if self._late.answered(unique_key, answer):
-            return False
-        if down is not None:
-            raise down
-        if held is None and not self._elsewhere.all_are_heard():
-            raise RendezvousDown("a daemon that may hold the call cannot be asked")
-        return False
+        return self._held.find_repeated(incoming) is not None
 
     def holds_key(self, unique_key: str) -> bool:
         """See :meth:`.interface.Rendezvous.holds_key`."""
         return self._held.find(unique_key) is not None
 
-    def recognises(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Rendezvous.recognises`."""
-        return self.holds_key(unique_key) or self._keys.recognises(unique_key)
+    def knows_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.knows_key`."""
+        return self.holds_key(unique_key) or self._keys.is_signed(unique_key)
 
-    def surely_unknown(self, unique_key: str) -> bool:
-        """See :meth:`.interface.Rendezvous.surely_unknown`: another daemon may hold any UUID."""
+    def rules_out_key(self, unique_key: str) -> bool:
+        """See :meth:`.interface.Rendezvous.rules_out_key`: another daemon may hold any UUID."""
         return not records.is_key(unique_key)
+
+    async def join(self, call: Call) -> LocalWaiter:
+        """
+        See :meth:`.interface.Rendezvous.join`.
+
+        Down when Redis is away here and other daemons have it: they can take the call.
+        """
+        joined: Deferred[LocalWaiter] = Deferred()
+        self._background.run(self._join_for(joined, self._keys.with_suitable_key(call)))
+        return await joined
+
+    async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
+        """See :meth:`.interface.Rendezvous.answer`; an available one settles waiters here first."""
+        if not records.is_key(unique_key):
+            return AnswerResult.UNKNOWN
+        held = self._held.find(unique_key)
+        if held is not None and held.waiters and answer.available:
+            self._held.settle(held, Settlement.by(answer))
+        pushes = held.pushes if held is not None and held.is_woken_here else None
+        try:
+            reply = await self._shared.answer(unique_key, answer, pushes)
+        except RendezvousDown as down:
+            return await self._answer_unrecorded(held, unique_key, answer, down)
+        match reply:
+            case AnswerStored():
+                self._apply(reply, held, unique_key, answer)
+                return AnswerResult.ACCEPTED
+            case AnswerTooLate(woken, late_s):
+                self._late.report(unique_key, answer, woken, late_s)
+                return AnswerResult.LATE
+            case None:
+                return await self._answer_unrecorded(held, unique_key, answer, None)
+
+    def _apply(
+        self, reply: AnswerStored, held: HeldCall | None, unique_key: str, answer: Answer
+    ) -> None:
+        """Apply to the call here what Redis replied to an answer."""
+        if held is not None and reply.settlement is not None:
+            self._held.settle(held, reply.settlement)
+        elif held is not None:
+            held.refusals[answer.id] = answer
+        if reply.left_to_waker:
+            self._waker_reports.left_to_waker(unique_key)
+
+    async def _answer_unrecorded(
+        self, held: HeldCall | None, unique_key: str, answer: Answer, down: RendezvousDown | None
+    ) -> AnswerResult:
+        """Redis is ``down``, or does not know the call: the daemons may."""
+        settlement = Settlement.by(answer)
+        if await self._unrecorded.answer(held, unique_key, settlement, down=down is not None):
+            return AnswerResult.ACCEPTED
+        if self._late.answered(unique_key, answer):
+            return AnswerResult.LATE
+        if down is not None:
+            raise down
+        if held is None and not self._unrecorded.redis_knows_all():
+            raise RendezvousDown("a daemon that may hold the call cannot be asked")
+        return AnswerResult.UNKNOWN
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -235,165 +262,122 @@ class RedisRendezvous:
         if (held := self._held.find(unique_key)) is not None:
             self._held.settle(held, settlement)
 
-    def abandon(self, outcome: Outcome) -> None:
-        """See :meth:`.interface.Rendezvous.abandon`; places at other daemons wait on."""
+    def settle_all(self, outcome: Outcome) -> None:
+        """See :meth:`.interface.Rendezvous.settle_all`; waiters of other daemons wait on."""
         for held in self._held.all():
-            members = [place.member for place in held.places]
+            waiter_ids = [waiter.id for waiter in held.waiters]
             self._held.settle(held, Settlement(outcome))
-            for member in members:
-                self._depart(held, member)
+            for waiter_id in waiter_ids:
+                self._remove_from_redis(held, waiter_id)
 
     # Joining
 
-    async def _join_for(self, seated: Deferred[SharedPlace], call: Call) -> None:
-        """Join to the end, though the PBX may hang up: only then it is known what to leave."""
-        member = f"{self._channel}/{next(self._members)}"
+    async def _join_for(self, joined: Deferred[LocalWaiter], call: Call) -> None:
+        """Join to the end even when the PBX hangs up: until then it is not known what to leave."""
+        waiter_id = f"{self._channel}/{next(self._waiter_numbers)}"
         self._joining[call.unique_key] += 1
         try:
-            place = await self._join_somehow(call, member)
+            waiter = await self._join_or_open_alone(call, waiter_id)
         except Exception:
-            seated.errback()
+            joined.errback()
             return
         finally:
             self._joining[call.unique_key] -= 1
             if not self._joining[call.unique_key]:
                 del self._joining[call.unique_key]
-        if seated.called:
-            place.leave()
+        if joined.called:
+            waiter.leave()
         else:
-            seated.callback(place)
+            joined.callback(waiter)
 
-    async def _join_somehow(self, call: Call, member: str) -> SharedPlace:
+    async def _join_or_open_alone(self, call: Call, waiter_id: str) -> LocalWaiter:
         try:
-            return await self._join(call, member)
+            return await self._join(call, waiter_id)
         except RendezvousDown:
-            if await self._peers.may_go_alone():
-                return self._join_here(call, member)
-            # Redis may have got the member, and the reply was lost.
-            self._departures.add(Departure(call, member, lambda: None))
+            if await self._peers.may_work_alone():
+                return self._open_alone(call, waiter_id)
+            # Redis may have added the waiter, and the reply was lost.
+            self._removals.add(WaiterRemoval(call, waiter_id, lambda: None))
             raise
 
-    async def _join(self, call: Call, member: str) -> SharedPlace:
-        held = self._held.repeated(call.incoming)
+    async def _join(self, call: Call, waiter_id: str) -> LocalWaiter:
+        held = self._held.find_repeated(call.incoming)
         if held is None:
-            self._departures.hurry(call)
-            joined = await self._shared.join(call, member)
-            if joined.waker == member:
-                return self._open(joined.call, joined.left_s, member, joined.pushes)
+            self._removals.start_now(call)
+            joined = await self._shared.join(call, waiter_id)
+            if joined.waker == waiter_id:
+                return self._open(joined.call, joined.left_s, waiter_id, joined.pushes)
             held = self._held.find(joined.call.unique_key)
-            held = held or self._held.hold(joined.call, left_s=joined.left_s)
+            held = held or self._held.add(joined.call, left_s=joined.left_s)
             if joined.settlement is not None:
                 self._held.settle(held, joined.settlement)
-        place = self._seat(held, member)
-        if held.waits:
-            await self._catch_up(place)
-        return place
+        waiter = self._held.add_waiter(held, waiter_id)
+        if held.waiters:
+            await self._catch_up(waiter)
+        return waiter
 
-    def _join_here(self, call: Call, member: str) -> SharedPlace:
+    def _open_alone(self, call: Call, waiter_id: str) -> LocalWaiter:
         """
-        Redis is away: the call is joined or opened at this daemon alone, for now.
+        Open or join the call at this daemon alone, while Redis is away.
 
         A key that is the call_id may be in use at another daemon, by another account that
-        rings for the same caller; nobody can tell, so the call gets one of its own.
+        rings for the same caller. No one can find out, so the call gets a fresh key.
         """
         if call.unique_key == call.incoming.call_id:
             call = self._keys.with_fresh_key(call)
-        self._renewals.opened_alone()
-        place = self._open(call, call.deadline - self._clock.seconds(), member)
-        if self._nodes.up:  # again, meanwhile: the others already rely on it
+        self._renewals.opened_without_redis()
+        waiter = self._open(call, call.deadline - self._clock.seconds(), waiter_id)
+        if self._nodes.up:  # it has come back meanwhile: the others already rely on it
             self._renewals.renew_all()
-        return place
+        return waiter
 
-    def _open(self, call: Call, left_s: float, member: str, pushes: int = 0) -> SharedPlace:
-        """The first place of a call, unless it was opened here meanwhile."""
-        held = self._held.repeated(call.incoming)
+    def _open(self, call: Call, left_s: float, waiter_id: str, pushes: int = 0) -> LocalWaiter:
+        """The first waiter of a call, unless it was opened here meanwhile."""
+        held = self._held.find_repeated(call.incoming)
         if held is not None:
-            return self._seat(held, member)
+            return self._held.add_waiter(held, waiter_id)
         earlier = self._held.find(call.unique_key)
-        if earlier is not None and not earlier.waits:
+        if earlier is not None and not earlier.waiters:
             self._held.end(earlier)
-        held = self._held.hold(call, left_s=left_s)
+        held = self._held.add(call, left_s=left_s)
         held.pushes = pushes
-        return self._seat(held, member, first=True)
+        return self._held.add_waiter(held, waiter_id, first=True)
 
-    def _seat(self, held: Held, member: str, *, first: bool = False) -> SharedPlace:
-        return self._held.seat(
-            held, member, first=first, left=self._left, counted=self._waking.counted
-        )
-
-    async def _catch_up(self, place: SharedPlace) -> None:
+    async def _catch_up(self, waiter: LocalWaiter) -> None:
         """
-        What a place that joined must do: hear what was said before it could listen, and
-        wake the device when the daemon that was to do it has died.
+        Fetch what was decided before a waiter that joined was subscribed to it, and wake the
+        device if the daemon that should has died.
         """
         try:
-            waker = await self._renewals.renew(place.held)
-            owner = waker.rpartition("/")[0]
-            if place.settled.called or owner in ("", self._channel):
+            waker = await self._renewals.renew(waiter.held)
+            its_channel = waker.rpartition("/")[0]
+            if waiter.settled.called or its_channel in ("", self._channel):
                 return
-            if await self._elsewhere.is_woken_by(owner, place.call.unique_key):
+            if await self._unrecorded.is_woken_by(its_channel, waiter.call.unique_key):
                 return
-            joined = await self._shared.join(place.call, place.member, dead=waker)
+            joined = await self._shared.join(waiter.call, waiter.id, dead=waker)
         except RendezvousDown:
             return
-        if joined.waker == place.member and place.held.waits:
-            place.take_over(joined.pushes)
+        if joined.waker == waiter.id and waiter.held.waiters:
+            waiter.take_over(joined.pushes)
 
-    def _timed_out(self, unique_key: str, woken: Woken) -> None:
-        self._late.ended(unique_key, woken)
-        self._waking.expired(unique_key, woken)
+    def _timed_out(self, unique_key: str, woken: WokenDevice) -> None:
+        self._late.add(unique_key, woken)
+        self._waker_reports.timed_out(unique_key, woken)
 
     # Leaving
 
-    def _left(self, place: SharedPlace) -> None:
-        if self._held.unseat(place):
-            held = place.held
-            if not held.waits and not held.wakes:
-                self._held.end(held)
-            self._depart(held, place.member)
-
-    def _depart(self, held: Held, member: str) -> None:
-        """Take a member out of Redis; the call ends here when no one waits for it any more."""
-        self._departures.add(Departure(held.call, member, partial(self._departed, held)))
-
-    def _departed(self, held: Held) -> None:
-        if not held.waits:
+    def _left(self, waiter: LocalWaiter) -> None:
+        held = waiter.held
+        if not held.waiters and not held.is_woken_here:
             self._held.end(held)
+        self._remove_from_redis(held, waiter.id)
+
+    def _remove_from_redis(self, held: HeldCall, waiter_id: str) -> None:
+        """Remove a waiter; the call ends here when no one waits for it at any daemon."""
+        ended = partial(self._held.end_unless_waiting, held)
+        self._removals.add(WaiterRemoval(held.call, waiter_id, ended))
 
     def _subscribed(self) -> None:
         self._renewals.renew_all()
-        self._background.run(self._renewals.learn_secret())
-
-    def _received(self, message: str) -> None:
-        """Another daemon, or a script, says something; it may be said twice."""
-        try:
-            kind, *words = json.loads(message)
-            match kind:
-                case "settled":
-                    self._settled(*words)
-                case "gone":
-                    self._gone(*words)
-                case "refused":
-                    self._waking.refused(*words)
-                case "asked":
-                    self._elsewhere.questions.asked(*words)
-                case "yes":
-                    self._elsewhere.questions.said_yes(*words)
-        except (ValueError, TypeError):  # a daemon of another version
-            self.log.warn("a message between daemons was not understood")
-
-    def _settled(self, unique_key: str, text: str) -> None:
-        held = self._held.find(unique_key)
-        settlement = records.settlement_from(text, received_at=self._clock.seconds())
-        if held is None:
-            return
-        if settlement.answer is not None:
-            self._held.settle(held, settlement)
-        else:  # a message that comes late may speak of an earlier try with the same key
-            self._renewals.check(held)
-
-    def _gone(self, unique_key: str) -> None:
-        """Nobody waits any more; when somebody here does, he came after that was said."""
-        held = self._held.find(unique_key)
-        if held is not None and not held.waits:
-            self._held.end(held)
+        self._background.run(self._renewals.share_secret())

@@ -1,9 +1,8 @@
 """
-Looking again at the calls held here: their records are put back into Redis when it has lost
-them, and settlements whose message was lost are heard of.
+Renews the records of the calls held here: restores what Redis has lost, and fetches settlements
+whose message was lost.
 
-A number of looks is under way at once, however many calls there are and however often Redis
-comes back.
+At most :data:`AT_ONCE` calls are renewed at a time by each round, however many there are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
-from middlewared.rendezvous.held import Held, HeldCalls
+from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.shared_calls import SharedCalls
 
@@ -29,16 +28,14 @@ AT_ONCE = 32
 
 
 class Renewals:
-    """
-    Once a second the calls that were not looked at for a second; all, after trouble.
-    """
+    """Renews each call that was not checked for a second; after trouble, all calls."""
 
     log = Logger()
 
     def __init__(
         self,
         *,
-        clock: Any,  # Twisted's own users of a clock ask for its zope type
+        clock: Any,  # LoopingCall asks for Twisted's zope interface
         background: Background,
         held: HeldCalls,
         shared: SharedCalls,
@@ -51,60 +48,60 @@ class Renewals:
         self._nodes = nodes
         self._rounds = LoopingCall(self._round)
         self._rounds.clock = clock
-        self._going_round: Deferred[LoopingCall] | None = None
-        self._all_running = False
+        self._rounds_ended: Deferred[LoopingCall] | None = None
+        self._renewing_all = False
         self._all_again = False
         self._all_renewed_at = -math.inf
         self._secret_due = True
-        self._alone_at = -math.inf
+        self._opened_at = -math.inf
 
     @property
     def behind(self) -> bool:
-        """Whether calls may be held here that Redis does not know."""
-        return self._all_renewed_at < max(self._nodes.troubled_at, self._alone_at)
+        """Whether Redis may not know some call that is held here."""
+        return self._all_renewed_at < max(self._nodes.troubled_at, self._opened_at)
 
     def start(self) -> None:
-        """Begin to look."""
-        self._going_round = self._rounds.start(INTERVAL_S, now=False)
+        """Start the rounds."""
+        self._rounds_ended = self._rounds.start(INTERVAL_S, now=False)
 
     async def stop(self) -> None:
-        """Look no more."""
-        if self._going_round is not None and self._rounds.running:
+        """End the rounds."""
+        if self._rounds_ended is not None and self._rounds.running:
             self._rounds.stop()
-            await self._going_round
+            await self._rounds_ended
 
-    def opened_alone(self) -> None:
+    def opened_without_redis(self) -> None:
         """A call was opened that Redis does not know."""
-        self._alone_at = self._clock.seconds()
+        self._opened_at = self._clock.seconds()
 
     def renew_all(self) -> None:
-        """Look at every call: messages may have been lost, or records."""
+        """Renew every call: messages or records may have been lost."""
         self._all_again = True
-        if not self._all_running:
+        if not self._renewing_all:
             self._background.run(self._renew_all())
 
-    async def learn_secret(self) -> None:
-        """Share the secret of fresh keys; without Redis it is tried again in the next round."""
+    async def share_secret(self) -> None:
+        """Share the secret of fresh keys; without Redis the next round tries again."""
         self._secret_due = True
         with contextlib.suppress(RendezvousDown):
-            await self._shared.learn_secret()
+            await self._shared.share_secret()
             self._secret_due = False
 
-    def check(self, held: Held) -> None:
-        """Look at one call."""
+    def renew_later(self, held: HeldCall) -> None:
+        """Renew one call in the background."""
         self._background.run(self._renew_each([held]))
 
-    async def renew(self, held: Held) -> str:
+    async def renew(self, held: HeldCall) -> str:
         """
-        Make sure that Redis has the call, and hear its settlement.
+        Make sure that Redis has the call, and apply the settlement that Redis knows.
 
-        :return: the member that wakes the device.
-        :raises RendezvousDown: Redis does not answer.
+        :return: the id of the waiter that wakes the device.
+        :raises RendezvousDown: Redis does not reply.
         """
-        members = [place.member for place in held.places]
-        waker = held.waker if held.wakes else ""
+        waiter_ids = [waiter.id for waiter in held.waiters]
+        waker = held.waker if held.is_woken_here else ""
         settlement, waker = await self._shared.renew(
-            held.call, members, waker, held.pushes, held.refusals
+            held.call, waiter_ids, waker, held.pushes, held.refusals
         )
         held.checked_at = self._clock.seconds()
         if settlement is not None:
@@ -112,19 +109,19 @@ class Renewals:
         return waker
 
     def _round(self) -> Deferred[None]:
-        """Back up a lost message; after trouble, everything."""
+        """Make up for lost messages; after trouble, renew everything."""
         if self.behind and self._nodes.up:
             self.renew_all()
         if self._secret_due:
-            self._background.run(self.learn_secret())
+            self._background.run(self.share_secret())
         before = self._clock.seconds() - INTERVAL_S
-        stale = [held for held in self._held.all() if held.waits and held.checked_at < before]
+        stale = [held for held in self._held.all() if held.waiters and held.checked_at < before]
         stale.sort(key=lambda held: held.checked_at)
-        looking = Deferred.fromCoroutine(self._renew_each(stale[:MOST_A_ROUND]))
-        return looking.addErrback(lambda failure: self.log.failure("check failed", failure))
+        renewing = Deferred.fromCoroutine(self._renew_each(stale[:MOST_A_ROUND]))
+        return renewing.addErrback(lambda failure: self.log.failure("check failed", failure))
 
     async def _renew_all(self) -> None:
-        self._all_running = True
+        self._renewing_all = True
         try:
             while self._all_again:
                 self._all_again = False
@@ -133,22 +130,22 @@ class Renewals:
                     return
                 self._all_renewed_at = began
         finally:
-            self._all_running = False
+            self._renewing_all = False
 
     async def _renew_all_once(self) -> bool:
         began = self._clock.seconds()
-        calls = [held for held in self._held.all() if held.waits]
+        calls = [held for held in self._held.all() if held.waiters]
         await self._renew_each(calls)
-        return not any(held.waits and held.checked_at < began for held in calls)
+        return not any(held.waiters and held.checked_at < began for held in calls)
 
-    async def _renew_each(self, calls: Sequence[Held]) -> None:
-        """Some at once; the first failure ends it."""
+    async def _renew_each(self, calls: Sequence[HeldCall]) -> None:
+        """Renew some at a time; each of these stops at its first failure."""
         pending = iter(calls)
 
         async def renew_next() -> None:
             with contextlib.suppress(RendezvousDown):
                 for held in pending:
-                    if held.waits:
+                    if held.waiters:
                         await self.renew(held)
 
         at_once = min(len(calls), AT_ONCE)

@@ -1,8 +1,8 @@
 """
-The calls as Redis has them: the scripts, run on the node that has the call, as functions.
+The calls as Redis has them: each script, run on the node that has the call, as a function.
 
-The one invariant: what comes back is what Redis had after the change, or
-:class:`~middlewared.errors.RendezvousDown`, and then the change may have been made.
+A function returns what Redis had after the change, or raises
+:class:`~middlewared.errors.RendezvousDown`; the change may have been made then.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import attrs
 
 from middlewared.clock import Clock
 from middlewared.model import Answer, Call, Outcome, Settlement
-from middlewared.rendezvous.late import REMEMBERED_S, Woken
-from middlewared.rendezvous.redis.keys import Keys
+from middlewared.rendezvous.late import REMEMBERED_S, WokenDevice
 from middlewared.rendezvous.redis.lua_scripts import (
     ANSWER,
     COUNT,
-    EXPIRED,
     JOIN,
     LEAVE,
     RENEW,
     SETTLE,
     SHARE,
+    TIMED_OUT,
 )
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.records import (
@@ -40,16 +39,18 @@ from middlewared.rendezvous.redis.records import (
     woken_from,
     woken_text,
 )
+from middlewared.rendezvous.redis.signed_keys import SignedKeys
 
-NOBODY = "-"  # no member's name
+NO_WAITER = "-"  # not the id of any waiter
 
 
 @attrs.frozen
 class Joined:
     """
-    A call that was opened or joined; it ends in ``left_s``.
+    A call that was opened or joined; its deadline is in ``left_s`` seconds.
 
-    ``waker`` is a member; ``pushes`` is the number of its outstanding pushes.
+    ``waker`` is the id of the waiter that wakes the device, ``pushes`` the number of its
+    outstanding pushes.
     """
 
     call: Call
@@ -60,20 +61,23 @@ class Joined:
 
 
 @attrs.frozen
-class Heard:
+class AnswerStored:
     """
-    How Redis took an answer.
+    Redis has the call, which was settled like this or waits (None).
 
-    ``known``: there is such a call, waiting or answered. ``settlement``: how it was
-    settled, if it was; ``left_to_waker``: its waker was asked to decide it. ``woken`` and
-    ``late_s``: of a call that timed out recently.
+    ``left_to_waker``: the daemon that wakes the device was asked to decide it.
     """
 
-    known: bool = False
-    settlement: Settlement | None = None
-    left_to_waker: bool = False
-    woken: Woken | None = None
-    late_s: float = 0.0
+    settlement: Settlement | None
+    left_to_waker: bool
+
+
+@attrs.frozen
+class AnswerTooLate:
+    """The call timed out ``late_s`` seconds ago."""
+
+    woken: WokenDevice
+    late_s: float
 
 
 @attrs.frozen
@@ -82,17 +86,17 @@ class SharedCalls:
 
     clock: Clock
     nodes: Nodes
-    keys: Keys
+    keys: SignedKeys
 
-    async def join(self, call: Call, member: str, *, dead: str = NOBODY) -> Joined:
+    async def join(self, call: Call, waiter_id: str, *, dead: str = NO_WAITER) -> Joined:
         """
-        Open the call, or join the one it repeats, as ``member``.
+        Open the call, or join the one it repeats.
 
-        :param dead: a member that cannot wake the device any more: ``member`` is to.
+        :param dead: a waker that has died; ``waiter_id`` takes over from it.
         """
         while True:
             prefix, text = record_prefix(call.unique_key), call_text(call)
-            args = (prefix, call.unique_key, text, self._left_ms(call), member, dead)
+            args = (prefix, call.unique_key, text, self._left_ms(call), waiter_id, dead)
             reply = await self.nodes.run(JOIN, _keys(call), args)
             if reply is not None:
                 text, answered, left_ms, waker, pushes = reply
@@ -104,70 +108,76 @@ class SharedCalls:
     async def renew(
         self,
         call: Call,
-        members: Sequence[str],
+        waiter_ids: Sequence[str],
         waker: str,
         pushes: int,
         refusals: Mapping[str, Answer],
     ) -> tuple[Settlement | None, str]:
         """
-        Make sure that the call is there and has these members.
+        Make sure that the call is there and has these waiters.
 
-        :param waker: which of them wakes the device, "" when none does.
+        :param waker: the one that wakes the device, "" when none of them does.
         :param pushes: the outstanding pushes of the waker.
         :param refusals: those of the phone, by id.
-        :return: how the call was settled, and which member wakes the device.
+        :return: how the call was settled, and the id of the waiter that wakes the device.
         """
         refused = {id_: settlement_text(Settlement.by(each)) for id_, each in refusals.items()}
         args = (
             *(call.unique_key, call_text(call), self._left_ms(call), waker),
             *(str(pushes) if waker else "", json.dumps(refused) if refused else ""),
-            *members,
+            *waiter_ids,
         )
         text, waker = await self.nodes.run(RENEW, _keys(call), args)
         return self._settlement(text), waker
 
     async def settle(self, unique_key: str, outcome: Outcome) -> Settlement | None:
-        """End a call early; gives the decision that stands, None when no such call waits."""
+        """End a call early; returns the decision that stands, None when no such call waits."""
         args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
 
-    async def answer(self, unique_key: str, answer: Answer, pushes: int | None) -> Heard:
+    async def answer(
+        self, unique_key: str, answer: Answer, pushes: int | None
+    ) -> AnswerStored | AnswerTooLate | None:
         """
         Store a phone's answer.
 
         :param pushes: the outstanding pushes when this daemon is the waker, else None.
+        :return: None when Redis knows no such call.
         """
         text = settlement_text(Settlement.by(answer))
-        said = "yes" if answer.available else "no"
+        available = "yes" if answer.available else "no"
         keys = [record_key(unique_key), late_key(unique_key)]
-        args = (said, answer.id, text, unique_key, "" if pushes is None else str(pushes))
+        args = (available, answer.id, text, unique_key, "" if pushes is None else str(pushes))
         text, known, woken, left_ms = await self.nodes.run(ANSWER, keys, args)
-        if not woken:
-            return Heard(bool(known), self._settlement(text), left_to_waker=known == 2)
-        return Heard(woken=woken_from(woken), late_s=max(0.0, REMEMBERED_S - left_ms / 1000))
+        if known:
+            return AnswerStored(self._settlement(text), left_to_waker=known == 2)
+        if woken:
+            return AnswerTooLate(woken_from(woken), max(0.0, REMEMBERED_S - left_ms / 1000))
+        return None
 
     async def count(self, unique_key: str, pushes: int | None) -> Settlement | None:
         """
-        Store the number of outstanding pushes; gives the decision that stands.
+        Store the number of outstanding pushes.
 
         :param pushes: None: as many as before.
+        :return: the decision that stands; None: undecided, or no such call.
         """
         args = ("" if pushes is None else str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
 
-    async def expired(self, unique_key: str, woken: Woken) -> None:
+    async def timed_out(self, unique_key: str, woken: WokenDevice) -> None:
         """Remember that a call timed out now, so that later answers are known to be late."""
         args = (woken_text(woken), str(int(REMEMBERED_S * 1000)))
-        await self.nodes.run(EXPIRED, [late_key(unique_key)], args)
+        await self.nodes.run(TIMED_OUT, [late_key(unique_key)], args)
 
-    async def leave(self, unique_key: str, member: str) -> bool:
-        """Take a member away; True when nobody waits at the call any more."""
-        args = (member, json.dumps(["gone", unique_key]))
+    async def leave(self, unique_key: str, waiter_id: str) -> bool:
+        """Remove a waiter; returns whether no one waits for the call any more."""
+        args = (waiter_id, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
 
-    async def learn_secret(self) -> None:
-        """Share the secret of fresh keys; a Redis that came back empty gets it again."""
-        self.keys.learn(await self.nodes.run(SHARE, [SECRET], [self.keys.offer()]))
+    async def share_secret(self) -> None:
+        """Share the secret of fresh keys; a Redis that came back empty gets ours again."""
+        self.keys.use_secret(await self.nodes.run(SHARE, [SECRET], [self.keys.secret_to_offer]))
 
     def _settlement(self, text: str) -> Settlement | None:
         return settlement_from(text, received_at=self.clock.seconds()) if text else None

@@ -1,7 +1,7 @@
 """
 Simulator, Apple: one HTTP/2 connection, server side, on h2.
 
-The one invariant: the output of one reactor iteration leaves in one write, and a connection
+The output of one reactor iteration leaves in one write, and a connection
 that ended leaves no delayed call behind.
 
 GOAWAY frames are written past h2, whose state machine would end the connection with
@@ -15,17 +15,8 @@ from typing import Any, ClassVar
 
 import attrs
 from cryptography.x509.oid import NameOID
+from h2 import events
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    PingReceived,
-    RemoteSettingsChanged,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from twisted.internet.interfaces import IHandshakeListener
@@ -38,8 +29,8 @@ from middlewared.clock import Clock, DelayedCall
 from middlewared.simulator.apple.faults import Behaviour, GoAway, Greeting, Step
 from middlewared.simulator.apple.http2 import ServerConnection, goaway_frame
 from middlewared.simulator.apple.push_stream import Fields, PushStream
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
-from middlewared.simulator.apple.validation import AcceptedKeys, Broken, Judge, PushRequest
+from middlewared.simulator.apple.validation import AcceptedKeys, Broken, PushRequest, Validator
+from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
 
 LONGEST_BODY = 65_536
@@ -53,29 +44,34 @@ class Office:
 
     environment: str
     clock: Clock
-    judge: Judge
+    validator: Validator
     scripts: Scripts[Step]
-    record: AppleRecord
+    record: Record[ReceivedPush]
     lost: Callable[[Protocol], None]
 
 
 @implementer(IHandshakeListener)
 class AppleConnection(Protocol):
-    """Reads pushes, has them judged, and writes what their exchanges say."""
+    """
+    Reads pushes, has them validated, and writes what their streams answer.
+
+    Implements :class:`~.push_stream.Wire`; tests use it too.
+    """
 
     transport: TLSMemoryBIOProtocol  # type: ignore[assignment] # Twisted names a wider type
+    _http2: ServerConnection  # from the end of the handshake on
 
     def __init__(self, *, number: int, office: Office, behaviour: Behaviour) -> None:
         self.number = number
         self._office = office
         self._behaviour = behaviour
-        self._http2: ServerConnection | None = None
         self._credentials = AcceptedKeys()
         self._exchanges: dict[int, PushStream] = {}
         self._calls: set[DelayedCall] = set()
         self._written: list[bytes] = []
         self._flush_expected = False
-        self._deaf = False
+        self._greeted = False
+        self._deaf = True
         self._limited = False
         self._taken = 0
         self._resets = 0
@@ -91,7 +87,7 @@ class AppleConnection(Protocol):
     # Twisted's side.
 
     def handshakeCompleted(self) -> None:
-        """Judge ALPN and certificate, then greet."""
+        """Validate ALPN and certificate, then greet."""
         if self.transport.negotiatedProtocol != b"h2":
             self._office.record.violations.append("no h2 in ALPN")
             self.abort()
@@ -101,23 +97,24 @@ class AppleConnection(Protocol):
         self._limited = self._credentials.certificate_topic is None if one is None else one
         limit = 1 if self._limited else self._behaviour.max_concurrent_streams
         self._http2 = ServerConnection(self._behaviour, limit)
+        self._greeted = True
         self._deaf = self._behaviour.greeting is Greeting.NO_SETTINGS
         self._expect_flush()
 
     def dataReceived(self, data: bytes) -> None:
         """Meet the peer's frames, then write all answers at once."""
-        if self._deaf or self._http2 is None:
+        if self._deaf:
             return
         self._flush_expected = True
         try:
-            events = self._http2.receive_data(data)
+            received = self._http2.receive_data(data)
         except ProtocolError as error:
             self._office.record.violations.append(f"{type(error).__name__}: {error}")
             self._flush()
             self.fall_silent()
             self.close()
             return
-        for event in events:
+        for event in received:
             meet = self._MEET.get(type(event))
             if meet is not None:
                 meet(self, event)
@@ -125,7 +122,7 @@ class AppleConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget everything."""
-        if self._http2 is None:
+        if not self._greeted:
             self._office.record.violations.append(f"no handshake: {reason.getErrorMessage()}")
         self._deaf = True
         for call in self._calls:
@@ -143,7 +140,7 @@ class AppleConnection(Protocol):
 
     # The peer's frames.
 
-    def _meet_request(self, event: RequestReceived) -> None:
+    def _meet_request(self, event: events.RequestReceived) -> None:
         stream_id = event.stream_id
         assert stream_id is not None
         assert event.headers is not None
@@ -152,9 +149,8 @@ class AppleConnection(Protocol):
         fields = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in event.headers]
         self._exchanges[stream_id] = PushStream(stream_id, fields, self, self._office.record)
 
-    def _meet_data(self, event: DataReceived) -> None:
+    def _meet_data(self, event: events.DataReceived) -> None:
         http2, stream_id = self._http2, event.stream_id
-        assert http2 is not None
         assert stream_id is not None
         size = event.flow_controlled_length or 0
         exchange = self._exchanges.get(stream_id)
@@ -167,7 +163,7 @@ class AppleConnection(Protocol):
             http2.increment_flow_control_window(self._window_used)
             self._window_used = 0
 
-    def _meet_end(self, event: StreamEnded) -> None:
+    def _meet_end(self, event: events.StreamEnded) -> None:
         exchange = self._exchanges.get(event.stream_id or 0)
         if exchange is None:
             return
@@ -175,7 +171,7 @@ class AppleConnection(Protocol):
         headers = dict(exchange.fields)
         request = PushRequest(headers, len(headers) != len(exchange.fields), bytes(exchange.body))
         try:
-            token, payload = self._office.judge.judge(request, self._credentials)
+            token, payload = self._office.validator.validate(request, self._credentials)
         except Broken as broken:
             self._office.record.refused.append(broken.answer.reason)
             exchange.reject(broken.answer)
@@ -202,7 +198,7 @@ class AppleConnection(Protocol):
             self.go_away(GoAway(close=True))
         exchange.proceed()
 
-    def _meet_reset(self, event: StreamReset) -> None:
+    def _meet_reset(self, event: events.StreamReset) -> None:
         self._office.record.reset_count += 1
         self._resets += 1
         if self._resets == self._behaviour.most_resets:
@@ -212,34 +208,26 @@ class AppleConnection(Protocol):
         if exchange is not None:
             self.finish(exchange)
 
-    def _meet_ping(self, _event: PingReceived) -> None:
-        self._office.record.ping_count += 1
-
-    def _meet_room(self, _event: Event) -> None:
+    def _meet_room(self, _event: events.Event) -> None:
         for exchange in [each for each in self._exchanges.values() if each.answered]:
             self.send_body(exchange)
 
-    _MEET: ClassVar[dict[type[Event], Callable[[AppleConnection, Any], None]]] = {
-        RequestReceived: _meet_request,
-        DataReceived: _meet_data,
-        StreamEnded: _meet_end,
-        StreamReset: _meet_reset,
-        PingReceived: _meet_ping,
-        WindowUpdated: _meet_room,
-        RemoteSettingsChanged: _meet_room,
+    _MEET: ClassVar[dict[type[events.Event], Callable[[AppleConnection, Any], None]]] = {
+        events.RequestReceived: _meet_request,
+        events.DataReceived: _meet_data,
+        events.StreamEnded: _meet_end,
+        events.StreamReset: _meet_reset,
+        events.WindowUpdated: _meet_room,
+        events.RemoteSettingsChanged: _meet_room,
     }
 
-    # What exchanges, and tests, can do (exchange.Wire).
+    # Wire.
 
     def send_headers(self, stream_id: int, fields: Fields, *, end_stream: bool = False) -> None:
-        """Send a header block."""
-        assert self._http2 is not None
         self._http2.send_headers(stream_id, fields, end_stream=end_stream)
         self._expect_flush()
 
     def accept(self, stream_id: int, apns_id: str) -> bool:
-        """End the stream with a plain 200, if that can be done."""
-        assert self._http2 is not None
         frame = self._http2.accept(stream_id, apns_id.encode("ascii"))
         if frame is None:
             return False
@@ -247,9 +235,7 @@ class AppleConnection(Protocol):
         return True
 
     def send_body(self, exchange: PushStream) -> None:
-        """Send what the windows allow of the body, then the trailers."""
         http2, stream_id = self._http2, exchange.stream_id
-        assert http2 is not None
         overhead = 0 if exchange.padding is None else exchange.padding + 1
         while exchange.unsent:
             window = http2.local_flow_control_window(stream_id)
@@ -265,32 +251,26 @@ class AppleConnection(Protocol):
         self.finish(exchange)
 
     def finish(self, exchange: PushStream) -> None:
-        """Forget an exchange that has ended."""
         exchange.over = True
-        if self._exchanges.pop(exchange.stream_id, None) and self._http2 is not None:
+        if self._exchanges.pop(exchange.stream_id, None):
             self._http2.finished_count += 1
 
     def accepted(self) -> None:
-        """End a temporary stream limit."""
         if self._limited:
             self._limited = False
             self.set_stream_limit(self._behaviour.max_concurrent_streams)
 
     def rejected(self) -> None:
-        """Begin a temporary stream limit, where the behaviour has one."""
         if self._behaviour.limit_after_rejection is not None:
             self._limited = True
             self.set_stream_limit(self._behaviour.limit_after_rejection)
 
     def reset_stream(self, exchange: PushStream, code: int) -> None:
-        """Send RST_STREAM."""
-        assert self._http2 is not None
         self._http2.reset_stream(exchange.stream_id, code)
         self._expect_flush()
         self.finish(exchange)
 
     def go_away(self, order: GoAway) -> None:
-        """Send GOAWAY; the exchanges it leaves out are never answered."""
         last = max(0, self._last_taken_id - 2 * order.unprocessed)
         self._goaway_last_id = last
         self._close_when_done = self._close_when_done or order.close
@@ -299,19 +279,14 @@ class AppleConnection(Protocol):
             self.finish(exchange)
 
     def set_stream_limit(self, limit: int) -> None:
-        """Send SETTINGS_MAX_CONCURRENT_STREAMS; h2 holds the peer to it once acknowledged."""
-        assert self._http2 is not None
         self._http2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: limit})
         self._expect_flush()
 
     def write_raw(self, data: bytes) -> None:
-        """Put bytes on the wire as they are, in their place among h2's frames."""
-        assert self._http2 is not None
         self._written += (self._http2.data_to_send(), data)
         self._expect_flush()
 
     def fall_silent(self) -> None:
-        """Neither read nor write any more, as behind a broken link."""
         self._deaf = True
 
     def close(self) -> None:
@@ -319,16 +294,13 @@ class AppleConnection(Protocol):
         self.transport.loseConnection()
 
     def hang_up(self) -> None:
-        """Close cleanly, after everything written in this iteration."""
         self._flush()
         self.close()
 
     def abort(self) -> None:
-        """TCP reset."""
         self.transport.abortConnection()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back, unless the connection has ended."""
 
         def called() -> None:
             self._calls.discard(delayed)
@@ -345,7 +317,7 @@ class AppleConnection(Protocol):
 
     def _flush(self) -> None:
         self._flush_expected = False
-        if self._deaf or self._http2 is None:
+        if self._deaf:
             return
         self._written.append(self._http2.data_to_send())
         data = b"".join(self._written)

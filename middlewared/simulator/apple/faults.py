@@ -1,7 +1,7 @@
 """
 Simulator, Apple: the troubles that can be ordered, as values.
 
-The one invariant: a script is a sequence of steps taken in order for one push; a step
+A script is a sequence of steps taken in order for one push; a step
 that answers or destroys ends it, and a script that runs out accepts the push. Only a
 valid push runs its script.
 """
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import attrs
+
+from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 
 # Status of each reason, as Apple's "Handling notification responses" lists them.
 STATUS_OF_REASON: Mapping[str, int] = {
@@ -70,39 +72,10 @@ def rejection(
 
 
 @attrs.frozen
-class Delay:
-    """Wait before the next step."""
-
-    seconds: float
-
-
-@attrs.frozen
-class Deliver:
-    """Hand the push to the phone now, ahead of the answer (or in spite of it)."""
-
-
-@attrs.frozen
-class Stall:
-    """Never answer; without ``acknowledge_pings`` the whole connection falls silent."""
-
-    acknowledge_pings: bool = True
-
-
-@attrs.frozen
 class ResetStream:
     """RST_STREAM; 7 (REFUSED_STREAM) promises that the push was not processed."""
 
     code: int = 2
-
-
-@attrs.frozen
-class ResetConnection:
-    """TCP reset."""
-
-
-@attrs.frozen
-class HangUp:
-    """Close the connection cleanly, after everything written."""
 
 
 @attrs.frozen
@@ -207,7 +180,7 @@ class Behaviour:
     to the next accepted one. ``replenish``: whether used connection window is given back.
     ``goaway_after``: GOAWAY and close after this many accepted pushes.
     ``most_resets``: GOAWAY and close when the peer has reset this many streams.
-    ``validate_headers``: whether h2 looks at every header field (a fifth of its time).
+    ``validate_headers``: whether h2 validates every header field (a fifth of its time).
     """
 
     greeting: Greeting = Greeting.SETTINGS
@@ -216,7 +189,6 @@ class Behaviour:
     one_until_success: bool | None = None
     limit_after_rejection: int | None = None
     initial_window: int = 65_535
-    max_frame_size: int = 16_384
     header_table_size: int = 4_096
     max_header_list_size: int = 8_000
     replenish: bool = True

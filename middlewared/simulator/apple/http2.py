@@ -1,7 +1,7 @@
 """
 Simulator, Apple: h2 set up as Apple's side of a connection.
 
-The one invariant: the peer's frames are validated by h2 as strictly as possible, the stream
+The peer's frames are validated by h2 as strictly as possible, the stream
 limit from its acknowledgement on.
 """
 
@@ -26,7 +26,7 @@ _HEADERS_END = b"\x01\x05"
 
 
 class ServerConnection(H2Connection):
-    """h2 that is told which streams have ended: it would look at all at each request."""
+    """h2 that is notified of ended streams: it would scan all of them at each request."""
 
     def __init__(self, behaviour: Behaviour, first_limit: int) -> None:
         super().__init__(
@@ -42,11 +42,9 @@ class ServerConnection(H2Connection):
         initial = {
             SettingCodes.MAX_CONCURRENT_STREAMS: first_limit,
             SettingCodes.INITIAL_WINDOW_SIZE: behaviour.initial_window,
-            SettingCodes.MAX_FRAME_SIZE: behaviour.max_frame_size,
             SettingCodes.MAX_HEADER_LIST_SIZE: behaviour.max_header_list_size,
         }
         self.local_settings = Settings(client=False, initial_values=initial)
-        self.max_inbound_frame_size = behaviour.max_frame_size
         self.initiate_connection()
         if behaviour.header_table_size != self.local_settings.header_table_size:
             # In force only when acknowledged: the peer's encoder may be ahead of it.
@@ -71,7 +69,7 @@ class ServerConnection(H2Connection):
         """
         End a stream with Apple's plain 200 and give the frame, past h2's slower way.
 
-        None when it cannot be done so: the encoder has yet to tell of its table's size.
+        None when it cannot be done so: the encoder has yet to announce its table size.
         """
         if self.encoder.table_size_changes or len(apns_id) > 126:
             return None

@@ -1,7 +1,7 @@
 """
 Simulator, Apple: one push on its stream, from its first header to its answer.
 
-The one invariant: an exchange answers at most once, and plays its script to a step that
+An exchange answers at most once, and plays its script to a step that
 waits, to one that ends it, or to acceptance.
 """
 
@@ -14,9 +14,10 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from middlewared.simulator import scripts
 from middlewared.simulator.apple import faults
 from middlewared.simulator.apple.faults import GoAway, Reject, Step
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
+from middlewared.simulator.record import ReceivedPush, Record
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
 
@@ -31,7 +32,7 @@ class Wire(Protocol):
         """End the stream with a plain 200, if that can be done."""
 
     def send_body(self, exchange: PushStream) -> None:
-        """Send what the windows allow of ``exchange.unsent``, the rest when they open."""
+        """Send what the windows allow of the body, the rest when they open, then the trailers."""
 
     def finish(self, exchange: PushStream) -> None:
         """Forget an exchange that has ended."""
@@ -40,22 +41,22 @@ class Wire(Protocol):
         """A push was accepted: a stream limit of 1 ends."""
 
     def rejected(self) -> None:
-        """A push was rejected: the stream limit may fall."""
+        """A push was rejected: the stream limit may fall, where the behaviour has one for it."""
 
     def reset_stream(self, exchange: PushStream, code: int) -> None:
         """Send RST_STREAM."""
 
     def go_away(self, order: GoAway) -> None:
-        """Send GOAWAY; the exchanges it leaves out are forgotten."""
+        """Send GOAWAY; the exchanges it leaves out are never answered."""
 
     def set_stream_limit(self, limit: int) -> None:
-        """Send SETTINGS_MAX_CONCURRENT_STREAMS."""
+        """Send SETTINGS_MAX_CONCURRENT_STREAMS; h2 holds the peer to it once acknowledged."""
 
     def write_raw(self, data: bytes) -> None:
-        """Put bytes on the wire as they are."""
+        """Put bytes on the wire as they are, in their place among h2's frames."""
 
     def fall_silent(self) -> None:
-        """Neither read nor write any more."""
+        """Neither read nor write any more, as behind a broken link."""
 
     def abort(self) -> None:
         """TCP reset."""
@@ -74,7 +75,7 @@ class PushStream:
     stream_id: int
     fields: Fields
     wire: Wire
-    record: AppleRecord
+    record: Record[ReceivedPush]
     body: bytearray = attrs.field(factory=bytearray)
     push: ReceivedPush | None = None
     steps: Iterator[Step] = attrs.field(factory=lambda: iter(()))
@@ -116,11 +117,9 @@ class PushStream:
     def _take(self, step: Step) -> bool:
         """Take one step; True when the exchange now waits or has ended."""
         match step:
-            case faults.Deliver():
+            case scripts.Deliver():
                 self._deliver()
-            case faults.Interim(status):
-                self.wire.send_headers(self.stream_id, [(":status", str(status))])
-            case faults.Head(status):
+            case faults.Interim(status) | faults.Head(status):
                 self.wire.send_headers(self.stream_id, [(":status", str(status))])
             case faults.StreamLimit(limit):
                 self.wire.set_stream_limit(limit)
@@ -139,29 +138,21 @@ class PushStream:
                 return True
         return self.over
 
-    def _pause(
-        self,
-        step: faults.Delay
-        | Reject
-        | faults.Stall
-        | faults.ResetStream
-        | faults.ResetConnection
-        | faults.HangUp,
-    ) -> None:
+    def _pause(self, step: Step) -> None:
         """Take a step after which the script does not go on, or not now."""
         match step:
-            case faults.Delay(seconds):
+            case scripts.Delay(seconds):
                 self.wire.later(seconds, self.proceed)
             case faults.Reject():
                 self.reject(step)
-            case faults.Stall(acknowledge_pings):
+            case scripts.Stall(acknowledge_pings):
                 if not acknowledge_pings:
                     self.wire.fall_silent()
             case faults.ResetStream(code):
                 self.wire.reset_stream(self, code)
-            case faults.ResetConnection():
+            case scripts.ResetConnection():
                 self.wire.abort()
-            case faults.HangUp():
+            case scripts.HangUp():
                 self.wire.hang_up()
 
     def _deliver(self) -> None:

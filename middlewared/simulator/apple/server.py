@@ -1,7 +1,7 @@
 """
 Simulator, Apple: the server of one environment.
 
-The one invariant: after ``stop`` no port, connection or delayed call is left.
+After ``stop`` no port, connection or delayed call is left.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from middlewared.clock import wall_clock
 from middlewared.simulator.apple.apple_connection import AppleConnection, Office
 from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
-from middlewared.simulator.apple.received_push import AppleRecord, ReceivedPush
-from middlewared.simulator.apple.validation import Judge, KnownTokens
+from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
+from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
 
 TOPICS = frozenset({"com.voipgrid.vialer", "com.voipgrid.vialer.voip"})
@@ -32,7 +31,7 @@ class AppleServer:
     """
     APNs as one environment: HTTP/2 over TLS on loopback.
 
-    ``scripts`` orders faults by push token or for the next pushes, ``record`` tells what
+    ``scripts`` orders faults by push token or for the next pushes, ``record`` shows what
     was seen, ``connections`` can be tampered with while they live. ``behaviour`` is that
     of connections to come; those in ``next_behaviours`` come first, one connection each.
 
@@ -44,7 +43,7 @@ class AppleServer:
     :param tokens: the device tokens of this environment; None: any well-formed one.
     :param update_interval_s: provider tokens may change no faster; 0: no rule (Apple's
         is 1200).
-    :param listener: told of each push that a phone gets.
+    :param listener: notified of each push that a phone gets.
     :param keep: how many pushes are remembered.
     """
 
@@ -63,27 +62,22 @@ class AppleServer:
         listener: Callable[[ReceivedPush], None] | None = None,
         keep: int = 10_000,
         interface: str = LOOPBACK,
-        port: int = 0,
     ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.next_behaviours: deque[Behaviour] = deque()
         self.scripts = Scripts[Step]()
-        self.record = AppleRecord(listener=listener, keep=keep)
+        self.record = Record[ReceivedPush](listener=listener, keep=keep)
         self.connections: set[AppleConnection] = set()
         self._certificate = certificate
         self._client_authority = client_authority
-        self._socket = ListeningSocket(reactor=reactor, interface=interface, port=port)
+        self._socket = ListeningSocket(reactor=reactor, interface=interface)
         keys = {key.key_id: key for key in provider_keys}
-        self._judge = Judge(
-            topics=topics,
-            tokens=tokens,
-            provider_tokens=KnownTokens(keys, wall_clock, update_interval_s),
-            seconds=wall_clock,
-        )
+        provider_tokens = KnownTokens(keys, update_interval_s)
+        self._validator = Validator(topics=topics, tokens=tokens, provider_tokens=provider_tokens)
         self._office = Office(
             environment=environment,
             clock=reactor,
-            judge=self._judge,
+            validator=self._validator,
             scripts=self.scripts,
             record=self.record,
             lost=self._forget,
@@ -102,7 +96,7 @@ class AppleServer:
             tls.context.load_verify_locations(str(self._client_authority))
             tls.context.set_verify(SSL.VERIFY_PEER, self._verified)
         port = self._socket.open(_Greeter(self, tls))
-        self._judge.authorities = [
+        self._validator.authorities = [
             self._socket.address,
             *(f"{host}:{port}" for host in ("localhost", LOOPBACK, "[::1]")),
         ]
@@ -125,10 +119,6 @@ class AppleServer:
         self.connections.add(connection)
         return connection
 
-    def next_behaviour(self) -> Behaviour:
-        """The behaviour of the connection that has just come."""
-        return self.next_behaviours.popleft() if self.next_behaviours else self.behaviour
-
     def _forget(self, connection: Protocol) -> None:
         self.connections.discard(connection)
 
@@ -139,7 +129,7 @@ class AppleServer:
 
 
 class _Greeter(Factory[Protocol]):
-    """Meets each new connection in the way its behaviour says."""
+    """Meets each new connection as its behaviour demands."""
 
     noisy = False
 
@@ -148,7 +138,8 @@ class _Greeter(Factory[Protocol]):
         self._tls = tls
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        behaviour = self._server.next_behaviour()
+        server = self._server
+        behaviour = server.next_behaviours.popleft() if server.next_behaviours else server.behaviour
         match behaviour.greeting:
             case Greeting.SILENT:
                 return Protocol()
@@ -156,7 +147,7 @@ class _Greeter(Factory[Protocol]):
                 return _Leaver(abort=False)
             case Greeting.RESET:
                 return _Leaver(abort=True)
-        inner = Factory.forProtocol(lambda: self._server.connect(behaviour))
+        inner = Factory.forProtocol(lambda: server.connect(behaviour))
         factory: TLSMemoryBIOFactory = self._tls.wrap(inner)
         factory.noisy = inner.noisy = False
         return factory.buildProtocol(addr)
@@ -165,15 +156,16 @@ class _Greeter(Factory[Protocol]):
 class _Leaver(Protocol):
     """Is gone as soon as it came."""
 
+    transport: Any
+
     def __init__(self, *, abort: bool) -> None:
         self._abort = abort
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
         if self._abort:
-            transport.abortConnection()
+            self.transport.abortConnection()
         else:
-            transport.loseConnection()
+            self.transport.loseConnection()
 
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

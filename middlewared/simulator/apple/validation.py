@@ -1,9 +1,9 @@
 """
-Simulator, Apple: judges one push request by the rules of Apple's pages.
+Simulator, Apple: validates one push request by the rules of Apple's pages.
 
-The one invariant: nothing here remembers a push; only provider tokens are remembered,
+Nothing here remembers a push; only provider tokens are remembered,
 because their update rule is about time. Where Apple is lenient but the daemon must not
-rely on it (push type, authority, JSON), the judge is strict.
+rely on it (push type, authority, JSON), the validator is strict.
 
 Source: "Sending notification requests to APNs" and "Establishing a token-based
 connection to APNs" (developer.apple.com).
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
 import jwt
 
+from middlewared.clock import wall_clock
 from middlewared.simulator.apple.faults import Reject, rejection
 from middlewared.simulator.certificates import ProviderKey
 
@@ -78,7 +79,6 @@ class KnownTokens:
     """
 
     keys: Mapping[str, ProviderKey]
-    seconds: Callable[[], float]
     update_interval_s: float = 0
     _known: dict[str, tuple[str, float]] = attrs.field(factory=dict, init=False, repr=False)
     _updated_at: dict[str, float] = attrs.field(factory=dict, init=False)
@@ -89,9 +89,9 @@ class KnownTokens:
         if scheme.lower() != "bearer" or not token:
             raise Broken(rejection("MissingProviderToken"))
         team_id, issued_at = self._known.get(token) or self._verify(token)
-        if self.seconds() - issued_at > TOKEN_LIFETIME_S:
+        if wall_clock() - issued_at > TOKEN_LIFETIME_S:
             raise Broken(rejection("ExpiredProviderToken"))
-        # One team per connection, said Apple in its forum.
+        # One team per connection, according to Apple's forum.
         if credentials.team_id not in (None, team_id):
             raise Broken(rejection("InvalidProviderToken"))
         credentials.team_id = team_id
@@ -99,7 +99,7 @@ class KnownTokens:
     def _verify(self, token: str) -> tuple[str, float]:
         key, claims = self._decode(token)
         issued_at = claims.get("iat")
-        if not isinstance(issued_at, int) or issued_at > self.seconds() + CLOCK_SKEW_S:
+        if not isinstance(issued_at, int) or issued_at > wall_clock() + CLOCK_SKEW_S:
             raise Broken(rejection("InvalidProviderToken"))
         if claims.get("iss") != key.team_id:
             raise Broken(rejection("InvalidProviderToken"))
@@ -115,59 +115,53 @@ class KnownTokens:
             key = self.keys.get(key_id)
             if key is None:
                 raise Broken(rejection("InvalidProviderToken"))
-            # The times are judged by the simulator's clock, not by the library's.
+            # The times are checked by the simulator's clock, not by the library's.
             options: Any = {"verify_iat": False, "verify_exp": False, "verify_nbf": False}
             return key, jwt.decode(token, key.public_key_pem, algorithms=["ES256"], options=options)
         except jwt.InvalidTokenError as error:
             raise Broken(rejection("InvalidProviderToken")) from error
 
     def _count_update(self, key_id: str) -> None:
-        now = self.seconds()
+        now = wall_clock()
         last = self._updated_at.get(key_id)
         if last is not None and now - last < self.update_interval_s:
             raise Broken(rejection("TooManyProviderTokenUpdates"))
         self._updated_at[key_id] = now
 
 
-class Judge:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Validator:
     """
-    Judges requests of all connections of one server.
+    Validates the requests of all connections of one server.
 
     :param topics: the topics this server's apps may use.
     :param tokens: the device tokens of this environment; None: any well-formed one.
     """
 
-    def __init__(
-        self,
-        *,
-        topics: Collection[str],
-        tokens: Collection[str] | None,
-        provider_tokens: KnownTokens,
-        seconds: Callable[[], float],
-    ) -> None:
-        self.authorities: Sequence[str] = ()
-        self.tokens = tokens
-        self._topics = topics
-        self._provider_tokens = provider_tokens
-        self._seconds = seconds
+    _topics: Collection[str]
+    tokens: Collection[str] | None
+    _provider_tokens: KnownTokens
+    authorities: Sequence[str] = attrs.field(default=(), init=False)
 
-    def judge(self, request: PushRequest, credentials: AcceptedKeys) -> tuple[str, dict[str, Any]]:
+    def validate(
+        self, request: PushRequest, credentials: AcceptedKeys
+    ) -> tuple[str, dict[str, Any]]:
         """Give device token and payload, or raise Broken."""
-        token = self._judge_target(request.headers)
+        token = self._check_target(request.headers)
         if request.duplicates:
             raise Broken(rejection("DuplicateHeaders"))
         if credentials.certificate_topic is None:
             self._provider_tokens.check(request.headers.get("authorization"), credentials)
-        push_type = self._judge_topic(request.headers, credentials)
-        self._judge_delivery(request.headers, push_type)
-        payload = _judge_payload(request.body, push_type)
+        push_type = self._check_topic(request.headers, credentials)
+        self._check_delivery(request.headers, push_type)
+        payload = _check_payload(request.body, push_type)
         if not _DEVICE_TOKEN.fullmatch(token):
             raise Broken(rejection("BadDeviceToken"))
         if self.tokens is not None and token not in self.tokens:
             raise Broken(rejection("BadDeviceToken"))
         return token, payload
 
-    def _judge_target(self, headers: Mapping[str, str]) -> str:
+    def _check_target(self, headers: Mapping[str, str]) -> str:
         if headers[":method"] != "POST":
             raise Broken(rejection("MethodNotAllowed"))
         path = _PATH.fullmatch(headers[":path"])
@@ -179,7 +173,7 @@ class Judge:
             raise Broken(rejection("MissingDeviceToken"))
         return path[1]
 
-    def _judge_topic(self, headers: Mapping[str, str], credentials: AcceptedKeys) -> str:
+    def _check_topic(self, headers: Mapping[str, str], credentials: AcceptedKeys) -> str:
         topic = headers.get("apns-topic") or credentials.certificate_topic
         if topic is None:
             raise Broken(rejection("MissingTopic"))
@@ -190,13 +184,13 @@ class Judge:
             raise Broken(rejection("InvalidPushType"))
         return push_type
 
-    def _judge_delivery(self, headers: Mapping[str, str], push_type: str) -> None:
+    def _check_delivery(self, headers: Mapping[str, str], push_type: str) -> None:
         priority = headers.get("apns-priority", "10")
         if priority not in ("1", "5", "10") or (push_type == "background" and priority != "5"):
             raise Broken(rejection("BadPriority"))
         expiration = headers.get("apns-expiration", "0")
         if not (expiration.isascii() and expiration.isdecimal()) or (
-            int(expiration) > self._seconds() + LONGEST_EXPIRATION_S
+            int(expiration) > wall_clock() + LONGEST_EXPIRATION_S
         ):
             raise Broken(rejection("BadExpirationDate"))
         apns_id = headers.get("apns-id")
@@ -214,7 +208,7 @@ def _certified(topic: str, certificate_topic: str | None) -> bool:
     )
 
 
-def _judge_payload(body: bytes, push_type: str) -> dict[str, Any]:
+def _check_payload(body: bytes, push_type: str) -> dict[str, Any]:
     if not body:
         raise Broken(rejection("PayloadEmpty"))
     if len(body) > _PAYLOAD_LIMIT.get(push_type, _USUAL_PAYLOAD_LIMIT):

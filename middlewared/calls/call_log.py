@@ -1,0 +1,172 @@
+"""
+What is recorded of calls that have ended: a log line, metrics, a row of response_log.
+
+Nothing is done before the reply to the PBX has left: ended calls are queued and recorded
+a moment later, many at once under load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+from twisted.logger import Logger
+
+from middlewared.calls.device_updates import wakeup
+from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
+from middlewared.clock import Clock, DelayedCall, WallClock
+from middlewared.metrics import Metrics
+from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Wakeup
+from middlewared.quoting import fingerprint, word
+
+DELAY_S = 0.02
+MOST_DIFFERENCE_S = 1.0
+"""How far the start time that a phone echoes may lie before the call's own."""
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
+class CallLog:
+    """
+    Logs and counts ended requests and calls.
+
+    :param log_response: takes a phone's first answer, for the response log.
+    :param log_wakeup: takes the effect of a call on the silent streak of its device.
+    :param log_late: takes a late answer and when it was received, in epoch seconds.
+    """
+
+    log = Logger()
+
+    _clock: Clock
+    _wall: WallClock
+    _metrics: Metrics
+    _log_response: Callable[[ResponseRecord], None]
+    _log_wakeup: Callable[[Wakeup], None]
+    _log_late: Callable[[LateAnswer, float], None]
+    _pending: list[Ended] = attrs.field(factory=list, init=False)
+    _timer: DelayedCall | None = attrs.field(default=None, init=False)
+
+    def ended(self, ended: Ended) -> None:
+        """Queue ``ended``, to be recorded soon."""
+        self._pending.append(ended)
+        if self._timer is None:
+            self._timer = self._clock.callLater(DELAY_S, self.flush)
+
+    def flush(self) -> None:
+        """Record all that is queued."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        pending, self._pending = self._pending, []
+        for ended in pending:
+            if isinstance(ended, EndedCall):
+                self._record_call(ended)
+            elif isinstance(ended, LateAnswer):
+                self._record_late_answer(ended)
+            else:
+                self._record_request(ended)
+
+    def _record_call(self, ended: EndedCall) -> None:
+        kind, settlement = ended.kind, ended.settlement
+        outcome = None if settlement is None else settlement.outcome
+        answer = None if settlement is None else settlement.answer
+        self._metrics.call_ended(kind, outcome)
+        received_time = None if answer is None else self._time_of(answer)
+        self._record_wakeup(ended, outcome, received_time)
+        if kind is None or answer is None or received_time is None:
+            return
+        if ended.accepted_at is not None:
+            self._metrics.woken(kind, max(0.0, answer.received_at - ended.accepted_at))
+        self._metrics.answered(kind.platform, ended.accepted)
+        roundtrip_s = _roundtrip_s(ended.started_at, answer, received_time)
+        record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
+        self._log_response(record)
+
+    def _record_wakeup(
+        self, ended: EndedCall, outcome: Outcome | None, answered_at: float | None
+    ) -> None:
+        if ended.device is None:
+            return
+        found = wakeup(ended.device, outcome, accepted=ended.accepted, answered_at=answered_at)
+        if found is not None:
+            self._log_wakeup(found)
+
+    def _time_of(self, answer: Answer) -> float:
+        """When ``answer`` was received, in epoch seconds."""
+        return self._wall() - (self._clock.seconds() - answer.received_at)
+
+    def _record_late_answer(self, late: LateAnswer) -> None:
+        self._metrics.late_answer(late.kind, late.late_s)
+        self._log_late(late, self._wall())
+        self.log.info(
+            "late answer to call {fingerprint}: available={available} app={app}"
+            " platform={platform} late={late_ms:.1f}",
+            fingerprint=fingerprint(late.unique_key),
+            available=str(late.available).lower(),
+            app=word(late.kind.app),
+            platform=late.kind.platform.value,
+            late_ms=late.late_s * 1000,
+        )
+
+    def _record_request(self, ended: EndedRequest) -> None:
+        self._write(ended)
+        answer = None if ended.settlement is None else ended.settlement.answer
+        replied_at = ended.trace.time_of("replied")
+        # A repeat of a call that was answered before did not wait.
+        if answer and replied_at and answer.received_at >= ended.trace.began_at:
+            self._metrics.passed_on(max(0.0, replied_at - answer.received_at))
+
+    def _write(self, ended: EndedRequest) -> None:
+        incoming, key = ended.call.incoming, ended.call.unique_key
+        # Anyone who reads the key of a waiting call in the log could answer it.
+        waits, mark = ended.waits(), fingerprint(key)
+        self.log.info(
+            "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
+            " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
+            "{pushes} {steps}",
+            outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
+            joined=" (joined)" if ended.joined else "",
+            unique_key="-" if waits else key,
+            fingerprint=mark,
+            call_id=_call_id(incoming.call_id, "" if waits else key),
+            sip_user_id=incoming.sip_user_id,
+            app=word(ended.kind.app) if ended.kind is not None else "-",
+            platform=_platform(ended),
+            pushes=_pushes(ended.trace.provider_ids),
+            steps=ended.trace.text(),
+        )
+        self.log.debug(
+            "call {fingerprint} was from {phonenumber}",
+            fingerprint=mark,
+            phonenumber=incoming.phonenumber,
+        )
+
+
+def _call_id(call_id: str, known: str) -> str:
+    """
+    The call_id as the PBX sent it. A UUID may be the key of a call to another account that
+    still waits, so it is shown only if it is ``known``, the key of this call.
+    """
+    if is_uuid(call_id) and call_id != known:
+        return f"fingerprint:{fingerprint(call_id)}"
+    return word(call_id) if call_id else "-"
+
+
+def _pushes(provider_ids: Sequence[str]) -> str:
+    """The providers' ids of the pushes, for their support."""
+    return f" pushes={','.join(map(word, provider_ids))}" if provider_ids else ""
+
+
+def _platform(ended: EndedRequest) -> str:
+    if ended.kind is not None:
+        return ended.kind.platform.value
+    return "unknown" if ended.joined else "none"
+
+
+def _roundtrip_s(started_at: float, answer: Answer, received_time: float) -> float:
+    """
+    Seconds from the start time that the phone echoed to its answer; from our own start time
+    where the two disagree, since a phone may send anything and the wall clock may have stepped.
+    """
+    ours = max(0.0, answer.received_at - started_at)
+    echoed = received_time - answer.message_start_time
+    return echoed if 0.0 <= echoed <= ours + MOST_DIFFERENCE_S else ours

@@ -1,0 +1,31 @@
+"""
+``middlewared migrate``: creates or upgrades the database's schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from middlewared.cli.reactor import run_in_reactor
+from middlewared.config import Config
+from middlewared.service.implementations import choose_database
+
+
+def migrate(config: Config) -> int:
+    """
+    Bring the schema up to date, as each start of the daemon does.
+
+    :return: 0.
+    :raises ConfigError: the database cannot be used, or a newer release has used it.
+    :raises DatabaseDown: it cannot be reached.
+    """
+
+    async def work(reactor: Any) -> int:
+        database = choose_database(config, reactor=reactor)
+        try:
+            await database.start()
+        finally:
+            await database.stop()
+        return 0
+
+    return run_in_reactor(work)

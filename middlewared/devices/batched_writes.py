@@ -1,0 +1,111 @@
+"""
+Batched writes to the database, off the path of a call.
+
+``add`` never waits and never fails. The number of queued rows is bounded: while the database
+is down the oldest are dropped, which is logged once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from middlewared.clock import Clock, DelayedCall
+from middlewared.errors import DatabaseDown
+
+_INTERVAL_S = 1.0
+_BATCH = 500
+_CAPACITY = 10_000
+
+T = TypeVar("T")
+
+
+class BatchedWrites(Generic[T]):
+    """
+    Writes the added rows once a second; :meth:`stop` writes the rest.
+
+    :param name: names the rows in the log.
+    :param write: stores rows in one transaction, or raises DatabaseDown.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        write: Callable[[Sequence[T]], Coroutine[Deferred[Any], Any, None]],
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._write = write
+        self._clock = clock
+        self._rows: deque[T] = deque()
+        self._lost = 0
+        self._timer: DelayedCall | None = None
+        self._flushing: Deferred[None] | None = None
+
+    def add(self, row: T) -> None:
+        """Queue one row, to be written within about a second."""
+        self._rows.append(row)
+        self._trim()
+        self._schedule()
+
+    async def stop(self) -> None:
+        """Write the queued rows; those that the database does not accept now are lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is not None:
+            await self._flushing
+        await self._write_all()
+        if self._rows:
+            lost = len(self._rows)
+            self._log.warn("{name}: {rows} rows lost at shutdown", name=self._name, rows=lost)
+
+    def _schedule(self) -> None:
+        if self._rows and self._timer is None and self._flushing is None:
+            self._timer = self._clock.callLater(_INTERVAL_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._flushing = writing = Deferred.fromCoroutine(self._write_all())
+        writing.addCallback(self._flushed)
+
+    def _flushed(self, _: object) -> None:
+        self._flushing = None
+        self._schedule()
+
+    async def _write_all(self) -> None:
+        while self._rows:
+            batch = [self._rows.popleft() for _ in range(min(_BATCH, len(self._rows)))]
+            try:
+                await self._write(batch)
+            except DatabaseDown:
+                self._rows.extendleft(reversed(batch))
+                self._trim()
+                return
+            except Exception:
+                # Rows that cannot be written must not be retried for ever.
+                self._log.failure("{name}: {rows} rows lost", name=self._name, rows=len(batch))
+            self._report_lost()
+
+    def _trim(self) -> None:
+        if len(self._rows) <= _CAPACITY:
+            return
+        if not self._lost:
+            what = "{name}: the database is down, dropping the oldest rows"
+            self._log.warn(what, name=self._name)
+        while len(self._rows) > _CAPACITY:
+            self._rows.popleft()
+            self._lost += 1
+
+    def _report_lost(self) -> None:
+        if self._lost:
+            what = "{name}: writes again, {rows} rows were lost"
+            self._log.warn(what, name=self._name, rows=self._lost)
+            self._lost = 0

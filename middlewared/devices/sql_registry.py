@@ -1,0 +1,133 @@
+"""
+What the device registries in SQL databases share.
+
+The databases differ in how a statement is run, and in the statements that need more than
+the SQL of :mod:`.queries`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
+
+from middlewared import __version__
+from middlewared.clock import WallClock
+from middlewared.devices import queries
+from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, PeerHeartbeat
+from middlewared.devices.queries import Dialect, Row
+from middlewared.devices.silent_streaks import merge_wakeups
+from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+
+
+class SqlRegistry(ABC):
+    """
+    Most of :class:`~middlewared.devices.interface.DeviceRegistry` and
+    :class:`~middlewared.devices.interface.DaemonHeartbeats`.
+    """
+
+    def __init__(self, *, dialect: Dialect, wall: WallClock) -> None:
+        self._dialect = dialect
+        self._wall = wall
+        self._up: bool | None = None
+
+    @property
+    def up(self) -> bool | None:
+        return self._up
+
+    async def start(self) -> None:
+        await self._observed(self._connect())
+
+    async def ping(self) -> None:
+        await self._observed(self._ping())
+
+    async def _observed(self, request: Awaitable[None]) -> None:
+        try:
+            await request
+        except Exception:
+            self._up = False
+            raise
+        self._up = True
+
+    async def find(self, sip_user_id: int) -> Device | None:
+        if sip_user_id > queries.LARGEST_ID:
+            return None
+        row = await self._find_row(sip_user_id)
+        return None if row is None else queries.from_row(row)
+
+    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+        return await self._change(queries.DELETE, sip_user_id, platform.value, app, token)
+
+    async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
+        latest = math.inf if registered_before is None else registered_before
+        return await self._change(queries.REMOVE_DEAD, *queries.identity(device), latest)
+
+    async def replace_token(self, device: Device, new_token: str) -> bool:
+        return await self._change(queries.REPLACE_TOKEN, new_token, *queries.identity(device))
+
+    async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
+        return await self._change(queries.SET_SANDBOX, sandbox, *queries.identity(device))
+
+    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
+        return await self._change(queries.TOUCH, seen_at, sip_user_id)
+
+    async def page(
+        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+    ) -> Page:
+        statement, values = self._dialect.page(matching or DeviceFilter())
+        return queries.to_page(await self._select(statement, after, limit, *values))
+
+    async def count(self, silent_calls: int) -> DeviceCounts:
+        rows = await self._select(queries.COUNT)
+        if not silent_calls:
+            return queries.to_counts(rows, 0)
+        ((silent,),) = await self._select(queries.COUNT_SILENT, silent_calls)
+        return queries.to_counts(rows, silent)
+
+    async def log_responses(self, records: Sequence[ResponseRecord]) -> None:
+        if records:
+            await self._append_responses([queries.to_response_row(record) for record in records])
+
+    async def log_wakeups(self, wakeups: Sequence[Wakeup]) -> None:
+        if wakeups:
+            changes = merge_wakeups(wakeups)
+            rows = [(*queries.identity(c.device), c.missed, c.answered_at) for c in changes]
+            await self._update_streaks(rows)
+
+    async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
+        rows = await self._exchange_heartbeats(daemon, redis_up, __version__, waiting)
+        return [PeerHeartbeat(row[0], bool(row[1]), *row[2:]) for row in rows]
+
+    @abstractmethod
+    async def _connect(self) -> None:
+        """See :meth:`~middlewared.devices.interface.DeviceRegistry.start`."""
+
+    @abstractmethod
+    async def _ping(self) -> None:
+        """Read and write the database."""
+
+    @abstractmethod
+    async def _find_row(self, sip_user_id: int) -> Row | None:
+        """The row of one device, ahead of statements for which no call waits."""
+
+    @abstractmethod
+    async def _select(self, statement: str, *values: object) -> Sequence[Row]:
+        """The rows of a statement that may be slow; no call waits for it."""
+
+    @abstractmethod
+    async def _change(self, statement: str, *values: object) -> bool:
+        """Run one statement that writes; whether it changed a row."""
+
+    @abstractmethod
+    async def _append_responses(self, rows: Sequence[Row]) -> None:
+        """Store rows of :func:`.queries.to_response_row`, at least one."""
+
+    @abstractmethod
+    async def _update_streaks(self, rows: Sequence[Row]) -> None:
+        """Apply changes, at least one: a device's identity, ``missed``, ``answered_at``."""
+
+    @abstractmethod
+    async def _exchange_heartbeats(
+        self, daemon: str, redis_up: bool, version: str, waiting: int
+    ) -> Sequence[Row]:
+        """Store a heartbeat; the rows hold those of other daemons."""

@@ -1,0 +1,132 @@
+"""The SQLite file: creating it, its pragmas, its schema."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from middlewared.devices.migrations import pending
+from middlewared.errors import ConfigError, Problem
+
+_RETRY_S = 0.01
+
+
+class SqliteFile:
+    """
+    Implements :class:`~middlewared.devices.sqlite.sqlite_thread.ConnectionSource`.
+
+    :param lock_wait_s: how long a statement waits for another process's lock.
+    :param read_only: the file must exist then, with its schema.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: Path, *, lock_wait_s: float, read_only: bool) -> None:
+        self._path = path
+        self._lock_wait_s = lock_wait_s
+        self._read_only = read_only
+        self._identity: tuple[int, int] | None = None
+
+    def open(self) -> sqlite3.Connection:
+        """:raises ConfigError: the file cannot be used, or a newer release used it."""
+        if not self._read_only:
+            self._create()
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._lock_wait_s,
+            isolation_level=None,
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._identity = self._identify()
+        return connection
+
+    def replaced(self) -> bool:
+        """Whether an operator replaced the file: what is written to the old one is lost."""
+        return self._identify() != self._identity
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _create(self) -> None:
+        """Push tokens are secrets: the file has mode 0600 from the first byte on."""
+        try:
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "")
+            # A file that exists is not opened here: closing it again would release the locks of
+            # the other threads' connections (https://www.sqlite.org/howtocorrupt.html, 2.2).
+            if not self._path.exists():
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            elif not os.access(self._path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, "")
+        except OSError as error:
+            raise _unusable(self._path, os.strerror(error.errno or 0)) from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        try:
+            if self._read_only:
+                connection.execute("pragma query_only = on")
+            else:
+                self._use_wal(connection)
+                connection.execute("pragma synchronous = full")
+                self._upgrade(connection)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                raise _unusable(self._path, "not a SQLite database") from error
+            raise
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """
+        Switch to write-ahead logging, again and again while another process does the same.
+
+        The switch upgrades a read lock, for which SQLite fails at once instead of waiting.
+        """
+        deadline = time.monotonic() + self._lock_wait_s
+        while True:
+            try:
+                connection.execute("pragma journal_mode = wal")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        """Bring the schema up to date under the write lock: several daemons may start at once."""
+        connection.execute("begin immediate")
+        (version,) = connection.execute("pragma user_version").fetchone()
+        for number, script in pending("sqlite", version):
+            for statement in _statements(script):
+                connection.execute(statement)
+            connection.execute(f"pragma user_version = {number}")
+            self._log.info("database schema {number} installed", number=number)
+        connection.execute("commit")
+
+
+def _unusable(path: Path, why: str) -> ConfigError:
+    return ConfigError([Problem("database", "url", f"{path}: {why}")])
+
+
+def _statements(script: str) -> Sequence[str]:
+    """The statements of a script; ``executescript`` would end the transaction it runs in."""
+    statements = [""]
+    for line in script.splitlines(keepends=True):
+        statements[-1] += line
+        if sqlite3.complete_statement(statements[-1]):
+            statements.append("")
+    return [statement for statement in statements if statement.strip()]
