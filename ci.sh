@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 WHAT=${1:-all}
-VENV=${VENV:-.venv}
+VENV=$(realpath -m "${VENV:-.venv}")
 REPORTS=reports
 MIN_COVERAGE=95
 
@@ -34,7 +34,7 @@ install() {
     "$VENV/bin/python" -m pip install --quiet --require-hashes -r constraints-dev.txt
     rm -rf build "$REPORTS" .coverage .coverage.*
     mkdir -p "$REPORTS"
-    export PATH="$PWD/$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=1
+    export PATH="$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=1
 }
 
 lint() {
@@ -56,11 +56,13 @@ tests_of() {
     python -m pytest "${PYTEST[@]}" $files
 }
 
-trial_of() { # its --jobs would do, but for Deferreds of its own that test_calls_leaks counts
-    local files
+trial_of() {
+    local files jobs=()
     files=$(python tests/kinds.py "$1")
+    # Not for unit tests: test_calls_leaks counts Deferreds, and --jobs makes its own.
+    if [ "$1" = flow ]; then jobs=(--jobs=2); fi
     # shellcheck disable=SC2086
-    exec python -m twisted.trial --temp-directory="$PWD/$REPORTS/trial-$1" --reporter=text $files
+    exec python -m twisted.trial "${jobs[@]}" --temp-directory="$PWD/$REPORTS/trial-$1" --reporter=text $files
 }
 
 declare -A BESIDE=()
@@ -77,12 +79,21 @@ joined() { # NAME: wait for it; when it has failed show its output and fail
 }
 trap '[ ${#BESIDE[@]} = 0 ] || kill "${BESIDE[@]}" 2>/dev/null || true' EXIT
 
+shipped() {
+    bash tests/packaging.sh "$REPORTS/packaging"
+    if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
+        bash tests/operations.sh "$REPORTS/operations"
+    else
+        echo "NOT CHECKED: Debian packages are needed; 'bash tests/operations.sh DIRECTORY' names them"
+    fi
+}
+
 all() {
     lint
-    beside packaging bash tests/packaging.sh "$REPORTS/packaging"
+    beside shipped shipped
     types
-    step "packaging: sdist and wheel are complete, an empty venv runs them"
-    joined packaging
+    step "what is shipped"
+    joined shipped 3
 
     step "tests under pytest with branch coverage, and beside it the same under trial"
     # Tests often wait, so two processes for each take little longer than the CPU time of all.
@@ -110,13 +121,6 @@ ran_there = sum(map(int, re.findall(r"(?m)^Ran (\d+) tests", trial)))
 print(f"{ran} tests under pytest, {ran_there} under trial, {skipped} skipped")
 sys.exit(1 if skipped or "skips=" in trial or not ran == ran_there > 0 else 0)
 PY
-
-    step "operations: unit, balancer, alerts, dashboard, by the programs that read them"
-    if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
-        bash tests/operations.sh "$REPORTS/operations"
-    else
-        echo "NOT CHECKED: Debian packages are needed; 'bash tests/operations.sh DIRECTORY' names them"
-    fi
 }
 
 case $WHAT in
