@@ -82,7 +82,7 @@ class PushingTestCase(DaemonTestCase):
                 interface="127.0.0.2",
             )
             port = await server.start()
-            self.addCleanup(lambda server=server: Deferred.fromCoroutine(server.stop()))
+            self.addCleanup(server.stop)
             # Apple refuses an :authority with a port other than its own, so the relay uses the
             # same, unless another process has it at the relay's address.
             with suppress(CannotListenError):
