@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
@@ -25,7 +25,9 @@ T = TypeVar("T")
 class Cable:
     """What a daemon's connections run through; ``cut`` is what a dying daemon does to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_after_s: float = 0.0) -> None:
+        """:param first_after_s: how long the first connection takes."""
+        self._delay_s = first_after_s
         self._endpoints = DirectEndpoints(reactor)
         self._protocols: list[Any] = []
         self.is_cut = False
@@ -38,9 +40,10 @@ class Cable:
     ) -> Deferred[IProtocol]:
         if self.is_cut:
             return fail(ConnectError(string="the cable is cut"))
-        connecting: Deferred[IProtocol] = cast(Any, endpoint).connect(factory)
-        connecting.addCallback(self._connected)
-        return connecting
+        delay_s, self._delay_s = self._delay_s, 0.0
+        connecting: Deferred[Any] = deferLater(reactor, delay_s) if delay_s else succeed(None)
+        connecting.addCallback(lambda _: cast(Any, endpoint).connect(factory))
+        return connecting.addCallback(self._connected)
 
     def _connected(self, protocol: Any) -> Any:
         self._protocols.append(protocol)

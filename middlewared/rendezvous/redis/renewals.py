@@ -53,6 +53,7 @@ class Renewals:
         self._all_again = False
         self._all_renewed_at = -math.inf
         self._secret_due = True
+        self._sharing_secret = False
         self._opened_at = -math.inf
 
     @property
@@ -81,11 +82,24 @@ class Renewals:
             self._background.run(self._renew_all())
 
     async def share_secret(self) -> None:
-        """Share the secret of fresh keys; without Redis the next round tries again."""
+        """
+        Share the secret of fresh keys; without Redis the next round tries again.
+
+        One at a time: another attempt, begun before ours was known, could win with its own
+        after Redis has lost all.
+        """
         self._secret_due = True
-        with contextlib.suppress(RendezvousDown):
-            await self._shared.share_secret()
-            self._secret_due = False
+        if self._sharing_secret:
+            return
+        self._sharing_secret = True
+        try:
+            while self._secret_due:
+                self._secret_due = False
+                await self._shared.share_secret()
+        except RendezvousDown:
+            self._secret_due = True
+        finally:
+            self._sharing_secret = False
 
     def renew_later(self, held: HeldCall) -> None:
         """Renew one call in the background."""
