@@ -24,7 +24,7 @@ from middlewared.backoff import backoff_s
 from middlewared.calls.device_updates import store_update, updated
 from middlewared.calls.resend import PushSchedule, is_pushed_once
 from middlewared.calls.trace import Trace
-from middlewared.clock import Clock
+from middlewared.clock import Clock, DelayedCall
 from middlewared.devices.interface import DeviceRegistry, is_silent
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, DeviceKind, Outcome
@@ -116,7 +116,7 @@ class Waking:
             waiter.pushes += 1  # the daemon that died may have sent one that it had not counted
         self._once = False
         self._backing_off = False
-        self._sleeping: set[Deferred[None]] = set()
+        self._sleeping: dict[Deferred[None], DelayedCall] = {}
         self.device: Device | None = None
         self.accepted_at: float | None = None
 
@@ -127,8 +127,12 @@ class Waking:
     def stop(self) -> None:
         """Send no more pushes: the call is over, or its device cannot be woken."""
         self._over = True
-        for sleep in list(self._sleeping):
-            sleep.cancel()
+        # Fired, not cancelled: an exception would cost time while the reply is written, and
+        # from Python 3.12 on it keeps its frames, and so the call, in a reference cycle.
+        sleeping, self._sleeping = self._sleeping, {}
+        for sleep, timer in sleeping.items():
+            timer.cancel()
+            sleep.callback(None)
 
     def _run(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         self._waker.background.run(self._guarded(work))
@@ -305,13 +309,14 @@ class Waking:
         """Wait, but no longer than the call lasts."""
         if delay_s <= 0 or self._over:
             return
-        sleep: Deferred[None] = deferLater(self._waker.clock, delay_s)  # type: ignore[arg-type]
-        self._sleeping.add(sleep)
+        sleep: Deferred[None] = Deferred()
+        self._sleeping[sleep] = self._waker.clock.callLater(delay_s, sleep.callback, None)
         try:
-            with suppress(CancelledError):
-                await sleep
+            await sleep
         finally:
-            self._sleeping.discard(sleep)
+            timer = self._sleeping.pop(sleep, None)
+            if timer is not None and timer.active():
+                timer.cancel()
 
     def _log_no_route(self, device: Device) -> None:
         _log.error(
