@@ -81,11 +81,11 @@ def keys(options: argparse.Namespace) -> Figures:
         async def ring(number: int) -> None:
             key, ringing = await calls.place(number % ACCOUNTS)
             await asyncio.sleep(0.3)
-            said = await phones.ask(answer_request(key))
+            answer = await phones.ask(answer_request(key))
             ack = await ringing
-            counts["ACK" if ack.body == b"status=ACK" else f"phone {said.status}"] += 1
+            counts["ACK" if ack.body == b"status=ACK" else f"phone {answer.status}"] += 1
             if ack.body == b"status=ACK":
-                took.append((ack.received_at - said.sent_at) * 1000)
+                took.append((ack.received_at - answer.sent_at) * 1000)
 
         await at_a_rate(options.calls_per_s, 3.0, ring)
         idle, took[:] = list(took), []
@@ -104,7 +104,7 @@ def keys(options: argparse.Namespace) -> Figures:
             "answer_to_ack_ms": spread(took),
             "calls": dict(counts),
             "made_up_keys": {"sent": flood.sent, "per_s": round(flood.sent / options.seconds)},
-            "made_up_keys_told": dict(flood.statuses),
+            "made_up_key_statuses": dict(flood.statuses),
             "flooded_daemon_cpu": round(cpu, 2),
             "missed": missed(
                 (not p99 < 50, f"p99 {p99:.0f} ms"),
@@ -193,10 +193,10 @@ def pause(options: argparse.Namespace) -> Figures:
         async def ring(number: int) -> None:
             key, ringing = await calls.place(number)
             await asyncio.sleep(1.0 + number / 20)  # to 3 s: in time, though the daemon stands
-            said = await calls.phones.ask(answer_request(key))
+            answer = await calls.phones.ask(answer_request(key))
             ack = await ringing
             outcome = "ACK" if ack.body == b"status=ACK" else "NAK"
-            counts[f"phone {said.status}, PBX {outcome}"] += 1
+            counts[f"phone {answer.status}, PBX {outcome}"] += 1
 
         ringing = asyncio.gather(*[ring(number) for number in range(40)])
         await asyncio.sleep(0.6)

@@ -83,7 +83,7 @@ class Process:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody has."""
+    """Different free ports."""
     free: set[int] = set()
     while len(free) < count:
         free.add(free_port())
@@ -131,7 +131,7 @@ class Place:
         return daemon
 
     async def restart(self, number: int) -> int:
-        """End a daemon and start it anew, as ``systemctl restart`` does; its exit code."""
+        """End a daemon and start it again, as ``systemctl restart`` does; its exit code."""
         code = await self.daemons[number].end()
         self.daemons[number] = await self.start_daemon(number)
         await self.until_seen(number)
@@ -201,7 +201,7 @@ class Place:
 
 
 class Calls:
-    """Calls at a steady rate, until told to stop."""
+    """Calls at a steady rate, until they are stopped."""
 
     def __init__(self, place: Place, per_second: float) -> None:
         self._pbx = Client([(HOST, place.pbx)])

@@ -68,7 +68,7 @@ class DaemonTestCase(TestCase):
         return daemon
 
     async def refused_start(self, text: str) -> tuple[int, str]:
-        """What a daemon that does not start says: exit code and output."""
+        """The exit code and output of a daemon that does not start."""
         daemon = DaemonProcess(reactor=self.spawner, config=self.write_config(text))
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         try:

@@ -58,9 +58,9 @@ def answer_unknown_calls(address: tuple[str, int], count: int) -> list[http.clie
     connection = http.client.HTTPConnection(*address, timeout=30)
     responses = []
     for _ in range(count):
-        said = json.dumps({"unique_key": uuid.uuid4().hex, "message_start_time": 1})
+        body = json.dumps({"unique_key": uuid.uuid4().hex, "message_start_time": 1})
         connection.request(
-            "POST", "/api/call-response/", said, {"Content-Type": "application/json"}
+            "POST", "/api/call-response/", body, {"Content-Type": "application/json"}
         )
         response = connection.getresponse()
         response.read()

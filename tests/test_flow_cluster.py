@@ -121,7 +121,7 @@ class RedisMasterTests(FleetTestCase):
     """A master of the Cluster dies, or falls silent, while calls wait."""
 
     async def fails_over(self, harm: Callable[[Redis], None]) -> None:
-        """No call is lost, all daemons tell of the fault, and get well unaided."""
+        """No call is lost; all daemons report the fault, and recover without help."""
         cluster = shared_cluster()
         await self.start_fleet(Shared.of(cluster))
         await self.register(at=0)
@@ -186,7 +186,7 @@ class RedisAwayTests(FleetTestCase):
 
 
 class DatabaseAwayTests(FleetTestCase):
-    """The primary is away; account 0 was seen at daemon 0, account 1 at nobody."""
+    """The primary is away; account 0 was seen at daemon 0, account 1 at none."""
 
     async def start_replicated(self) -> tuple[PostgresServer, PostgresServer]:
         primary = PostgresServer()
@@ -234,7 +234,7 @@ class DatabaseAwayTests(FleetTestCase):
         await self.recovered()
 
     async def test_primary_silent_and_standby_promoted(self) -> None:
-        """A primary that hangs is left for the new one, though it never says goodbye."""
+        """A primary that hangs is left for the new one, though it closes no connection."""
         primary, standby = await self.start_replicated()
         primary.pause()
         await self.without()
@@ -256,7 +256,7 @@ class StartTests(FleetTestCase):
     """Daemons that start, and the schema."""
 
     async def test_start_before_database_and_redis(self) -> None:
-        """A daemon that starts first takes calls, says what it lacks, and finds both."""
+        """A daemon that starts first takes calls, reports what it lacks, and finds both."""
         database, redis = PostgresServer(), Redis()
         self.addCleanup(database.stop)
         self.addCleanup(redis.remove)
@@ -291,7 +291,7 @@ class StartTests(FleetTestCase):
         self.assertEqual(self.sql("select * from schema_version"), made)
 
     def empty_database(self) -> str:
-        """A configuration with a database that nobody has used."""
+        """A configuration with a new database."""
         self.database = shared_server().create_database()
         return f"[database]\nurl = {shared_server().url(self.database)}\n"
 

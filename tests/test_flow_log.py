@@ -1,4 +1,4 @@
-"""A real daemon whose standard output nobody reads."""
+"""A real daemon whose standard output is not read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnreadLogTests(DaemonTestCase):
         return daemon
 
     async def call(self, daemon: DaemonProcess, number: int) -> Answered:
-        """A call that nobody has a phone for, with a long name in the log."""
+        """A call to an account without a device, with a long name in the log."""
         return await self.post(
             daemon.url("/api/incoming-call/"),
             sip_user_id="260010001",

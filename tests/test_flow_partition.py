@@ -131,7 +131,7 @@ class PausedDaemonTests(FleetTestCase):
     """A daemon that is stopped for a while, as a virtual machine that is moved."""
 
     async def test_answers_that_came_during_the_pause_count(self) -> None:
-        """The phones were told 202 elsewhere, so the PBX is told ACK, though it is late."""
+        """Another daemon replied 202 to the phones, so the PBX gets ACK, though it is late."""
         redis, wait_s = Redis(), 2.0
         self.addCleanup(redis.remove)
         await self.start_each([Shared.of(redis)] * 2, wait_ms=int(wait_s * 1000))

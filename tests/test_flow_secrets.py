@@ -145,7 +145,7 @@ class SecretTests(FlowTestCase):
                 headers=headers(self.authorization, "application/json"),
             )
             await response.text()
-        for authorization in (basic("nobody", PASSWORD), f"Token nobody:{PASSWORD}", PASSWORD):
+        for authorization in (basic("unknown", PASSWORD), f"Token unknown:{PASSWORD}", PASSWORD):
             response = await self.client.post(
                 url, data={"token": self.token(58)}, headers=headers(authorization)
             )

@@ -1,4 +1,4 @@
-"""The simulated Google judges tokens and messages, and makes the ordered faults."""
+"""The simulated Google validates tokens and messages, and causes the faults ordered."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class GoogleTestCase(TestCase):
 
 
 class OAuthTests(GoogleTestCase):
-    """The token endpoint judges the assertion."""
+    """The token endpoint validates the assertion."""
 
     async def test_issues_a_token(self) -> None:
         """A good assertion gets an access token with the lifetime that was set."""
@@ -151,7 +151,7 @@ class OAuthTests(GoogleTestCase):
             {"iat": now + 600, "exp": now + 1200},
             {"iat": now - 7200, "exp": now - 3600},
             {"exp": now + 4000},
-            {"iss": "nobody@example.org"},
+            {"iss": "unknown@example.org"},
         ):
             answer = await self.ask_token(account, **claims)
             self.assertEqual((answer.status, answer.json["error"]), (400, "invalid_grant"))
@@ -226,7 +226,7 @@ class MessageTests(GoogleTestCase):
         self.assertEqual(foreign.json["error"]["status"], "PERMISSION_DENIED")
 
     async def test_judges_the_message(self) -> None:
-        """What the reference forbids is INVALID_ARGUMENT and reaches nobody."""
+        """What the reference forbids is INVALID_ARGUMENT and reaches no one."""
         for wrong in (
             {"data": {"attempt": 1}},
             {"data": {"google.x": "y"}},
@@ -351,7 +351,7 @@ class LegacyTests(GoogleTestCase):
             self.assertEqual((self.pushed[-1].protocol, self.pushed[-1].ttl_s), (protocol, 4))
 
     async def test_judges(self) -> None:
-        """Key, token, data and time to live are judged."""
+        """Key, token, data and time to live are validated."""
         self.assertEqual((await self.send(key="other")).status, 401)
         self.assertEqual((await self.send(data={"start": 1.5})).status, 400)
         self.assertIn("MissingRegistration", (await self.send(to="")).text)
