@@ -25,6 +25,8 @@ from twisted.internet import reactor as _reactor  # noqa: E402
 from twisted.internet.defer import Deferred, DeferredList  # noqa: E402
 from twisted.internet.task import LoopingCall, react  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from middlewared.model import Call, Device, IncomingCall, Platform  # noqa: E402
 from middlewared.outgoing.http_client import PooledHttpClient  # noqa: E402
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints  # noqa: E402

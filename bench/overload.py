@@ -162,7 +162,7 @@ class Overload:
         await pbx.ended(calls + after)
         pbx.close()
         name = f"{factor:g} times" + ("" if keep else ", new connections")
-        figures = self._judged(calls, began, ended, self.capacity)
+        figures = self._figures(calls, began, ended, self.capacity)
         figures |= {**self._seconds(after), **meter.shares(), **surroundings()}
         figures["generator_late_ms"] = round(pbx.latest_s * 1000)
         figures["settled_s"] = await self._settle()
@@ -184,7 +184,7 @@ class Overload:
         await pbx.ended(before + calls + after)
         pbx.close()
         left = self.capacity * (len(self._world.daemons) - 1) / len(self._world.daemons)
-        figures = self._judged(calls, began, ended, left)
+        figures = self._figures(calls, began, ended, left)
         figures |= {**self._seconds(after), **meter.shares(), **surroundings()}
         figures["redispatched"] = sum(call.tried > 1 for call in before + calls)
         figures["held_by_the_killed"] = dict(
@@ -193,8 +193,8 @@ class Overload:
         note(f"one killed: {json.dumps(figures)}")
         return figures
 
-    def _judged(self, calls: list[Placed], began: float, ended: float, capacity: float) -> Figures:
-        """What became of the calls of an overload."""
+    def _figures(self, calls: list[Placed], began: float, ended: float, capacity: float) -> Figures:
+        """The figures of an overload's calls."""
         acked = [
             call
             for call in calls

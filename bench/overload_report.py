@@ -1,4 +1,4 @@
-"""What bench/overload.py found, for people: a table, a curve, and whether the goals hold."""
+"""The results of bench/overload.py: a table, a curve, and whether the goals hold."""
 
 from __future__ import annotations
 

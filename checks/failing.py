@@ -1,6 +1,6 @@
 """
 What checks/failover.py lets fail: daemons at fixed addresses, PostgreSQL with a streaming
-standby, a Redis Cluster, and a look at the daemons' health all the while.
+standby, a Redis Cluster, and a watch on the daemons' health all the while.
 """
 
 from __future__ import annotations

@@ -97,9 +97,9 @@ class Phones:
         writer.close()
 
     async def _forward(self, body: bytes) -> int:
-        """Give an answer to a daemon, another than the call's first; the status."""
+        """Pass an answer to a daemon, preferably not the call's own; the status."""
         fields = dict(pair.split("=") for pair in body.decode().split("&"))
-        # While Redis is away a call has another key than its call_id, so its daemon is not known here.
+        # While Redis is away a call has another key than its call_id: its daemon is unknown.
         placed = self.calls.get(fields["unique_key"]) or Placed(random.choice(self.daemons))
         request = form_request("/api/call-response/", fields, keep=False)
         others = [daemon for daemon in self.daemons if daemon is not placed.at]
@@ -199,7 +199,7 @@ class Calls:
 
 
 class Faults:
-    """Kills one after the other, and does what people and their tools then do."""
+    """Kills one after the other, and does what operators and their tools then do."""
 
     def __init__(self, servers: Servers, daemons: Sequence[Daemon], *, silent: bool) -> None:
         self._servers = servers
@@ -330,7 +330,7 @@ def holds(figures: Figures) -> bool:
 
 
 def table(figures: Figures) -> str:
-    """The figures for people."""
+    """The figures as a table."""
     rows = [(name, str(figures[name])) for name in ("calls", *NAMES)]
     rows.append(("longest held, beyond its wait", f"{figures['outlived_wait_ms']} ms"))
     for name, took in figures["answer_to_ack_ms"].items():

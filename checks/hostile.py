@@ -212,7 +212,7 @@ def pause(options: argparse.Namespace) -> Figures:
             "calls": dict(counts),
             "missed": missed(
                 (wrong > 0, f"{wrong} phones got 202 and their PBX a NAK"),
-                (counts["phone 202, PBX ACK"] < 40, "answers that came in time were in vain"),
+                (counts["phone 202, PBX ACK"] < 40, "answers that came in time did not count"),
             ),
         }
 
@@ -220,7 +220,7 @@ def pause(options: argparse.Namespace) -> Figures:
 
 
 def clock(options: argparse.Namespace) -> Figures:
-    """The wall clock of all daemons steps to and fro under load."""
+    """The wall clock of all daemons steps back and forth under load."""
     with tempfile.TemporaryDirectory() as folder:
         faked = Clock(Path(folder) / "clock", options.libfaketime)
 

@@ -77,7 +77,7 @@ class Process:
         return await asyncio.to_thread(self._process.wait, 60)
 
     def kill(self) -> None:
-        """End it for good."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 

@@ -1,6 +1,6 @@
 """
-A wall clock that steps (libfaketime), calls meanwhile, and a look for strange figures in
-all that the daemons say.
+A wall clock that steps (libfaketime), calls meanwhile, and a search for strange figures in
+all that the daemons report.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Scene:
     """
     Calls at a steady rate while the clock steps; a quarter of the phones are silent.
 
-    The others are the simulator's and answer their push. libfaketime makes each look at the
-    clock read a file, so daemons are slower here than in life; phones that answered at a
+    The others are the simulator's and answer their push. libfaketime makes each reading of the
+    clock read a file, so daemons are slower here than otherwise; phones that answered at a
     fixed time, push or no push, would be ahead of them.
     """
 

@@ -40,7 +40,7 @@ class Answered:
 
 class DaemonTestCase(TestCase):
     """
-    Starts daemons, and sees to it that none is left at the end.
+    Starts daemons, and ends those that are left.
 
     :cvar spawner: the reactor that starts processes.
     """

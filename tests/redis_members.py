@@ -101,7 +101,7 @@ class SharedRendezvousCase(TestCase):
         await deferLater(reactor, max(0.0, deadline - time.time()) + 0.05)
 
     async def in_time(self, work: Coroutine[Any, Any, T], seconds: float = 2.0) -> T:
-        """The result, which must not be longer in coming than a caller can bear."""
+        """The result, which must come before a caller would give up."""
         return await Deferred.fromCoroutine(work).addTimeout(seconds, reactor)
 
 

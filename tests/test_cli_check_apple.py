@@ -183,7 +183,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.asked(server), "^wrong .*no HTTP/2 SETTINGS came")
 
     async def test_no_tls(self) -> None:
-        """A port that swallows everything."""
+        """A port that accepts everything and never replies."""
         self.patch_limits()
         server = await self.apple(behaviour=Behaviour(greeting=Greeting.SILENT))
         self.assertRegex(await self.asked(server), "^wrong .*no TLS: ")

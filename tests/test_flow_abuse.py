@@ -29,7 +29,7 @@ BODY_MEGABYTES = 200
 
 
 def send_body(address: tuple[str, int], *, chunked: bool) -> bytes:
-    """Send all of a huge body without a look at the answer, then read that."""
+    """Send all of a huge body without reading the answer, then read it."""
     piece = b"x" * MEGABYTE
     if chunked:
         framing, piece = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n" % (MEGABYTE, piece)
@@ -47,7 +47,7 @@ def send_body(address: tuple[str, int], *, chunked: bool) -> bytes:
 
 
 def resident_megabytes(pid: int, name: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (the most there ever was) of a process."""
+    """``VmRSS`` (now) or ``VmHWM`` (its maximum so far) of a process."""
     match = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match is not None
     return int(match[1]) / 1024

@@ -139,7 +139,7 @@ class GenerationTests(FlowTestCase):
         self.assertEqual([answer.status for answer in phone.answers], [202, 202, 202])
 
     async def until(self, reached: object) -> None:
-        """Look again after each answer of the daemon, until ``reached()``."""
+        """Check after each answer of the daemon, until ``reached()``."""
         while not reached():  # type: ignore[operator]
             await self.get(self.stage.url + "/health/")
 
@@ -147,7 +147,7 @@ class GenerationTests(FlowTestCase):
 class CallTests(FlowTestCase):
     """The rules of a call, over real connections."""
 
-    async def test_steps_are_told(self) -> None:
+    async def test_steps_are_reported(self) -> None:
         """Server-Timing has the steps, and the metrics count the call and its ACK."""
         await self.start()
         await self.phone(IOS_6, reaction=Reaction(0.05))

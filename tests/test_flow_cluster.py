@@ -152,7 +152,7 @@ class RedisMasterTests(FleetTestCase):
 class RedisAwayTests(FleetTestCase):
     """The whole of Redis is away."""
 
-    async def alone(self, harm: Callable[[Redis], None], mend: Callable[[Redis], None]) -> None:
+    async def alone(self, harm: Callable[[Redis], None], restore: Callable[[Redis], None]) -> None:
         """Each daemon goes on with its own calls; all is as it was when Redis is back."""
         redis = Redis()
         self.addCleanup(redis.remove)
@@ -169,7 +169,7 @@ class RedisAwayTests(FleetTestCase):
         held = self.call(0)
         (push,) = await self.pushed(1)
         self.assertEqual(await self.answer(1, push), 503)
-        mend(redis)
+        restore(redis)
         await self.until_all(status="ok", redis="up")
         await self.assert_dependency(1, "redis", up=1)
         self.assertEqual(await self.answer(1, push), 202)
@@ -242,7 +242,7 @@ class DatabaseAwayTests(FleetTestCase):
         await self.recovered()
 
     async def test_whole_database_silent_for_a_while(self) -> None:
-        """Without anybody's help all is well when the servers go on."""
+        """All recovers without help when the servers go on."""
         primary, standby = await self.start_replicated()
         standby.pause()
         primary.pause()

@@ -102,9 +102,9 @@ class PartitionTests(FleetTestCase):
         self.assertGreater(self.outcomes["refused by 2"], 0)
         self.assertEqual(self.outcomes["refused by 0"] + self.outcomes["refused by 1"], 0)
         self.assert_none_lost()
-        mending = clock.callLater(0.5, self.proxy.mend)
+        restoring = clock.callLater(0.5, self.proxy.restore)
         await self.load(3)
-        self.assertFalse(mending.active())
+        self.assertFalse(restoring.active())
         await self.until_all(redis="up")
         self.assert_none_lost()
 

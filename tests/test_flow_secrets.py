@@ -107,7 +107,7 @@ class SecretTests(FlowTestCase):
         self.assertIn("bearer ey", self.stage.apple.record.received[-1].headers["authorization"])
 
     async def refused_pushes(self) -> None:
-        """What providers say about tokens they do not like, and providers that fail."""
+        """Refusals of tokens by providers, and providers that fail."""
         apple = [rejection(r) for r in ("BadDeviceToken", "DeviceTokenNotForTopic", "Unregistered")]
         for number, fault in enumerate(apple, 20):
             token = self.token(number)

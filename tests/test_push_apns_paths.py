@@ -109,7 +109,7 @@ class LogTests(AppleTestCase):
     connections = 1
 
     async def test_each_loss_is_explained(self) -> None:
-        """In the words of the network, of Apple, or our own."""
+        """With the reason of the network, of Apple, or our own."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""))
         with capturedLogs() as events:

@@ -38,7 +38,7 @@ from tests.google import API_KEY, TOKEN, GoogleTestCase, call_push, device, reac
 
 
 class Common:
-    """What both protocols promise; ``protocol`` is the simulator's name for it."""
+    """The contract of both protocols; ``protocol`` is the simulator's name for it."""
 
     protocol = ""
 

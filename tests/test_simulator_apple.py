@@ -1,4 +1,4 @@
-"""The simulated Apple keeps Apple's rules and makes the ordered faults, on the wire."""
+"""The simulated Apple enforces Apple's rules and causes the faults ordered, on the wire."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ class FaultTests(AppleTestCase):
         self.assertFalse(stalled.called)
 
     async def test_silence(self) -> None:
-        """A silent connection answers nothing, not even a PING; another one is well."""
+        """A silent connection answers nothing, not even a PING; another one works."""
         server = await self.serve()
         server.scripts.for_token("cd" * 32, Stall(acknowledge_pings=False))
         silent, other = await self.connect(), await self.connect()
@@ -322,7 +322,7 @@ class FaultTests(AppleTestCase):
         self.assertFalse(any(each.called for each in unanswered))
 
     async def test_reset_connection(self) -> None:
-        """A TCP reset takes the connection away without a word."""
+        """A TCP reset ends the connection without a GOAWAY."""
         server = await self.serve()
         server.scripts.for_next(1, ResetConnection())
         peer = await self.connect()

@@ -73,7 +73,7 @@ class CertificateTests(SynchronousTestCase):
 
 
 class KeyTests(SynchronousTestCase):
-    """Signing keys work with the library that speaks for the daemon."""
+    """Signing keys work with the library that the daemon uses."""
 
     def setUp(self) -> None:
         self.folder = temporary_folder(self)

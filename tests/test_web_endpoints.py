@@ -72,7 +72,7 @@ class IncomingCallTests(WebCase):
 
     async def test_network_is_that_of_the_client_behind_trusted_proxies(self) -> None:
         """
-        X-Forwarded-For is believed only when a trusted proxy sent it. Who else sends it, or
+        X-Forwarded-For counts only when a trusted proxy sent it. Another client that sends it, or
         Forwarded, asks for someone unknown.
         """
         self.calls.at_once = Outcome.TIMEOUT

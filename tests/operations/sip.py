@@ -2,8 +2,8 @@
 A SIP call through the shipped Kamailio configuration, with the real Kamailio and SIPp.
 
 The caller's INVITE waits at Kamailio for the daemon; the phone is woken, registers at
-Kamailio, answers the daemon, and gets the INVITE. A call to an unknown account is refused at once, and
-a caller may hang up while the phone is woken. Usage: sip.py WORK_DIRECTORY
+Kamailio, answers the daemon, and gets the INVITE. A call to an unknown account is refused at
+once, and a caller may hang up while the phone is woken. Usage: sip.py WORK_DIRECTORY
 """
 
 from __future__ import annotations
