@@ -209,7 +209,7 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 
 def draw(results: dict[str, Figures]) -> None:
-    """What calls and waiting calls cost, over their number."""
+    """The cost of calls and of waiting calls, over their number."""
     lines = [
         Series(
             title,

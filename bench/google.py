@@ -179,7 +179,7 @@ class Bench:
     async def measure(
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
-        """Load ``provider``, perhaps beside other loads, and print what came of it."""
+        """Load ``provider``, perhaps beside other loads, and print the results."""
         await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
         connections, _, peer_cpu = self._peer.counts()

@@ -26,7 +26,7 @@ GOALS = {
 
 
 def loads(figures: Figures) -> Iterator[tuple[str, Figures]]:
-    """Each overload and what came of it."""
+    """Each overload and its figures."""
     return (
         (name, each) for name, each in figures.items() if isinstance(each, dict) and name in GOALS
     )

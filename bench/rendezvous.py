@@ -1,5 +1,5 @@
 """
-How long an answer takes to its call: inside one process, and between two members over Redis.
+How long an answer takes to reach its call: inside one process, and between two members over Redis.
 
     python bench/rendezvous.py [--calls 2000] [--at-once 50]
 

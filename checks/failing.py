@@ -78,7 +78,7 @@ class Servers:
         self.standby.start()
 
     def sections(self) -> str:
-        """What leads the daemons here."""
+        """The configuration that points daemons here."""
         hosts = ",".join(f"{HOST}:{server.port}" for server in (self.primary, self.standby))
         nodes = ", ".join(f"{host}:{port}" for host, port in self.redis.nodes)
         return (

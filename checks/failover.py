@@ -1,5 +1,5 @@
 """
-Calls at a steady rate through three real daemons while what they stand on is killed:
+Calls at a steady rate through three real daemons while what they depend on is killed:
 a daemon (started again a second later, as systemd does), a master of the Redis Cluster,
 and the PostgreSQL primary (its standby is promoted, as a failover tool does).
 

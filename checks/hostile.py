@@ -296,7 +296,7 @@ def spread(took_ms: list[float]) -> Figures:
 
 
 def outcomes(calls: list[Placed]) -> dict[str, int]:
-    """What became of them."""
+    """Their outcomes."""
     return dict(Counter(call.outcome for call in calls))
 
 
@@ -337,12 +337,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--unread-s", type=float, default=30.0)
     add("--log-calls-per-s", type=float, default=60.0)
     add("--partition-s", type=float, default=20.0)
-    add("--libfaketime", type=Path, help="libfaketimeMT.so.1, where it is in no usual place")
+    add(
+        "--libfaketime", type=Path, help="libfaketimeMT.so.1, if it is not where Debian installs it"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Play the scenes and print what came of them."""
+    """Play the scenes and print the results."""
     options, wrong = parse_arguments(), False
     for name in SCENES if options.scene == "all" else [options.scene]:
         both = options.scene == "all" and name in BOTH

@@ -53,7 +53,7 @@ class Shared:
 
 class FleetTestCase(DaemonTestCase):
     """
-    :ivar daemons: each is named by its place in this list.
+    :ivar daemons: each is named by its index in this list.
     :ivar pushes: the pushes that reached phones and were not taken from here yet.
     """
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Cable:
-    """What a daemon's connections run through; ``cut`` is what a dying daemon does to them."""
+    """Carries a daemon's connections; ``cut`` ends them as the daemon's death would."""
 
     def __init__(self) -> None:
         self._endpoints = DirectEndpoints(reactor)

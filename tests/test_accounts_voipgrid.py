@@ -255,7 +255,7 @@ class VoipgridTroubleTests(VoipgridCase):
         self.assertEqual(len(lines), 2)
 
     async def test_deadline_covers_both_requests(self) -> None:
-        """An API that falls silent at the second request is given up in time."""
+        """An API that stops replying at the second request is given up in time."""
         self.change(timeout_s=0.2)
         self.api.answers[f"/base{APP_ACCOUNT}"] = self.api.hold
         self.assertIn("in time", await self.down())

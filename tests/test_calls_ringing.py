@@ -84,7 +84,7 @@ class OneRoute:
 
 @attrs.define
 class StandInAdmission:
-    """Lets the test say how late the event loop is."""
+    """Lets the test set how late the event loop is."""
 
     late: bool = False
     refused: int = 0

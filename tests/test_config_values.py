@@ -200,7 +200,7 @@ class EndpointTests(ConfigCase):
         self.assert_one_problem("[http]\nlisten =\n[metrics]\nlisten =\n", "[http] listen: ")
 
     def test_an_endpoint_is_named_once(self) -> None:
-        """Two sections cannot listen at the same place, unless any port will do."""
+        """Two sections cannot listen at the same address, except at port 0."""
         self.assert_one_problem(
             "[http]\nlisten = tcp:1\npbx_listen = tcp:2\n[metrics]\nlisten = tcp:2\n",
             "[metrics] listen: tcp:2 is taken by [http] pbx_listen",

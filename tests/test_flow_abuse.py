@@ -1,4 +1,4 @@
-"""A real daemon under abuse: what others do to it must not reach the calls it holds."""
+"""A real daemon under abuse: what others do to it must not affect the calls it holds."""
 
 from __future__ import annotations
 

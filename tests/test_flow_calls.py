@@ -1,4 +1,4 @@
-"""Whole calls through a real daemon: PBX, Apple, Google, accounts and phones of all ages."""
+"""Whole calls through a real daemon: PBX, Apple, Google, accounts and phones of all generations."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def has_reply(phone: Phone) -> bool:
 
 
 class GenerationTests(FlowTestCase):
-    """Every app that is out there."""
+    """Every generation of the deployed apps."""
 
     async def test_every_generation_is_woken_answers_and_leaves(self) -> None:
         """Registration, push, answer and unregistration in the form of each generation."""

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 class OneAmongManyTests(FleetTestCase):
-    """Three daemons at a Redis Cluster: it does not matter who is asked."""
+    """Three daemons at a Redis Cluster: it does not matter which is asked."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         super().setUp()
@@ -40,7 +40,7 @@ class OneAmongManyTests(FleetTestCase):
         self.assertEqual(self.google.record.received_count, 3)
 
     async def test_repeats_join_at_every_daemon(self) -> None:
-        """One push; all who ask get the answer, also who comes after it."""
+        """One push; all requests get the answer, later ones too."""
         first = self.call(0, call_id=self.call_id)
         (push,) = await self.pushed(1)
         repeats = [self.call(1, call_id=self.call_id), self.call(2, call_id=self.call_id)]

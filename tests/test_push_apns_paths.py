@@ -190,7 +190,7 @@ class TcpTests(AppleTestCase):
             self.assertTrue(connection.transport.transport.getTcpNoDelay())
 
     async def test_of_plain_connections_too(self) -> None:
-        """All outgoing connections are created in the same place."""
+        """All outgoing connections are created by the same code."""
         socket = ListeningSocket(reactor=reactor)
         port = socket.open(quiet(Protocol))
         self.addCleanup(lambda: Deferred.fromCoroutine(socket.close()))

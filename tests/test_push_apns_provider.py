@@ -136,7 +136,7 @@ class SendingTests(AppleTestCase):
         self.assertEqual(await provider.send(push), Rejected("no notification token"))
         self.assertEqual(apple.record.received_count, 0)
 
-    async def test_a_token_that_is_none_is_not_sent(self) -> None:
+    async def test_a_malformed_token_is_not_pushed_to(self) -> None:
         """Neither of a call nor of a notice: it would become a part of the path."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, apple.url))
@@ -205,7 +205,7 @@ class SendingTests(AppleTestCase):
             apple.scripts.for_next(1, step)
             self.assertEqual(await provider.send(call_push()), result)
 
-    async def test_answers_in_every_legal_dress(self) -> None:
+    async def test_answers_in_every_legal_form(self) -> None:
         """Interim answers, long headers, padding and trailers."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))

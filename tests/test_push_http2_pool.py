@@ -130,7 +130,7 @@ class PoolTests(SynchronousTestCase):
         (pool or self.pool).start()
         self.clock.advance(0)
 
-    def test_a_provider_that_is_down_is_asked_ever_more_rarely(self) -> None:
+    def test_a_provider_that_is_down_is_tried_ever_more_rarely(self) -> None:
         """But never given up."""
         self.pool.start()
         self.clock.pump([0.1] * 600)

@@ -99,7 +99,7 @@ class UnixSocketTests(PortCase):
             self.assertEqual(oct(path.stat().st_mode & 0o777), oct(0o660))
 
     async def test_configured_mode_stands(self) -> None:
-        """By name and by place."""
+        """By name and by position."""
         for name, argument in (("named", "mode=600"), ("placed", "600")):
             path = self.folder / name
             await self.open(f"unix:{path}:{argument}")

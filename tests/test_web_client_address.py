@@ -74,7 +74,7 @@ class ClientAddressTests(SynchronousTestCase):
         behind = client_address(None, ["192.0.2.1"], ("unix",))
         self.assertEqual(behind, ip_address("192.0.2.1"))
 
-    def test_word_of_a_stranger_about_others_is_doubted(self) -> None:
+    def test_header_of_an_untrusted_proxy_is_doubted(self) -> None:
         """A proxy that is not trusted may forward for anyone."""
         for peer, forwarded_for, forwarded, trusted in (
             ("192.0.2.1", [], [], True),
