@@ -97,7 +97,7 @@ class AnswerResult(enum.Enum):
     ACCEPTED = "accepted"
     """The call waits, or was answered within its wait; a repeat of an answer is accepted, too."""
     LATE = "late"
-    """The device was woken, and the call timed out within the last minute."""
+    """The device was woken, and the call timed out a short while ago (rendezvous/late.py)."""
     UNKNOWN = "unknown"
     """No such call waits: made up, long over, or every PBX connection has gone."""
 
@@ -145,6 +145,17 @@ class Device:
 
     ``silent_streak`` counts the pushed calls in a row that it has not answered;
     ``last_answered``: when it last answered a call, in epoch seconds; None: never.
+
+    What one more field takes, beside itself, here:
+
+    1. ``web/fields.py`` (``device``) and ``web/openapi.json``: how an app sends it
+    2. ``devices/schema/*/N.sql``, the next number: its column
+    3. ``devices/queries.py`` (``from_row``), unless it is a text or a number
+    4. ``cli/device_commands.py`` (``_fields``): how ``middlewared devices show`` prints it
+    5. ``tests/contracts/devices.py`` (``a_device``), ``tests/test_web_fields.py``
+    6. ``docs/operating.md`` (export from SQLite, number of the schema), ``CHANGELOG.md``
+
+    The registries, their cache and their statements follow the fields of this class.
     """
 
     sip_user_id: int

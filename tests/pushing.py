@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 
 from middlewared.simulator.apple.server import AppleServer
@@ -70,18 +72,22 @@ class PushingTestCase(DaemonTestCase):
     async def apple(self, name: str, *, delay_s: float = 0.0) -> Apple:
         """Create an Apple for another app; call it before the daemons start."""
         app = f"com.example.{name}"
-        # Apple refuses an :authority with a port other than its own, so the relay uses the same.
-        server = AppleServer(
-            reactor=reactor,
-            certificate=self.authority.server(name=f"apple-{name}"),
-            client_authority=self.authority.certificate,
-            topics=[f"{app}.voip"],
-            listener=self.phones,
-            interface="127.0.0.2",
-        )
-        port = await server.start()
-        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
-        relay = await self._relay(("127.0.0.2", port), port)
+        while True:
+            server = AppleServer(
+                reactor=reactor,
+                certificate=self.authority.server(name=f"apple-{name}"),
+                client_authority=self.authority.certificate,
+                topics=[f"{app}.voip"],
+                listener=self.phones,
+                interface="127.0.0.2",
+            )
+            port = await server.start()
+            self.addCleanup(server.stop)
+            # Apple refuses an :authority with a port other than its own, so the relay uses the
+            # same, unless another process has it at the relay's address.
+            with suppress(CannotListenError):
+                relay = await self._relay(("127.0.0.2", port), port)
+                break
         relay.delay_s = delay_s
         self.apples.append(Apple(app, server, relay))
         return self.apples[-1]

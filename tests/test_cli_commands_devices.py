@@ -7,7 +7,9 @@ import time
 
 import attrs
 from twisted.internet import reactor
+from twisted.trial.unittest import SynchronousTestCase
 
+from middlewared.cli.device_commands import _fields
 from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
 from middlewared.service.implementations import choose_database
@@ -111,6 +113,15 @@ class DevicesOnSqliteTests(RegistryTestCase):
         self.assertIn("last_answered: never\nsilent_streak: 3\n", ran.out)
         shown = json.loads((await self.devices_command("show", "--json", 102)).out)
         self.assertEqual((shown["last_answered"], shown["silent_streak"]), (None, 3))
+
+
+class FieldTests(SynchronousTestCase):
+    """What is printed of a device."""
+
+    def test_every_field_is_shown(self) -> None:
+        """None of the registry's fields is left out."""
+        shown = _fields(Device(100, Platform.GCM, "com.example.app", "token"))
+        self.assertLessEqual({field.name for field in attrs.fields(Device)}, shown.keys())
 
 
 class DevicesOnPostgresTests(RegistryTestCase):

@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 import middlewared
 from middlewared.devices.interface import DeviceFilter, Registered
 from middlewared.devices.migrations import pending
-from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect, to_row
+from middlewared.devices.queries import COUNT, COUNT_SILENT, Dialect
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
@@ -28,6 +28,7 @@ from tests.contracts.devices import (
     DaemonHeartbeatsContract,
     DeviceRegistryContract,
     a_device,
+    first_schema_row,
     start,
     until_done,
 )
@@ -123,15 +124,15 @@ class SqliteStartTests(SqliteCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        columns, values = COLUMNS[:-2], to_row(a_device())[:-2]
-        insert = f"insert into devices ({', '.join(columns)}) values ({', '.join('?' * 14)})"
+        row = first_schema_row()
+        insert = f"insert into devices ({', '.join(row)}) values ({', '.join('?' * len(row))})"
         for version in (1, 2):
             self.path = self.path.with_suffix(f".{version}")
             with closing(sqlite3.connect(self.path)) as older, older:
                 for _, script in pending("sqlite", 0)[:version]:
                     older.executescript(script)
                 older.execute(f"pragma user_version = {version}")
-                older.execute(insert, values)
+                older.execute(insert, tuple(row.values()))
             registry = await self.started()
             self.assertEqual(await registry.find(ACCOUNT), a_device())
             self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
@@ -216,8 +217,8 @@ class SqliteLargeTests(SqliteCase):
         await registry.register(a_device())
         self.sql(
             "with recursive n (n) as (select 1 union all select n + 1 from n where n < 5000)"
-            " insert into devices select n, 'gcm', 'app' || n, 't' || n, '', '', '', '', 0, '', 0,"
-            " '', 0, 0, 0, null from n"
+            f" insert into devices ({', '.join(first_schema_row())}) select n, 'gcm', 'app' || n,"
+            " 't' || n, '', '', '', '', 0, '', 0, '', 0, 0 from n"
         )
         # So many that a look-up comes between them on busy cores, too.
         counting = [Deferred.fromCoroutine(registry.count(1)) for _ in range(40)]

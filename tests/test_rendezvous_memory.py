@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.model import DeviceKind, Platform
+from middlewared.model import DeviceKind, LateAnswer, Platform
+from middlewared.rendezvous.late import REMEMBERED_S, LateCalls, WokenDevice
 from middlewared.rendezvous.memory import MemoryRendezvous
 from tests.contracts.rendezvous import ACCEPTED, RendezvousContract, a_call, an_answer
 
@@ -40,3 +41,18 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
         answering = self.there.answer(waiter.call.unique_key, an_answer())
         self.assertIs(await answering, ACCEPTED)
         self.assertTrue(waiter.settled.called)
+
+
+class LateCallsTests(SynchronousTestCase):
+    """How long an answer is late, before it is unknown."""
+
+    def test_until_the_end_of_the_window(self) -> None:
+        """Answers inside it are reported with their lateness, one after it is not."""
+        clock, reported = Clock(), list[LateAnswer]()
+        calls = LateCalls(clock=clock, late=reported.append)
+        calls.add("key", WokenDevice(100, DeviceKind("com.example.app", Platform.GCM)))
+        clock.advance(REMEMBERED_S)
+        self.assertTrue(calls.answered("key", an_answer()))
+        clock.advance(0.1)
+        self.assertFalse(calls.answered("key", an_answer()))
+        self.assertEqual([late.late_s for late in reported], [REMEMBERED_S])

@@ -11,11 +11,12 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from middlewared.accounts.interface import Account
 from middlewared.errors import CredentialsRefused
-from middlewared.model import Outcome, Platform
+from middlewared.model import Device, Outcome, Platform
 from middlewared.web.fields import REPORT_FIELDS
 from middlewared.web.settings import Rate
 from tests.web_stand_ins import WebCase
 
+SET_BY_THE_DAEMON = {"platform", "registered_at", "last_seen", "silent_streak", "last_answered"}
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = 10
 # Leniency is part of the contract (nulls, unknown fields, numbers as text), so that data
@@ -79,6 +80,14 @@ class DescriptionTests(WebCase):
         report = schemas["Report"]
         assert isinstance(report, dict)
         self.assertEqual(set(report["properties"]), REPORT_FIELDS | {"sip_user_id"})
+
+    async def test_device_fields_are_described(self) -> None:
+        """Those that an app sends; the others are the registry's own."""
+        schemas = (await self.describe())["components"]["schemas"]
+        sent = {field.name for field in attrs.fields(Device)} - SET_BY_THE_DAEMON
+        described = schemas["Device"]
+        assert isinstance(described, dict)
+        self.assertEqual(set(described["properties"]), sent)
 
     async def test_generated_requests_are_answered_as_described(self) -> None:
         """Good ones and bad ones; no 5xx, no undescribed status, header or body."""

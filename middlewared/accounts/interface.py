@@ -7,12 +7,18 @@ log their user out on a 401.
 What one more backend (``ldap``) takes:
 
 1. ``accounts/ldap.py``: the class, an :class:`AccountBackend`, and its frozen settings
-2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings``
-3. ``config/rules.py``: which of its keys must be set
-4. ``service/implementations.py``: its case in ``choose_accounts`` (mypy misses it)
-5. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it
-6. ``etc/middlewared.ini``, ``README.md``, ``CHANGELOG.md``: what operators read
-7. ``cli/check/online.py``, if ``check --online`` can ask it something
+2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings`` (a password
+   with ``secret=True``)
+3. ``config/rules.py``: which of its keys must be set; a warning where it has no TLS
+4. ``service/implementations.py``: its case in ``choose_accounts``, without which mypy fails
+5. ``service/apps.py`` (``file_problems``), if it reads a file
+6. ``cli/check/online.py`` and a module beside it, if ``check --online`` can ask it something
+7. ``setup.py`` and ``nox -s pin``, if it needs a library
+8. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it;
+   ``test_config_values.py``, ``test_cli_check_backends.py``
+9. ``etc/middlewared.ini``, ``README.md``, ``docs/operating.md`` (network), ``CHANGELOG.md``
+
+Nothing else: the reader, the wiring and the web take a backend as it is.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """
 The Prometheus metrics: counters and histograms of events, gauges of the current state.
 
-To add a counter or histogram: make it in :mod:`.events` and count it there in a method of
-:class:`Metrics`, which the room where the event happens calls. To add a gauge: a source and a
-family in :mod:`.gauges`; ``service.components`` fills the source in. Then describe it in
-docs/metrics.md, without which tests/test_operations_files.py fails.
+To add one: see :mod:`.events` for a counter or histogram, :mod:`.gauges` for a gauge.
 """
 
 from middlewared.metrics.events import Metrics

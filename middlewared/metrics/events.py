@@ -1,4 +1,10 @@
-"""Counters and histograms of events: each is made in a ``_make`` method and used in one below."""
+"""
+Counters and histograms of events.
+
+To add one: make it in a ``_make`` method of :class:`Metrics`, count it in a method below, and
+call that where the event happens. Describe it in docs/metrics.md, without which
+tests/test_operations_files.py fails, and in CHANGELOG.md. Its test is in tests/test_metrics.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Gauges: read from the parts of the daemon at each scrape."""
+"""
+Gauges: read from the parts of the daemon at each scrape.
+
+To add one: a source in :class:`Sources`, which ``service/components.py`` fills in, and a family
+in :class:`Gauges`. Describe it in docs/metrics.md and CHANGELOG.md; its test is in
+tests/test_metrics.py.
+"""
 
 from __future__ import annotations
 

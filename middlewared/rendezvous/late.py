@@ -11,6 +11,14 @@ from middlewared.clock import Clock
 from middlewared.model import Answer, DeviceKind, LateAnswer
 
 REMEMBERED_S = 60.0
+"""
+How long after its time-out an answer to a call is late, and not unknown.
+
+``redis/shared_calls.py`` keeps it as long in Redis. All daemons must agree: lateness is counted
+from what is left of the record. docs/pushes.md and docs/metrics.md name the figure, and the
+last bucket in ``metrics/events.py`` should reach it.
+"""
+
 MOST_REMEMBERED = 20_000
 
 

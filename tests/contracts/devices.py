@@ -27,6 +27,7 @@ from middlewared.devices.interface import (
     Registered,
     is_silent,
 )
+from middlewared.devices.queries import COLUMNS, to_row
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, ResponseRecord, Wakeup
 
@@ -73,6 +74,13 @@ def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
         registered_at=1575988800.1234567,
         last_seen=1575988801.7654321,
     )
+
+
+def first_schema_row() -> dict[str, Any]:
+    """:func:`a_device` as the first release stored it; later columns have defaults."""
+    later = {"silent_streak", "last_answered"}
+    row = zip(COLUMNS, to_row(a_device()), strict=True)
+    return {name: value for name, value in row if name not in later}
 
 
 def an_android(sip_user_id: int = ACCOUNT, token: str = "installation:1") -> Device:

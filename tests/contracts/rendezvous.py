@@ -167,14 +167,14 @@ class RendezvousContract(_Case):
         self.assertIs(await self.here.answer(fresh_key(), an_answer()), UNKNOWN)
 
     async def test_deadline_is_a_timeout(self) -> None:
-        """A call without an answer times out at its deadline, and an answer is then late."""
+        """A call without an answer times out at its deadline; no device was woken for it."""
         waiter = await self.here.join(a_call(wait_s=0.3))
         self.assertIs((await waiter.settled).outcome, Outcome.TIMEOUT)
         self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
         self.assertIs(await self.answered(self.here, waiter.call), UNKNOWN)
 
-    async def test_answer_after_the_window_is_late(self) -> None:
-        """An answered call is forgotten at the deadline it had."""
+    async def test_an_answered_call_is_forgotten_at_its_deadline(self) -> None:
+        """A repeat of the answer is then unknown."""
         waiter = await self.here.join(a_call(wait_s=0.4))
         self.assertIs(await self.answered(self.there, waiter.call), ACCEPTED)
         await self.moment_after(waiter.call.deadline)

@@ -21,7 +21,7 @@ The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the un
 It may outlive its call, so it counts only if the record it leads to names it as well.
 
 ``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
-timed out, as JSON, for a minute.
+timed out, as JSON, for :data:`~middlewared.rendezvous.late.REMEMBERED_S`.
 """
 
 from __future__ import annotations
