@@ -108,7 +108,7 @@ def closed_loop(count: int, *, at_once: int = 32, keep: bool = True) -> Mode:
 
 
 def measured(name: str, measurements: Iterator[tuple[str, Figures]]) -> dict[str, Figures]:
-    """Run them all, and tell of each at once."""
+    """Run them all, and print each result at once."""
     results = {}
     for title, figures in measurements:
         figures["load_average"] = round(os.getloadavg()[0], 1)
@@ -209,7 +209,7 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 
 def draw(results: dict[str, Figures]) -> None:
-    """What calls and waiting calls cost, over their number."""
+    """The cost of calls and of waiting calls, over their number."""
     lines = [
         Series(
             title,

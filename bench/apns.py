@@ -113,7 +113,7 @@ class Bench:
 
     def _run(self, pushes: int, in_flight: int, *command: str | Path) -> Result:
         with peer(self.server, self.authority) as port:
-            said = run(
+            output = run(
                 *command,
                 port,
                 self.client,
@@ -122,7 +122,7 @@ class Bench:
                 str(in_flight),
                 cwd=self.tools.node_modules,
             )
-        result: Result = json.loads(said)
+        result: Result = json.loads(output)
         assert not result["failed"], f"{result['failed']} pushes failed"
         return result
 

@@ -153,7 +153,7 @@ def ready(setup: Setup, starts: int) -> Figures:
 
 
 def run(setup: Setup, mode: Callable[[Calls], Awaitable[Figures]]) -> Figures:
-    """One measurement in a world of its own."""
+    """One measurement in its own world."""
 
     async def measured(world: World) -> Figures:
         calls = Calls(world)

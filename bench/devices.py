@@ -1,5 +1,5 @@
 """
-How long a device registry takes: `PYTHONPATH=. python bench/devices.py FOLDER|URL`.
+How long a device registry takes: `python bench/devices.py FOLDER|URL`.
 
 FOLDER is where to make a SQLite file; a `postgresql://` URL names an empty database, and
 `postgresql` alone starts a server of the tests'. Prints the latency of single look-ups
@@ -21,6 +21,8 @@ from typing import TypeAlias
 
 from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, gatherResults
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from middlewared.devices import queries
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry

@@ -74,13 +74,13 @@ class Connection(asyncio.Protocol):
         if len(body) >= length:
             self._received = b""
             self.open = b"\r\nconnection: close" not in head
-            self._tell(Answer(int(head[9:12]), body, self._sent_at, now))
+            self._report(Answer(int(head[9:12]), body, self._sent_at, now))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
-        self._tell(Answer(0, b"", self._sent_at, time.perf_counter()))
+        self._report(Answer(0, b"", self._sent_at, time.perf_counter()))
 
-    def _tell(self, answer: Answer) -> None:
+    def _report(self, answer: Answer) -> None:
         asked, self._asked = self._asked, None
         if asked is not None and not asked.done():
             asked.set_result(answer)

@@ -25,6 +25,8 @@ from twisted.internet import reactor as _reactor  # noqa: E402
 from twisted.internet.defer import Deferred, DeferredList  # noqa: E402
 from twisted.internet.task import LoopingCall, react  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from middlewared.model import Call, Device, IncomingCall, Platform  # noqa: E402
 from middlewared.outgoing.http_client import PooledHttpClient  # noqa: E402
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints  # noqa: E402
@@ -177,7 +179,7 @@ class Bench:
     async def measure(
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
-        """Load ``provider``, perhaps beside other loads, and print what came of it."""
+        """Load ``provider``, perhaps beside other loads, and print the results."""
         await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
         connections, _, peer_cpu = self._peer.counts()

@@ -86,10 +86,10 @@ class Calls:
         """A call whose phone answers after ``phone_s``: ms from its answer to the ACK."""
         key, ringing = await self.place(number)
         await asyncio.sleep(phone_s)
-        said = await self.answer(key)
+        answer = await self.answer(key)
         ack = await ringing
         assert ack.body == ACK, ack
-        return (ack.received_at - said.sent_at) * 1000
+        return (ack.received_at - answer.sent_at) * 1000
 
 
 def call_request(number: int, key: str, *, keep: bool) -> bytes:

@@ -1,5 +1,5 @@
 """
-An open loop of calls: a PBX that places them at a steady rate, whatever becomes of them.
+An open loop of calls: a PBX that places them at a steady rate, whatever their outcomes.
 
 It is one process that must stay far below a core at thousands of calls a second, so calls
 are plain records that connections fill in; there is no task for each.
@@ -32,7 +32,7 @@ class Placed:
     """
     One call; times are of ``perf_counter``.
 
-    :ivar outcome: ACK, the reply's X-Outcome or status, or what became of the connection:
+    :ivar outcome: ACK, the reply's X-Outcome or status, or how the connection ended:
         lost, unanswered, refused by the kernel. Empty while there is none.
     """
 

@@ -4,13 +4,13 @@ More calls than the daemon can do: goodput over offered load, refusals, and what
     python bench/overload.py [--quick] [--runs 3] [--setup embedded|cluster] [--write]
 
 A real daemon (cluster: three, on PostgreSQL and Redis Cluster, in turn) is held to a share
-of a core. Its capacity is looked for: the highest rate, in an open loop, at which 99 % of
+of a core. Its capacity is determined: the highest rate, in an open loop, at which 99 % of
 the calls are answered and no queue grows. Then come 1.5, 3 and 10 times that rate, and 3
 times with a new connection for each call; after each at once 0.6 times. Cluster: at last
-one of the three is killed at 0.9 times the capacity of all. ``--runs`` plays all loads so
+one of the three is killed at 0.9 times the capacity of all. ``--runs`` plays all loads that
 often, in turn, and gives medians, with each run beside them: a virtual machine's speed may
-halve for seconds. The exit code is 0 when the goals hold. ``--write`` leaves overload.json,
-overload.svg and the table in README.md.
+halve for seconds. The exit code is 0 when the goals hold. ``--write`` writes overload.json,
+overload-SETUP.svg and the table in README.md.
 
 This process is the PBX, with kept connections as through a balancer; Apple (or Google) and
 phones that answer after 300 ms are the simulator, a second process.
@@ -162,7 +162,7 @@ class Overload:
         await pbx.ended(calls + after)
         pbx.close()
         name = f"{factor:g} times" + ("" if keep else ", new connections")
-        figures = self._judged(calls, began, ended, self.capacity)
+        figures = self._figures(calls, began, ended, self.capacity)
         figures |= {**self._seconds(after), **meter.shares(), **surroundings()}
         figures["generator_late_ms"] = round(pbx.latest_s * 1000)
         figures["settled_s"] = await self._settle()
@@ -184,7 +184,7 @@ class Overload:
         await pbx.ended(before + calls + after)
         pbx.close()
         left = self.capacity * (len(self._world.daemons) - 1) / len(self._world.daemons)
-        figures = self._judged(calls, began, ended, left)
+        figures = self._figures(calls, began, ended, left)
         figures |= {**self._seconds(after), **meter.shares(), **surroundings()}
         figures["redispatched"] = sum(call.tried > 1 for call in before + calls)
         figures["held_by_the_killed"] = dict(
@@ -193,8 +193,8 @@ class Overload:
         note(f"one killed: {json.dumps(figures)}")
         return figures
 
-    def _judged(self, calls: list[Placed], began: float, ended: float, capacity: float) -> Figures:
-        """What became of the calls of an overload."""
+    def _figures(self, calls: list[Placed], began: float, ended: float, capacity: float) -> Figures:
+        """The figures of an overload's calls."""
         acked = [
             call
             for call in calls
@@ -300,7 +300,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--factors", type=float, nargs="*", default=FACTORS, help="times the capacity")
     add("--runs", type=int, default=1, help="how often each load is played; medians are given")
     add("--repeat", action="store_true", help="a call refused with 503 tries the next daemon")
-    add("--write", action="store_true", help="overload.json, overload.svg, the README's table")
+    add(
+        "--write", action="store_true", help="overload.json, overload-SETUP.svg, the README's table"
+    )
     options = parser.parse_args()
     options.cluster = options.setup == "cluster"
     options.share = options.share or (0.12 if options.cluster else 0.25)

@@ -1,4 +1,4 @@
-"""What bench/overload.py found, for people: a table, a curve, and whether the goals hold."""
+"""The results of bench/overload.py: a table, a curve, and whether the goals hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOALS = {
 
 
 def loads(figures: Figures) -> Iterator[tuple[str, Figures]]:
-    """Each overload and what came of it."""
+    """Each overload and its figures."""
     return (
         (name, each) for name, each in figures.items() if isinstance(each, dict) and name in GOALS
     )

@@ -1,7 +1,7 @@
 """
-How long an answer takes to its call: inside one process, and between two members over Redis.
+How long an answer takes to reach its call: inside one process, and between two members over Redis.
 
-    python -m bench.rendezvous [--calls 2000] [--at-once 50]
+    python bench/rendezvous.py [--calls 2000] [--at-once 50]
 
 Starts a standalone server and a Cluster of its own. Both members are this process, so the
 CPU figures count the work of the two daemons together.
@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from middlewared.model import Answer, Call, IncomingCall
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints

@@ -23,9 +23,11 @@ import attrs
 from generator import cpu_s, rss_kib
 from share import CoreShare
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from middlewared.demo.stage import free_port
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[1]
 READY = re.compile(r"middlewared ready ")
 HOST = "127.0.0.1"
 APP = "com.voipgrid.vialer"  # the simulated Apple knows its topics
@@ -39,7 +41,7 @@ class Setup:
 
     :ivar cluster: PostgreSQL and Redis Cluster in place of SQLite and memory.
     :ivar platform: android (FCM v1) or apns.
-    :ivar https: Google and the account API speak it, as they do in life.
+    :ivar https: Google and the account API speak it, as in production.
     :ivar share: of one core, which each daemon may use at most; needs root.
     :ivar answer_ms: the simulated phones answer after so long; None: they do not.
     :ivar silent: phones whose token ends in one of these digits do not answer.

@@ -1,6 +1,6 @@
 """
 What checks/failover.py lets fail: daemons at fixed addresses, PostgreSQL with a streaming
-standby, a Redis Cluster, and a look at the daemons' health all the while.
+standby, a Redis Cluster, and a watch on the daemons' health all the while.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Daemon:
         """
         One request over a connection of its own; status 0: the connection was lost.
 
-        :raises OSError: nobody listens there.
+        :raises OSError: nothing listens there.
         """
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(Connection, HOST, self.port)
@@ -78,7 +78,7 @@ class Servers:
         self.standby.start()
 
     def sections(self) -> str:
-        """What leads the daemons here."""
+        """The configuration that points daemons here."""
         hosts = ",".join(f"{HOST}:{server.port}" for server in (self.primary, self.standby))
         nodes = ", ".join(f"{host}:{port}" for host, port in self.redis.nodes)
         return (
@@ -143,11 +143,11 @@ class Watch:
         for task in self._tasks:
             task.cancel()
 
-    def told_s(self, name: str, since: float, until: float) -> dict[str, float | int | None]:
+    def noticed_s(self, name: str, since: float, until: float) -> dict[str, float | int | None]:
         """
-        When the last daemon said that ``name`` is down, and when the last one took it back.
+        When the last daemon reported ``name`` as down, and when the last one as up again.
 
-        None: it was over before anybody had to notice.
+        None: no daemon noticed, because it was over too soon.
         """
         down: dict[int, list[float]] = {}
         for at, daemon, health in self._samples:
@@ -155,6 +155,6 @@ class Watch:
                 down.setdefault(daemon.number, []).append(at - since)
         return {
             "daemons": len(down),
-            "told_after_s": round(max(at[0] for at in down.values()), 2) if down else None,
-            "well_after_s": round(max(at[-1] for at in down.values()), 2) if down else None,
+            "noticed_after_s": round(max(at[0] for at in down.values()), 2) if down else None,
+            "recovered_after_s": round(max(at[-1] for at in down.values()), 2) if down else None,
         }

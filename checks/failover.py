@@ -1,5 +1,5 @@
 """
-Calls at a steady rate through three real daemons while what they stand on is killed:
+Calls at a steady rate through three real daemons while what they depend on is killed:
 a daemon (started again a second later, as systemd does), a master of the Redis Cluster,
 and the PostgreSQL primary (its standby is promoted, as a failover tool does).
 
@@ -11,7 +11,7 @@ is 0 when the goals hold. ``--silent`` stops the servers (SIGSTOP) where it
 else kills them. The server programs are those of the tests.
 
 This process is the PBX and the balancer before the phones' answers, which tries another
-daemon when one is gone or says 503, as the shipped haproxy.cfg does. An answer goes
+daemon when one is gone or replies 503, as the shipped haproxy.cfg does. An answer goes
 to another daemon than the one that holds the call. Calls are not tried again: only one
 whose own connection died is repeated, once, at another daemon.
 """
@@ -68,7 +68,7 @@ class Phones:
     The balancer between the simulated phones and the daemons.
 
     :ivar calls: by unique_key, what is known of each call.
-    :ivar statuses: what phones were told in the end.
+    :ivar statuses: how often phones got each status in the end.
     """
 
     def __init__(self) -> None:
@@ -97,9 +97,9 @@ class Phones:
         writer.close()
 
     async def _forward(self, body: bytes) -> int:
-        """Give an answer to a daemon, another than the call's first; the status."""
+        """Pass an answer to a daemon, preferably not the call's own; the status."""
         fields = dict(pair.split("=") for pair in body.decode().split("&"))
-        # While Redis is away a call has another key than its call_id: nobody knows where it is.
+        # While Redis is away a call has another key than its call_id: its daemon is unknown.
         placed = self.calls.get(fields["unique_key"]) or Placed(random.choice(self.daemons))
         request = form_request("/api/call-response/", fields, keep=False)
         others = [daemon for daemon in self.daemons if daemon is not placed.at]
@@ -121,7 +121,7 @@ class Phones:
 
 
 class Calls:
-    """The PBX: places calls and judges what becomes of them."""
+    """The PBX: places calls and checks their outcomes."""
 
     def __init__(self, phones: Phones) -> None:
         self._phones = phones
@@ -164,7 +164,7 @@ class Calls:
             repeated = answer is not None and answer.body == ACK
             self.counts["repeat answered" if repeated else "repeat failed"] += 1
             return
-        self._judge(key, placed, answer)
+        self._check(key, placed, answer)
 
     async def _place(self, daemon: Daemon, account: int, key: str) -> tuple[Answer | None, Placed]:
         """One request of the PBX, at the first daemon that takes connections; None: no reply."""
@@ -184,8 +184,8 @@ class Calls:
             return answer, placed
         raise SystemExit("no daemon takes connections")
 
-    def _judge(self, key: str, placed: Placed, answer: Answer | None) -> None:
-        """What the PBX was told of a call, against what its phone did."""
+    def _check(self, key: str, placed: Placed, answer: Answer | None) -> None:
+        """Compare the PBX's reply with what the phone did."""
         if answer is None:
             self.counts["lost"] += 1
         elif answer.status != 200 or answer.body != ACK:
@@ -199,7 +199,7 @@ class Calls:
 
 
 class Faults:
-    """Kills one after the other, and does what people and their tools then do."""
+    """Kills one after the other, and does what operators and their tools then do."""
 
     def __init__(self, servers: Servers, daemons: Sequence[Daemon], *, silent: bool) -> None:
         self._servers = servers
@@ -261,14 +261,14 @@ async def measure(folder: Path, calls: int, per_second: float, *, silent: bool) 
         phones.stop()
         servers.stop()
     for line in pbx.wrong:
-        print(line, *told_of(folder / "three", line.split()[0]), sep="\n    ", file=sys.stderr)
+        print(line, *log_lines_of(folder / "three", line.split()[0]), sep="\n    ", file=sys.stderr)
     ends = [began for _, began in faults.began[1:]] + [time.perf_counter()]
     return {
         "calls": calls,
         "rate": per_second,
         "faults": "SIGSTOP" if silent else "SIGKILL",
         **{name: pbx.counts[name] for name in NAMES},
-        "phones_told": {str(status): count for status, count in phones.statuses.items()},
+        "phone_statuses": {str(status): count for status, count in phones.statuses.items()},
         "outlived_wait_ms": round((pbx.longest_s - WAIT_S) * 1000),
         "answer_to_ack_ms": {
             "in process": middle(alone.took_ms),
@@ -276,7 +276,7 @@ async def measure(folder: Path, calls: int, per_second: float, *, silent: bool) 
             "three daemons, with the faults": middle(pbx.took_ms),
         },
         **{
-            name: watch.told_s(name, began, end)
+            name: watch.noticed_s(name, began, end)
             for (name, began), end in zip(faults.began, ends, strict=True)
             if name != "daemon"
         },
@@ -308,7 +308,7 @@ def middle(took_ms: list[float]) -> Figures:
     }
 
 
-def told_of(folder: Path, key: str) -> list[str]:
+def log_lines_of(folder: Path, key: str) -> list[str]:
     """What the daemons logged of a call."""
     lines = []
     for log in sorted(folder.glob("*.log")):
@@ -330,15 +330,17 @@ def holds(figures: Figures) -> bool:
 
 
 def table(figures: Figures) -> str:
-    """The figures for people."""
+    """The figures as a table."""
     rows = [(name, str(figures[name])) for name in ("calls", *NAMES)]
     rows.append(("longest held, beyond its wait", f"{figures['outlived_wait_ms']} ms"))
     for name, took in figures["answer_to_ack_ms"].items():
         rows.append((f"answer to ACK, {name}", f"{took['p50']} ms, p99 {took['p99']} ms"))
     for name in ("redis", "database"):
-        told = figures[name]
-        when = f"from {told['told_after_s']} to {told['well_after_s']} s after the fault"
-        rows.append((f'"{name}": "down" in /health/ of {told["daemons"]} daemons', when))
+        noticed = figures[name]
+        when = (
+            f"from {noticed['noticed_after_s']} to {noticed['recovered_after_s']} s after the fault"
+        )
+        rows.append((f'"{name}": "down" in /health/ of {noticed["daemons"]} daemons', when))
     return "\n".join(f"{name:<52} {value}" for name, value in rows)
 
 

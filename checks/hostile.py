@@ -81,11 +81,11 @@ def keys(options: argparse.Namespace) -> Figures:
         async def ring(number: int) -> None:
             key, ringing = await calls.place(number % ACCOUNTS)
             await asyncio.sleep(0.3)
-            said = await phones.ask(answer_request(key))
+            answer = await phones.ask(answer_request(key))
             ack = await ringing
-            counts["ACK" if ack.body == b"status=ACK" else f"phone {said.status}"] += 1
+            counts["ACK" if ack.body == b"status=ACK" else f"phone {answer.status}"] += 1
             if ack.body == b"status=ACK":
-                took.append((ack.received_at - said.sent_at) * 1000)
+                took.append((ack.received_at - answer.sent_at) * 1000)
 
         await at_a_rate(options.calls_per_s, 3.0, ring)
         idle, took[:] = list(took), []
@@ -104,7 +104,7 @@ def keys(options: argparse.Namespace) -> Figures:
             "answer_to_ack_ms": spread(took),
             "calls": dict(counts),
             "made_up_keys": {"sent": flood.sent, "per_s": round(flood.sent / options.seconds)},
-            "made_up_keys_told": dict(flood.statuses),
+            "made_up_key_statuses": dict(flood.statuses),
             "flooded_daemon_cpu": round(cpu, 2),
             "missed": missed(
                 (not p99 < 50, f"p99 {p99:.0f} ms"),
@@ -193,10 +193,10 @@ def pause(options: argparse.Namespace) -> Figures:
         async def ring(number: int) -> None:
             key, ringing = await calls.place(number)
             await asyncio.sleep(1.0 + number / 20)  # to 3 s: in time, though the daemon stands
-            said = await calls.phones.ask(answer_request(key))
+            answer = await calls.phones.ask(answer_request(key))
             ack = await ringing
             outcome = "ACK" if ack.body == b"status=ACK" else "NAK"
-            counts[f"phone {said.status}, PBX {outcome}"] += 1
+            counts[f"phone {answer.status}, PBX {outcome}"] += 1
 
         ringing = asyncio.gather(*[ring(number) for number in range(40)])
         await asyncio.sleep(0.6)
@@ -212,7 +212,7 @@ def pause(options: argparse.Namespace) -> Figures:
             "calls": dict(counts),
             "missed": missed(
                 (wrong > 0, f"{wrong} phones got 202 and their PBX a NAK"),
-                (counts["phone 202, PBX ACK"] < 40, "answers that came in time were in vain"),
+                (counts["phone 202, PBX ACK"] < 40, "answers that came in time did not count"),
             ),
         }
 
@@ -220,7 +220,7 @@ def pause(options: argparse.Namespace) -> Figures:
 
 
 def clock(options: argparse.Namespace) -> Figures:
-    """The wall clock of all daemons steps to and fro under load."""
+    """The wall clock of all daemons steps back and forth under load."""
     with tempfile.TemporaryDirectory() as folder:
         faked = Clock(Path(folder) / "clock", options.libfaketime)
 
@@ -296,7 +296,7 @@ def spread(took_ms: list[float]) -> Figures:
 
 
 def outcomes(calls: list[Placed]) -> dict[str, int]:
-    """What became of them."""
+    """Their outcomes."""
     return dict(Counter(call.outcome for call in calls))
 
 
@@ -337,12 +337,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--unread-s", type=float, default=30.0)
     add("--log-calls-per-s", type=float, default=60.0)
     add("--partition-s", type=float, default=20.0)
-    add("--libfaketime", type=Path, help="libfaketimeMT.so.1, where it is in no usual place")
+    add(
+        "--libfaketime", type=Path, help="libfaketimeMT.so.1, if it is not where Debian installs it"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Play the scenes and print what came of them."""
+    """Play the scenes and print the results."""
     options, wrong = parse_arguments(), False
     for name in SCENES if options.scene == "all" else [options.scene]:
         both = options.scene == "all" and name in BOTH

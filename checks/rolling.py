@@ -77,20 +77,20 @@ class Process:
         return await asyncio.to_thread(self._process.wait, 60)
 
     def kill(self) -> None:
-        """End it for good."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody has."""
+    """Different free ports."""
     free: set[int] = set()
     while len(free) < count:
         free.add(free_port())
     return list(free)
 
 
-class Place:
+class Deployment:
     """HAProxy, the simulator, Redis, and the daemons, each with its two ports."""
 
     def __init__(self, folder: Path) -> None:
@@ -131,14 +131,14 @@ class Place:
         return daemon
 
     async def restart(self, number: int) -> int:
-        """End a daemon and start it anew, as ``systemctl restart`` does; its exit code."""
+        """End a daemon and start it again, as ``systemctl restart`` does; its exit code."""
         code = await self.daemons[number].end()
         self.daemons[number] = await self.start_daemon(number)
         await self.until_seen(number)
         return code
 
     async def until_seen(self, number: int) -> None:
-        """Wait until HAProxy has found a daemon healthy at both its faces."""
+        """Wait until HAProxy has found a daemon healthy at both its ports."""
         give_up = time.monotonic() + 30
         while time.monotonic() < give_up:
             if self._states(f"daemon{number + 1}") == {"UP"}:
@@ -201,11 +201,11 @@ class Place:
 
 
 class Calls:
-    """Calls at a steady rate, until told to stop."""
+    """Calls at a steady rate, until they are stopped."""
 
-    def __init__(self, place: Place, per_second: float) -> None:
-        self._pbx = Client([(HOST, place.pbx)])
-        self._phones = Client([(HOST, place.phones)])
+    def __init__(self, deployment: Deployment, per_second: float) -> None:
+        self._pbx = Client([(HOST, deployment.pbx)])
+        self._phones = Client([(HOST, deployment.phones)])
         self._per_second = per_second
         self.going = True
         self.answers: collections.Counter[str] = collections.Counter()
@@ -246,18 +246,18 @@ class Calls:
 async def measure(per_second: float, rounds: int) -> int:
     """Print the figures; the exit code."""
     with tempfile.TemporaryDirectory(prefix="middlewared-rolling-") as folder:
-        place = Place(Path(folder))
+        deployment = Deployment(Path(folder))
         try:
-            await place.start()
-            calls = Calls(place, per_second)
+            await deployment.start()
+            calls = Calls(deployment, per_second)
             await calls.register()
             ringing = asyncio.create_task(calls.run())
             await asyncio.sleep(2)
-            codes = [await place.restart(number) for _ in range(rounds) for number in range(2)]
+            codes = [await deployment.restart(number) for _ in range(rounds) for number in range(2)]
             calls.going = False
             await ringing
         finally:
-            place.stop()
+            deployment.stop()
     failed = sum(calls.answers.values()) - calls.answers["200 status=ACK"]
     print(
         json.dumps(

@@ -1,6 +1,6 @@
 """
-A wall clock that steps (libfaketime), calls meanwhile, and a look for strange figures in
-all that the daemons say.
+A wall clock that steps (libfaketime), calls meanwhile, and a search for strange figures in
+all that the daemons report.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Scene:
     """
     Calls at a steady rate while the clock steps; a quarter of the phones are silent.
 
-    The others are the simulator's and answer their push. libfaketime makes each look at the
-    clock read a file, so daemons are slower here than in life; phones that answered at a
+    The others are the simulator's and answer their push. libfaketime makes each reading of the
+    clock read a file, so daemons are slower here than otherwise; phones that answered at a
     fixed time, push or no push, would be ahead of them.
     """
 
@@ -86,7 +86,7 @@ class Scene:
         self._health: Counter[str] = Counter()
 
     async def play(self) -> Figures:
-        """All steps, then what the daemons said."""
+        """All steps, then what the daemons reported."""
         began, tasks, steps = time.perf_counter(), [], len(OFFSETS_S)
         watching = asyncio.create_task(self._watch())
         for number in range(int(PER_S * EVERY_S * (steps + 1))):
@@ -100,7 +100,7 @@ class Scene:
         strange = [*self._strange_lines(), *[line async for line in self._strange_metrics()]]
         missed = [f"{len(self._wrong)} wrong calls"] if self._wrong else []
         missed += [f"{len(strange)} strange figures"] if strange else []
-        missed += [f"/health/ said {said}" for said in self._health if said != "200"]
+        missed += [f"/health/ replied {status}" for status in self._health if status != "200"]
         return {
             "steps_s": OFFSETS_S,
             "calls": dict(self._counts),

@@ -1,4 +1,4 @@
-"""The tests; what stands here holds under every runner."""
+"""The tests; settings for every runner."""
 
 from hypothesis import settings
 

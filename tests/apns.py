@@ -1,4 +1,4 @@
-"""Tests: a provider that talks to the simulated Apple over loopback."""
+"""For tests of a provider that talks to the simulated Apple over loopback."""
 
 from __future__ import annotations
 

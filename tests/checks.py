@@ -1,4 +1,4 @@
-"""Tests: the checks of ``check --online`` against real peers."""
+"""For tests of ``check --online`` against real peers."""
 
 from __future__ import annotations
 

@@ -62,20 +62,20 @@ class CuttableProxy:
 
     def forget(self) -> None:
         """
-        The same for the present connections only, like a firewall that dropped its state.
+        The same for the current connections only, like a firewall that dropped its state.
 
         New ones work.
         """
         for end in self._ends:
             end.is_forgotten = True
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Pass on what comes over new connections."""
         self.is_cut = False
         self.abort_all()
 
     def abort_all(self) -> None:
-        """Reset the present connections."""
+        """Reset the current connections."""
         for end in list(self._ends):
             end.transport.abortConnection()
 

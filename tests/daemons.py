@@ -40,7 +40,7 @@ class Answered:
 
 class DaemonTestCase(TestCase):
     """
-    Starts daemons, and sees to it that none is left at the end.
+    Starts daemons, and ends those that are left.
 
     :cvar spawner: the reactor that starts processes.
     """
@@ -68,7 +68,7 @@ class DaemonTestCase(TestCase):
         return daemon
 
     async def refused_start(self, text: str) -> tuple[int, str]:
-        """What a daemon that does not start says: exit code and output."""
+        """The exit code and output of a daemon that does not start."""
         daemon = DaemonProcess(reactor=self.spawner, config=self.write_config(text))
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         try:

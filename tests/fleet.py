@@ -53,7 +53,7 @@ class Shared:
 
 class FleetTestCase(DaemonTestCase):
     """
-    :ivar daemons: each is named by its place in this list.
+    :ivar daemons: each is named by its index in this list.
     :ivar pushes: the pushes that reached phones and were not taken from here yet.
     """
 
@@ -119,7 +119,7 @@ class FleetTestCase(DaemonTestCase):
         self.assert_acknowledged(await held)
 
     async def health(self, at: int) -> dict[str, Any]:
-        """What /health/ of a daemon says."""
+        """The reply of a daemon's /health/."""
         answered = await self.get(self.daemons[at].url("/health/"))
         self.assertEqual(answered.status, 200)
         health: dict[str, Any] = json.loads(answered.text)
@@ -138,12 +138,12 @@ class FleetTestCase(DaemonTestCase):
             await self.until_health(at, **expected)
 
     async def assert_dependency(self, at: int, name: str, up: int) -> None:
-        """middlewared_dependency_up tells what /health/ tells."""
+        """middlewared_dependency_up agrees with /health/."""
         metrics = await self.get(self.daemons[at].url("/metrics", "metrics"))
         self.assertIn(f'middlewared_dependency_up{{dependency="{name}"}} {up}.0', metrics.text)
 
     def assert_acknowledged(self, *answered: Answered) -> None:
-        """The PBX was told to send the call."""
+        """The PBX got ACK for each call."""
         for each in answered:
             self.assertEqual((each.status, each.text), (200, "status=ACK"))
             self.assertEqual(each.header("X-Outcome"), "answered")

@@ -158,7 +158,7 @@ class H2Peer(Protocol):
             case ConnectionTerminated():
                 self.goaway = event
                 self.goaway_seen.callback(None)
-                # h2 takes the connection for closed; the streams left may finish yet.
+                # h2 considers the connection closed; the remaining streams may still finish.
                 self.h2.state_machine.state = ConnectionState.CLIENT_OPEN
             case PingAckReceived():
                 self.pings.pop(0).callback(None)

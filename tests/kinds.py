@@ -2,7 +2,7 @@
 Which test files are unit tests and which are flow tests: ``python tests/kinds.py unit``.
 
 A unit test starts no process, neither itself nor through what it imports of the tests, and
-has not to wait for real time to pass. All others are flow tests. Nothing else decides it.
+does not have to wait for real time to pass. All others are flow tests. Nothing else decides it.
 """
 
 from __future__ import annotations

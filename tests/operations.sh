@@ -88,4 +88,4 @@ python "$root/tests/operations/balancer.py"
 
 echo "-- Kamailio: calls that wait for their phone"
 python "$root/tests/operations/sip.py" "$work"
-echo "the shipped files do what they say"
+echo "the shipped files work"

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Cable:
-    """What a daemon's connections run through; ``cut`` is what a dying daemon does to them."""
+    """Carries a daemon's connections; ``cut`` ends them as the daemon's death would."""
 
     def __init__(self, first_after_s: float = 0.0) -> None:
         """:param first_after_s: how long the first connection takes."""
@@ -104,7 +104,7 @@ class SharedRendezvousCase(TestCase):
         await deferLater(reactor, max(0.0, deadline - time.time()) + 0.05)
 
     async def in_time(self, work: Coroutine[Any, Any, T], seconds: float = 2.0) -> T:
-        """The result, which must not be longer in coming than a caller can bear."""
+        """The result, which must come before a caller would give up."""
         return await Deferred.fromCoroutine(work).addTimeout(seconds, reactor)
 
 

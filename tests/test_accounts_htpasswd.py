@@ -54,7 +54,7 @@ class HtpasswdContractTests(AccountBackendContract, HtpasswdCase):  # type: igno
 
 
 class HtpasswdCheckTests(HtpasswdCase):
-    """Which credentials are good."""
+    """Which credentials are accepted."""
 
     async def test_unknown_users(self) -> None:
         """A user who is not in the file is refused, whatever the name looks like."""
@@ -72,7 +72,7 @@ class HtpasswdCheckTests(HtpasswdCase):
         await self.backend.authenticate(self.good.replace(b"Basic", b"bAsIc "))
 
     async def test_long_passwords(self) -> None:
-        """bcrypt uses 72 bytes, and a longer password is no fault of ours."""
+        """bcrypt uses 72 bytes; a longer password causes no error."""
         account = Account(42)
         self.assertEqual(
             await self.backend.authenticate(encode_basic("42", LONG + "more")), account

@@ -28,7 +28,7 @@ class RememberedTests(SynchronousTestCase):
         self.assertIsNone(self.remembered.get(b"word", 1028.0))
 
     def test_only_that_secret(self) -> None:
-        """Nothing near it."""
+        """No other one, however similar."""
         self.remembered.put(b"word", 1, 1000.0, keep_s=10.0)
         for other in (b"wor", b"word ", b"Word", b""):
             self.assertIsNone(self.remembered.get(other, 1000.0))

@@ -136,7 +136,7 @@ class VoipgridLookUpTests(VoipgridCase):
         await self.backend.authenticate(self.api.good)
 
     async def test_no_cookie_goes_to_the_next_user(self) -> None:
-        """The API's session of one user must not speak for another."""
+        """The API's session of one user must not be used for another."""
         await self.backend.authenticate(self.good)
         await self.backend.authenticate(self.good)
         for _, headers in self.api.requests:
@@ -183,7 +183,7 @@ class VoipgridLookUpTests(VoipgridCase):
         await self.backend.authenticate(self.good)
 
     async def test_answers_of_a_wrong_shape_are_trouble(self) -> None:
-        """Whatever is not the JSON agreed upon is no refusal."""
+        """Anything but the JSON agreed upon is no refusal."""
         bodies = [b"", b"<html>", b"[]", b"7", b"null", b"\xff", b"[" * 50_000, b" " * 70_000]
         for path in (PROFILE, f"/base{APP_ACCOUNT}"):
             kept = self.api.answers[path]
@@ -220,7 +220,7 @@ class VoipgridLookUpTests(VoipgridCase):
 
 
 class VoipgridTroubleTests(VoipgridCase):
-    """Deadlines, bounds, and the way back."""
+    """Deadlines, bounds, and recovery."""
 
     async def test_unreachable_api(self) -> None:
         """A refused connection is trouble, logged once and without the credentials."""
@@ -255,7 +255,7 @@ class VoipgridTroubleTests(VoipgridCase):
         self.assertEqual(len(lines), 2)
 
     async def test_deadline_covers_both_requests(self) -> None:
-        """An API that falls silent at the second request is given up in time."""
+        """An API that stops replying at the second request is given up in time."""
         self.change(timeout_s=0.2)
         self.api.answers[f"/base{APP_ACCOUNT}"] = self.api.hold
         self.assertIn("in time", await self.down())

@@ -1,4 +1,4 @@
-"""The house's plan: which room may know which, read from the imports."""
+"""Which room may know which, read from the imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 PACKAGE = Path(__file__).parent.parent / "middlewared"
 WIRING = {"service", "cli", "demo"}
-# What everybody may know: the domain's words, and time.
+# What every room may know: the domain's words, and time.
 COMMON = {
     "model",
     "errors",
@@ -68,7 +68,7 @@ class ArchitectureTests(SynchronousTestCase):
                     wrong.append(f"{module} imports {imported}")
         self.assertEqual(wrong, [])
 
-    def test_the_domain_knows_nobody(self) -> None:
+    def test_the_domain_imports_no_room(self) -> None:
         """The common words import nothing of ours."""
         for name in ("model", "errors", "clock", "background", "quoting"):
             self.assertEqual(imports_of(PACKAGE / f"{name}.py"), set(), name)
@@ -80,7 +80,7 @@ class ArchitectureTests(SynchronousTestCase):
                 rooms = {room_of(imported) for imported in imports_of(path)}
                 self.assertLessEqual(rooms, COMMON | {room_of(module)}, module)
 
-    def test_the_wiring_is_imported_by_nobody(self) -> None:
+    def test_the_wiring_is_imported_by_no_room(self) -> None:
         """service is known to the plugin, the command line and the demo only."""
         wrong = [
             module
@@ -98,7 +98,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual([name for name in imported if name.startswith(providers)], [])
 
     def test_the_simulator_is_for_demo_and_tests(self) -> None:
-        """The daemon itself never imports the peers that play the world."""
+        """The daemon itself never imports the simulated peers."""
         wrong = [
             module
             for module, path in modules().items()

@@ -1,4 +1,4 @@
-"""What calls leave behind: nothing, however they end."""
+"""Calls leave nothing behind, however they end."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KINDS = (Call, Trace, Waking, Deferred)
 
 
 class LeakTests(RingingCase):
-    """Each kind of call, some times, and a census before and after."""
+    """Each kind of call, several times, with a census before and after."""
 
     def setUp(self) -> None:
         super().setUp()
         self.addCleanup(gc.enable)
 
     def census(self) -> list[int]:
-        """How many of the things that a call is made of there are."""
+        """How many objects there are of each class that a call consists of."""
         del self.ended[:], self.provider.pushes[:]
         found = [type(each) for each in gc.get_objects()]
         return [found.count(kind) for kind in KINDS]

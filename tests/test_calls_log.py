@@ -148,7 +148,7 @@ class CallLogTests(SynchronousTestCase):
         self.assertEqual((row.platform, row.available), (Platform.GCM, True))
         self.assertAlmostEqual(row.roundtrip_seconds, 1.4, places=3)
 
-    def test_absurd_start_time_is_not_believed(self) -> None:
+    def test_absurd_start_time_is_ignored(self) -> None:
         """A phone may echo anything: then our own start counts."""
         for echoed in (0.0, START + 100, float("nan")):
             answer = Answer(True, echoed, START + 1.5)

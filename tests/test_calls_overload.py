@@ -38,7 +38,7 @@ class OverloadTests(SynchronousTestCase):
             self.assertTrue(self.overload.admits())
 
     def test_long_turns_take_calls_in_their_first_part(self) -> None:
-        """Work that queues for longer than a burst: new calls get what time is left."""
+        """Work that queues for longer than a burst: new calls get the time that is left."""
         for _ in range(8):
             self.turn(0.05)
         self.assertTrue(self.overload.late)

@@ -1,4 +1,4 @@
-"""How a call rings: pushes, verdicts and outcomes, on a clock that the test moves."""
+"""How a call rings: pushes, results and outcomes, on a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ScriptedProvider(PushProvider):
 
 @attrs.define
 class OneRoute:
-    """Every app's way."""
+    """The route of every app."""
 
     route: Route | None
 
@@ -84,7 +84,7 @@ class OneRoute:
 
 @attrs.define
 class StandInAdmission:
-    """Lets the test say how late the event loop is."""
+    """Lets the test set how late the event loop is."""
 
     late: bool = False
     refused: int = 0
@@ -409,7 +409,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(held), Outcome.ANSWERED)
 
     def test_retry_after_is_honoured(self) -> None:
-        """While the provider asks for patience neither a retry nor another attempt goes out."""
+        """While Retry-After lasts neither a retry nor another attempt goes out."""
         self.with_provider(Temporary("UNAVAILABLE", retry_after_s=1.5))
         self.ring()
         self.advance(1.45)
@@ -428,14 +428,14 @@ class RingingTests(RingingCase):
         self.assertLess(len(self.provider.pushes), 10)
 
     def test_at_once_is_granted_once(self) -> None:
-        """A provider that always asks for a retry at once is not hammered."""
+        """A provider that always asks for a retry at once gets only one."""
         self.with_provider(*[Temporary("reset", retry_after_s=0)] * 100)
         self.ring()
         self.advance(4.1)
         self.assertLess(len(self.provider.pushes), 12)
 
     def test_slow_verdict_does_not_hold_up_the_next_attempt(self) -> None:
-        """A provider that thinks for long still gets the next push; the older is unwanted."""
+        """A slow provider still gets the next push; the older one is unwanted."""
         slow: Deferred[PushResult] = Deferred()
         self.with_provider(slow)
         held = self.ring()
@@ -549,7 +549,7 @@ class RingingTests(RingingCase):
         self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
 
     def test_unforeseen_failures_end_the_call_at_once(self) -> None:
-        """A bug in the registry or in a provider is service-down, logged, and no wait."""
+        """A bug in the registry or in a provider is logged and ends the call as service-down."""
         self.devices.failure = ZeroDivisionError()
         self.assertIs(self.successResultOf(self.ring()), Outcome.SERVICE_DOWN)
         self.devices.failure = None
@@ -567,7 +567,7 @@ class RingingTests(RingingCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_late_verdict_leaves_the_next_call_alone(self) -> None:
-        """The PBX hangs up and calls again with the same UUID: what the first push met is past."""
+        """The PBX hangs up and calls again with its UUID: the first push's result is ignored."""
         call = attrs.evolve(CALL, call_id="0f8fad5bd9cb469fa16570867728950e")
         late: Deferred[PushResult] = Deferred()
         self.with_provider(late)
@@ -712,7 +712,7 @@ class RingingTests(RingingCase):
         )
 
     def test_joined_call_is_reported_once_though_its_first_connection_hung_up(self) -> None:
-        """The call counts as what it came to, not as hung up, and not twice."""
+        """The call counts with its outcome, not as hung up, and not twice."""
         first, second = self.ring(), self.ring()
         first.cancel()
         self.failureResultOf(first, CancelledError)

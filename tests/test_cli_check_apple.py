@@ -183,7 +183,7 @@ class AppleTests(AppleCheckCase):
         self.assertRegex(await self.asked(server), "^wrong .*no HTTP/2 SETTINGS came")
 
     async def test_no_tls(self) -> None:
-        """A port that swallows everything."""
+        """A port that accepts everything and never replies."""
         self.patch_limits()
         server = await self.apple(behaviour=Behaviour(greeting=Greeting.SILENT))
         self.assertRegex(await self.asked(server), "^wrong .*no TLS: ")
@@ -195,7 +195,7 @@ class AppleTests(AppleCheckCase):
         server.scripts.for_all(Stall())
         self.assertRegex(await self.asked(server), "^wrong .*no answer to a push within")
 
-    async def test_farewell_names_the_fault(self) -> None:
+    async def test_goaway_names_the_fault(self) -> None:
         """Apple may give the reason in its GOAWAY."""
         server = await self.apple(tokens=None)
         server.scripts.for_all(GoAway(unprocessed=1, reason="BadCertificate", close=True))

@@ -219,7 +219,7 @@ class PostgresTests(OnlineTestCase):
         )
 
     async def test_unknown_database(self) -> None:
-        """libpq's own words."""
+        """libpq's own message."""
         self.assertRegex(await self.found(self.url + "x"), "^wrong .*does not exist")
 
     async def test_silent_server(self) -> None:

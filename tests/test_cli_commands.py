@@ -178,7 +178,7 @@ class PushTests(CommandTestCase):
         self.assertIn("this host is not in [http] pbx_networks", ran.out)
 
     async def test_pbx_listen_is_where_calls_go(self) -> None:
-        """With pbx_listen the public face has no incoming-call, and push finds the other."""
+        """With pbx_listen the public listener has no incoming-call, and push finds the other."""
         port, pbx = free_port(), free_port()
         await self.start(f"tcp:{port}", f"pbx_listen = tcp:{pbx}:interface=127.0.0.1\n")
         public = await self.post(f"http://127.0.0.1:{port}/api/incoming-call/", sip_user_id="1")
@@ -275,7 +275,7 @@ class DeviceTests(CommandTestCase):
         self.assertEqual((await self.devices("show", 123456790)).code, 0)
 
     async def test_no_database(self) -> None:
-        """Looking does not make a database."""
+        """A read does not create a database."""
         ran = await self.devices("list")
         self.assertEqual(ran.code, 1)
         self.assertIn("does not exist", ran.err)

@@ -44,7 +44,7 @@ class ShippedFileTests(ConfigCase):
         self.assertEqual(web_settings(self.read("")), WebSettings())
 
     def test_every_key_is_documented(self) -> None:
-        """Each section and key that the reader knows stands in the file, after a comment."""
+        """The file has each section and key that the reader knows, after a comment."""
         for kind in (*SECTIONS.values(), AppleApp, AndroidApp, GcmApp):
             for key in keyed_settings(kind):
                 self.assertRegex(self.text, rf"(?m)^;?{key} =")

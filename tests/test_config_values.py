@@ -200,7 +200,7 @@ class EndpointTests(ConfigCase):
         self.assert_one_problem("[http]\nlisten =\n[metrics]\nlisten =\n", "[http] listen: ")
 
     def test_an_endpoint_is_named_once(self) -> None:
-        """Two sections cannot listen at the same place, unless any port will do."""
+        """Two sections cannot listen at the same address, except at port 0."""
         self.assert_one_problem(
             "[http]\nlisten = tcp:1\npbx_listen = tcp:2\n[metrics]\nlisten = tcp:2\n",
             "[metrics] listen: tcp:2 is taken by [http] pbx_listen",
@@ -286,7 +286,7 @@ class RuleTests(ConfigCase):
         self.assert_rule("[accounts]\nsip_user_id_min=1000000000\n", "[accounts] sip_user_id_min: ")
 
     def test_the_schedule_is_sane(self) -> None:
-        """A wait has no hundreds of pushes; one shorter than the interval has a single one."""
+        """A wait never has hundreds of pushes; one shorter than the interval has a single one."""
         self.assert_rule(
             "[calls]\nresend_interval_ms=5\n", "[calls] resend_interval_ms: must leave at most"
         )
@@ -454,7 +454,7 @@ class WarningTests(ConfigCase):
         self.assertEqual([], self.exposure(apart))
 
     def test_proxy_on_this_host_that_is_not_trusted_is_warned_about(self) -> None:
-        """The default: phones cannot come but by one, and it comes from loopback."""
+        """The default: phones come through one only, which connects from loopback."""
         for http in (
             "",
             "listen = tcp:8080:interface=\\:\\:1",

@@ -1,4 +1,4 @@
-"""A real daemon under abuse: what others do to it must not reach the calls it holds."""
+"""A real daemon under abuse: what others do to it must not affect the calls it holds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BODY_MEGABYTES = 200
 
 
 def send_body(address: tuple[str, int], *, chunked: bool) -> bytes:
-    """Send all of a huge body without a look at the answer, then read that."""
+    """Send all of a huge body without reading the answer, then read it."""
     piece = b"x" * MEGABYTE
     if chunked:
         framing, piece = b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n" % (MEGABYTE, piece)
@@ -47,7 +47,7 @@ def send_body(address: tuple[str, int], *, chunked: bool) -> bytes:
 
 
 def resident_megabytes(pid: int, name: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (the most there ever was) of a process."""
+    """``VmRSS`` (now) or ``VmHWM`` (its maximum so far) of a process."""
     match = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match is not None
     return int(match[1]) / 1024
@@ -58,9 +58,9 @@ def answer_unknown_calls(address: tuple[str, int], count: int) -> list[http.clie
     connection = http.client.HTTPConnection(*address, timeout=30)
     responses = []
     for _ in range(count):
-        said = json.dumps({"unique_key": uuid.uuid4().hex, "message_start_time": 1})
+        body = json.dumps({"unique_key": uuid.uuid4().hex, "message_start_time": 1})
         connection.request(
-            "POST", "/api/call-response/", said, {"Content-Type": "application/json"}
+            "POST", "/api/call-response/", body, {"Content-Type": "application/json"}
         )
         response = connection.getresponse()
         response.read()

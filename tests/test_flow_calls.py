@@ -1,4 +1,4 @@
-"""Whole calls through a real daemon: PBX, Apple, Google, accounts and phones of all ages."""
+"""Whole calls through a real daemon: PBX, Apple, Google, accounts and phones of all generations."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ class FlowTestCase(DaemonTestCase):
         return self.pbx.place(FIRST_ACCOUNT + number, caller_id="Älice", call_id=call_id)
 
 
-def told(phone: Phone) -> bool:
+def has_reply(phone: Phone) -> bool:
     """Whether a phone has a reply to its answer; the PBX has its own before that."""
     return bool(phone.answers)
 
 
 class GenerationTests(FlowTestCase):
-    """Every app that is out there."""
+    """Every generation of the deployed apps."""
 
     async def test_every_generation_is_woken_answers_and_leaves(self) -> None:
         """Registration, push, answer and unregistration in the form of each generation."""
@@ -124,7 +124,7 @@ class GenerationTests(FlowTestCase):
                 (generation.name, [], "answered"),
             )
             self.assertTrue(result.acknowledged)
-            await self.until(partial(told, phone))
+            await self.until(partial(has_reply, phone))
             self.assertEqual([answer.status for answer in phone.answers], [202])
             self.assertEqual(await phone.unregister(), 200, generation.name)
             self.assertEqual((await self.call(number)).outcome, "no-device", generation.name)
@@ -139,7 +139,7 @@ class GenerationTests(FlowTestCase):
         self.assertEqual([answer.status for answer in phone.answers], [202, 202, 202])
 
     async def until(self, reached: object) -> None:
-        """Look again after each answer of the daemon, until ``reached()``."""
+        """Check after each answer of the daemon, until ``reached()``."""
         while not reached():  # type: ignore[operator]
             await self.get(self.stage.url + "/health/")
 
@@ -147,7 +147,7 @@ class GenerationTests(FlowTestCase):
 class CallTests(FlowTestCase):
     """The rules of a call, over real connections."""
 
-    async def test_steps_are_told(self) -> None:
+    async def test_steps_are_reported(self) -> None:
         """Server-Timing has the steps, and the metrics count the call and its ACK."""
         await self.start()
         await self.phone(IOS_6, reaction=Reaction(0.05))
@@ -230,7 +230,7 @@ class CallTests(FlowTestCase):
         self.assertEqual((await self.call()).outcome, "answered")
 
     async def test_wrong_environment_is_found_and_kept(self) -> None:
-        """A device that said "production" with a sandbox token rings, at once the next time."""
+        """A sandbox token registered as "production" rings, the next time at the first attempt."""
         await self.start()
         iphone = await self.phone(IOS_6, reaction=Reaction(0.3))  # after the verdict is stored
         self.stage.apple.scripts.for_token(iphone.token, rejection("BadDeviceToken"))
@@ -240,14 +240,14 @@ class CallTests(FlowTestCase):
         self.assertEqual(self.stage.apple_sandbox.record.received_count, 2)
 
     async def test_lost_account_notices(self) -> None:
-        """The device that lost its account is told, an iPhone by an alert, never by VoIP."""
+        """The device that lost its account is notified, an iPhone by an alert, never by VoIP."""
         await self.start()
         old_android = await self.phone(FLUTTER_ANDROID, token="old-android")
-        told = self.push_to(old_android)
+        notified = self.push_to(old_android)
         old_ios = await self.phone(
             FLUTTER_IOS, token="aa" * 32, remote_notification_token="bb" * 32
         )
-        await told
+        await notified
         self.phones["bb" * 32] = old_ios  # its alerts come to its other token
         alert = self.pushed["bb" * 32] = Deferred()
         await self.phone(FLUTTER_IOS, token="cc" * 32, remote_notification_token="dd" * 32)
@@ -266,7 +266,7 @@ class CallTests(FlowTestCase):
         token = base64.b64encode(f"{FIRST_ACCOUNT + 1}:secret".encode()).decode()
         for authorization, status in (
             (None, 401),
-            ("Token nobody", 401),
+            ("Token unknown", 401),
             (f"Basic {token}", 403),
         ):
             headers = Headers({} if authorization is None else {"Authorization": [authorization]})
@@ -302,7 +302,7 @@ class ReloadTests(FlowTestCase):
     """SIGHUP while pushes are on their way."""
 
     async def test_new_certificate_during_a_call(self) -> None:
-        """The push under way is judged, its call answered, and the next takes the new one."""
+        """A push in flight gets its result, its call is answered; the next uses the new one."""
         await self.start()
         iphone = await self.phone(IOS_6)
         self.stage.apple.scripts.for_token(iphone.token, Deliver(), Delay(0.5))

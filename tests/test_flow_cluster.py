@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 class OneAmongManyTests(FleetTestCase):
-    """Three daemons at a Redis Cluster: it does not matter who is asked."""
+    """Three daemons at a Redis Cluster: it does not matter which is asked."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         super().setUp()
@@ -40,7 +40,7 @@ class OneAmongManyTests(FleetTestCase):
         self.assertEqual(self.google.record.received_count, 3)
 
     async def test_repeats_join_at_every_daemon(self) -> None:
-        """One push; all who ask get the answer, also who comes after it."""
+        """One push; all requests get the answer, later ones too."""
         first = self.call(0, call_id=self.call_id)
         (push,) = await self.pushed(1)
         repeats = [self.call(1, call_id=self.call_id), self.call(2, call_id=self.call_id)]
@@ -121,7 +121,7 @@ class RedisMasterTests(FleetTestCase):
     """A master of the Cluster dies, or falls silent, while calls wait."""
 
     async def fails_over(self, harm: Callable[[Redis], None]) -> None:
-        """No call is lost, all daemons tell of the fault, and get well unaided."""
+        """No call is lost; all daemons report the fault, and recover without help."""
         cluster = shared_cluster()
         await self.start_fleet(Shared.of(cluster))
         await self.register(at=0)
@@ -152,7 +152,7 @@ class RedisMasterTests(FleetTestCase):
 class RedisAwayTests(FleetTestCase):
     """The whole of Redis is away."""
 
-    async def alone(self, harm: Callable[[Redis], None], mend: Callable[[Redis], None]) -> None:
+    async def alone(self, harm: Callable[[Redis], None], restore: Callable[[Redis], None]) -> None:
         """Each daemon goes on with its own calls; all is as it was when Redis is back."""
         redis = Redis()
         self.addCleanup(redis.remove)
@@ -169,7 +169,7 @@ class RedisAwayTests(FleetTestCase):
         held = self.call(0)
         (push,) = await self.pushed(1)
         self.assertEqual(await self.answer(1, push), 503)
-        mend(redis)
+        restore(redis)
         await self.until_all(status="ok", redis="up")
         await self.assert_dependency(1, "redis", up=1)
         self.assertEqual(await self.answer(1, push), 202)
@@ -186,7 +186,7 @@ class RedisAwayTests(FleetTestCase):
 
 
 class DatabaseAwayTests(FleetTestCase):
-    """The primary is away; account 0 was seen at daemon 0, account 1 at nobody."""
+    """The primary is away; account 0 was seen at daemon 0, account 1 at none."""
 
     async def start_replicated(self) -> tuple[PostgresServer, PostgresServer]:
         primary = PostgresServer()
@@ -234,7 +234,7 @@ class DatabaseAwayTests(FleetTestCase):
         await self.recovered()
 
     async def test_primary_silent_and_standby_promoted(self) -> None:
-        """A primary that hangs is left for the new one, though it never says goodbye."""
+        """A primary that hangs is left for the new one, though it closes no connection."""
         primary, standby = await self.start_replicated()
         primary.pause()
         await self.without()
@@ -242,7 +242,7 @@ class DatabaseAwayTests(FleetTestCase):
         await self.recovered()
 
     async def test_whole_database_silent_for_a_while(self) -> None:
-        """Without anybody's help all is well when the servers go on."""
+        """All recovers without help when the servers go on."""
         primary, standby = await self.start_replicated()
         standby.pause()
         primary.pause()
@@ -256,7 +256,7 @@ class StartTests(FleetTestCase):
     """Daemons that start, and the schema."""
 
     async def test_start_before_database_and_redis(self) -> None:
-        """A daemon that starts first takes calls, says what it lacks, and finds both."""
+        """A daemon that starts first takes calls, reports what it lacks, and finds both."""
         database, redis = PostgresServer(), Redis()
         self.addCleanup(database.stop)
         self.addCleanup(redis.remove)
@@ -291,7 +291,7 @@ class StartTests(FleetTestCase):
         self.assertEqual(self.sql("select * from schema_version"), made)
 
     def empty_database(self) -> str:
-        """A configuration with a database that nobody has used."""
+        """A configuration with a new database."""
         self.database = shared_server().create_database()
         return f"[database]\nurl = {shared_server().url(self.database)}\n"
 

@@ -1,4 +1,4 @@
-"""The whole daemon while its PostgreSQL is away, at the start and later."""
+"""The whole daemon while its PostgreSQL is down, at the start and later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How registrations and verdicts change the devices of a real daemon, from outside."""
+"""How registrations and push results change the devices of a real daemon, from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real daemon whose standard output nobody reads."""
+"""A real daemon whose standard output is not read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnreadLogTests(DaemonTestCase):
         return daemon
 
     async def call(self, daemon: DaemonProcess, number: int) -> Answered:
-        """A call that nobody has a phone for, with a long name in the log."""
+        """A call to an account without a device, with a long name in the log."""
         return await self.post(
             daemon.url("/api/incoming-call/"),
             sip_user_id="260010001",
@@ -43,7 +43,7 @@ class UnreadLogTests(DaemonTestCase):
             self.assertEqual({call.header("X-Outcome") for call in calls}, {"no-device"})
 
     async def test_calls_are_answered_and_nothing_is_lost(self) -> None:
-        """What it logged meanwhile is there when somebody reads again."""
+        """What it logged meanwhile is there once it is read again."""
         daemon = await self.start_unread()
         await self.log_much(daemon)
         self.assertEqual((await self.get(daemon.url("/health/"))).status, 200)
@@ -57,7 +57,7 @@ class UnreadLogTests(DaemonTestCase):
             self.assertIn(f"call_id=call-{number}-", daemon.log)
         self.assertNotIn("were lost", daemon.log)
 
-    async def test_it_ends_although_nobody_reads(self) -> None:
+    async def test_it_ends_although_no_one_reads(self) -> None:
         """With exit code 0, as always."""
         daemon = await self.start_unread()
         await self.log_much(daemon)

@@ -102,9 +102,9 @@ class PartitionTests(FleetTestCase):
         self.assertGreater(self.outcomes["refused by 2"], 0)
         self.assertEqual(self.outcomes["refused by 0"] + self.outcomes["refused by 1"], 0)
         self.assert_none_lost()
-        mending = clock.callLater(0.5, self.proxy.mend)
+        restoring = clock.callLater(0.5, self.proxy.restore)
         await self.load(3)
-        self.assertFalse(mending.active())
+        self.assertFalse(restoring.active())
         await self.until_all(redis="up")
         self.assert_none_lost()
 
@@ -131,7 +131,7 @@ class PausedDaemonTests(FleetTestCase):
     """A daemon that is stopped for a while, as a virtual machine that is moved."""
 
     async def test_answers_that_came_during_the_pause_count(self) -> None:
-        """The phones were told 202 elsewhere, so the PBX is told ACK, though it is late."""
+        """Another daemon replied 202 to the phones, so the PBX gets ACK, though it is late."""
         redis, wait_s = Redis(), 2.0
         self.addCleanup(redis.remove)
         await self.start_each([Shared.of(redis)] * 2, wait_ms=int(wait_s * 1000))

@@ -54,8 +54,8 @@ def connect_all(address: tuple[str, int]) -> int:
 
 
 class PipeliningTests(DaemonTestCase):
-    def address(self, daemon: DaemonProcess, face: str) -> tuple[str, int]:
-        url = urlsplit(daemon.url("/", face))
+    def address(self, daemon: DaemonProcess, listener: str) -> tuple[str, int]:
+        url = urlsplit(daemon.url("/", listener))
         return str(url.hostname), int(url.port or 0)
 
     async def assert_bounded(
@@ -73,16 +73,16 @@ class PipeliningTests(DaemonTestCase):
         grown = resident_megabytes(daemon.pid, "VmHWM") - before
         self.assertLess(grown, MOST_MEGABYTES)
 
-    async def test_unread_answers_cost_no_memory_on_any_face(self) -> None:
-        """The API, the PBX's face and the metrics; others are served meanwhile."""
+    async def test_unread_answers_cost_no_memory_on_any_listener(self) -> None:
+        """The API, the PBX's listener and the metrics; others are served meanwhile."""
         daemon = await self.start_daemon(FACES)
-        for face, path in (
+        for listener, path in (
             ("http", "/api/openapi.json"),
             ("pbx", "/health/"),
             ("metrics", "/metrics"),
         ):
-            connection = socket.create_connection(self.address(daemon, face))
-            other = daemon.url(path, face)
+            connection = socket.create_connection(self.address(daemon, listener))
+            other = daemon.url(path, listener)
             await self.assert_bounded(daemon, connection, path.encode(), other)
 
     async def test_unread_answers_cost_no_memory_behind_tls(self) -> None:

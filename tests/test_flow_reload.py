@@ -1,4 +1,4 @@
-"""Reloading again and again while calls are held, and in vain."""
+"""Reloads, many of them while calls are held, and ones that are refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ReloadTests(FlowTestCase):
             pass
 
     def answer(self, key: str) -> Deferred[object]:
-        """A phone answers at last."""
+        """A phone answers in the end."""
         return Deferred.fromCoroutine(
             self.post(
                 f"{self.stage.url}/api/call-response/", unique_key=key, message_start_time="1"

@@ -107,7 +107,7 @@ class SecretTests(FlowTestCase):
         self.assertIn("bearer ey", self.stage.apple.record.received[-1].headers["authorization"])
 
     async def refused_pushes(self) -> None:
-        """What providers say about tokens they do not like, and providers that fail."""
+        """Refusals of tokens by providers, and providers that fail."""
         apple = [rejection(r) for r in ("BadDeviceToken", "DeviceTokenNotForTopic", "Unregistered")]
         for number, fault in enumerate(apple, 20):
             token = self.token(number)
@@ -145,7 +145,7 @@ class SecretTests(FlowTestCase):
                 headers=headers(self.authorization, "application/json"),
             )
             await response.text()
-        for authorization in (basic("nobody", PASSWORD), f"Token nobody:{PASSWORD}", PASSWORD):
+        for authorization in (basic("unknown", PASSWORD), f"Token unknown:{PASSWORD}", PASSWORD):
             response = await self.client.post(
                 url, data={"token": self.token(58)}, headers=headers(authorization)
             )

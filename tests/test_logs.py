@@ -1,4 +1,4 @@
-"""How events look in the log, which are written, and what is kept out of it."""
+"""The format of events in the log, which are written, and what is kept out of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for repeated in REPEATED:
 
 
 def logger(namespace: str, observer: Any) -> Logger:
-    """A logger that only ``observer`` hears."""
+    """A logger with ``observer`` alone."""
     publisher: Any = LogPublisher(observer)
     return Logger(namespace=namespace, observer=publisher)
 
@@ -95,7 +95,7 @@ class RedactionTests(SynchronousTestCase):
 
     @given(st.text())
     def test_any_text_is_taken(self, text: str) -> None:
-        """The net never fails a line."""
+        """The redaction never fails a line."""
         redacted(text)
 
     def test_a_token_inside_a_longer_word_is_hidden(self) -> None:
@@ -241,7 +241,7 @@ class OutputTests(FileCase):
         self.ours.warn("two")
         self.assertNotIn("two", self.written())
 
-    def test_what_libraries_tell_at_info_counts_as_debug(self) -> None:
+    def test_what_libraries_log_at_info_counts_as_debug(self) -> None:
         """Access logs and starting factories; their warnings are written."""
         self.theirs.info("chatter")
         self.ours.info("Starting factory {factory!r}", factory=self)

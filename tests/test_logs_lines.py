@@ -191,7 +191,7 @@ class LineFileTests(FileCase):
         self.assertEqual("b" * 10 + "\n", self.path.read_text())
 
     def test_files_are_for_their_owner_alone(self) -> None:
-        """What is created is 0600; a mode that somebody has chosen stays."""
+        """What is created is 0600; a mode that was chosen stays."""
         self.lines.reopen()
         self.assertEqual(0o600, stat.S_IMODE(self.path.stat().st_mode))
         self.path.chmod(0o640)

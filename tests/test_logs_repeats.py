@@ -35,7 +35,7 @@ class RepeatsTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], self.lines())
 
     def test_more_are_one_line_a_second(self) -> None:
-        """For as long as they come."""
+        """As long as they come."""
         for _ in range(3):
             for _ in range(100):
                 self.repeats.count("a")

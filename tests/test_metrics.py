@@ -323,7 +323,7 @@ class GaugeTests(MetricsCase):
 
 class LintTests(MetricsCase):
     def test_names_pass_promtool(self) -> None:
-        """Where promtool is installed, its linter has nothing to say."""
+        """Where promtool is installed, its linter reports nothing."""
         self.metrics.call_ended(DeviceKind("an-app", Platform.APNS), Outcome.ANSWERED)
         self.metrics.report({**REPORT, "hangup_reason": "user"})
         promtool = shutil.which("promtool")

@@ -1,4 +1,4 @@
-"""The files shipped for operators speak of what there is."""
+"""The files shipped for operators name what exists."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ShippedFileTests(SynchronousTestCase):
         self.assertEqual(len(ids), len(set(ids)))
 
     def test_every_metric_and_alert_is_explained(self) -> None:
-        """docs/metrics.md has a word on each metric of ours, and on each alert what to do."""
+        """docs/metrics.md explains each metric of ours, and for each alert what to do."""
         page = (DOCS / "metrics.md").read_text()
         ours = {
             family.name

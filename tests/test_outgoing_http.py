@@ -38,7 +38,7 @@ class Peer(Resource):
         self.seen: list[Any] = []
         self.arrived: Deferred[None] = Deferred()
         self.gone: Deferred[None] = Deferred()
-        """Fires when the client left a request that was not answered wholly."""
+        """Fires when the client left a request that was not completely answered."""
 
     def render(self, request: Request) -> Any:
         """Answer as the path asks."""
@@ -301,7 +301,7 @@ class HttpClientTests(TestCase):
         await self.failure("http://a..b/")
 
     async def test_cancelled_request_closes_its_connection(self) -> None:
-        """Who gives up waiting leaves nothing open."""
+        """A caller that gives up leaves nothing open."""
         asking = ensureDeferred(self.get(await self.serve() + "/never"))
         await self.peer.arrived
         asking.cancel()

@@ -91,7 +91,7 @@ class ScriptedProxy(Protocol):
         cast(Any, self.transport).loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the test."""
+        """Notify the test."""
         self.lost.callback(None)
 
 
@@ -107,7 +107,7 @@ class Above(Protocol):
         self.received += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the test."""
+        """Notify the test."""
         self.lost.callback(None)
 
 
@@ -117,7 +117,7 @@ def ours(events: Sequence[Any]) -> list[Any]:
 
 
 class ScriptedProxyTests(TestCase):
-    """What proxies answer, in any pieces, and what becomes of the connection."""
+    """What proxies answer, in any pieces, and the end of the connection."""
 
     async def proxied(self, answer: Callable[[ScriptedProxy, bytes], None]) -> ProxyEndpoints:
         """Endpoints through a proxy that answers so; its protocols are in ``self.proxies``."""
@@ -177,7 +177,7 @@ class ScriptedProxyTests(TestCase):
         self.assertIn("(403)", text)
 
     async def test_wrong_credentials_are_distinguished(self) -> None:
-        """407: the operator must look at user and password."""
+        """407: the operator must check user and password."""
         text = await self.failure(lambda proxy, _: proxy.write(b"HTTP/1.1 407 \r\n\r\n"))
         self.assertIn("credentials (407)", text)
 
@@ -208,7 +208,7 @@ class ScriptedProxyTests(TestCase):
         self.assertIn("within 0.2 s", await self.failure(lambda proxy, _: None))
 
     async def test_cancelled_connect_closes_the_connection(self) -> None:
-        """Who gives up waiting leaves nothing open."""
+        """A caller that gives up leaves nothing open."""
         asked: Deferred[None] = Deferred()
         endpoints = await self.proxied(lambda proxy, _: asked.callback(None))
         connecting = ensureDeferred(self.connect(endpoints))
@@ -275,7 +275,7 @@ class ProxyProgram(ProcessProtocol):
         return self.ended
 
     def processEnded(self, reason: Failure) -> None:
-        """The exit code is the program's own affair."""
+        """The exit code does not matter."""
         if not self.listening.called:
             self.listening.errback(RuntimeError(self._output.decode()))
         self.ended.callback(None)

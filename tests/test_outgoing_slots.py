@@ -105,8 +105,8 @@ class SlotsTests(SynchronousTestCase):
             slots.release(answered=True)
         self.assertGreaterEqual(slots.allowed, FIRST)
 
-    def test_who_gave_up_is_not_served(self) -> None:
-        """A cancelled wait takes no slot."""
+    def test_a_cancelled_wait_is_not_served(self) -> None:
+        """It takes no slot."""
         slots = Slots(1)
         slots.acquire()
         second, third = slots.acquire(), slots.acquire()
@@ -115,7 +115,7 @@ class SlotsTests(SynchronousTestCase):
         slots.release(answered=True)
         self.successResultOf(second)
 
-    def test_many_who_lost_interest(self) -> None:
+    def test_many_that_give_up(self) -> None:
         """However many give their slot back at once, each of them is notified."""
         slots = Slots(1)
         held = slots.acquire()

@@ -1,5 +1,5 @@
 """
-A process that was stopped blames no one: what arrived meanwhile is read first.
+A process that was stopped blames no peer: what arrived meanwhile is read first.
 
 The stop is a reactor that is blocked in a call from a thread. Twisted makes such calls
 right before it looks for timers, so everything that fell due meanwhile fires before any

@@ -198,7 +198,7 @@ class FaultLineTests(AppleTestCase):
     """Configuration faults of a provider."""
 
     async def test_a_configuration_fault_is_one_line(self) -> None:
-        """As it is with Google."""
+        """As with Google."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""))
         apple.scripts.for_next(20, rejection("TopicDisallowed"))

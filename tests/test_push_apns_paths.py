@@ -109,7 +109,7 @@ class LogTests(AppleTestCase):
     connections = 1
 
     async def test_each_loss_is_explained(self) -> None:
-        """In the words of the network, of Apple, or our own."""
+        """With the reason of the network, of Apple, or our own."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, ""))
         with capturedLogs() as events:
@@ -190,7 +190,7 @@ class TcpTests(AppleTestCase):
             self.assertTrue(connection.transport.transport.getTcpNoDelay())
 
     async def test_of_plain_connections_too(self) -> None:
-        """All outgoing connections are created in the same place."""
+        """All outgoing connections are created by the same code."""
         socket = ListeningSocket(reactor=reactor)
         port = socket.open(quiet(Protocol))
         self.addCleanup(lambda: Deferred.fromCoroutine(socket.close()))

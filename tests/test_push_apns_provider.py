@@ -66,7 +66,7 @@ async def until(condition: Any) -> None:
 
 
 class SendingTests(AppleTestCase):
-    """Pushes and what they come to."""
+    """Pushes and their results."""
 
     async def test_a_call_is_pushed_with_a_certificate(self) -> None:
         """The push carries what a VoIP push needs."""
@@ -92,7 +92,7 @@ class SendingTests(AppleTestCase):
         self.assertLess(abs(expiration - push.deadline - ahead_s), 2)
 
     async def test_a_call_is_pushed_with_a_provider_token(self) -> None:
-        """A team's key serves as well as a certificate."""
+        """A team's key works as well as a certificate."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, credentials=self.by_key()))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -136,7 +136,7 @@ class SendingTests(AppleTestCase):
         self.assertEqual(await provider.send(push), Rejected("no notification token"))
         self.assertEqual(apple.record.received_count, 0)
 
-    async def test_a_token_that_is_none_is_not_sent(self) -> None:
+    async def test_a_malformed_token_is_not_pushed_to(self) -> None:
         """Neither of a call nor of a notice: it would become a part of the path."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url, apple.url))
@@ -205,7 +205,7 @@ class SendingTests(AppleTestCase):
             apple.scripts.for_next(1, step)
             self.assertEqual(await provider.send(call_push()), result)
 
-    async def test_answers_in_every_legal_dress(self) -> None:
+    async def test_answers_in_every_legal_form(self) -> None:
         """Interim answers, long headers, padding and trailers."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
@@ -236,7 +236,7 @@ class EnvironmentTests(AppleTestCase):
         return production, sandbox, self.provide(self.settings(production.url, sandbox.url))
 
     async def test_the_other_environment_is_tried_once(self) -> None:
-        """And its word that it took the push is passed on, to be kept for the device."""
+        """That it accepted the push is passed on, to be stored with the device."""
         production, sandbox, provider = await self.serve_both()
         result = await provider.send(call_push(OTHER_TOKEN))
         self.assertEqual(result, Accepted(other_environment=True))
@@ -416,7 +416,7 @@ class TroubleTests(AppleTestCase):
         self.assert_delivered_once(apple, 20)
 
     async def test_a_peer_that_refuses_for_ever(self) -> None:
-        """At last it is believed; the layer above backs off."""
+        """In the end its refusal is the result; the layer above backs off."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         apple.scripts.for_token(TOKEN, ResetStream(7))
@@ -442,7 +442,7 @@ class TroubleTests(AppleTestCase):
         self.assertEqual(await provider.send(call_push()), Accepted())
 
     async def test_a_push_whose_call_is_over_is_not_sent(self) -> None:
-        """Neither from the queue nor afresh."""
+        """Neither from the queue nor as a new one."""
         apple = await self.serve(behaviour=Behaviour(greeting=Greeting.NO_SETTINGS))
         provider = self.provide(self.settings(apple.url))
         self.assertEqual(await provider.send(call_push(wait_s=0.1)), Temporary("deadline"))
@@ -464,7 +464,7 @@ class TroubleTests(AppleTestCase):
         self.assertNotIn(tokens(3)[1], [p.token for p in apple.record.received])
 
     async def test_a_push_waits_for_a_provider_that_comes_back(self) -> None:
-        """A restart of the server costs some time, not the push."""
+        """A restart of the server delays the push, but does not lose it."""
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         self.assertEqual(await provider.send(call_push()), Accepted())
@@ -516,7 +516,7 @@ class RefusedConnectionTests(AppleTestCase):
     connections = 1
 
     async def test_a_refused_client_certificate(self) -> None:
-        """No call has to wait to hear of it."""
+        """No call has to wait for the result."""
         other = Authority(folder=self.folder, name="other")
         apple = await self.serve(client_authority=other.certificate)
         provider = self.provide(self.settings(apple.url))

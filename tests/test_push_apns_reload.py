@@ -62,7 +62,7 @@ class ReloadTests(AppleTestCase):
         return route.provider.provider
 
     async def push(self) -> PushResult:
-        """Push by the present route."""
+        """Push by the current route."""
         route = self.table.find(*KEY)
         assert route is not None
         return await route.provider.send(call_push())

@@ -74,7 +74,7 @@ class BrakeTests(SynchronousTestCase):
         self.die()
         self.assertTrue(self.paused())
 
-    def test_what_says_nothing_of_a_token(self) -> None:
+    def test_what_does_not_concern_tokens(self) -> None:
         """Temporary failures and configuration faults do not concern tokens."""
         for result in (Temporary("x"), Uncertain("x", 1.0), ConfigFault("x"), Rejected("x")):
             self.record(result, 50)

@@ -162,7 +162,7 @@ class AccessTokensTests(SynchronousTestCase):
         self.assertEqual(self.text_of(self.get()), "ya29.one")
         self.assertEqual(len(self.http.answers), 1)
 
-    def test_early_renewal_holds_nobody_up(self) -> None:
+    def test_early_renewal_delays_no_one(self) -> None:
         """In the last five minutes a renewal runs while the old token serves."""
         self.with_token()
         self.clock.advance(3300)

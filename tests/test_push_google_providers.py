@@ -38,7 +38,7 @@ from tests.google import API_KEY, TOKEN, GoogleTestCase, call_push, device, reac
 
 
 class Common:
-    """What both protocols promise; ``protocol`` is the simulator's name for it."""
+    """The contract of both protocols; ``protocol`` is the simulator's name for it."""
 
     protocol = ""
 
@@ -53,7 +53,7 @@ class Common:
         assert pushed.ttl_s is not None
         self.assertTrue(0 < pushed.ttl_s <= 4, pushed.ttl_s)
 
-    async def test_token_that_is_none_is_not_sent(self: Any) -> None:
+    async def test_malformed_token_is_not_pushed_to(self: Any) -> None:
         """The device is kept; no push is made."""
         for odd in ("", " ", "a b", "../../", "%2e", "a\r\n", "a\n", "é", "a/b"):
             self.assertEqual(await self.send(call_push(token=odd)), MALFORMED_TOKEN)

@@ -93,7 +93,7 @@ class ConnectionTests(SynchronousTestCase):
         self.rooms += 1
 
     def doubt(self) -> None:
-        """Count how often the path was doubted."""
+        """Count how often the path was suspected."""
         self.doubts += 1
 
     def pong(self) -> None:
@@ -194,7 +194,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertAlmostEqual(self.connection.liveness.round_trip_s, 0.1)
 
     def test_a_peer_that_answers_pings_is_waited_for(self) -> None:
-        """A slow answer is Apple's affair."""
+        """A slow answer is no fault of the connection."""
         ends = self.send()
         for _ in range(20):
             self.tick(0.75)
@@ -227,7 +227,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.connection.closed.called)
         self.assertEqual(self.doubts, 0)
 
-    def test_one_that_was_just_heard_is_not_verified(self) -> None:
+    def test_one_with_a_fresh_sign_of_life_is_not_verified(self) -> None:
         """Its path works."""
         self.tick(1.0)
         self.send()

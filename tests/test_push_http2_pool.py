@@ -130,7 +130,7 @@ class PoolTests(SynchronousTestCase):
         (pool or self.pool).start()
         self.clock.advance(0)
 
-    def test_a_provider_that_is_down_is_asked_ever_more_rarely(self) -> None:
+    def test_a_provider_that_is_down_is_tried_ever_more_rarely(self) -> None:
         """But never given up."""
         self.pool.start()
         self.clock.pump([0.1] * 600)
@@ -170,7 +170,7 @@ class PoolTests(SynchronousTestCase):
         self.assertLess(self.network.connects, 25)
 
     def test_a_push_that_two_connections_died_of_is_not_replayed(self) -> None:
-        """It was not wholly sent, so nothing else would stop it."""
+        """It was not completely sent, so nothing else would stop it."""
         self.network.up = True
         self.network.settings = {3: 1, 4: 0}  # no byte of a body may be sent
         self.pool.start()
@@ -248,9 +248,9 @@ class PoolTests(SynchronousTestCase):
         pool = self.make_pool(size=3)
         self.start(pool)
         self.clock.pump([0.25] * 80)
-        heard = self.network.connections[1]
-        heard.session.ping()
-        heard.flush()
+        fresh = self.network.connections[1]
+        fresh.session.ping()
+        fresh.flush()
         self.clock.pump([0.25] * 80)
         for _ in range(3):
             self.submit(pool=pool)
@@ -258,7 +258,7 @@ class PoolTests(SynchronousTestCase):
             [len(each.session.streams) for each in self.network.connections], [0, 3, 0]
         )
 
-    def test_connections_that_were_heard_share_the_load(self) -> None:
+    def test_connections_with_fresh_signs_of_life_share_the_load(self) -> None:
         """They are equally good then."""
         self.network.settings = {3: 1000}
         pool = self.make_pool(size=2)

@@ -265,7 +265,7 @@ class FlowControlTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
-    """What becomes of answers."""
+    """How responses are read."""
 
     def test_an_accepted_push(self) -> None:
         """The response is a plain 200."""
@@ -441,7 +441,7 @@ class EndTests(SynchronousTestCase):
                 lose(peers, opened)
                 self.assertEqual((ends, peers.unprocessed), ([answer], []), name)
 
-    def test_what_the_peer_never_had_wholly_was_not_processed(self) -> None:
+    def test_what_the_peer_never_had_completely_was_not_processed(self) -> None:
         """So it may be resent when the connection ends; what was complete is uncertain."""
         peers = Peers(INITIAL_WINDOW_SIZE=4)
         _, ends = peers.open(b"{}")
@@ -491,7 +491,7 @@ class EndTests(SynchronousTestCase):
         self.assertEqual((peers.session.signs_of_life, peers.session.ping_pending), (1, False))
 
     def test_an_ack_of_no_ping_is_no_sign_of_life(self) -> None:
-        """Only the ACK of the latest PING counts: an older one does not show the present path."""
+        """Only the ACK of the latest PING counts: an older one does not prove the current path."""
         peers = Peers()
         old = peers.ping()
         new = peers.ping()

@@ -68,12 +68,12 @@ class NoticeTests(SynchronousTestCase):
             self.provider.pushes, [NoticePush(ANDROID, LOST_ACCOUNT_TEXT, deadline=60.0)]
         )
 
-    def test_same_token_is_not_told(self) -> None:
+    def test_same_token_is_not_notified(self) -> None:
         """It registered again."""
         self.notices.notify(ANDROID, ANDROID)
         self.assertEqual(self.provider.pushes, [])
 
-    def test_same_installation_is_not_told(self) -> None:
+    def test_same_installation_is_not_notified(self) -> None:
         """Its token was renewed, or it now registers only its Firebase installation ID."""
         for before, now, platform in (
             ("fid:1", "fid:2", Platform.ANDROID),

@@ -146,7 +146,7 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual((new.stopped, self.provider.stopped), (0, 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_an_operator_hears_that_the_new_one_does_not_connect(self) -> None:
+    def test_an_operator_learns_that_the_new_one_does_not_connect(self) -> None:
         """It is logged every minute; after an hour the old one is dropped anyway."""
         new = ConnectingProvider()
         with capturedLogs() as events:

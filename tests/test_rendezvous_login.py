@@ -70,7 +70,7 @@ class LoginTests(TestCase):
         self.assertEqual(line, "redis r: LoginRefused: 'AUTH failed: ERR'")
 
     async def test_kind_of_the_refusal_is_shown(self) -> None:
-        """Its first word, when that is one of Redis's."""
+        """Its first word, if that is one of Redis's error codes."""
         line = await self.shown(b"WRONGPASS invalid username-password pair or user is disabled.")
         self.assertIn("WRONGPASS", line)
         self.assertNotIn(PASSWORD, await self.shown(b"correct-horse is wrong"))

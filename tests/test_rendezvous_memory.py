@@ -35,7 +35,7 @@ class MemoryRendezvousTests(RendezvousContract, TestCase):
         self.assertTrue(self.here.knows_key(key))
         self.assertFalse(self.here.rules_out_key(key))
 
-    async def test_waiters_are_notified_before_answer_returns(self) -> None:
+    async def test_waiters_are_settled_before_answer_returns(self) -> None:
         """Nothing stands between the phone's answer and the held request."""
         waiter = await self.here.join(a_call())
         answering = self.there.answer(waiter.call.unique_key, an_answer())

@@ -1,4 +1,4 @@
-"""What a pause of this process, or a very busy turn of its reactor, does to calls: nothing."""
+"""A pause of this process, or a very busy turn of its reactor, does no harm to calls."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class PeerReportsTests(SynchronousTestCase):
         self.peers.redis_troubled()
 
     def passes(self, seconds: float) -> None:
-        """Time, in small turns of the reactor."""
+        """Let time pass, in small turns of the reactor."""
         for _ in range(round(seconds / 0.01)):
             self.clock.advance(0.01)
 
@@ -144,8 +144,8 @@ class PeerReportsTests(SynchronousTestCase):
         self.passes(INTERVAL_S * 0.2)
         self.assertTrue(self.peers.all_have_redis(since))
 
-    def test_without_the_database_only_the_time_heals(self) -> None:
-        """Just after a return nothing is certain; later Redis is trusted."""
+    def test_without_the_database_only_time_helps(self) -> None:
+        """Just after Redis has come back nothing is certain; later it is trusted."""
         self.others = None
         self.peers.start()
         self.passes(REPORTS_LAST_S * 2)

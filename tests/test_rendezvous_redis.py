@@ -33,19 +33,19 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.here = await self.member([self.server.node], cable=self.cable)
         self.there = await self.member([self.server.node])
 
-    async def test_up_tells_of_redis(self) -> None:
+    async def test_up_reports_redis(self) -> None:
         """A rendezvous that has started is up."""
         self.assertTrue((await self.member([self.server.node])).up)
 
-    async def test_answer_settles_the_places_of_its_daemon_at_once(self) -> None:
+    async def test_answer_settles_the_waiters_of_its_daemon_at_once(self) -> None:
         """Nothing stands between the phone's answer and the request held here, not even Redis."""
         waiter = await self.here.join(a_call())
         answering = Deferred.fromCoroutine(self.here.answer(waiter.call.unique_key, an_answer()))
         self.assertTrue(waiter.settled.called)
         self.assertIs(await answering, ACCEPTED)
 
-    async def test_join_that_races_with_the_answer_is_told(self) -> None:
-        """A repeat that comes in the same instant as the answer waits for nothing more."""
+    async def test_join_that_races_with_the_answer_is_settled(self) -> None:
+        """A repeat that comes at the same moment as the answer does not wait any longer."""
         for _ in range(50):
             waiter = await self.here.join(a_call(call_id="abc"))
             repeat = Deferred.fromCoroutine(self.here.join(a_call(call_id="abc")))
@@ -117,7 +117,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertIs(await self.answered(self.there, waiter.call, available=True), ACCEPTED)
         self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
 
-    async def test_refusals_decide_for_a_place_whose_waker_is_dead(self) -> None:
+    async def test_refusals_decide_for_a_waiter_whose_waker_is_dead(self) -> None:
         """Those of the pushes that Redis knows of."""
         waiter = await self.here.join(a_call(call_id="abc"))
         joined = await self.there.join(a_call(call_id="abc"))

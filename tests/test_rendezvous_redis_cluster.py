@@ -17,7 +17,7 @@ class ClusterRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.here = await self.member(cluster.nodes[:1], cluster=True)
         self.there = await self.member(cluster.nodes[2:4], cluster=True)
 
-    async def test_up_tells_of_the_whole_cluster(self) -> None:
-        """Up is a Cluster all of whose masters are connected."""
+    async def test_up_reports_the_whole_cluster(self) -> None:
+        """A Cluster is up when all of its masters are connected."""
         member = await self.member(shared_cluster().nodes[4:], cluster=True)
         self.assertTrue(member.up)

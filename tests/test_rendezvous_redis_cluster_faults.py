@@ -1,4 +1,4 @@
-"""What becomes of calls while nodes of a Redis Cluster die, stop, or hand over slots."""
+"""Calls while nodes of a Redis Cluster die, stop, or hand over slots."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ClusterFaultTests(SharedRendezvousCase):
         await self.answer_all([*later, *during, *await self.join_many(60)])
 
     async def test_no_answer_is_lost_with_a_silent_master(self) -> None:
-        """The same when the master swallows everything."""
+        """The same when the master never replies."""
         before, later = await self.join_many(60), await self.join_many(60)
         victim = self.cluster.masters[1]
         self.hurt(Redis.pause, victim)

@@ -1,4 +1,4 @@
-"""What becomes of calls while a standalone Redis dies, stops, and comes back."""
+"""Calls while a standalone Redis dies, stops, and comes back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers.redis import Redis
 
 
 class RedisAwayTests(SharedRendezvousCase):
-    """Two members at a server that is killed (refuses) or paused (swallows, does not reply)."""
+    """Two members at a server that is killed (refuses) or paused (never replies)."""
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         self.server = Redis()
@@ -45,8 +45,8 @@ class RedisAwayTests(SharedRendezvousCase):
         await self.go_on_alone()
         self.assertFalse(self.here.up)
 
-    async def test_daemon_goes_on_alone_while_redis_says_nothing(self) -> None:
-        """Neither does one that swallows all it is sent."""
+    async def test_daemon_goes_on_alone_while_redis_is_silent(self) -> None:
+        """Neither does one that never replies."""
         self.server.pause()
         self.addCleanup(self.server.resume)
         await self.go_on_alone()
@@ -60,7 +60,7 @@ class RedisAwayTests(SharedRendezvousCase):
         self.assertTrue(await self.in_time(refusal))
         self.assertIs((await waiter.settled).outcome, Outcome.UNAVAILABLE)
 
-    async def test_unknown_key_cannot_be_judged(self) -> None:
+    async def test_unknown_key_cannot_be_ruled_out(self) -> None:
         """Without Redis no one knows that a call does not wait elsewhere."""
         waiter = await self.here.join(a_call())
         self.server.kill()

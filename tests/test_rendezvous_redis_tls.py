@@ -91,7 +91,7 @@ class ClientCertificateTests(SharedRendezvousCase):
         await made.start()
         return made
 
-    async def test_own_certificate_opens_the_door(self) -> None:
+    async def test_own_certificate_is_accepted(self) -> None:
         """``certificate`` is shown, and ``ca_file`` vouches for the server."""
         files = {
             "ca_file": self.authority.certificate,

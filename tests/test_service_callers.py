@@ -99,7 +99,7 @@ class UnixSocketTests(PortCase):
             self.assertEqual(oct(path.stat().st_mode & 0o777), oct(0o660))
 
     async def test_configured_mode_stands(self) -> None:
-        """By name and by place."""
+        """By name and by position."""
         for name, argument in (("named", "mode=600"), ("placed", "600")):
             path = self.folder / name
             await self.open(f"unix:{path}:{argument}")
@@ -113,7 +113,7 @@ class UnixSocketTests(PortCase):
         self.set_networks(pbx=("unix",))
         await self.assertPbx(True, endpoint)
 
-    async def test_balancer_on_a_unix_socket_is_believed_by_name(self) -> None:
+    async def test_balancer_on_a_unix_socket_is_trusted_by_name(self) -> None:
         """X-Forwarded-For counts when trusted_proxies has ``unix``; it forbids otherwise."""
         endpoint = await self.open(f"unix:{self.path()}")
         self.set_networks(pbx=(PBX, "unix"))
@@ -168,7 +168,7 @@ class ProxyHeaderTests(PortCase):
         await self.assertPbx(False, endpoint, FORWARDED_FOR, self.FROM_PBX)
 
     async def test_proxy_on_a_unix_socket(self) -> None:
-        """Believed when trusted_proxies has ``unix``."""
+        """Trusted when trusted_proxies has ``unix``."""
         endpoint = await self.open(f"haproxy:unix:{self.folder}/http.sock")
         mode = (self.folder / "http.sock").stat().st_mode
         self.assertEqual(oct(mode & 0o777), oct(0o660))

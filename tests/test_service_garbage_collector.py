@@ -1,4 +1,4 @@
-"""When all garbage is collected: middlewared.service.garbage_collector."""
+"""When all garbage is collected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def old_garbage() -> weakref.ref[Cyclic]:
 
 
 class FullCollectionsTests(SynchronousTestCase):
-    """Full collections keep out of the way of calls, and are made all the same."""
+    """Full collections wait while many calls do, but not for ever."""
 
     def setUp(self) -> None:
         self.addCleanup(gc.set_threshold, *gc.get_threshold())

@@ -50,7 +50,7 @@ class BacklogTests(SynchronousTestCase):
         self.assertEqual(with_backlog("ssl:0:a:b"), f"ssl:0:a:b:backlog={BACKLOG}")
 
     def test_a_backlog_that_is_configured_is_kept(self) -> None:
-        """By name and by place; sockets of systemd have their own."""
+        """By name and by position; sockets of systemd have their own."""
         for description in ("tcp:0:backlog=7", "tcp:0:127.0.0.1:7", "tcp6:0:7", "unix:/a:660:7"):
             self.assertEqual(self.backlog(description), 7, description)
         self.assertEqual(with_backlog("systemd:domain=INET:index=0"), "systemd:domain=INET:index=0")

@@ -86,7 +86,7 @@ class StartTests(DaemonTestCase):
         silent: Any = Factory.forProtocol(Silent)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(silent)
         self.addCleanup(port.stopListening)
-        url = f"postgresql://nobody@127.0.0.1:{port.getHost().port}/nothing"
+        url = f"postgresql://someone@127.0.0.1:{port.getHost().port}/nothing"
         daemon = DaemonProcess(
             reactor=reactor, config=self.write_config(f"{PORTS}[database]\nurl = {url}\n")
         )

@@ -1,4 +1,4 @@
-"""The simulated Apple keeps Apple's rules and makes the ordered faults, on the wire."""
+"""The simulated Apple enforces Apple's rules and causes the faults ordered, on the wire."""
 
 from __future__ import annotations
 
@@ -120,21 +120,21 @@ class RuleTests(AppleTestCase):
         return answer.reason
 
     async def test_accepts_echoes_and_records(self) -> None:
-        """A good push is answered 200 with its own apns-id, recorded, and told at once."""
-        told: list[ReceivedPush] = []
-        server = await self.serve(listener=told.append)
+        """A good push is answered 200 with its own apns-id, recorded, and reported at once."""
+        reported: list[ReceivedPush] = []
+        server = await self.serve(listener=reported.append)
         peer = await self.connect()
         apns_id = "01234567-89ab-cdef-0123-456789abcdef"
         answer = await peer.push(apns_id=apns_id)
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(answer.headers["apns-id"], apns_id)
         (push,) = server.record.delivered
-        self.assertEqual(told, [push])
+        self.assertEqual(reported, [push])
         self.assertEqual((push.token, push.payload, push.connection), (TOKEN, PAYLOAD, 1))
         self.assertEqual(push.environment, "production")
 
     async def test_target(self) -> None:
-        """Method, path, authority and device token are judged."""
+        """Method, path, authority and device token are validated."""
         await self.serve()
         self.assertEqual(await self.refusal(method="PUT"), "MethodNotAllowed")
         self.assertEqual(await self.refusal(path=f"/3/devices/{TOKEN}"), "BadPath")
@@ -143,7 +143,7 @@ class RuleTests(AppleTestCase):
         self.assertEqual(await self.refusal(authority="example.org"), "MisdirectedRequest")
 
     async def test_headers(self) -> None:
-        """Every apns header is judged, and none may come twice."""
+        """Every apns header is validated, and none may come twice."""
         await self.serve()
         voip_as_alert = {"apns_push_type": "alert"}
         self.assertEqual(await self.refusal(apns_topic="org.example"), "TopicDisallowed")
@@ -180,7 +180,7 @@ class RuleTests(AppleTestCase):
 
 
 class CredentialTests(AppleTestCase):
-    """Certificates are judged in the handshake, provider tokens at each push."""
+    """Certificates are validated in the handshake, provider tokens at each push."""
 
     async def refused_handshake(self, certificate: Path) -> str:
         peer = await self.connect(certificate=certificate, ready=False)
@@ -195,7 +195,7 @@ class CredentialTests(AppleTestCase):
         self.assertEqual(server.record.received_count, 0)
 
     async def test_certificates_can_be_refused_by_order(self) -> None:
-        """A good certificate is refused while the behaviour says so."""
+        """A good certificate is refused while the behaviour demands it."""
         server = await self.serve(behaviour=Behaviour(refuse_certificate=True))
         self.assertIn("alert", await self.refused_handshake(self.credentials.client))
         server.behaviour = Behaviour()
@@ -221,7 +221,7 @@ class CredentialTests(AppleTestCase):
         return answer.reason if answer.body else ""
 
     async def test_provider_tokens(self) -> None:
-        """Signature, key id, team, age and clock of a provider token are judged."""
+        """Signature, key id, team, age and clock of a provider token are validated."""
         await self.serve()
         now = int(time.time())
         stranger = write_provider_key(Path(self.credentials.folder.name), key_id="OTHERKEY01")
@@ -312,7 +312,7 @@ class FaultTests(AppleTestCase):
         self.assertFalse(stalled.called)
 
     async def test_silence(self) -> None:
-        """A silent connection answers nothing, not even a PING; another one is well."""
+        """A silent connection answers nothing, not even a PING; another one works."""
         server = await self.serve()
         server.scripts.for_token("cd" * 32, Stall(acknowledge_pings=False))
         silent, other = await self.connect(), await self.connect()
@@ -322,7 +322,7 @@ class FaultTests(AppleTestCase):
         self.assertFalse(any(each.called for each in unanswered))
 
     async def test_reset_connection(self) -> None:
-        """A TCP reset takes the connection away without a word."""
+        """A TCP reset ends the connection without a GOAWAY."""
         server = await self.serve()
         server.scripts.for_next(1, ResetConnection())
         peer = await self.connect()

@@ -30,7 +30,7 @@ class CertificateTests(SynchronousTestCase):
         self.authority = Authority(folder=self.folder)
 
     def verify(self, pem: Path, authority: Authority) -> None:
-        """Let OpenSSL judge the first certificate in ``pem``."""
+        """Let OpenSSL verify the first certificate in ``pem``."""
         store = crypto.X509Store()
         store.load_locations(str(authority.certificate))
         certificate = crypto.X509.from_cryptography(x509.load_pem_x509_certificate(read(pem)))
@@ -73,7 +73,7 @@ class CertificateTests(SynchronousTestCase):
 
 
 class KeyTests(SynchronousTestCase):
-    """Signing keys work with the library that speaks for the daemon."""
+    """Signing keys work with the library that the daemon uses."""
 
     def setUp(self) -> None:
         self.folder = temporary_folder(self)

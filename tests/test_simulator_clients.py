@@ -36,7 +36,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 class Daemon(HttpServer):
-    """Stands at the daemon's place: keeps what it gets and says what it is told."""
+    """Stands in for the daemon: records requests and replies as scripted."""
 
     def __init__(self) -> None:
         super().__init__(reactor=reactor)
@@ -81,7 +81,7 @@ class SocketTestCase(TestCase):
 
 
 class AccountsTests(SocketTestCase):
-    """The account API speaks for the Authorization header it got."""
+    """The account API replies according to the Authorization header."""
 
     async def prepare(self) -> None:
         self.accounts = AccountsServer(
@@ -89,7 +89,7 @@ class AccountsTests(SocketTestCase):
             accounts={
                 ("user@example.org", "secret"): 123456789,
                 "Token user@example.org:abc": 222222222,
-                "Token nobody": None,
+                "Token unknown": None,
             },
         )
         await self.serve(self.accounts)
@@ -116,7 +116,7 @@ class AccountsTests(SocketTestCase):
     async def test_refusals(self) -> None:
         """Wrong credentials are 401, no app account is null, a foreign account 404."""
         self.assertEqual((await self.get(PROFILE_PATH, basic("user@example.org", "x")))[0], 401)
-        self.assertIn("null", (await self.get(PROFILE_PATH, "Token nobody"))[1])
+        self.assertIn("null", (await self.get(PROFILE_PATH, "Token unknown"))[1])
         foreign = "/api/phoneaccount/basic/phoneaccount/123456789/"
         self.assertEqual((await self.get(foreign, "Token user@example.org:abc"))[0], 404)
 
@@ -229,7 +229,7 @@ class AnsweringTests(SocketTestCase):
 
 
 class PBXTests(SocketTestCase):
-    """A PBX tells what the daemon said."""
+    """A PBX reports the daemon's reply."""
 
     async def prepare(self) -> None:
         await super().prepare()
@@ -288,7 +288,7 @@ class ProcessTests(SocketTestCase):
     """python -m middlewared.simulator"""
 
     async def test_runs_alone(self) -> None:
-        """It says where everything is, serves, and sums up on SIGTERM."""
+        """It prints where everything is, serves, and sums up on SIGTERM."""
         output = _Output()
         command = [sys.executable, "-m", "middlewared.simulator", "--answer-ms", "5"]
         process: Any = cast(Any, reactor).spawnProcess(

@@ -1,4 +1,4 @@
-"""The simulated Google judges tokens and messages, and makes the ordered faults."""
+"""The simulated Google validates tokens and messages, and causes the faults ordered."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class GoogleTestCase(TestCase):
 
 
 class OAuthTests(GoogleTestCase):
-    """The token endpoint judges the assertion."""
+    """The token endpoint validates the assertion."""
 
     async def test_issues_a_token(self) -> None:
         """A good assertion gets an access token with the lifetime that was set."""
@@ -140,7 +140,7 @@ class OAuthTests(GoogleTestCase):
         self.assertEqual((answer.status, answer.json["expires_in"]), (200, 7))
         self.assertEqual(answer.json["token_type"], "Bearer")
 
-    async def test_judges_the_assertion(self) -> None:
+    async def test_validates_the_assertion(self) -> None:
         """Signer, audience, scope and times of an assertion must be right."""
         account = self.account()
         stranger = self.account(name="stranger")
@@ -151,7 +151,7 @@ class OAuthTests(GoogleTestCase):
             {"iat": now + 600, "exp": now + 1200},
             {"iat": now - 7200, "exp": now - 3600},
             {"exp": now + 4000},
-            {"iss": "nobody@example.org"},
+            {"iss": "unknown@example.org"},
         ):
             answer = await self.ask_token(account, **claims)
             self.assertEqual((answer.status, answer.json["error"]), (400, "invalid_grant"))
@@ -200,8 +200,8 @@ class MessageTests(GoogleTestCase):
             json={"message": body if message is None else message},
         )
 
-    async def test_accepts_records_and_tells(self) -> None:
-        """A good message gets its name, and the listener hears of it."""
+    async def test_accepts_records_and_reports(self) -> None:
+        """A good message gets its name, and the listener is notified."""
         answer = await self.send()
         self.assertEqual(answer.status, 200)
         self.assertTrue(answer.json["name"].startswith("projects/simulated-project/messages/"))
@@ -210,14 +210,14 @@ class MessageTests(GoogleTestCase):
         self.assertEqual(push.data, {"type": "call", "attempt": "1"})
         self.assertEqual(list(self.server.record.delivered), [push])
 
-    async def test_judges_the_access_token(self) -> None:
+    async def test_validates_the_access_token(self) -> None:
         """A wrong, expired or revoked access token is 401 without an FcmError."""
         self.server.oauth.revoke_all()
         answer = await self.send()
         self.assertEqual((answer.status, answer.json["error"]["status"]), (401, "UNAUTHENTICATED"))
         self.assertNotIn("details", answer.json["error"])
 
-    async def test_judges_the_project(self) -> None:
+    async def test_validates_the_project(self) -> None:
         """An unknown project is 404, another account's project 403, both without FcmError."""
         unknown = await self.send(path="/v1/projects/nothing/messages:send")
         self.assertEqual((unknown.status, unknown.json["error"]["status"]), (404, "NOT_FOUND"))
@@ -225,8 +225,8 @@ class MessageTests(GoogleTestCase):
         foreign = await self.send(path="/v1/projects/other/messages:send")
         self.assertEqual(foreign.json["error"]["status"], "PERMISSION_DENIED")
 
-    async def test_judges_the_message(self) -> None:
-        """What the reference forbids is INVALID_ARGUMENT and reaches nobody."""
+    async def test_validates_the_message(self) -> None:
+        """What the reference forbids is INVALID_ARGUMENT and reaches no one."""
         for wrong in (
             {"data": {"attempt": 1}},
             {"data": {"google.x": "y"}},
@@ -314,7 +314,7 @@ class MessageTests(GoogleTestCase):
                 await each
 
     async def test_speaks_https(self) -> None:
-        """With a certificate the server speaks TLS, and its addresses say so."""
+        """With a certificate the server speaks TLS, and its URLs begin with https."""
         authority = Authority(folder=self.folder)
         server = GoogleServer(reactor=reactor, certificate=authority.server())
         await server.start()
@@ -350,8 +350,8 @@ class LegacyTests(GoogleTestCase):
             self.assertEqual(answer.json["multicast_id"], MULTICAST_ID)
             self.assertEqual((self.pushed[-1].protocol, self.pushed[-1].ttl_s), (protocol, 4))
 
-    async def test_judges(self) -> None:
-        """Key, token, data and time to live are judged."""
+    async def test_validates(self) -> None:
+        """Key, token, data and time to live are validated."""
         self.assertEqual((await self.send(key="other")).status, 401)
         self.assertEqual((await self.send(data={"start": 1.5})).status, 400)
         self.assertIn("MissingRegistration", (await self.send(to="")).text)

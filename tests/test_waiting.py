@@ -1,4 +1,4 @@
-"""Time-outs count only the time in which this process could have heard its peer."""
+"""Time-outs count only the time in which this process could have received a reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection may cost, shown by connections that want more."""
+"""The limits of one connection, tested by connections that exceed them."""
 
 from __future__ import annotations
 

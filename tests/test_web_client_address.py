@@ -24,7 +24,7 @@ class ClientAddressTests(SynchronousTestCase):
         address = client_address(peer, forwarded_for, PROXIES)
         self.assertEqual(address, None if expected is None else ip_address(expected))
 
-    def test_stranger_is_not_believed(self) -> None:
+    def test_stranger_is_not_trusted_about_addresses(self) -> None:
         """Only a trusted proxy may name the client."""
         self.assertClient("192.0.2.1", "192.0.2.1", "127.0.0.1")
 
@@ -74,9 +74,9 @@ class ClientAddressTests(SynchronousTestCase):
         behind = client_address(None, ["192.0.2.1"], ("unix",))
         self.assertEqual(behind, ip_address("192.0.2.1"))
 
-    def test_word_of_a_stranger_about_others_is_doubted(self) -> None:
+    def test_header_of_an_untrusted_proxy_is_doubted(self) -> None:
         """A proxy that is not trusted may forward for anyone."""
-        for peer, forwarded_for, forwarded, believed in (
+        for peer, forwarded_for, forwarded, trusted in (
             ("192.0.2.1", [], [], True),
             ("192.0.2.1", ["192.0.2.1"], [], False),
             ("192.0.2.1", [""], [], False),
@@ -89,7 +89,7 @@ class ClientAddressTests(SynchronousTestCase):
             ("unknown", ["192.0.2.1"], [], False),
         ):
             why = forwarding_fault(peer, forwarded_for, forwarded, PROXIES)
-            self.assertEqual(not why, believed, (peer, forwarded_for, forwarded))
+            self.assertEqual(not why, trusted, (peer, forwarded_for, forwarded))
 
     @given(st.text() | st.lists(st.sampled_from("0123456789abcdef.:[]%, /")).map("".join))
     def test_any_header_gives_an_address_or_none(self, header: str) -> None:

@@ -49,7 +49,7 @@ class IncomingCallTests(WebCase):
         self.assertEqual(self.calls.rung, [call])
 
     async def test_every_other_outcome_is_nak(self) -> None:
-        """200 for what became of a call, 503 when there was none."""
+        """200 for the outcome of a call, 503 when none was taken."""
         for outcome in set(Outcome) - {Outcome.ANSWERED, Outcome.MALFORMED, Outcome.FORBIDDEN}:
             none = outcome in (Outcome.OVERLOADED, Outcome.DRAINING, Outcome.SERVICE_DOWN)
             self.calls.at_once = outcome
@@ -72,7 +72,7 @@ class IncomingCallTests(WebCase):
 
     async def test_network_is_that_of_the_client_behind_trusted_proxies(self) -> None:
         """
-        X-Forwarded-For is believed only when a trusted proxy sent it. Who else sends it, or
+        X-Forwarded-For counts only when a trusted proxy sent it. Another client that sends it, or
         Forwarded, asks for someone unknown.
         """
         self.calls.at_once = Outcome.TIMEOUT
@@ -372,7 +372,7 @@ class CredentialsTests(WebCase):
             self.assertEqual(response.status, status)
         self.assertIn("retry-after", response.headers)
 
-    async def test_account_speaks_for_itself_alone(self) -> None:
+    async def test_account_may_change_only_its_own_devices(self) -> None:
         """403 for another account, but only after its body was checked."""
         for path in ("/api/apns-device/", "/api/log-metrics/", "/api/check-in/"):
             response = await self.post_json(path, DEVICE, basic(login=SIP_USER_ID + 1))

@@ -68,14 +68,14 @@ class IncomingCallTests(RulesCase):
         return fields.incoming_call(raw, SETTINGS)
 
     def test_numbers_are_passed_on_as_received(self) -> None:
-        """Digits among the usual marks, or a word for a withheld number; outer blanks go."""
+        """Digits with the usual marks, or a word for a withheld number; outer blanks go."""
         for sent in ("+31 (0)6-12–34.5/6", " 31612345678", "0x12X", "Anonymous", "supressed", "0"):
             call = fields.incoming_call(CALL | {"phonenumber": sent}, SETTINGS)
             self.assertEqual(call.phonenumber, sent.strip())
 
     def test_other_numbers_are_refused(self) -> None:
         """No digits at all, other letters, digits of other scripts, more than 32."""
-        for sent in ("", " ", "+", "12a", "nobody", "٣", "1" * 33, "1\0", "1\n2", None):
+        for sent in ("", " ", "+", "12a", "none", "٣", "1" * 33, "1\0", "1\n2", None):
             self.assertRefused(self._read, CALL, phonenumber=sent)
 
     def test_texts_are_bounded(self) -> None:
@@ -134,7 +134,7 @@ class DeviceTests(RulesCase):
     def _read(raw: RawFields) -> object:
         return fields.device(raw, Platform.APNS, SETTINGS, NOW)
 
-    def test_everything_an_app_tells_is_kept(self) -> None:
+    def test_everything_an_app_sends_is_kept(self) -> None:
         """Under the names of the model."""
         sent: RawFields = {
             "name": "n", "os_version": "o", "client_version": "c", "remote_logging_id": "r",
@@ -170,7 +170,7 @@ class DeviceTests(RulesCase):
         raw = DEVICE | {"token": "aZ_09:-"}
         self.assertEqual(fields.device(raw, Platform.GCM, SETTINGS, NOW).token, "aZ_09:-")
 
-    def test_refusals_do_not_tell_the_token(self) -> None:
+    def test_refusals_do_not_show_the_token(self) -> None:
         """They go to the log."""
         with self.assertRaises(BadRequest) as refused:
             self._read(DEVICE | {"token": "se cret"})

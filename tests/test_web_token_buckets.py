@@ -38,11 +38,11 @@ class BucketTests(SynchronousTestCase):
         self.assertEqual(self.taken("a", START + 99), 10)
 
     def test_what_was_refused_costs_nothing(self) -> None:
-        """Whoever asks on and on in vain gets the even rate all the same."""
+        """A spender that keeps asking although it is refused still gets the even rate."""
         self.taken("a", START)
         self.assertEqual([self.taken("a", START + s) for s in (1, 2, 3)], [2, 2, 2])
 
-    def test_refusal_says_when_to_come_again(self) -> None:
+    def test_refusal_states_when_to_try_again(self) -> None:
         """In whole seconds, rounded up."""
         slow = Rate(burst=1, per_s=1 / 6)
         self.buckets.take("a", slow, START)

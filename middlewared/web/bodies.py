@@ -28,7 +28,7 @@ def read_body(content_type: str, body: bytes) -> RawFields:
     The fields of ``body``; the last one counts when a field is repeated.
 
     :raises UnsupportedMediaType: the content type is none of ours.
-    :raises BadRequest: the body is not what its content type says, or not UTF-8.
+    :raises BadRequest: the body does not match its content type, or is not UTF-8.
     """
     match content_type.partition(";")[0].strip().lower():
         case "application/json":

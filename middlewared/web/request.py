@@ -96,7 +96,7 @@ class Request(server.Request):
 
         :raises BodyTooLarge: the body is over the limit; checked first.
         :raises UnsupportedMediaType: the content type is none of ours.
-        :raises BadRequest: the body is not what its content type says.
+        :raises BadRequest: the body does not match its content type.
         """
         if self._fields is None:
             self._fields = self._decode()

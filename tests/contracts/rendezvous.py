@@ -1,5 +1,5 @@
 """
-What every rendezvous must do, whatever it stands on.
+What every rendezvous must do.
 
 ``RendezvousContract`` is mixed into a TestCase that has two members of one rendezvous:
 the same object twice for the one inside a process, two daemons' for a shared one.
@@ -77,7 +77,7 @@ class RendezvousContract(_Case):
     ) -> AnswerResult:
         return await member.answer(call.unique_key, an_answer(available))
 
-    async def test_answer_reaches_the_waiting_place(self) -> None:
+    async def test_answer_reaches_the_waiter(self) -> None:
         """An answer given at one member settles the waiter at the other."""
         waiter = await self.here.join(a_call())
         self.assertTrue(waiter.first)
@@ -189,7 +189,7 @@ class RendezvousContract(_Case):
         self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
 
     async def test_settling_after_an_answer_changes_nothing(self) -> None:
-        """The answer has decided; a push's late failure is of no account."""
+        """The answer has decided; a push's late failure does not matter."""
         waiter = await self.here.join(a_call())
         await self.answered(self.there, waiter.call)
         await self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD)
@@ -214,7 +214,7 @@ class RendezvousContract(_Case):
         self.assertIs((await first.settled).outcome, Outcome.PUSH_FAILED)
         self.assertIs((await second.settled).outcome, Outcome.PUSH_FAILED)
 
-    async def test_repeat_of_an_answered_call_is_told_at_once(self) -> None:
+    async def test_repeat_of_an_answered_call_is_answered_at_once(self) -> None:
         """Within the window of an answered call its repeat gets the same answer."""
         first = await self.here.join(a_call(call_id="abc"))
         await self.answered(self.here, first.call)
@@ -236,7 +236,7 @@ class RendezvousContract(_Case):
         self.assertFalse(self.here.holds(a_call(call_id="abc").incoming))
 
     async def test_repeat_of_a_failed_call_is_a_new_call(self) -> None:
-        """A call that failed does not answer for the next try."""
+        """The outcome of a call that failed does not apply to the next try."""
         first = await self.here.join(a_call(call_id="abc"))
         await self.here.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
         await self.until_ended(first)
@@ -280,7 +280,7 @@ class RendezvousContract(_Case):
         other.leave()
         again.leave()
 
-    async def test_last_place_to_leave_ends_the_call(self) -> None:
+    async def test_last_waiter_to_leave_ends_the_call(self) -> None:
         """While one PBX connection is left the call waits; then it is over."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
@@ -292,7 +292,7 @@ class RendezvousContract(_Case):
         self.assertIs(await self.answered(self.here, first.call), UNKNOWN)
         self.assertIs(await self.answered(self.there, first.call), UNKNOWN)
 
-    async def test_joined_place_gets_the_answer_after_the_first_left(self) -> None:
+    async def test_joined_waiter_gets_the_answer_after_the_first_left(self) -> None:
         """The PBX repeats a call, then drops its first connection: the repeat is answered."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
@@ -307,7 +307,7 @@ class RendezvousContract(_Case):
         settlement = await self.until_ended(waiter)
         self.assertIs(settlement and settlement.outcome, Outcome.ANSWERED)
 
-    async def test_first_place_hears_of_the_end_after_it_was_left(self) -> None:
+    async def test_first_waiter_is_notified_of_the_end_after_it_left(self) -> None:
         """The call goes on for the second; its end is reported where the device is woken."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.there.join(a_call(call_id="abc"))
@@ -316,7 +316,7 @@ class RendezvousContract(_Case):
         settlement = await self.until_ended(first)
         self.assertIs(settlement and settlement.outcome, Outcome.UNAVAILABLE)
 
-    async def test_places_of_one_member_share_the_platform(self) -> None:
+    async def test_waiters_of_one_member_share_the_platform(self) -> None:
         """The waker sets it; other calls do not have it."""
         first = await self.here.join(a_call(call_id="abc"))
         second = await self.here.join(a_call(call_id="abc"))
@@ -327,7 +327,7 @@ class RendezvousContract(_Case):
         for waiter in (first, second, other):
             waiter.leave()
 
-    async def test_settle_all_settles_this_members_places(self) -> None:
+    async def test_settle_all_settles_this_members_waiters(self) -> None:
         """At the end of a drain all who wait here are notified."""
         first = await self.here.join(a_call())
         second = await self.here.join(a_call())
@@ -342,7 +342,7 @@ class RendezvousContract(_Case):
         await self.here.stop()
         self.assertIs((await waiter.settled).outcome, Outcome.DRAINING)
 
-    async def test_waiting_counts_places(self) -> None:
+    async def test_waiting_counts_waiters(self) -> None:
         """waiting is what one member holds: up at join, down at answer or leave."""
         first = await self.here.join(a_call())
         second = await self.here.join(a_call())

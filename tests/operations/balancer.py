@@ -25,7 +25,7 @@ MOST_OF_A_PHONE = 20
 ACK = "200 status=ACK"
 
 
-class Place(rolling.Place):  # type: ignore[misc]
+class Deployment(rolling.Deployment):  # type: ignore[misc]
     """Its first daemon takes one call at a time; HAProxy logs; an address has few connections."""
 
     def _config(self, number: int) -> str:
@@ -73,33 +73,33 @@ def status(url: str) -> int:
         return error.code
 
 
-async def check(place: Place) -> None:
+async def check(deployment: Deployment) -> None:
     """Raises when one of the requirements does not hold."""
-    await rolling.Calls(place, 1).register()
-    answers = await ring(place.pbx, 20)
+    await rolling.Calls(deployment, 1).register()
+    answers = await ring(deployment.pbx, 20)
     assert set(answers) == {ACK}, f"a full daemon's calls were not taken elsewhere: {answers}"
-    await place.others[-1].wait_for(r"pbx pbx/daemon2 .* 200 .*/\+1 ")
+    await deployment.others[-1].wait_for(r"pbx pbx/daemon2 .* 200 .*/\+1 ")
 
-    stopped = place.daemons[0]._process
+    stopped = deployment.daemons[0]._process
     stopped.send_signal(signal.SIGSTOP)
     try:
-        answers = await ring(place.ports[1][1], 10)
+        answers = await ring(deployment.ports[1][1], 10)
     finally:
         stopped.send_signal(signal.SIGCONT)
     assert set(answers) == {ACK}, f"a paused daemon cost answers: {answers}"
 
-    phones = f"http://{rolling.HOST}:{place.phones}"
+    phones = f"http://{rolling.HOST}:{deployment.phones}"
     for path in ("/health/", "/api/openapi.json", "/api/incoming-call/"):
         assert status(phones + path) == 404, path
     status(f"{phones}/api/check-in/?password=hunter2")
-    text = await place.others[-1].wait_for("/api/check-in/")
+    text = await deployment.others[-1].wait_for("/api/check-in/")
     assert "hunter2" not in text, "HAProxy logs query strings"
 
     flood = []
     for source in range(2, 12):
         for _ in range(15):
-            flood.append(await asyncio.to_thread(_connect, f"127.0.0.{source}", place.phones))
-    answers = await asyncio.wait_for(ring(place.pbx, 1), 3)
+            flood.append(await asyncio.to_thread(_connect, f"127.0.0.{source}", deployment.phones))
+    answers = await asyncio.wait_for(ring(deployment.pbx, 1), 3)
     assert len(answers) == 1, answers
     assert answers[0].startswith("200 "), f"phones lock PBXs out: {answers}"
     for each in flood:
@@ -113,12 +113,12 @@ def _connect(source: str, port: int) -> socket.socket:
 async def run() -> None:
     """Start everything, check, stop everything."""
     with tempfile.TemporaryDirectory(prefix="middlewared-balancer-") as folder:
-        place = Place(Path(folder))
+        deployment = Deployment(Path(folder))
         try:
-            await place.start()
-            await check(place)
+            await deployment.start()
+            await check(deployment)
         finally:
-            place.stop()
+            deployment.stop()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 A SIP call through the shipped Kamailio configuration, with the real Kamailio and SIPp.
 
 The caller's INVITE waits at Kamailio for the daemon; the phone is woken, registers at
-Kamailio, answers the daemon, and gets the INVITE. A call to nobody is refused at once, and
-a caller may hang up while the phone is woken. Usage: sip.py WORK_DIRECTORY
+Kamailio, answers the daemon, and gets the INVITE. A call to an unknown account is refused at
+once, and a caller may hang up while the phone is woken. Usage: sip.py WORK_DIRECTORY
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ async def run(work: Path) -> None:
         answered = await daemon.wait_for(line)
         assert f"unique_key={CALL_ID}" not in answered, answered
         refused = sipp("refused", NOBODY, "refused")
-        assert await refused.ended() == 0, "the call to nobody was not refused"
+        assert await refused.ended() == 0, "the call to an unknown account was not refused"
         cancelled = sipp("cancelled", ACCOUNT, "cancelled")
         assert await cancelled.ended() == 0, "the caller could not hang up"
     finally:

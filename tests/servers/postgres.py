@@ -95,7 +95,7 @@ class PostgresServer:
         self._wait()
 
     def pause(self) -> None:
-        """SIGSTOP all of it: connections stay, nobody answers."""
+        """SIGSTOP all of it: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -39,7 +39,7 @@ def program() -> str:
 
 
 def free_port() -> int:
-    """A port nobody has, with nobody at the Cluster bus's port (10,000 above) either."""
+    """A free port whose Cluster bus port (10,000 above) is free, too."""
     while True:
         # Both below the range from which the system gives ports to others meanwhile.
         port = random.randrange(10_000, 22_000)
@@ -104,7 +104,7 @@ class Redis:
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP: a host that swallows everything and says nothing."""
+        """SIGSTOP: a host that accepts everything and never replies."""
         self.signal(signal.SIGSTOP)
         self.runs = False
 
@@ -184,7 +184,7 @@ class RedisCluster:
         return len(lines) == len(self.members) and "handshake" not in str(lines)
 
     def healthy(self) -> bool:
-        """Whether every node is there, says so, and each shard has a replica in step."""
+        """Whether every node reports that it is there, and each shard has a replica in step."""
         return all(self._is_well(member) for member in self.members)
 
     def _is_well(self, member: Redis) -> bool:

@@ -161,7 +161,7 @@ class ApnsEnvironment:
             if isinstance(result, Temporary | Uncertain):
                 exchange.connection.distrust()
             if result.reason in LEAVING:
-                exchange.connection.leave(f"Apple said {result.reason}")
+                exchange.connection.leave(f"Apple responded {result.reason}")
         if isinstance(result, Uncertain):
             return attrs.evolve(result, provider_id=exchange.request_id.decode("ascii"))
         return result
@@ -171,4 +171,4 @@ class ApnsEnvironment:
         now = self._clock.seconds()
         if now >= self._left_at + LEAVE_EVERY_S:
             self._left_at = now
-            connection.leave(f"Apple said {reason}")
+            connection.leave(f"Apple responded {reason}")
