@@ -153,9 +153,10 @@ class Device:
     3. ``devices/queries.py`` (``from_row``), unless it is a text or a number
     4. ``cli/device_commands.py`` (``_fields``): how ``middlewared devices show`` prints it
     5. ``tests/contracts/devices.py`` (``a_device``), ``tests/test_web_fields.py``
-    6. ``docs/operating.md`` (export from SQLite, number of the schema), ``CHANGELOG.md``
+    6. ``docs/operating.md``: the number of the schema, and what an export leaves out (or
+       ``devices/predecessor.py`` imports it); ``CHANGELOG.md``
 
-    The registries, their cache and their statements follow the fields of this class.
+    Nothing else: the registries, their cache, statements and upgrade tests follow this class.
     """
 
     sip_user_id: int

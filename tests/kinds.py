@@ -22,7 +22,7 @@ SLOW = {
     "test_push_apns_paths.py",
     "test_push_apns_uncertain.py",
     "test_push_google_uncertain.py",
-    "test_web_limits.py",
+    "test_web_channel.py",
 }
 
 

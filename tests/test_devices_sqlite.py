@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 import middlewared
 from middlewared.devices.interface import DeviceFilter, Registered
 from middlewared.devices.migrations import pending
-from middlewared.devices.queries import COUNT, COUNT_SILENT, Dialect
+from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
@@ -28,7 +28,7 @@ from tests.contracts.devices import (
     DaemonHeartbeatsContract,
     DeviceRegistryContract,
     a_device,
-    first_schema_row,
+    older_device,
     start,
     until_done,
 )
@@ -124,17 +124,17 @@ class SqliteStartTests(SqliteCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        row = first_schema_row()
-        insert = f"insert into devices ({', '.join(row)}) values ({', '.join('?' * len(row))})"
-        for version in (1, 2):
+        for version, _ in pending("sqlite", 0)[:-1]:
             self.path = self.path.with_suffix(f".{version}")
             with closing(sqlite3.connect(self.path)) as older, older:
                 for _, script in pending("sqlite", 0)[:version]:
                     older.executescript(script)
                 older.execute(f"pragma user_version = {version}")
-                older.execute(insert, tuple(row.values()))
+                columns = [each[0] for each in older.execute("select * from devices").description]
+                device, row = older_device(columns)
+                older.execute(f"insert into devices values ({', '.join('?' * len(row))})", row)
             registry = await self.started()
-            self.assertEqual(await registry.find(ACCOUNT), a_device())
+            self.assertEqual(await registry.find(ACCOUNT), device)
             self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
             await registry.log_wakeups([Wakeup(a_device(), None)])
             self.assertEqual((await registry.count(1)).silent, 1)
@@ -215,10 +215,10 @@ class SqliteLargeTests(SqliteCase):
         """A look-up is answered during a count, however long that takes."""
         registry = await self.started()
         await registry.register(a_device())
+        others = ", ".join(COLUMNS[4:])
         self.sql(
             "with recursive n (n) as (select 1 union all select n + 1 from n where n < 5000)"
-            f" insert into devices ({', '.join(first_schema_row())}) select n, 'gcm', 'app' || n,"
-            " 't' || n, '', '', '', '', 0, '', 0, '', 0, 0 from n"
+            f" insert into devices select n, 'gcm', 'app' || n, 't' || n, {others} from n, devices"
         )
         # So many that a look-up comes between them on busy cores, too.
         counting = [Deferred.fromCoroutine(registry.count(1)) for _ in range(40)]

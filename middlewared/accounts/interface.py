@@ -9,16 +9,21 @@ What one more backend (``ldap``) takes:
 1. ``accounts/ldap.py``: the class, an :class:`AccountBackend`, and its frozen settings
 2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings`` (a password
    with ``secret=True``)
-3. ``config/rules.py``: which of its keys must be set; a warning where it has no TLS
+3. ``config/rules.py``: which of its keys must be set; ``config/exposure.py``: a warning where
+   a password goes out without TLS
 4. ``service/implementations.py``: its case in ``choose_accounts``, without which mypy fails
 5. ``service/apps.py`` (``file_problems``), if it reads a file
 6. ``cli/check/online.py`` and a module beside it, if ``check --online`` can ask it something
-7. ``setup.py`` and ``nox -s pin``, if it needs a library
-8. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it;
-   ``test_config_values.py``, ``test_cli_check_backends.py``
-9. ``etc/middlewared.ini``, ``README.md``, ``docs/operating.md`` (network), ``CHANGELOG.md``
+7. ``setup.py`` and ``nox -s pin``, if it needs a library; ``pyproject.toml`` (mypy), if that
+   has no types
+8. ``tests/test_accounts_ldap.py``: ``AccountBackendContract``, and what is special about it,
+   with a peer in ``simulator/`` or ``tests/servers/``; ``test_config_values.py``,
+   ``test_cli_check_backends.py``
+9. ``etc/middlewared.ini``, ``README.md``, ``docs/operating.md`` (network, what is checked),
+   ``docs/design.md`` (rooms), ``CHANGELOG.md``
 
-Nothing else: the reader, the wiring and the web take a backend as it is.
+Nothing else: the reader, the wiring and the web take a backend as it is. A backend that does
+not speak HTTP connects through ``DirectEndpoints``, as Redis does.
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ Counters and histograms of events.
 To add one: make it in a ``_make`` method of :class:`Metrics`, count it in a method below, and
 call that where the event happens. Describe it in docs/metrics.md, without which
 tests/test_operations_files.py fails, and in CHANGELOG.md. Its test is in tests/test_metrics.py.
+
+What happens to a call is counted after the reply to the PBX: as a field of ``EndedCall`` or
+``EndedRequest`` (``calls/ringing.py``), which ``calls/call_log.py`` counts (its test:
+tests/test_calls_log.py). Only ``calls/overload.py`` counts directly.
 """
 
 from __future__ import annotations

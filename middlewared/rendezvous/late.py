@@ -14,12 +14,14 @@ REMEMBERED_S = 60.0
 """
 How long after its time-out an answer to a call is late, and not unknown.
 
-``redis/shared_calls.py`` keeps it as long in Redis. All daemons must agree: lateness is counted
-from what is left of the record. docs/pushes.md and docs/metrics.md name the figure, and the
-last bucket in ``metrics/events.py`` should reach it.
+Code and tests follow it, in Redis too. All daemons must agree, since lateness is counted from
+what is left of the record there: a change belongs into CHANGELOG.md. docs/pushes.md and
+docs/metrics.md name the figure, and the last of ``_LATE_BUCKETS_S`` in ``metrics/events.py``
+should reach it.
 """
 
 MOST_REMEMBERED = 20_000
+"""A bound of memory only: so many time-outs in a minute are an outage."""
 
 
 def ignored(_: LateAnswer) -> None:

@@ -7,7 +7,7 @@ the same database, which is empty at first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,11 +76,12 @@ def a_device(sip_user_id: int = ACCOUNT, token: str = "token-1") -> Device:
     )
 
 
-def first_schema_row() -> dict[str, Any]:
-    """:func:`a_device` as the first release stored it; later columns have defaults."""
-    later = {"silent_streak", "last_answered"}
-    row = zip(COLUMNS, to_row(a_device()), strict=True)
-    return {name: value for name, value in row if name not in later}
+def older_device(columns: Iterable[str]) -> tuple[Device, tuple[Any, ...]]:
+    """:func:`a_device` where the table has only these columns, and its row."""
+    names = set(columns)
+    later: dict[str, Any] = {f.name: f.default for f in attrs.fields(Device) if f.name not in names}
+    values = dict(zip(COLUMNS, to_row(a_device()), strict=True))
+    return attrs.evolve(a_device(), **later), tuple(values[name] for name in columns)
 
 
 def an_android(sip_user_id: int = ACCOUNT, token: str = "installation:1") -> Device:
