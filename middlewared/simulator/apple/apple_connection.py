@@ -125,11 +125,14 @@ class AppleConnection(Protocol):
         if not self._greeted:
             self._office.record.violations.append(f"no handshake: {reason.getErrorMessage()}")
         self._deaf = True
+        self._drop_exchanges()
+        self._office.lost(self)
+
+    def _drop_exchanges(self) -> None:
         for call in self._calls:
             call.cancel()
         self._calls.clear()
         self._exchanges.clear()
-        self._office.lost(self)
 
     def _certificate_topic(self) -> str | None:
         certificate = self.transport.getPeerCertificate()
@@ -208,6 +211,9 @@ class AppleConnection(Protocol):
         if exchange is not None:
             self.finish(exchange)
 
+    def _meet_goaway(self, _event: events.ConnectionTerminated) -> None:
+        self._drop_exchanges()  # h2 sends nothing any more
+
     def _meet_room(self, _event: events.Event) -> None:
         for exchange in [each for each in self._exchanges.values() if each.answered]:
             self.send_body(exchange)
@@ -217,6 +223,7 @@ class AppleConnection(Protocol):
         events.DataReceived: _meet_data,
         events.StreamEnded: _meet_end,
         events.StreamReset: _meet_reset,
+        events.ConnectionTerminated: _meet_goaway,
         events.WindowUpdated: _meet_room,
         events.RemoteSettingsChanged: _meet_room,
     }
