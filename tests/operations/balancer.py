@@ -21,7 +21,7 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "bench"), str(CHECKOUT / "checks")
 import rolling  # type: ignore[import-not-found]  # noqa: E402
 from generator import Client, form_request  # type: ignore[import-not-found]  # noqa: E402
 
-MOST_OF_A_PHONE = 20
+MOST_OF_A_PHONE = 64  # more than the simulated phones keep open, each with its own connection
 ACK = "200 status=ACK"
 
 
