@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 PACKAGE = Path(__file__).parent.parent / "middlewared"
+SHARED_NAMES = {"__init__", "__main__", "interface"}
 WIRING = {"service", "cli", "demo"}
 # What every room may know: the domain's words, and time.
 COMMON = {
@@ -116,6 +118,18 @@ class ArchitectureTests(SynchronousTestCase):
             and "from twisted.internet import reactor" in path.read_text(encoding="utf-8")
         ]
         self.assertEqual(wrong, [])
+
+    def test_names_are_unique(self) -> None:
+        """A file or class is found by its name: neither occurs twice in the package."""
+        files = [p.stem for p in modules().values() if p.stem not in SHARED_NAMES]
+        self.assertEqual([name for name, count in Counter(files).items() if count > 1], [])
+        classes = [
+            node.name
+            for path in modules().values()
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ClassDef)
+        ]
+        self.assertEqual([name for name, count in Counter(classes).items() if count > 1], [])
 
     def test_files_stay_readable(self) -> None:
         """A file above 400 lines is split."""
