@@ -12,10 +12,11 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import attrs
 
+from middlewared.calls.interface import Calls
 from middlewared.clock import Clock
 from middlewared.web.client_address import Address, client_address
 from middlewared.web.replies import Reply, head_of
@@ -81,17 +82,17 @@ class PlainRequest:
         return client_address(peer, self.forwarded_for, settings.trusted_proxies)
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class RequestFilter(ABC):
     """Refuses plain requests of one route."""
 
-    route: str
+    route: ClassVar[str]
+    _clock: Clock
+    _settings: LiveSettings
+    _observe_request: ObserveRequest
+    _calls: Calls
 
-    def __init__(
-        self, *, clock: Clock, settings: LiveSettings, observe_request: ObserveRequest
-    ) -> None:
-        self._clock = clock
-        self._settings = settings
-        self._observe_request = observe_request
+    def __attrs_post_init__(self) -> None:
         self.request_line = b"POST /api/" + self.route.encode()
         self._target = re.compile(re.escape(self.request_line) + rb"(?:/[^ ]*)? HTTP/1\.1\r\n")
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_plus
 
-from middlewared.calls.interface import Calls
-from middlewared.clock import Clock
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
 from middlewared.web.client_address import forwarding_fault, within
-from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, RequestFilter
+from middlewared.web.filters import MakeReply, PlainRequest, RequestFilter
 from middlewared.web.replies import Reply
-from middlewared.web.settings import LiveSettings, WebSettings
+from middlewared.web.settings import WebSettings
 
 MAX_SENDERS = 1000
 MAX_REPLIES = 100
@@ -34,16 +32,8 @@ class Shedding(RequestFilter):
 
     route = "incoming-call"
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        settings: LiveSettings,
-        observe_request: ObserveRequest,
-        calls: Calls,
-    ) -> None:
-        super().__init__(clock=clock, settings=settings, observe_request=observe_request)
-        self._calls = calls
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         # Whether a peer with its X-Forwarded-For headers is a PBX, by ``_senders_settings``.
         self._senders: dict[tuple[str | None, tuple[str, ...]], bool] = {}
         self._senders_settings: WebSettings | None = None

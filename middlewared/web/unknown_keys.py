@@ -12,14 +12,12 @@ import re
 from collections.abc import Hashable
 from functools import partial
 
-from middlewared.calls.interface import Calls
-from middlewared.clock import Clock
 from middlewared.model import AnswerResult
 from middlewared.web.client_address import Address, rate_limit_key
 from middlewared.web.fields import PhoneAnswer
-from middlewared.web.filters import MakeReply, ObserveRequest, PlainRequest, RequestFilter
+from middlewared.web.filters import MakeReply, PlainRequest, RequestFilter
 from middlewared.web.replies import NotFound, TooManyRequests, json_refusal, refusal_of
-from middlewared.web.settings import LiveSettings, Rate, WebSettings
+from middlewared.web.settings import Rate, WebSettings
 from middlewared.web.token_buckets import TokenBuckets
 
 FLOOD_PER_S = 20
@@ -44,16 +42,8 @@ class UnknownKeys(RequestFilter):
 
     route = "call-response"
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        settings: LiveSettings,
-        observe_request: ObserveRequest,
-        calls: Calls,
-    ) -> None:
-        super().__init__(clock=clock, settings=settings, observe_request=observe_request)
-        self._calls = calls
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         self._unknown = TokenBuckets("unknown keys")
         # Apart, so that made-up keys do not shut out the phones behind the same address.
         self._elsewhere = TokenBuckets("keys of calls that are over")
