@@ -1,4 +1,4 @@
-"""``nox`` runs the tests with each supported Python that is there; ``nox -s pin`` pins anew."""
+"""``nox`` runs the tests with each supported Python found; ``nox -s pin`` renews the pins."""
 
 import nox
 
