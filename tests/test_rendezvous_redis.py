@@ -183,6 +183,16 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         await timed_out.settled
         await self.until(lambda: not self.records())
 
+    async def test_a_call_placed_again_meets_no_old_waiter_in_a_redis_without_scripts(self) -> None:
+        """Redis refuses LEAVE by its digest then, and runs its repetition after what follows it."""
+        key = fresh_key()
+        first = await self.here.join(a_call(unique_key=key, call_id=key))
+        self.server.run("SCRIPT", "FLUSH")
+        await self.here.join(a_call())  # JOIN is known again
+        first.leave()
+        again = await self.here.join(a_call(unique_key=key, call_id=key))
+        self.assertTrue(again.first)
+
     async def test_strange_keys_are_unknown(self) -> None:
         """What a stranger sends to the open answer route is refused without asking Redis."""
         for key in ("", "abc", "{}", "é" * 200, "\udcff", "0" * 31):

@@ -62,10 +62,21 @@ class WaiterRemovalsTests(SynchronousTestCase):
             self.add(str(number))
         one = self.add("one", a_call(call_id="abc"))
         self.add("other")
-        self.removals.start_now(a_call(call_id="abc"))
+        again = Deferred.fromCoroutine(self.removals.finish(a_call(call_id="abc")))
         self.assertEqual(self.waiter_ids()[AT_ONCE:], ["one"])
-        self.removals.start_now(one)
+        by_key = Deferred.fromCoroutine(self.removals.finish(one))
         self.assertEqual(len(self.started), AT_ONCE + 1)
+        self.assertNoResult(again)
+        self.started[AT_ONCE][1].callback(True)
+        self.successResultOf(again)
+        self.successResultOf(by_key)
+
+    def test_a_call_is_placed_again_though_a_removal_fails(self) -> None:
+        """It waits for one attempt, not for the repeats."""
+        call = self.add("one", a_call(call_id="abc"))
+        again = Deferred.fromCoroutine(self.removals.finish(call))
+        self.started[0][1].errback(RendezvousDown("away"))
+        self.successResultOf(again)
 
     def test_a_failed_one_is_repeated_while_its_record_lives(self) -> None:
         """The call ends here at the first failure, once."""

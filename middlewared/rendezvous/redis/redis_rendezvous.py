@@ -303,7 +303,7 @@ class RedisRendezvous:
     async def _join(self, call: Call, waiter_id: str) -> LocalWaiter:
         held = self._held.find_repeated(call.incoming)
         if held is None:
-            self._removals.start_now(call)
+            await self._removals.finish(call)
             joined = await self._shared.join(call, waiter_id)
             if joined.waker == waiter_id:
                 return self._open(joined.call, joined.left_s, waiter_id, joined.pushes)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from middlewared.background import Background
 from middlewared.clock import Clock, DelayedCall
@@ -59,35 +60,45 @@ class WaiterRemovals:
         self._queue: OrderedDict[WaiterRemoval, None] = OrderedDict()
         self._failed: OrderedDict[WaiterRemoval, None] = OrderedDict()
         self._by_name: defaultdict[str, set[WaiterRemoval]] = defaultdict(set)
-        self._running = 0
+        self._running: dict[WaiterRemoval, list[Deferred[None]]] = {}
         self._starting = False
         self._retry: DelayedCall | None = None
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._failed) + self._running
+        return len(self._queue) + len(self._failed) + len(self._running)
 
     def add(self, removal: WaiterRemoval) -> None:
         """Start ``removal`` now if few are running, else in its turn."""
         self._keep(self._queue, removal)
         self._start_queued()
 
-    def start_now(self, call: Call) -> None:
-        """Start those of ``call`` now: it is placed again, and must not meet its old waiters."""
+    async def finish(self, call: Call) -> None:
+        """
+        Make those of ``call`` now: it is placed again, and must not meet its old waiters.
+
+        Each is waited for, since Redis may refuse its first command (NOSCRIPT, MOVED) and run
+        the repeated one after a command that was sent later.
+        """
         if not self._by_name:
             return
-        for name in _names(call):
-            for removal in list(self._by_name.get(name, ())):
-                self._take(removal)
-                self._start(removal)
+        removals = {each for name in _names(call) for each in self._by_name.get(name, ())}
+        for removal in removals - self._running.keys():
+            self._start(removal)
+        for removal in removals:
+            if removal in self._running:
+                ended: Deferred[None] = Deferred()
+                self._running[removal].append(ended)
+                await ended
 
     def stop(self) -> None:
         """Repeat no more; what is queued is still tried once."""
         self._stopped = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
-        for removal in list(self._failed):
-            self._take(removal)
+        for removal in self._failed:
+            self._forget_names(removal)
+        self._failed.clear()
 
     def _keep(self, queue: OrderedDict[WaiterRemoval, None], removal: WaiterRemoval) -> None:
         if len(self) >= MOST_KEPT:
@@ -97,42 +108,46 @@ class WaiterRemovals:
         for name in _names(removal.call):
             self._by_name[name].add(removal)
 
-    def _take(self, removal: WaiterRemoval) -> None:
-        self._queue.pop(removal, None)
-        self._failed.pop(removal, None)
+    def _forget_names(self, removal: WaiterRemoval) -> None:
         for name in _names(removal.call):
             self._by_name[name].discard(removal)
             if not self._by_name[name]:
                 del self._by_name[name]
 
     def _start(self, removal: WaiterRemoval) -> None:
-        self._running += 1
+        self._queue.pop(removal, None)
+        self._failed.pop(removal, None)
+        self._running[removal] = []
         self._background.run(self._run(removal))
 
     async def _run(self, removal: WaiterRemoval) -> None:
         try:
             last = await self._remove(removal.call.unique_key, removal.waiter_id)
         except RendezvousDown:
-            self._running -= 1
+            self._end_run(removal)
             removal.ended()
             self._repeat(removal)
         else:
-            self._running -= 1
+            self._end_run(removal)
             if last:
                 removal.ended()
             if not self._queue:  # Redis replies again
                 self._queue_failed(1)
         self._start_queued()
 
+    def _end_run(self, removal: WaiterRemoval) -> None:
+        """No longer under way; those who wait for it go on."""
+        self._forget_names(removal)
+        for ended in self._running.pop(removal):
+            ended.callback(None)
+
     def _start_queued(self) -> None:
         """Start as many as may run; a loop, since a removal may end as it starts."""
         if self._starting:
             return
         self._starting = True
-        while self._queue and self._running < AT_ONCE:
-            removal = next(iter(self._queue))
-            self._take(removal)
-            self._start(removal)
+        while self._queue and len(self._running) < AT_ONCE:
+            self._start(next(iter(self._queue)))
         self._starting = False
 
     def _repeat(self, removal: WaiterRemoval) -> None:
@@ -149,8 +164,8 @@ class WaiterRemovals:
 
     def _queue_failed(self, most: int) -> None:
         for removal in list(islice(self._failed, most)):
-            self._take(removal)
-            self._keep(self._queue, removal)
+            del self._failed[removal]
+            self._queue[removal] = None
 
 
 def _names(call: Call) -> tuple[str, ...]:
