@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from middlewared.clock import Clock, DelayedCall
 from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous.late import WokenDevice
+from middlewared.waiting import FairCall
 
 
 @attrs.define(eq=False)
@@ -23,6 +24,7 @@ class HeldCall:
     A call as this daemon knows it.
 
     :ivar waker: the id of the waiter here that wakes the device; "": none does.
+    :ivar expired: its deadline has passed here.
     :ivar checked_at: when Redis last confirmed the record; 0.0: it is to be asked soon.
     :ivar pushes: how many pushes of the waker are outstanding.
     :ivar refusals: those of the phone that arrived here, by the id of the answer.
@@ -30,8 +32,9 @@ class HeldCall:
     """
 
     call: Call
-    expiry: DelayedCall | None = None
+    expiry: DelayedCall | FairCall | None = None
     waker: str = ""
+    expired: bool = False
     checked_at: float = 0.0
     ended: Deferred[Settlement | None] = attrs.field(factory=Deferred)
     kind: DeviceKind | None = None
@@ -112,8 +115,8 @@ class HeldCalls:
 
     :param timed_out: notified of a call without an answer whose device was woken here.
     :param left: notified when a waiter has left a call that was not decided.
-    :param grace_s: how long after its deadline a call may still get an answer that was
-        accepted elsewhere just before it.
+    :param expired: notified of a call whose deadline has passed, to settle or end it; by
+        default it times out.
     :ivar pushes_changed: notified when the number of a call's pushes has changed.
     :ivar waiting: how many waiters wait.
     """
@@ -122,15 +125,15 @@ class HeldCalls:
         self,
         *,
         clock: Clock,
-        timed_out: Callable[[str, WokenDevice], None],
+        timed_out: Callable[[HeldCall, WokenDevice], None],
         left: Callable[[LocalWaiter], None],
         pushes_changed: Callable[[HeldCall], None],
-        grace_s: float = 0.0,
+        expired: Callable[[HeldCall], None] | None = None,
     ) -> None:
         self._clock = clock
         self._timed_out = timed_out
         self._left = left
-        self._grace_s = grace_s
+        self._expired = expired or self.time_out
         self._calls: dict[str, HeldCall] = {}
         self._by_identity: dict[tuple[int, str], HeldCall] = {}
         self.pushes_changed = pushes_changed
@@ -150,10 +153,9 @@ class HeldCalls:
         return held if held is not None and (held.waiters or held.is_answered) else None
 
     def add(self, call: Call, *, left_s: float) -> HeldCall:
-        """Put a call into the table; it times out in ``left_s`` seconds."""
+        """Put a call into the table; it expires in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = HeldCall(call)
-        delay = max(0.0, left_s) + self._grace_s
-        held.expiry = self._clock.callLater(delay, self._expire, held)
+        held.expiry = self._clock.callLater(max(0.0, left_s), self._expire, held)
         if call.incoming.call_id:
             self._by_identity[_identity(call.incoming)] = held
         return held
@@ -197,6 +199,10 @@ class HeldCalls:
         if not held.ended.called:
             held.ended.callback(held.settlement)
 
+    def time_out(self, held: HeldCall) -> None:
+        """Settle the call as TIMEOUT; an answered one is forgotten."""
+        self.settle(held, Settlement(Outcome.TIMEOUT))
+
     def refuse(self, held: HeldCall, answer: Answer) -> None:
         """Add a refusal of the phone; it may decide the call."""
         held.refusals[answer.id] = answer
@@ -221,7 +227,7 @@ class HeldCalls:
 
     def _report_timeout(self, held: HeldCall) -> None:
         if held.woken_device is not None:
-            self._timed_out(held.call.unique_key, held.woken_device)
+            self._timed_out(held, held.woken_device)
 
     def _remove(self, held: HeldCall) -> None:
         if held.expiry is not None and held.expiry.active():
@@ -235,8 +241,8 @@ class HeldCalls:
 
     def _expire(self, held: HeldCall) -> None:
         """The deadline has passed; what arrived before it, and lies unread, is read first."""
-        timeout = Settlement(Outcome.TIMEOUT)
-        held.expiry = self._clock.callLater(0, self.settle, held, timeout)
+        held.expired = True
+        held.expiry = self._clock.callLater(0, self._expired, held)
 
 
 def _identity(incoming: IncomingCall) -> tuple[int, str]:

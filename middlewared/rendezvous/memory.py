@@ -41,7 +41,7 @@ class MemoryRendezvous:
         self._late = LateCalls(clock=clock, late=late)
         self._held = HeldCalls(
             clock=clock,
-            timed_out=self._late.add,
+            timed_out=lambda held, woken: self._late.add(held.call.unique_key, woken),
             left=self._left,
             pushes_changed=self._pushes_changed,
         )

@@ -3,11 +3,14 @@ The scripts that change a call's record in Redis, one record each.
 
 The first decision stands, and a script that the same waiter runs again changes nothing.
 
-A call is the hash ``middlewared:{tag}:call:<unique_key>``, gone at the call's deadline:
+A call is the hash ``middlewared:{tag}:call:<unique_key>``. It outlives the call's deadline by
+:data:`GRACE_S`, so that a daemon which stood still at the deadline, and an answer that reached
+another one by then, still find how the call ended:
 
 ==============  =====================================================================
 ``call``        the call, as JSON
 ``identity``    the name of its identity key, "" without a call_id
+``grace_ms``    how long the record outlives the deadline; absent: 0 (older daemons)
 ``waker``       the waiter that wakes the device, "" when unknown
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
@@ -30,6 +33,9 @@ import hashlib
 
 import attrs
 
+GRACE_S = 5.0
+"""How long a record outlives its call's deadline."""
+
 
 @attrs.frozen
 class Script:
@@ -43,11 +49,19 @@ class Script:
         object.__setattr__(self, "sha1", digest.hexdigest())
 
 
-_COMMON = """
+_COMMON = (
+    f"""
+local GRACE_MS = {GRACE_S * 1000:.0f}
+"""
+    + """
 local call = redis.call
 
 local function lives(record)
   return call('EXISTS', record) == 1 and call('HEXISTS', record, 'failed') == 0
+end
+
+local function left_ms(record)
+  return call('PTTL', record) - tonumber(call('HGET', record, 'grace_ms') or '0')
 end
 
 local function notify(record, message)
@@ -77,10 +91,11 @@ end
 
 local function open(record, text, identity, waker, ttl_ms)
   call('DEL', record)
-  call('HSET', record, 'call', text, 'identity', identity, 'waker', waker)
-  call('PEXPIRE', record, ttl_ms)
+  call('HSET', record, 'call', text, 'identity', identity, 'waker', waker, 'grace_ms', GRACE_MS)
+  call('PEXPIRE', record, ttl_ms + GRACE_MS)
 end
 """
+)
 
 # Opens or joins a call. The record that the identity leads to is not among KEYS: only the
 # script can find it. It has the same tag, so it is on the same node.
@@ -96,7 +111,7 @@ local known = KEYS[2] and call('GET', identity)
 if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity') == identity then
   record = prefix .. known
 end
-if not lives(record) then
+if not lives(record) or left_ms(record) <= 0 then
   open(record, text, identity, waiter, ttl_ms)
   if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms) end
 elseif call('HEXISTS', record, waiter) == 0
@@ -107,7 +122,7 @@ if call('HGET', record, 'waker') == dead then call('HSET', record, 'waker', wait
 local answered = call('HGET', record, 'answered') or ''
 if answered == '' then call('HSET', record, waiter, '') end
 return {
-  call('HGET', record, 'call'), answered, call('PTTL', record), call('HGET', record, 'waker'),
+  call('HGET', record, 'call'), answered, left_ms(record), call('HGET', record, 'waker'),
   call('HGET', record, 'pushes') or '0',
 }
 """
@@ -176,11 +191,11 @@ ANSWER = Script(
     + """
 local record, late = KEYS[1], KEYS[2]
 local available, id, settlement, unique_key, pushes = unpack(ARGV)
-if not lives(record) then
+local answered = call('HGET', record, 'answered')
+if not lives(record) or (answered and left_ms(record) <= 0) then
   local kind = call('GET', late)
   return {'', 0, kind or '', kind and call('PTTL', late) or 0}
 end
-local answered = call('HGET', record, 'answered')
 if answered then return {answered, 1, '', 0} end
 if available == 'no' then
   call('HSET', record, 'no:' .. id, settlement)
@@ -214,6 +229,28 @@ local count, last = refusals(record)
 if count == 0 or count < tonumber(pushes) then return '' end
 decide(record, 'answered', last, unique_key)
 return last
+"""
+)
+
+# Ends a call whose deadline has passed; an earlier decision stands. Only for those that wait in
+# this record: it may be a later call's, with the same key.
+# KEYS: record, late
+# ARGV: settlement, unique_key, account, app and platform of the woken device or '', ms to
+#   remember them, waiters ...
+# -> the settlement that stands, '' when none of the waiters waits in the record
+TIME_OUT = Script(
+    _COMMON
+    + """
+local record, late = KEYS[1], KEYS[2]
+local settlement, unique_key, woken, late_ms = unpack(ARGV, 1, 4)
+local waits = false
+for i = 5, #ARGV do waits = waits or call('HEXISTS', record, ARGV[i]) == 1 end
+if not waits then return '' end
+local decided = call('HGET', record, 'answered') or call('HGET', record, 'failed')
+if decided then return decided end
+decide(record, 'failed', settlement, unique_key)
+if woken ~= '' then call('SET', late, woken, 'PX', late_ms) end
+return settlement
 """
 )
 

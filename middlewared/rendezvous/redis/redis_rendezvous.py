@@ -1,11 +1,12 @@
 """
 The rendezvous of several daemons, over Redis or Redis Cluster.
 
-Redis decides how a call ends, with two exceptions:
+Redis decides how a call ends, with three exceptions:
 
 * An available answer that reaches a daemon where the call waits settles the waiters there at
   once, before Redis is asked. If another answer was first elsewhere within that millisecond,
   these waiters keep theirs, and those who join later get what Redis has.
+* A daemon that cannot reach Redis at a call's deadline lets its waiters time out.
 * While Redis is away for all, each daemon goes on with its own calls and puts them into Redis
   when it is back. A daemon that alone has lost Redis refuses new calls.
 
@@ -42,6 +43,7 @@ from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
 from middlewared.rendezvous.redis.cluster_slots import Node
 from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
+from middlewared.rendezvous.redis.expiries import Expiries
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
@@ -51,8 +53,6 @@ from middlewared.rendezvous.redis.signed_keys import SignedKeys
 from middlewared.rendezvous.redis.unrecorded_calls import UnrecordedCalls
 from middlewared.rendezvous.redis.waiter_removals import WaiterRemoval, WaiterRemovals
 from middlewared.rendezvous.redis.waker_reports import WakerReports
-
-ANSWER_TRAVEL_S = 0.02  # an answer accepted at the very end still reaches its waiters
 
 
 class RedisRendezvous:
@@ -99,7 +99,7 @@ class RedisRendezvous:
             timed_out=self._timed_out,
             left=self._left,
             pushes_changed=lambda held: self._waker_reports.pushes_changed(held),
-            grace_s=ANSWER_TRAVEL_S,
+            expired=lambda held: self._expiries.expired(held),
         )
         self._late = LateCalls(clock=clock, late=late)
         self._background = Background()
@@ -125,6 +125,9 @@ class RedisRendezvous:
             nodes=self._nodes,
         )
         self._waker_reports = WakerReports(
+            clock=clock, background=self._background, held=self._held, shared=self._shared
+        )
+        self._expiries = Expiries(
             clock=clock, background=self._background, held=self._held, shared=self._shared
         )
         self._removals = WaiterRemovals(
@@ -211,7 +214,7 @@ class RedisRendezvous:
         if not records.is_key(unique_key):
             return AnswerResult.UNKNOWN
         held = self._held.find(unique_key)
-        if held is not None and held.waiters and answer.available:
+        if held is not None and held.waiters and answer.available and not held.expired:
             self._held.settle(held, Settlement.by(answer))
         pushes = held.pushes if held is not None and held.is_woken_here else None
         try:
@@ -361,9 +364,9 @@ class RedisRendezvous:
         if joined.waker == waiter.id and waiter.held.waiters:
             waiter.take_over(joined.pushes)
 
-    def _timed_out(self, unique_key: str, woken: WokenDevice) -> None:
-        self._late.add(unique_key, woken)
-        self._waker_reports.timed_out(unique_key, woken)
+    def _timed_out(self, held: HeldCall, woken: WokenDevice) -> None:
+        self._late.add(held.call.unique_key, woken)
+        self._expiries.timed_out(held, woken)
 
     # Leaving
 

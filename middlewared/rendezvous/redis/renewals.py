@@ -129,7 +129,7 @@ class Renewals:
         if self._secret_due:
             self._background.run(self.share_secret())
         before = self._clock.seconds() - INTERVAL_S
-        stale = [held for held in self._held.all() if held.waiters and held.checked_at < before]
+        stale = [held for held in self._to_renew() if held.checked_at < before]
         stale.sort(key=lambda held: held.checked_at)
         renewing = Deferred.fromCoroutine(self._renew_each(stale[:MOST_A_ROUND]))
         return renewing.addErrback(lambda failure: self.log.failure("check failed", failure))
@@ -148,9 +148,13 @@ class Renewals:
 
     async def _renew_all_once(self) -> bool:
         began = self._clock.seconds()
-        calls = [held for held in self._held.all() if held.waiters]
+        calls = self._to_renew()
         await self._renew_each(calls)
         return not any(held.waiters and held.checked_at < began for held in calls)
+
+    def _to_renew(self) -> list[HeldCall]:
+        """Those that wait here; an expired one's record may be a later call's."""
+        return [held for held in self._held.all() if held.waiters and not held.expired]
 
     async def _renew_each(self, calls: Sequence[HeldCall]) -> None:
         """Renew some at a time; each of these stops at its first failure."""

@@ -23,6 +23,7 @@ from middlewared.rendezvous.redis.lua_scripts import (
     RENEW,
     SETTLE,
     SHARE,
+    TIME_OUT,
     TIMED_OUT,
 )
 from middlewared.rendezvous.redis.nodes import Nodes
@@ -164,6 +165,24 @@ class SharedCalls:
         """
         args = ("" if pushes is None else str(pushes), unique_key)
         return self._settlement(await self.nodes.run(COUNT, [record_key(unique_key)], args))
+
+    async def time_out(
+        self, unique_key: str, waiter_ids: Sequence[str], woken: WokenDevice | None
+    ) -> Settlement | None:
+        """
+        End a call whose deadline has passed.
+
+        :param waiter_ids: those that wait here.
+        :param woken: the device woken here, remembered so that later answers are late.
+        :return: the decision that stands; None: Redis does not know the call.
+        """
+        args = (
+            *(settlement_text(Settlement(Outcome.TIMEOUT)), unique_key),
+            *(woken_text(woken) if woken is not None else "", str(int(REMEMBERED_S * 1000))),
+            *waiter_ids,
+        )
+        keys = [record_key(unique_key), late_key(unique_key)]
+        return self._settlement(await self.nodes.run(TIME_OUT, keys, args))
 
     async def timed_out(self, unique_key: str, woken: WokenDevice) -> None:
         """Remember that a call timed out now, so that later answers are known to be late."""

@@ -2,7 +2,7 @@
 What the daemon that wakes a device stores in Redis for the others, without delaying the call.
 
 The number of outstanding pushes: refusals then count alike everywhere, and a daemon that takes
-over carries on from there. And that the call has timed out: an answer is then known to be late.
+over carries on from there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from twisted.internet.task import deferLater
 from middlewared.background import Background
 from middlewared.errors import RendezvousDown
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
-from middlewared.rendezvous.late import WokenDevice
 from middlewared.rendezvous.redis.shared_calls import SharedCalls
 
 WAKER_DECIDES_S = 0.5
@@ -52,10 +51,6 @@ class WakerReports:
         """The waker was asked whether refusals settle the call; it may be dead."""
         self._background.run(self._decide_for_waker(unique_key))
 
-    def timed_out(self, unique_key: str, woken: WokenDevice) -> None:
-        """A call for which a device was woken has timed out."""
-        self._background.run(self._report_timeout(unique_key, woken))
-
     async def _report_pushes(self, held: HeldCall) -> None:
         await deferLater(self._clock, 0)  # the push itself goes first
         try:
@@ -71,7 +66,3 @@ class WakerReports:
         await deferLater(self._clock, WAKER_DECIDES_S)
         with contextlib.suppress(RendezvousDown):
             await self._shared.count(unique_key, None)
-
-    async def _report_timeout(self, unique_key: str, woken: WokenDevice) -> None:
-        with contextlib.suppress(RendezvousDown):
-            await self._shared.timed_out(unique_key, woken)
