@@ -227,6 +227,7 @@ class AnswerTests(GoogleHttp2TestCase):
         self.assertTrue(name.startswith("projects/simulated-project/messages/0:"))
         (push,) = self.pushed
         self.assertEqual((push.token, push.protocol), (TOKEN, "v1"))
+        self.assertEqual((push.connection, push.stream_id), (1, 1))
         self.assertEqual(list(server.record.received), [push])
         self.assertEqual(server.request_count, 1)
 

@@ -151,6 +151,8 @@ class GoogleConnection(ServedConnection[GoogleStream]):
             headers={"host": headers.pop(":authority", ""), **headers},
             body=bytes(stream.body),
             received_at=self._clock.seconds(),
+            connection=self.number,
+            stream_id=stream.stream_id,
         )
         stream.steps = self._office.plan(received)
         self.count_taken()

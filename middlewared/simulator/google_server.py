@@ -212,7 +212,7 @@ class GoogleServer(HttpServer):
         if account.project_id != project_id:
             raise GrantRefused(bare_error(403, "PERMISSION_DENIED", "Permission denied."))
         _check_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
-        push = validate_v1(received.body, received.received_at)
+        push = validate_v1(received)
         if self._is_unknown(push):
             raise GrantRefused(invalid_token())
         return push
@@ -224,7 +224,7 @@ class GoogleServer(HttpServer):
         if scheme != "key" or key not in self._api_keys:
             raise GrantRefused(legacy_text(401, "INVALID_KEY"))
         _check_type(received, legacy_text(400, "Content-Type must be application/json"))
-        push = validate_legacy(_LEGACY[received.path], received.body, received.received_at)
+        push = validate_legacy(_LEGACY[received.path], received)
         if self._is_unknown(push):
             raise GrantRefused(legacy_error("InvalidRegistration"))
         return push

@@ -68,13 +68,19 @@ def html_reply(status: int = 502) -> HttpReply:
 
 @attrs.frozen
 class Received:
-    """One request; header names in lower case, of repeated headers the last."""
+    """
+    One request; header names in lower case, of repeated headers the last.
+
+    ``connection`` and ``stream_id`` are those of HTTP/2; over HTTP/1.1 they are 0.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+    connection: int = 0
+    stream_id: int = 0
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
