@@ -66,8 +66,7 @@ class H2Peer(Protocol):
         self.ready: Deferred[None] = Deferred()
         self.lost: Deferred[str] = Deferred()
         self.agreed: Deferred[bytes | None] = Deferred()
-        self.goaway: ConnectionTerminated | None = None
-        self.goaway_last_ids: list[int] = []
+        self.goaways: list[ConnectionTerminated] = []
         self.goaway_seen: Deferred[None] = Deferred()
         self.pings: list[Deferred[None]] = []
         self.limits: list[int] = []
@@ -76,11 +75,17 @@ class H2Peer(Protocol):
         self.answers: dict[int, Answer] = {}
         self.broken: Deferred[str] | None = None
         """For a test that expects frames which h2 refuses: the name of h2's error."""
+        self._unsent: dict[int, bytes] = {}
         self._waiting: dict[int, Deferred[Answer]] = {}
 
     def connectionMade(self) -> None:
         self.h2.initiate_connection()
         self.flush()
+
+    @property
+    def goaway(self) -> ConnectionTerminated | None:
+        """The first GOAWAY."""
+        return self.goaways[0] if self.goaways else None
 
     def handshakeCompleted(self) -> None:
         transport: Any = self.transport
@@ -133,13 +138,23 @@ class H2Peer(Protocol):
         """Send any request."""
         stream_id = self.h2.get_next_available_stream_id()
         self.h2.send_headers(stream_id, fields, end_stream=not content)
-        if content:
-            self.h2.send_data(stream_id, content, end_stream=True)
+        self._unsent[stream_id] = content
         answered: Deferred[Answer] = Deferred()
         self.answers[stream_id] = Answer()
         self._waiting[stream_id] = answered
+        self._send_bodies()
         self.flush()
         return answered
+
+    def _send_bodies(self) -> None:
+        """Send what the windows allow."""
+        for stream_id, content in list(self._unsent.items()):
+            while content and (room := self.h2.local_flow_control_window(stream_id)) > 0:
+                piece, content = content[:room], content[room:]
+                self.h2.send_data(stream_id, piece, end_stream=not content)
+            self._unsent[stream_id] = content
+            if not content:
+                del self._unsent[stream_id]
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
@@ -150,6 +165,7 @@ class H2Peer(Protocol):
             frame, self._unread = self._unread[:end], self._unread[end:]
             for event in self._receive(frame):
                 self._meet(event)
+        self._send_bodies()
         self.flush()
 
     def _receive(self, frame: bytes) -> list[Event]:
@@ -187,8 +203,7 @@ class H2Peer(Protocol):
             case ConnectionTerminated():
                 # h2 considers the connection closed; the remaining streams may still finish.
                 self.h2.state_machine.state = ConnectionState.CLIENT_OPEN
-                self.goaway = event
-                self.goaway_last_ids.append(event.last_stream_id or 0)
+                self.goaways.append(event)
                 if not self.goaway_seen.called:
                     self.goaway_seen.callback(None)
             case PingAckReceived():
@@ -207,6 +222,7 @@ class H2Peer(Protocol):
         return self.answers[event.stream_id]
 
     def _end(self, event: Any) -> None:
+        self._unsent.pop(event.stream_id, None)
         self._waiting.pop(event.stream_id).callback(self._answer(event))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
