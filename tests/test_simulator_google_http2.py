@@ -353,9 +353,8 @@ class HabitTests(GoogleHttp2TestCase):
 
     async def test_idle_connections_time_out(self) -> None:
         """A connection without requests gets GOAWAY NO_ERROR, PINGs or not, and is closed."""
-        await self.serve(attrs.evolve(UNLIMITED, idle_s=0.1))
+        await self.serve(attrs.evolve(UNLIMITED, idle_s=0.05))
         peer = await self.connect()
-        await self.send(peer)
         while not peer.lost.called:
             peer.ping()
             await deferLater(reactor, 0.01)
@@ -368,8 +367,9 @@ class HabitTests(GoogleHttp2TestCase):
         server = await self.serve(
             attrs.evolve(UNLIMITED, idle_s=0.05, idle_debug=b"session_timeout")
         )
-        server.scripts.for_next(1, Delay(0.3))
-        peer = await self.connect()
+        server.scripts.for_next(1, Delay(0.15))
+        # The request is sent with the end of the handshake, ahead of the time-out.
+        peer = await self.connect(ready=False)
         self.assertEqual((await self.send(peer)).status, 200)
         await peer.lost
         assert peer.goaway is not None
@@ -381,8 +381,8 @@ class HabitTests(GoogleHttp2TestCase):
 
         The announcement covers every stream, so a request that crosses it is served.
         """
-        server = await self.serve(attrs.evolve(UNLIMITED, max_age_s=0.1))
-        server.scripts.for_next(1, Delay(0.4))
+        server = await self.serve(attrs.evolve(UNLIMITED, max_age_s=0.05))
+        server.scripts.for_next(2, Delay(0.1))
         peer = await self.connect()
         answer = self.send(peer)
         await peer.goaway_seen

@@ -40,8 +40,8 @@ class Habits(Http2Behaviour):
     no HEADERS or DATA between. ``idle_s``: GOAWAY with ``idle_debug`` and close after so long
     without a request; PINGs do not count. ``max_age_s``: GOAWAY "max_age", announced one
     round trip ahead, and close as soon as all is answered. ``answer_limit_s``: a delay beyond
-    it ends in 500 INTERNAL (over HTTP/1.1 too; what a :class:`Stall` holds is never
-    answered).
+    it ends in 500 INTERNAL; what a ``Stall`` holds is never answered. Over HTTP/1.1 the
+    greeting and this limit apply, over plain TCP the limit alone.
     """
 
     max_concurrent_streams: int = 100

@@ -211,7 +211,8 @@ class GoogleServer(HttpServer):
             raise GrantRefused(bare_error(404, "NOT_FOUND", "Requested entity was not found."))
         if account.project_id != project_id:
             raise GrantRefused(bare_error(403, "PERMISSION_DENIED", "Permission denied."))
-        _check_type(received, bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
+        if not _is_json(received):
+            raise GrantRefused(bare_error(400, "INVALID_ARGUMENT", "Not JSON."))
         push = validate_v1(received)
         if self._is_unknown(push):
             raise GrantRefused(invalid_token())
@@ -223,7 +224,8 @@ class GoogleServer(HttpServer):
         scheme, _, key = received.headers.get("authorization", "").partition("=")
         if scheme != "key" or key not in self._api_keys:
             raise GrantRefused(legacy_text(401, "INVALID_KEY"))
-        _check_type(received, legacy_text(400, "Content-Type must be application/json"))
+        if not _is_json(received):
+            raise GrantRefused(legacy_text(400, "Content-Type must be application/json"))
         push = validate_legacy(_LEGACY[received.path], received)
         if self._is_unknown(push):
             raise GrantRefused(legacy_error("InvalidRegistration"))
@@ -233,9 +235,8 @@ class GoogleServer(HttpServer):
         return self.tokens is not None and push.token not in self.tokens
 
 
-def _check_type(received: Received, reply: HttpReply) -> None:
-    if not received.headers.get("content-type", "").startswith("application/json"):
-        raise GrantRefused(reply)
+def _is_json(received: Received) -> bool:
+    return received.headers.get("content-type", "").startswith("application/json")
 
 
 def _is_success(step: HttpStep) -> bool:
