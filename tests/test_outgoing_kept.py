@@ -160,7 +160,7 @@ class KeptTests(KeptTestCase):
 
     async def test_warm_connection_is_there_before_the_first_request(self) -> None:
         """The request uses it; it is replaced when it is closed or was idle."""
-        self.client = self.new_client(rest_s=0.3)
+        self.client = self.new_client(rest_s=1.0)
         self.client.keep_warm(self.url)
         await until(lambda: self.client.connection_states(self.url)["ready"] == 1)
         await self.asking()

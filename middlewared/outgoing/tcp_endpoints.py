@@ -1,5 +1,5 @@
 """
-Endpoints of outgoing TCP connections, for plain TCP and TLS.
+Endpoints of outgoing TCP connections.
 
 A connect ends within its time-out, however the name server or the peer behave, and a
 cancelled connect leaves nothing open.
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -26,12 +26,8 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITCPTransport,
 )
-from twisted.web.client import URI
-from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from middlewared.outgoing.interface import TcpEndpoints
-from middlewared.outgoing.tls import ClientTLS
 from middlewared.waiting import with_fair_timeout
 
 CONNECT_TIMEOUT_S = 5.0
@@ -86,28 +82,6 @@ class DirectEndpoints:
 
     def __call__(self, host: str, port: int) -> IStreamClientEndpoint:
         return cast(IStreamClientEndpoint, DirectEndpoint(self.reactor, host, port, self.timeout_s))
-
-
-@implementer(IAgentEndpointFactory)
-class UriEndpoints:
-    """Chooses TLS or plain TCP by the scheme; hosts come from the configuration, so are few."""
-
-    def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
-        self._endpoints = endpoints
-        self._tls = tls
-        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        key = uri.scheme, uri.host, uri.port
-        endpoint = self._known.get(key)
-        if endpoint is None:
-            endpoint = self._known[key] = self._endpoint(*key)
-        return endpoint
-
-    def _endpoint(self, scheme: bytes, encoded_host: bytes, port: int) -> IStreamClientEndpoint:
-        host = encoded_host.decode("ascii")
-        endpoint = self._endpoints(host, port)
-        return wrapClientTLS(self._tls(host), endpoint) if scheme == b"https" else endpoint
 
 
 @implementer(IReactorPluggableNameResolver)
