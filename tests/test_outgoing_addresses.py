@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -68,6 +70,28 @@ class ShufflingTests(SynchronousTestCase):
             connecting.addErrback(lambda _: None)
             connecting.cancel()
         self.assertGreater(len({host for host, *_ in memory.tcpClients}), 4)
+
+
+class ConnectTests(SynchronousTestCase):
+    """A connect to addresses that do not reply."""
+
+    def setUp(self) -> None:
+        """Start to connect."""
+        self.memory = cast(Any, MemoryReactorClock())
+        self.memory.nameResolver = FixedResolver()
+        endpoint = DirectEndpoint(self.memory, "push.example", 443, timeout_s=5.0)
+        self.connecting = endpoint.connect(cast(Any, None))
+
+    def test_time_out_is_that_of_a_tcp_endpoint(self) -> None:
+        """Its text is for operators."""
+        self.memory.pump([0.5] * 20)
+        failure = self.failureResultOf(self.connecting, TimeoutError)
+        self.assertIn("timeout", str(failure.value))
+
+    def test_cancelled_connect_is_not_a_time_out(self) -> None:
+        """The caller gave up."""
+        self.connecting.cancel()
+        self.failureResultOf(self.connecting, CancelledError)
 
 
 class RealResolverTests(TestCase):

@@ -259,6 +259,17 @@ class KeptTests(KeptTestCase):
         self.assertIsNotNone(self.progress.sent_at)
         self.assertIsNone(self.progress.partial)
 
+    async def test_status_after_interim_answers(self) -> None:
+        """It counts; a line that looks like a status inside garbage does not."""
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        self.server.answer = answer_and_close(early * 2 + b"HTTP/1.1 404 Not Found\r\n")
+        await self.assertFailure(self.asking(), OutgoingFailed)
+        assert self.progress.partial is not None
+        self.assertEqual(self.progress.partial.status, 404)
+        self.server.answer = answer_and_close(b"220 mail\r\nHTTP/1.1 404 Not Found\r\n")
+        await self.assertFailure(self.asking(), OutgoingFailed)
+        self.assertIsNone(self.progress.partial)
+
     async def test_body_that_stalls(self) -> None:
         """The status, the headers and the part that came are kept: time-out or cancelled."""
         head = b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 10\r\n\r\nhalf"

@@ -39,7 +39,10 @@ MOST_FRAMING = 8
 """Bytes on the wire for each byte of a body; a chunk of one byte takes six."""
 TOO_LONG = "the answer's head, or what surrounds its chunks, is too long"
 
-_STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.[01] ([2-5][0-9]{2})[ \r\n]")
+# After any number of interim answers.
+_STATUS = re.compile(
+    rb"(?:HTTP/1\.[01] 1[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)*HTTP/1\.[01] ([2-5][0-9]{2})[ \r\n]"
+)
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -74,7 +77,6 @@ class Http1Exchange:
 
     def run(self, timeout_s: float) -> Deferred[HttpResponse]:
         """Send the request and read its answer; fails as :meth:`.interface.HttpClient.request`."""
-        self._progress.clear()
         self._limit_to(timeout_s)
         ended: Deferred[HttpResponse] = Deferred(lambda _: self._end(CancelledError()))
         self._running = running = Deferred.fromCoroutine(self._run())
@@ -184,7 +186,7 @@ class Http1Exchange:
         connection, progress = self._connection, self._progress
         if connection is None:
             return
-        status = _STATUS.search(self._head)
+        status = _STATUS.match(self._head)
         if self._response is not None:
             code, headers = self._response.code, self._response.headers
             progress.partial = HttpResponse(code, headers, bytes(self._content), False)

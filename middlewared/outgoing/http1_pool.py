@@ -14,7 +14,11 @@ from typing import Any, TypeAlias
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    ISSLTransport,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import ClientFactory
 from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin, WrappingFactory
 from twisted.python.failure import Failure
@@ -84,7 +88,7 @@ class Http1Connection(ProtocolWrapper, TimeoutMixin):
 
     def makeConnection(self, transport: Any) -> None:
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
-        if not self.factory.is_secure:
+        if not ISSLTransport.providedBy(transport):
             self.handshakeCompleted()
 
     def handshakeCompleted(self) -> None:
@@ -162,7 +166,6 @@ class Http1Host(WrappingFactory[Http1Connection]):
         super().__init__(factory)  # type: ignore[no-untyped-call]
         self.clock = clock
         self.name = f"{uri.host.decode()}:{uri.port}"
-        self.is_secure = uri.scheme == b"https"
         self.endpoint = endpoint
         self.latency = AnswerLatency()
         self._rest_s = rest_s

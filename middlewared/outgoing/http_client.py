@@ -90,6 +90,8 @@ class PooledHttpClient:
     ) -> HttpResponse:
         if self._closed:
             raise OutgoingFailed("closed")
+        progress = progress or Progress()
+        progress.clear()
         exchange = Http1Exchange(
             treq=self._treq,
             pool=self._pool,
@@ -101,7 +103,7 @@ class PooledHttpClient:
             body=body,
             wanted=wanted,
             times=answer,
-            progress=progress or Progress(),
+            progress=progress,
         )
         running = Deferred.fromCoroutine(self._in_slot(exchange, timeout_s, turn_s))
         self._running.add(running)

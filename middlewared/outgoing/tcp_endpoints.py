@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -26,6 +27,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITCPTransport,
 )
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from middlewared.waiting import with_fair_timeout
@@ -57,8 +59,8 @@ class DirectEndpoint:
         except ValueError:  # an invalid name (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
-        connecting.addCallback(_without_delay)
-        return with_fair_timeout(connecting, self.timeout_s, self.reactor)
+        connecting.addCallbacks(_without_delay, _cancelled)
+        return with_fair_timeout(connecting, self.timeout_s, self.reactor, _timed_out)
 
 
 def _without_delay(protocol: IProtocol) -> IProtocol:
@@ -71,6 +73,17 @@ def _without_delay(protocol: IProtocol) -> IProtocol:
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
     return protocol
+
+
+def _cancelled(failure: Failure) -> NoReturn:
+    """A cancelled connect fails as other cancelled work does."""
+    if failure.check(ConnectingCancelledError):
+        raise CancelledError from failure.value
+    failure.raiseException()
+
+
+def _timed_out() -> NoReturn:
+    raise TimeoutError  # Twisted's own, as of its endpoints
 
 
 @attrs.frozen
