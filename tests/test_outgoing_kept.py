@@ -306,6 +306,40 @@ class KeptTests(KeptTestCase):
         await self.assertFailure(asking, CancelledError)
         self.assertIsNone(self.progress.sent_at)
 
+    async def test_answer_before_the_request_was_read(self) -> None:
+        """It counts, and the connection is not used again."""
+
+        def refuse(peer: Peer) -> None:
+            peer.transport.pauseProducing()
+            peer.transport.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+        self.server.answer = refuse
+        reply = await self.asking(body=b"x" * 50_000_000)
+        self.assertEqual((reply.status, reply.complete), (413, True))
+        self.assertEqual(self.client.connection_states(self.url)["ready"], 0)
+
+    async def test_answers_without_a_length(self) -> None:
+        """The end of the connection ends the body, and no connection is kept."""
+        for head in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n"):
+            self.server.answer = answer_and_close(head + b"whole")
+            reply = await self.asking()
+            self.assertEqual((reply.body, reply.complete), (b"whole", True))
+            self.assertEqual(self.client.connection_states(self.url)["ready"], 0)
+
+    async def test_peer_that_wants_to_close(self) -> None:
+        """The connection is closed though the peer does not."""
+        answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        self.server.answer = lambda peer: peer.transport.write(answer)
+        self.assertEqual((await self.asking()).body, b"ok")
+        await until(lambda: len(self.server.gone) == 1)
+
+    async def test_words_at_rest_close_the_connection(self) -> None:
+        """Such as 408 of a server that is about to close."""
+        await self.asking()
+        self.server.peers[0].transport.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        await until(lambda: len(self.server.gone) == 1)
+        self.assertEqual((await self.asking()).status, 200)
+
     async def test_request_larger_than_the_system_takes(self) -> None:
         """A peer that does not read: not all of it was sent."""
         self.server.answer = lambda peer: peer.transport.pauseProducing()
