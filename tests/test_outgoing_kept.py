@@ -150,6 +150,20 @@ class KeptTests(KeptTestCase):
         reply = await self.asking()
         self.assertEqual((reply.status, len(self.server.peers)), (200, 2))
 
+    async def test_connection_that_ends_before_the_request_has_left(self) -> None:
+        """The peer closes it after the last look: none of the request was sent."""
+        await self.asking()
+        (peer,) = self.server.peers
+        handle = peer.transport.transport if self.is_secure else peer.transport
+
+        def closing() -> bool:
+            handle.getHandle().shutdown(socket.SHUT_WR)
+            return True
+
+        await self.assertFailure(self.asking(wanted=closing), Dropped)
+        self.assertIsNone(self.progress.sent_at)
+        self.assertEqual(len(self.server.asked), 1)
+
     async def test_connection_does_not_rest_for_long(self) -> None:
         """A NAT gateway may drop it silently."""
         self.client = self.new_client(rest_s=0.1)

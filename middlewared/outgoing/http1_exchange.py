@@ -72,6 +72,8 @@ class Http1Exchange:
     _response: Any = attrs.field(default=None, init=False)
     _content: bytearray = attrs.field(factory=bytearray, init=False)
     _limit: FairCall | None = attrs.field(default=None, init=False)
+    _leaving: FairCall | None = attrs.field(default=None, init=False)
+    _has_left: bool = attrs.field(default=False, init=False)
     _ended_by: Exception | None = attrs.field(default=None, init=False)
     _running: Deferred[HttpResponse] | None = attrs.field(default=None, init=False)
 
@@ -98,7 +100,7 @@ class Http1Exchange:
             self._record()
             raise translated from error
         finally:
-            self._end_limit()
+            self._end_timers()
 
     async def _ask(self, connection: Http1Connection, is_kept: bool) -> HttpResponse:
         self._connection, connection.on_data = connection, self._heard
@@ -147,15 +149,18 @@ class Http1Exchange:
 
     def _sent(self, connection: Http1Connection, is_kept: bool) -> None:
         self._sent_at = self._clock.seconds()
+        # What was written leaves in the next turn, unless the end of the connection is read first.
+        self._leaving = FairCall(self._clock, 0.0, self._left, slices=1)
         times = self._times
-        if times is None:
-            return
-        self._end_limit()
-        if is_kept:
+        if times is not None and is_kept:
             patience_s = min(times.whole_s, connection.factory.latency.patience_s())
-            self._limit = FairCall(self._clock, patience_s, self._silent, patience_s, times)
-        else:
+            self._restart_limit(patience_s, self._silent, patience_s, times)
+        elif times is not None:
             self._limit_to(times.whole_s)
+
+    def _left(self) -> None:
+        """All that the connection accepted has left this process."""
+        self._has_left = True
 
     def _silent(self, waited_s: float, times: AnswerTimes) -> None:
         """The time for the first byte on a kept connection is up."""
@@ -167,13 +172,17 @@ class Http1Exchange:
 
     def _limit_to(self, longest_s: float, left_s: float | None = None) -> None:
         late = TimedOut(f"no answer within {longest_s:.3g} s")
-        self._limit = FairCall(
-            self._clock, longest_s if left_s is None else left_s, self._end, late
-        )
+        self._restart_limit(longest_s if left_s is None else left_s, self._end, late)
 
-    def _end_limit(self) -> None:
+    def _restart_limit(self, *call: Any) -> None:
         if self._limit is not None:
             self._limit.cancel()
+        self._limit = FairCall(self._clock, *call)
+
+    def _end_timers(self) -> None:
+        for timer in (self._limit, self._leaving):
+            if timer is not None:
+                timer.cancel()
 
     def _end(self, reason: Exception) -> None:
         """Fail with ``reason``."""
@@ -192,7 +201,8 @@ class Http1Exchange:
             progress.partial = HttpResponse(code, headers, bytes(self._content), False)
         elif status is not None:
             progress.partial = HttpResponse(int(status[1]), Headers(), b"", False)
-        if progress.partial or self._producer is None or self._producer.is_written:
+        is_written = self._producer is None or self._producer.is_written
+        if progress.partial or (is_written and self._has_left):
             progress.sent_at = self._sent_at
         if connection.on_data is not None:
             connection.abortConnection()
