@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from middlewared.outgoing.tcp_endpoints import DirectEndpoint, ShufflingReactor, ShufflingResolver
+from middlewared.outgoing.tcp_endpoints import DirectEndpoint, ShufflingReactor
 
 FOUR = [IPv4Address("TCP", f"192.0.2.{number}", 443) for number in range(1, 9)]
 SIX = [IPv6Address("TCP", f"2001:db8::{number}", 443) for number in range(1, 9)]
@@ -52,9 +52,11 @@ class ShufflingTests(SynchronousTestCase):
     def test_every_address_comes_first_at_times(self) -> None:
         """All are present each time, alternating between families, the preferred one first."""
         firsts = set()
+        memory = cast(Any, MemoryReactorClock())
+        memory.nameResolver = FixedResolver()
         for _ in range(300):
             receiver = Receiver()
-            ShufflingResolver(FixedResolver()).resolveHostName(receiver, "push.example")
+            ShufflingReactor(memory).resolveHostName(receiver, "push.example")
             self.assertTrue(receiver.complete)
             self.assertEqual(set(receiver.found[::2]), set(SIX))
             self.assertEqual(set(receiver.found[1::2]), set(FOUR))

@@ -151,7 +151,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual((reply.status, len(self.server.peers)), (200, 2))
 
     async def test_connection_that_ends_before_the_request_has_left(self) -> None:
-        """The peer closes it after the last look: none of the request was sent."""
+        """The peer closes it after it was checked: none of the request was sent."""
         await self.asking()
         (peer,) = self.server.peers
         handle = peer.transport.transport if self.is_secure else peer.transport
@@ -347,7 +347,7 @@ class KeptTests(KeptTestCase):
         self.assertEqual((await self.asking()).body, b"ok")
         await until(lambda: len(self.server.gone) == 1)
 
-    async def test_words_at_rest_close_the_connection(self) -> None:
+    async def test_idle_connection_that_gets_an_answer_is_closed(self) -> None:
         """Such as 408 of a server that is about to close."""
         await self.asking()
         self.server.peers[0].transport.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")

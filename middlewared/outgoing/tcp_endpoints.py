@@ -97,32 +97,22 @@ class DirectEndpoints:
         return cast(IStreamClientEndpoint, DirectEndpoint(self.reactor, host, port, self.timeout_s))
 
 
-@implementer(IReactorPluggableNameResolver)
+@implementer(IReactorPluggableNameResolver, IHostnameResolver)
 class ShufflingReactor:
     """A reactor whose name look-ups give addresses in a different order each time."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.nameResolver = ShufflingResolver(reactor.nameResolver)
+        self.nameResolver = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
-
-@implementer(IHostnameResolver)
-class ShufflingResolver:
-    """Asks another resolver and shuffles the addresses that it finds."""
-
-    def __init__(self, resolver: Any) -> None:
-        self._resolver = resolver
-
     def resolveHostName(
         self, resolutionReceiver: Any, hostName: str, *args: object, **kwargs: object
     ) -> IHostResolution:
-        shuffling = _Shuffling(resolutionReceiver)
-        resolution: IHostResolution = self._resolver.resolveHostName(
-            shuffling, hostName, *args, **kwargs
-        )
+        resolver, shuffling = self._reactor.nameResolver, _Shuffling(resolutionReceiver)
+        resolution: IHostResolution = resolver.resolveHostName(shuffling, hostName, *args, **kwargs)
         return resolution
 
 
