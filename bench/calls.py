@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from generator import Answer, percentile, steady
 from load import ACK, Calls, each, paced
-from world import Meter, Setup, World
+from world import CHECKOUT, Meter, Setup, World
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -178,6 +178,8 @@ def measure(options: argparse.Namespace) -> Figures:
         answer_ms=0 if answering else None,
         accounts="voipgrid" if options.mode == "register" else "open",
         profile=options.profile and options.profile.absolute(),
+        checkout=options.checkout.absolute(),
+        attach=options.attach,
     )
     count = options.calls
     match options.mode:
@@ -213,6 +215,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--at-once", type=int, default=32, help="throughput, register: how many at a time")
     add("--new-connections", action="store_true", help="throughput: one for each call")
     add("--profile", type=Path, help="leave cProfile's statistics of the daemon in this file")
+    add("--checkout", type=Path, default=CHECKOUT, help="whose daemons are measured")
+    add("--attach", default="", help="a command to run meanwhile; it gets the daemon's PID")
     return parser.parse_args()
 
 

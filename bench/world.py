@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,6 +51,9 @@ class Setup:
     :ivar environment: of the daemons.
     :ivar piped: the daemons write to a pipe, whose reader can pause.
     :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
+    :ivar checkout: whose daemons these are; everything else is of this one.
+    :ivar attach: a command that runs while it is measured, with the first daemon's process
+        id as its last argument; SIGINT ends it.
     """
 
     cluster: bool = False
@@ -66,6 +70,8 @@ class Setup:
     sections: Callable[[int], str] | None = None
     environment: dict[str, str] = attrs.Factory(dict)
     piped: bool = False
+    checkout: Path = CHECKOUT
+    attach: str = ""
 
 
 class Process:
@@ -199,6 +205,7 @@ class World:
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
             piped=self.setup.piped,
+            PYTHONPATH=str(self.setup.checkout),
             SSL_CERT_FILE=self._known["ca_file"],
             **self.setup.environment,
         )
@@ -255,6 +262,9 @@ class Meter:
         self._world = world
 
     def __enter__(self) -> Meter:
+        command = shlex.split(self._world.setup.attach)
+        pid = str(self._world.daemons[0].pid)
+        self._attached = subprocess.Popen([*command, pid]) if command else None
         self._began, self._cpu = time.perf_counter(), self._world.cpu_s()
         return self
 
@@ -263,6 +273,9 @@ class Meter:
         used = [now - then for now, then in zip(self._world.cpu_s(), self._cpu, strict=True)]
         *daemons, self.simulator_cpu_s, self.generator_cpu_s = used
         self.daemon_cpu_s = sum(daemons)
+        if self._attached is not None:
+            self._attached.send_signal(signal.SIGINT)
+            self._attached.wait()
 
     def shares(self) -> dict[str, float]:
         """The CPU share of each party; 1.0 is one core."""
