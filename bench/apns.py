@@ -12,11 +12,10 @@ the npm registry. ``--quick`` leaves out the million pushes.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-from contest import HEAD, HERE, Client, Contest, Tools, make_certificates, per_cpu_second, row
+from contest import HEAD, HERE, Client, Tools, apns_contest, our_apns, per_cpu_second, row
 
 MILLION = 1_000_000
 
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--tools", type=Path, default=Path(tempfile.gettempdir()) / "bench-apns")
     options = parser.parse_args()
     tools = Tools(options.tools.resolve())
-    ours = (sys.executable, HERE / "apns_middlewared.py")
+    ours = our_apns()
     aioapns = tools.python("aioapns", ">=4,<5"), HERE / "apns_aioapns.py"
     node = tools.node_modules("node-apn", "@parse/node-apn@8")
     clients = [
@@ -38,8 +37,7 @@ def main() -> None:
         Client("aioapns 4", 5_000, 100, aioapns),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        server, client, authority = make_certificates(Path(folder))
-        contest = Contest(("node", HERE / "apns_peer.js", server, authority), (client, authority))
+        contest = apns_contest(Path(folder))
         results = contest.medians(clients)
         base = per_cpu_second(results[0])
         print(HEAD)

@@ -180,6 +180,7 @@ def measure(options: argparse.Namespace) -> Figures:
         profile=options.profile and options.profile.absolute(),
         checkout=options.checkout.absolute(),
         attach=options.attach,
+        under=options.under,
     )
     count = options.calls
     match options.mode:
@@ -217,6 +218,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--profile", type=Path, help="leave cProfile's statistics of the daemon in this file")
     add("--checkout", type=Path, default=CHECKOUT, help="whose daemons are measured")
     add("--attach", default="", help="a command to run meanwhile; it gets the daemon's PID")
+    add("--under", default="", help="a command under which the daemon runs, such as valgrind")
     return parser.parse_args()
 
 

@@ -18,6 +18,11 @@ from statistics import median
 from typing import Any
 
 import attrs
+from hpack import Encoder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from middlewared.simulator.certificates import Authority, write_service_account
 
 HERE = Path(__file__).parent
 ROUNDS = 3
@@ -25,6 +30,18 @@ HEAD = (
     "| client | pushes | in flight | pushes per CPU s | ours is x times | pushes/s | p50 ms"
     " | p99 ms | memory MB | connections | peer |\n" + "|---" * 11 + "|"
 )
+GOOGLE_HEADERS = [
+    ("content-type", "application/json; charset=UTF-8"),
+    ("vary", "Origin, X-Origin, Referer"),
+    ("date", "Sun, 29 Nov 2026 12:00:00 GMT"),
+    ("server", "scaffolding on HTTPServer2"),
+    ("x-xss-protection", "0"),
+    ("x-frame-options", "SAMEORIGIN"),
+    ("x-content-type-options", "nosniff"),
+    ("alt-svc", 'h3=":443"; ma=2592000,h3-29=":443"; ma=2592000'),
+]
+"""Of Google's responses to a push."""
+
 Result = dict[str, Any]
 
 
@@ -65,10 +82,16 @@ class Client:
 
 @attrs.frozen
 class Contest:
-    """``credentials`` are what every client gets after the port."""
+    """
+    One peer for all.
+
+    :ivar credentials: what every client gets after the port.
+    :ivar checkout: from where our own client has the package.
+    """
 
     peer: tuple[str | Path, ...]
     credentials: tuple[str | Path, ...]
+    checkout: Path = HERE.parent
 
     def measure(self, client: Client) -> Result:
         """One run of a client at a peer of its own."""
@@ -81,7 +104,8 @@ class Contest:
             assert peer.stdout is not None
             port = peer.stdout.readline().strip()
             counts = str(client.pushes), str(client.in_flight)
-            output = run(*client.arguments, port, *self.credentials, *counts, cwd=client.cwd)
+            command = *client.arguments, port, *self.credentials, *counts
+            output = run(*command, cwd=client.cwd, checkout=self.checkout)
             seen = json.loads(peer.communicate()[0])
         result: Result = {"client": client.name, "in_flight": client.in_flight}
         result |= json.loads(output)
@@ -96,13 +120,13 @@ class Contest:
         return [_middle(list(runs)) for runs in zip(*rounds, strict=True)]
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None, checkout: Path = HERE.parent) -> str:
     """Run a program to its end; its output."""
     return subprocess.run(
         [str(part) for part in command],
         check=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        env={**os.environ, "PYTHONPATH": str(checkout)},
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
@@ -131,13 +155,54 @@ def row(result: Result, ours: float) -> str:
     )
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """Those of the peer, of the clients, and of the authority of both."""
-    sys.path.insert(0, str(HERE.parent))
-    from middlewared.simulator.certificates import Authority
+def apns_contest(folder: Path, checkout: Path = HERE.parent) -> Contest:
+    """Apple's part is Node's HTTP/2 with TLS and client certificates."""
+    server, client, authority = _certificates(folder)
+    peer = "node", HERE / "apns_peer.js", server, authority
+    return Contest(peer, (client, authority), checkout)
 
+
+def fcm_contest(folder: Path, checkout: Path = HERE.parent) -> Contest:
+    """Google's part; see fcm_peer.js."""
+    server, _, authority = _certificates(folder)
+    peer = "node", HERE / "fcm_peer.js", server, _header_blocks()
+    return Contest(peer, (authority,), checkout)
+
+
+def our_apns() -> tuple[str | Path, ...]:
+    """Our provider for Apple, as the arguments of a client."""
+    return sys.executable, HERE / "apns_middlewared.py"
+
+
+def our_fcm(folder: Path, kind: str) -> tuple[str | Path, ...]:
+    """Our client for Google, as the arguments of a client; see fcm_middlewared.py."""
+    account = write_service_account(folder, token_uri="https://localhost/token", project_id="p")
+    return sys.executable, HERE / "fcm_middlewared.py", kind, account.path
+
+
+def _certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """Those of the peer, of the clients, and of the authority of both."""
     authority = Authority(folder=folder)
     return authority.server(), authority.apns_client(), authority.certificate
+
+
+def _header_blocks() -> str:
+    """What the peer writes before each body: for HPACK with its table, without, and HTTP/1.1."""
+    indexed, literal = Encoder(), Encoder()
+    literal.header_table_size = 0
+    lines = "".join(f"{name}: {value}\r\n" for name, value in GOOGLE_HEADERS)
+    return json.dumps(
+        {
+            "indexed": [_block(indexed), _block(indexed)],
+            "literal": [_block(literal), _block(literal)],
+            "http1": f"HTTP/1.1 200 OK\r\n{lines}".encode().hex(),
+        }
+    )
+
+
+def _block(encoder: Encoder) -> str:
+    """The next header block of a connection, with Huffman codes, as Google writes it."""
+    return encoder.encode([(":status", "200"), *GOOGLE_HEADERS]).hex()
 
 
 def _middle(results: list[Result]) -> Result:

@@ -14,43 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-from contest import HEAD, HERE, Client, Contest, Tools, make_certificates, per_cpu_second, row
-from hpack import Encoder
-
-HEADERS = [
-    ("content-type", "application/json; charset=UTF-8"),
-    ("vary", "Origin, X-Origin, Referer"),
-    ("date", "Sun, 29 Nov 2026 12:00:00 GMT"),
-    ("server", "scaffolding on HTTPServer2"),
-    ("x-xss-protection", "0"),
-    ("x-frame-options", "SAMEORIGIN"),
-    ("x-content-type-options", "nosniff"),
-    ("alt-svc", 'h3=":443"; ma=2592000,h3-29=":443"; ma=2592000'),
-]
-"""Of Google's responses to a push."""
-
-
-def header_blocks() -> str:
-    """What the peer writes before each body: for HPACK with its table, without, and HTTP/1.1."""
-    indexed, literal = Encoder(), Encoder()
-    literal.header_table_size = 0
-    lines = "".join(f"{name}: {value}\r\n" for name, value in HEADERS)
-    return json.dumps(
-        {
-            "indexed": [_block(indexed), _block(indexed)],
-            "literal": [_block(literal), _block(literal)],
-            "http1": f"HTTP/1.1 200 OK\r\n{lines}".encode().hex(),
-        }
-    )
-
-
-def _block(encoder: Encoder) -> str:
-    """The next header block of a connection, with Huffman codes, as Google writes it."""
-    return encoder.encode([(":status", "200"), *HEADERS]).hex()
+from contest import HEAD, HERE, Client, Tools, fcm_contest, our_fcm, per_cpu_second, row
 
 
 def main() -> None:
@@ -61,18 +28,16 @@ def main() -> None:
     options = parser.parse_args()
     tools = Tools(options.tools.resolve())
     share = 4 if options.quick else 1
-    ours = (sys.executable, HERE / "fcm_middlewared.py")
     firebase_admin = tools.python("firebase-admin", ">=7,<8"), HERE / "fcm_firebase_admin.py"
-    clients = [
-        Client("middlewared", 40_000 // share, 100, (*ours, "pool")),
-        Client("middlewared, HTTP/1.1", 8_000 // share, 100, (*ours, "provider")),
-        Client("node:http2", 40_000 // share, 100, ("node", HERE / "fcm_node.js")),
-        Client("firebase-admin 7", 4_000 // share, 100, firebase_admin),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        server, _, authority = make_certificates(Path(folder))
-        peer = ("node", HERE / "fcm_peer.js", server, header_blocks())
-        results = Contest(peer, (authority,)).medians(clients)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clients = [
+            Client("middlewared", 40_000 // share, 100, our_fcm(folder, "pool")),
+            Client("middlewared, HTTP/1.1", 8_000 // share, 100, our_fcm(folder, "provider")),
+            Client("node:http2", 40_000 // share, 100, ("node", HERE / "fcm_node.js")),
+            Client("firebase-admin 7", 4_000 // share, 100, firebase_admin),
+        ]
+        results = fcm_contest(folder).medians(clients)
     print(*map(json.dumps, results), HEAD, sep="\n")
     for result in results:
         print(row(result, per_cpu_second(results[0])))

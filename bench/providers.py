@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Coroutine, Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +12,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.http_headers import Headers
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from middlewared.clock import wall_clock
 from middlewared.model import Call, Device, IncomingCall, Platform

@@ -54,6 +54,7 @@ class Setup:
     :ivar checkout: whose daemons these are; everything else is of this one.
     :ivar attach: a command that runs while it is measured, with the first daemon's process
         id as its last argument; SIGINT ends it.
+    :ivar under: a command under which the daemons run, such as valgrind.
     """
 
     cluster: bool = False
@@ -72,13 +73,20 @@ class Setup:
     piped: bool = False
     checkout: Path = CHECKOUT
     attach: str = ""
+    under: str = ""
 
 
 class Process:
     """A program of ours in a process of its own, with its output in a file."""
 
     def __init__(
-        self, folder: Path, name: str, *command: str, piped: bool = False, **env: str
+        self,
+        folder: Path,
+        name: str,
+        *command: str,
+        piped: bool = False,
+        under: str = "",
+        **env: str,
     ) -> None:
         self._cpu_s = 0.0
         self._output = folder / f"{name}.log"
@@ -86,7 +94,7 @@ class Process:
         self.reading.set()
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *command],
+                [*shlex.split(under), sys.executable, *command],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), **env},
                 stdout=subprocess.PIPE if piped else output,
@@ -205,6 +213,7 @@ class World:
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
             piped=self.setup.piped,
+            under=self.setup.under,
             PYTHONPATH=str(self.setup.checkout),
             SSL_CERT_FILE=self._known["ca_file"],
             **self.setup.environment,
@@ -212,7 +221,7 @@ class World:
         self.daemons.append(daemon)
         if self.setup.share is not None:
             self._shares.append(CoreShare(daemon.pid, self.setup.share))
-        daemon.wait_for(READY)
+        daemon.wait_for(READY, 300.0 if self.setup.under else 30.0)
         if number == 0:
             self.start_s, self.start_cpu_s = time.perf_counter() - began, daemon.cpu_s
 
