@@ -32,7 +32,9 @@ HEAD = (
 )
 GOOGLE_HEADERS = [
     ("content-type", "application/json; charset=UTF-8"),
-    ("vary", "Origin, X-Origin, Referer"),
+    ("vary", "Origin"),
+    ("vary", "X-Origin"),
+    ("vary", "Referer"),
     ("date", "Sun, 29 Nov 2026 12:00:00 GMT"),
     ("server", "scaffolding on HTTPServer2"),
     ("x-xss-protection", "0"),

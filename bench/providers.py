@@ -50,10 +50,13 @@ async def together(workers: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 def fcm_provider(account: ServiceAccount, url: str, trust: TrustRoots) -> PushProvider:
     """FCM HTTP v1 as the daemon uses it, at the server ``url``."""
-    http = PooledHttpClient(
-        reactor=reactor, endpoints=DirectEndpoints(reactor), tls=ClientTLS(trust=trust)
-    )
-    return FcmProvider(app=APP, account=account, url=url, http=http, clock=reactor)
+    return FcmProvider(app=APP, account=account, url=url, http=http_client(trust), clock=reactor)
+
+
+def http_client(trust: TrustRoots) -> PooledHttpClient:
+    """A client over HTTP/1.1 for one provider."""
+    endpoints = DirectEndpoints(reactor)
+    return PooledHttpClient(reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=trust))
 
 
 class BareFcm:
@@ -61,9 +64,10 @@ class BareFcm:
 
     def __init__(self, account: ServiceAccount, url: str, trust: TrustRoots) -> None:
         endpoints = DirectEndpoints(reactor)
-        http = PooledHttpClient(reactor=reactor, endpoints=endpoints, tls=ClientTLS(trust=trust))
-        self._http = http
-        self._tokens = AccessTokens(account=account, http=http, clock=reactor, wall=wall_clock)
+        self._http = http_client(trust)
+        self._tokens = AccessTokens(
+            account=account, http=self._http, clock=reactor, wall=wall_clock
+        )
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 443
         creator = ClientTLS(trust=trust, protocols=[b"h2"])(host)
