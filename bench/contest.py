@@ -111,7 +111,7 @@ class Contest:
             seen = json.loads(peer.communicate()[0])
         result: Result = {"client": client.name, "in_flight": client.in_flight}
         result |= json.loads(output)
-        assert not result["failed"], f"{result['failed']} pushes failed"
+        assert not result["failed"], f"{client.name}: {result['failed']} pushes failed"
         result["connections"] = connections(seen)
         share = seen["cpu_s"] / seen["pushes"] * result["pushes"] / result["wall_s"]
         return {**result, "peer_cpu": round(share, 2)}
