@@ -107,17 +107,19 @@ async def throughput(calls: Calls, count: int, at_once: int, *, keep: bool) -> F
             refused.append(ack)
 
     await each(range(accounts), at_once, ring)
+    refused.clear()
     steady()
     with Meter(calls.world) as meter:
         await each(range(count), at_once, ring)
+    acknowledged = count - len(refused)
     return {
         "calls": count,
         "at_once": at_once,
         "connections": "kept" if keep else "new",
         "not_acknowledged": len(refused),
-        "calls_per_s": round(count / meter.wall_s),
-        "calls_per_cpu_s": round(count / meter.daemon_cpu_s),
-        "cpu_s_per_1000": round(meter.daemon_cpu_s / count * 1000, 3),
+        "calls_per_s": round(acknowledged / meter.wall_s),
+        "calls_per_cpu_s": round(acknowledged / meter.daemon_cpu_s),
+        "cpu_s_per_1000": round(meter.daemon_cpu_s / max(acknowledged, 1) * 1000, 3),
         "cpu_s": round(meter.daemon_cpu_s, 2),
         **meter.shares(),
     }
