@@ -27,14 +27,13 @@ from twisted.internet.task import LoopingCall, react  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from middlewared.model import Call, Device, IncomingCall, Platform  # noqa: E402
-from middlewared.outgoing.http_client import PooledHttpClient  # noqa: E402
-from middlewared.outgoing.tcp_endpoints import DirectEndpoints  # noqa: E402
-from middlewared.outgoing.tls import ClientTLS, load_trust  # noqa: E402
-from middlewared.push.google.fcm import FcmProvider  # noqa: E402
+from providers import fcm_provider, http_client, make_push  # noqa: E402
+
+from middlewared.model import Platform  # noqa: E402
+from middlewared.outgoing.tls import load_trust  # noqa: E402
 from middlewared.push.google.legacy import LegacyProvider  # noqa: E402
 from middlewared.push.google.service_account import load_service_account  # noqa: E402
-from middlewared.push.interface import CallPush, PushProvider  # noqa: E402
+from middlewared.push.interface import PushProvider  # noqa: E402
 from middlewared.simulator.certificates import Authority, write_service_account  # noqa: E402
 from middlewared.simulator.google_server import GoogleServer  # noqa: E402
 from middlewared.simulator.scripts import Delay, Stall  # noqa: E402
@@ -43,7 +42,6 @@ reactor: Any = _reactor
 API_KEY = "bench"
 NAMES = ("good", "slow", "dead")
 TICK_S = 0.01
-WAIT_S = 4.0
 
 
 async def serve(_: object, folder: str) -> None:
@@ -103,15 +101,6 @@ class Peer:
         return json.loads(self._process.stdout.readline())
 
 
-def make_push(number: int) -> CallPush:
-    """A call as the daemon would have it."""
-    now = reactor.seconds()
-    incoming = IncomingCall(123456789, "+31612345678", "Alice of Sales", "call-7")
-    call = Call(f"{number:032x}", incoming, now, now + WAIT_S, now)
-    device = Device(incoming.sip_user_id, Platform.ANDROID, "app", "token")
-    return CallPush(device, call, 1, "https://middlewared.example/api/call-response/")
-
-
 @attrs.define
 class Load:
     """Starts pushes at a steady rate, whether or not earlier ones were answered."""
@@ -140,7 +129,7 @@ class Load:
 
     async def _send(self, number: int) -> None:
         began = time.perf_counter()
-        result = await self.provider.send(make_push(number))
+        result = await self.provider.send(make_push(number, Platform.ANDROID, "token"))
         self.took.append(time.perf_counter() - began)
         self.results[f"{result.label} {result.reason}".strip()] += 1
 
@@ -150,21 +139,12 @@ class Bench:
 
     def __init__(self, peer: Peer, folder: Path) -> None:
         self._peer = peer
-        self._tls = ClientTLS(trust=load_trust(folder / "ca.pem"))
+        self._trust = load_trust(folder / "ca.pem")
         self._account = load_service_account(folder / "service-account.json")
-
-    def _client(self) -> PooledHttpClient:
-        return PooledHttpClient(reactor=reactor, endpoints=DirectEndpoints(reactor), tls=self._tls)
 
     def fcm(self) -> PushProvider:
         """FCM HTTP v1 at the good server."""
-        return FcmProvider(
-            app="good",
-            account=self._account,
-            url=self._peer.urls["good"],
-            http=self._client(),
-            clock=reactor,
-        )
+        return fcm_provider(self._account, self._peer.urls["good"], self._trust)
 
     def legacy(self, name: str) -> PushProvider:
         """The legacy protocol at any of the servers."""
@@ -172,7 +152,7 @@ class Bench:
             app=name,
             api_key=API_KEY,
             url=f"{self._peer.urls[name]}/fcm/send",
-            http=self._client(),
+            http=http_client(self._trust),
             clock=reactor,
         )
 
