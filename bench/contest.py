@@ -176,10 +176,10 @@ def our_apns() -> tuple[str | Path, ...]:
     return sys.executable, HERE / "apns_middlewared.py"
 
 
-def our_fcm(folder: Path, kind: str) -> tuple[str | Path, ...]:
-    """Our client for Google, as the arguments of a client; see fcm_middlewared.py."""
+def our_fcm(folder: Path, protocol: str = "h2") -> tuple[str | Path, ...]:
+    """Our provider for Google, as the arguments of a client."""
     account = write_service_account(folder, token_uri="https://localhost/token", project_id="p")
-    return sys.executable, HERE / "fcm_middlewared.py", kind, account.path
+    return sys.executable, HERE / "fcm_middlewared.py", protocol, account.path
 
 
 def _certificates(folder: Path) -> tuple[Path, Path, Path]:

@@ -38,8 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clients = [
-            Client("middlewared", 40_000 // share, 100, our_fcm(folder, "pool")),
-            Client("middlewared, HTTP/1.1", 8_000 // share, 100, our_fcm(folder, "provider")),
+            Client("middlewared", 40_000 // share, 100, our_fcm(folder)),
+            Client("middlewared, HTTP/1.1", 8_000 // share, 100, our_fcm(folder, "http/1.1")),
             Client("node:http2", 40_000 // share, 100, ("node", HERE / "fcm_node.js")),
             Client("firebase-admin 7", 4_000 // share, 100, firebase_admin),
         ]

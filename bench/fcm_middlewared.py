@@ -1,8 +1,8 @@
 """
 The FCM benchmark's own client: the provider as the daemon uses it.
 
-Usage: fcm_middlewared.py KIND ACCOUNT PORT CA PUSHES IN_FLIGHT ; prints one JSON object. KIND is
-``provider`` or ``pool``, which leaves the provider out.
+Usage: fcm_middlewared.py PROTOCOL ACCOUNT PORT CA PUSHES IN_FLIGHT ; prints one JSON object.
+PROTOCOL is ``h2``, or ``http/1.1``, as to a relay that does not speak HTTP/2.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 import attrs
-from providers import BareFcm, fcm_provider, make_push, together
+from providers import fcm_provider, make_push, together
 from pushes import measure
 from twisted.internet.task import react
 
@@ -19,16 +19,16 @@ from middlewared.outgoing.tls import load_trust
 from middlewared.push.google.service_account import load_service_account
 from middlewared.push.interface import Accepted
 
-KINDS = {"provider": fcm_provider, "pool": BareFcm}
-
 
 async def main(
-    _: object, kind: str, account: str, port: str, ca: str, count: str, in_flight: str
+    _: object, protocol: str, account: str, port: str, ca: str, count: str, in_flight: str
 ) -> None:
     """Push to the peer at ``port``, which issues the access tokens too."""
     url = f"https://localhost:{port}"
     at_peer = attrs.evolve(load_service_account(account), token_uri=f"{url}/token")
-    provider = KINDS[kind](at_peer, url, load_trust(ca))
+    provider = fcm_provider(
+        at_peer, url, load_trust(ca), connections=1, protocols=(protocol.encode(),)
+    )
     await provider.start()
 
     async def send(number: int) -> bool:

@@ -65,7 +65,7 @@ async def serve(_: object, folder: str) -> None:
 
 def _answer_questions(server: GoogleServer, ended: Deferred[None]) -> None:
     for _ in sys.stdin:
-        counts = [server.connections_opened, server.oauth.issued_count, time.process_time()]
+        counts = [dict(server.protocols), server.oauth.issued_count, time.process_time()]
         print(json.dumps(counts), flush=True)
     reactor.callFromThread(ended.callback, None)
 
@@ -82,13 +82,13 @@ class Peer:
         )
         self.urls = dict(zip(NAMES, self._read(), strict=True))
 
-    def counts(self) -> tuple[int, int, float]:
+    def counts(self) -> tuple[Counter[str], int, float]:
         """Connections opened at the good server, access tokens issued, CPU seconds used."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         connections, tokens, cpu = self._read()
-        return connections, tokens, cpu
+        return Counter(connections), tokens, cpu
 
     def stop(self) -> None:
         """End the process."""
@@ -160,9 +160,10 @@ class Bench:
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
         """Load ``provider``, perhaps beside other loads, and print the results."""
+        before, _, _ = self._peer.counts()
         await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
-        connections, _, peer_cpu = self._peer.counts()
+        warm, _, peer_cpu = self._peer.counts()
         load = Load(provider, rate)
         others = [Deferred.fromCoroutine(each.run(seconds)) for each in beside]
         wall, cpu = time.perf_counter(), time.process_time()
@@ -176,7 +177,8 @@ class Bench:
             f" p50 {load.took[len(load.took) // 2] * 1000:.1f} ms,"
             f" p99 {load.took[int(len(load.took) * 0.99)] * 1000:.1f} ms,"
             f" CPU {cpu / wall:.0%}, of the peer {(peer_cpu_end - peer_cpu) / wall:.0%},"
-            f" new connections {opened - connections} (all in all {opened}), access tokens {tokens}"
+            f" connections {dict(opened - before)}, {dict(opened - warm)} of them while it was"
+            f" measured, access tokens {tokens}"
         )
         for each in beside:
             print(f"  beside it: {len(each.took)} pushes: {dict(each.results)}")

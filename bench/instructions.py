@@ -45,7 +45,7 @@ def of_pushes(provider: str, folder: Path, checkout: Path, count: int) -> int:
     log = folder / "log"
     google = provider == "fcm"
     contest = (fcm_contest if google else apns_contest)(folder, checkout)
-    ours = our_fcm(folder, "pool") if google else our_apns()
+    ours = our_fcm(folder) if google else our_apns()
     contest.measure(Client("middlewared", count, 100, (*valgrind(log), *ours)))
     return total(log)
 
