@@ -24,7 +24,7 @@ ATTRIBUTES = {
     "prometheus_client.metrics.Histogram": "_buckets _sum",
     "twisted.internet._sslverify.OpenSSLCertificateAuthorities": "_addCACertsToContext",
     "twisted.internet._sslverify.OpenSSLDefaultPaths": "_addCACertsToContext",
-    "twisted.internet.epollreactor.EPollReactor": "_poller",
+    "twisted.internet.epollreactor.EPollReactor": "_doReadOrWrite _poller _selectables",
     "twisted.internet.tcp.Connection": "_tempDataBuffer",
     "twisted.protocols.basic.LineReceiver": "_buffer",
     "twisted.web.http.HTTPChannel": (
