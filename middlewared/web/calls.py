@@ -8,6 +8,7 @@ between a phone's answer and the ACK.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
@@ -73,9 +74,11 @@ class CallEndpoints:
         trace = Trace(self._clock.seconds)
         _require_pbx(request)
         incoming = fields.incoming_call(request.fields(), request.settings)
-        request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
+        request.release()
         outcome = await self._calls.ring(incoming, trace)
-        return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+        written = partial(trace.mark, "replied")
+        timing = trace.server_timing()
+        return pbx_reply(_STATUS.get(outcome, 200), outcome, timing, written=written)
 
     def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:
         """A refusal in the format of the PBX."""
@@ -108,7 +111,14 @@ def _require_pbx(request: Request) -> None:
         raise NetworkForbidden(f"{address or 'its address'} is in none of pbx_networks")
 
 
-def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:
+def pbx_reply(
+    status: int,
+    outcome: Outcome,
+    server_timing: str,
+    headers: Headers = (),
+    *,
+    written: Callable[[], None] | None = None,
+) -> Reply:
     """A reply in the format of the PBX."""
     if status == 503 and not headers:
         headers = (retry_after(_RETRY_AFTER_S),)
@@ -121,4 +131,5 @@ def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Header
             (b"Server-Timing", server_timing.encode("ascii")),
             *headers,
         ),
+        written,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -67,12 +67,17 @@ class UnsupportedMediaType(MiddlewaredError):
 
 @attrs.frozen
 class Reply:
-    """A whole response; ``headers`` are those beside Content-Type and Content-Length."""
+    """
+    A whole response; ``headers`` are those beside Content-Type and Content-Length.
+
+    ``written`` is called when it was written.
+    """
 
     status: int
     body: bytes = b""
     content_type: bytes = b"application/json"
     headers: Headers = ()
+    written: Callable[[], None] | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
