@@ -68,7 +68,9 @@ class Channel(http.HTTPChannel):
     transport: Any
     _networkProducer: Any
     timeOut: float | None  # type: ignore[assignment]
-    _command = _path = _version = b""
+    _command: Any = b""
+    _path: Any = b""
+    _version: Any = b""
     abortTimeout = LINGER_ABORT_S
     _receiving = False
     _discarding = False
