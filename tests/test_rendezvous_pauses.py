@@ -72,7 +72,7 @@ class PausedProcessTests(OwnServerCase):
         there = await self.member([self.server.node])
         for _ in range(20):
             waiter = await self.here.join(a_call(wait_s=0.1))
-            await deferLater(clock, waiter.call.deadline - time.time())
+            await deferLater(clock, max(0.0, waiter.call.deadline - time.time()))
             accepted = await there.answer(waiter.call.unique_key, an_answer()) is ACCEPTED
             answered = (await waiter.settled).outcome is Outcome.ANSWERED
             self.assertEqual(answered, accepted)
