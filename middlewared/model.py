@@ -36,6 +36,8 @@ class Outcome(enum.Enum):
     NO_DEVICE = "no-device"
     TOKEN_DEAD = "token-dead"
     PUSH_FAILED = "push-failed"
+    CANCELLED = "cancelled"
+    NO_CALL = "no-call"
     MALFORMED = "malformed"
     FORBIDDEN = "forbidden"
     OVERLOADED = "overloaded"

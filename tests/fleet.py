@@ -98,6 +98,12 @@ class FleetTestCase(DaemonTestCase):
         fields = {"sip_user_id": account, "phonenumber": "0123456789", "call_id": call_id}
         return Deferred.fromCoroutine(self.post(url, **fields))
 
+    async def cancel(self, at: int, number: int = 0, call_id: str = "") -> Answered:
+        """The caller of account ``number`` gave up, as daemon ``at`` is notified."""
+        query = f"?sip_user_id={FIRST_ACCOUNT + number}&call_id={call_id}"
+        url = self.daemons[at].url("/api/incoming-call/") + query
+        return await self._answered(self.client.delete(url))
+
     async def pushed(self, count: int) -> list[GooglePush]:
         """The next pushes."""
         return [await self.pushes.get().addTimeout(UNAIDED_S, clock) for _ in range(count)]

@@ -172,6 +172,36 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
 
+    async def test_lost_cancellation_is_made_up_for(self) -> None:
+        """The same for a caller who gave up."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        self.assertTrue(await self.there.cancel(waiter.call.incoming))
+        self.cable.restore()
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+
+    async def test_cancelled_requests_leave_nothing_in_a_later_call(self) -> None:
+        """Renewed at that moment, they would keep the later call of the same key alive."""
+        first = await self.here.join(a_call(call_id="abc", unique_key=fresh_key()))
+        held = first.held  # type: ignore[attr-defined]
+        await self.there.cancel(first.call.incoming)
+        again = await self.there.join(a_call(call_id="abc"))
+        await first.settled
+        again.leave()
+        await self.until_ended(again)
+        self.assertEqual(held.waiters, set())
+        self.assertTrue((await self.here.join(a_call(call_id="abc"))).first)
+
+    async def test_a_joining_request_is_cancelled_by_another_daemon(self) -> None:
+        """The message may come before the reply of Redis to the join."""
+        for _ in range(30):
+            call = a_call(call_id=fresh_key())
+            joining = Deferred.fromCoroutine(self.here.join(call))
+            while not await self.there.cancel(call.incoming):
+                pass
+            settled = await (await joining).settled.addTimeout(0.5, reactor)
+            self.assertIs(settled.outcome, Outcome.CANCELLED)
+
     async def test_records_end_with_their_calls(self) -> None:
         """Redis forgets each some seconds after its deadline, however the call ended."""
         answered = await self.here.join(a_call(call_id="a", wait_s=0.3))

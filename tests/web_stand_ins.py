@@ -50,6 +50,7 @@ class StandInCalls:
     def __init__(self) -> None:
         self.rung: list[IncomingCall] = []
         self.ringing: list[Deferred[Outcome]] = []
+        self.cancelled: list[IncomingCall] = []
         self.hung_up = 0
         self.at_once: Outcome | None = None
         self.refusals: list[Outcome] = []
@@ -88,6 +89,12 @@ class StandInCalls:
 
     def refused(self, outcome: Outcome) -> None:
         self.refusals.append(outcome)
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        self.cancelled.append(incoming)
+        return incoming.call_id in self.held
 
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys

@@ -34,6 +34,14 @@ class Calls(Protocol):
     def refused(self, outcome: Outcome) -> None:
         """Count as ``outcome`` a PBX's request that was refused before it became a call."""
 
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """
+        The caller gave up: end the call of this account and call_id as CANCELLED.
+
+        :return: whether such a call waited, at any daemon.
+        :raises RendezvousDown: it cannot be known now (503).
+        """
+
     def holds_key(self, unique_key: str) -> bool:
         """Whether this daemon holds a call of this key; asks no one."""
 

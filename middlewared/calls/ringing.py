@@ -138,6 +138,9 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        return await self._rendezvous.cancel(incoming)
+
     def holds_key(self, unique_key: str) -> bool:
         return self._rendezvous.holds_key(unique_key)
 

@@ -28,6 +28,7 @@ _MEANING = {
     "no-device": "no device is registered for this account, or it is set to do not disturb",
     "token-dead": "the app is gone from the device; its registration was removed",
     "push-failed": "the push could not be sent; see the daemon's log",
+    "cancelled": "the PBX cancelled the call",
     "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
     " phone number is invalid",
     "forbidden": "this host is not in [http] pbx_networks",

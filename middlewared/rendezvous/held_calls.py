@@ -7,7 +7,7 @@ Nothing here reads or writes a socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -54,6 +54,10 @@ class HeldCall:
     def is_woken_here(self) -> bool:
         """Whether this daemon wakes the device."""
         return bool(self.waker) and not self.ended.called
+
+    def has_any_of(self, waiter_ids: Collection[str]) -> bool:
+        """Whether one of these waiters waits here or wakes the device."""
+        return self.waker in waiter_ids or any(each.id in waiter_ids for each in self.waiters)
 
     @property
     def is_answered(self) -> bool:
@@ -202,6 +206,14 @@ class HeldCalls:
     def time_out(self, held: HeldCall) -> None:
         """Settle the call as TIMEOUT; an answered one is forgotten."""
         self.settle(held, Settlement(Outcome.TIMEOUT))
+
+    def cancel(self, incoming: IncomingCall) -> bool:
+        """Settle the call of this account and call_id as CANCELLED; False: none waits here."""
+        held = self.find_repeated(incoming)
+        if held is None or held.settlement is not None:
+            return False
+        self.settle(held, Settlement(Outcome.CANCELLED))
+        return True
 
     def refuse(self, held: HeldCall, answer: Answer) -> None:
         """Add a refusal of the phone; it may decide the call."""

@@ -141,5 +141,15 @@ class Rendezvous(Protocol):
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
 
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """
+        The caller gave up: end the call of this account and call_id as CANCELLED.
+
+        A call that is placed with them from now on is a new one.
+
+        :return: whether such a call waited, at any member; an answered one stays answered.
+        :raises RendezvousDown: it cannot be known now.
+        """
+
     def settle_all(self, outcome: Outcome) -> None:
         """Settle every waiter of this daemon, at once (the end of a drain)."""

@@ -109,6 +109,10 @@ class MemoryRendezvous:
         if held is not None and held.settlement is None:
             self._held.settle(held, Settlement(outcome))
 
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """See :meth:`.interface.Rendezvous.cancel`; never down."""
+        return self._held.cancel(incoming)
+
     def settle_all(self, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle_all`."""
         for held in self._held.all():

@@ -38,7 +38,7 @@ class CallResult:
 
 class PBX:
     """
-    Places calls, form-encoded as Asterisk's CURL() does.
+    Places and cancels calls, form-encoded as Asterisk's CURL() does.
 
     :param http: with the connection pool of the caller.
     :param base_url: where incoming-call is served, without a trailing slash.
@@ -64,11 +64,16 @@ class PBX:
             "caller_id": caller_id,
             "call_id": call_id,
         }
-        return Deferred.fromCoroutine(self._place(fields))
+        return Deferred.fromCoroutine(self._request("POST", fields))
 
-    async def _place(self, fields: dict[str, str]) -> CallResult:
+    def cancel(self, sip_user_id: int | str, call_id: str) -> Deferred[CallResult]:
+        """The caller gave up."""
+        fields = {"sip_user_id": str(sip_user_id), "call_id": call_id}
+        return Deferred.fromCoroutine(self._request("DELETE", fields))
+
+    async def _request(self, method: str, fields: dict[str, str]) -> CallResult:
         placed_at = self._seconds()
-        response = await self._http.post(self._url, data=fields)
+        response = await self._http.request(method, self._url, data=fields)
         body = await treq.text_content(response)
 
         def header(name: str) -> str:

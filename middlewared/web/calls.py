@@ -1,5 +1,5 @@
 """
-The PBX's held request, and the phone's answer to it.
+The PBX's held request, its cancellation, and the phone's answer to it.
 
 Whatever happens, the PBX gets ``status=ACK`` or ``status=NAK`` and the reason. Nothing waits
 between a phone's answer and the ACK.
@@ -29,6 +29,7 @@ from middlewared.web.request import Request
 from middlewared.web.settings import Rate
 
 _STATUS = {
+    Outcome.NO_CALL: 404,
     Outcome.MALFORMED: 400,
     Outcome.FORBIDDEN: 403,
     Outcome.OVERLOADED: 503,
@@ -56,13 +57,13 @@ class CallEndpoints:
         self._answer_elsewhere = answer_elsewhere
 
     def incoming_call(self) -> Endpoint:
-        """The route on which the PBX posts its calls."""
+        """The route on which the PBX places its calls and cancels them."""
         return Endpoint(
             "incoming-call",
             "/api/incoming-call",
-            {b"POST": self._ring},
+            {b"POST": self._ring, b"DELETE": self._cancel},
             format_refusal=self._refuse,
-            ends_with_client=True,
+            ends_with_client=(b"POST",),
         )
 
     def call_response(self) -> Endpoint:
@@ -75,6 +76,15 @@ class CallEndpoints:
         incoming = fields.incoming_call(request.fields(), request.settings)
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
+        return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+
+    async def _cancel(self, request: Request) -> Reply:
+        trace = Trace(self._clock.seconds)
+        _require_pbx(request)
+        incoming = fields.cancelled_call(request.fields(), request.settings)
+        cancelled = await self._calls.cancel(incoming)
+        trace.mark("cancel")
+        outcome = Outcome.CANCELLED if cancelled else Outcome.NO_CALL
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
 
     def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:

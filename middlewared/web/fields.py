@@ -98,6 +98,11 @@ def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
     )
 
 
+def cancelled_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
+    """What names the call whose caller gave up: its account and call_id."""
+    return IncomingCall(sip_user_id(raw, settings), "", call_id=_required(raw, "call_id"))
+
+
 def phone_answer(raw: RawFields, received_at: float) -> PhoneAnswer:
     """The answer of a phone; ``received_at`` is of the monotonic clock."""
     return PhoneAnswer(

@@ -167,7 +167,7 @@ class Web:
         serve = endpoint.methods.get(request.method)
         if serve is None:
             raise MethodNotAllowed(tuple(endpoint.methods))
-        if endpoint.ends_with_client:
+        if request.method in endpoint.ends_with_client:
             return await serve(request)
         serving = Deferred.fromCoroutine(serve(request))
         if serving.called:

@@ -377,6 +377,65 @@ class RendezvousContract(_Case):
             self.assertFalse(again.ended.called)
             again.leave()
 
+    async def test_cancelled_call_ends_everywhere(self) -> None:
+        """Every waiter gets CANCELLED, the pushes stop, and an answer finds nothing."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        self.assertTrue(await self.there.cancel(first.call.incoming))
+        for waiter in (first, second):
+            self.assertEqual(await waiter.settled, Settlement(Outcome.CANCELLED))
+        self.assertEqual(await self.until_ended(first), Settlement(Outcome.CANCELLED))
+        for member in (self.here, self.there):
+            self.assertIs(await self.answered(member, first.call), UNKNOWN)
+        self.assertEqual((self.here.waiting, self.there.waiting), (0, 0))
+
+    async def test_only_a_waiting_call_is_cancelled(self) -> None:
+        """Not another account's or call_id's, not one that is over, none twice."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        for other in (a_call(call_id="abd"), a_call(sip_user_id=987654321, call_id="abc")):
+            self.assertFalse(await self.there.cancel(other.incoming))
+        self.assertFalse(waiter.settled.called)
+        self.assertTrue(await self.here.cancel(waiter.call.incoming))
+        self.assertFalse(await self.here.cancel(waiter.call.incoming))
+        gone = await self.here.join(a_call(call_id="gone"))
+        gone.leave()
+        await self.until_ended(gone)
+        self.assertFalse(await self.there.cancel(gone.call.incoming))
+
+    async def test_answered_call_stays_answered(self) -> None:
+        """The caller gave up too late, at whichever member; a repeat still gets the answer."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        await self.answered(self.here, waiter.call)
+        for member in (self.there, self.here):
+            self.assertFalse(await member.cancel(waiter.call.incoming))
+        repeat = await self.there.join(a_call(call_id="abc"))
+        self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
+
+    async def test_cancelled_call_that_is_placed_again_is_a_new_call(self) -> None:
+        """At once, with the same key, wherever; the cancellation does not reach it."""
+        key = "0123456789abcdef0123456789abcdef"
+        for one, other in ((self.here, self.there), (self.there, self.here)) * 5:
+            waiter = await one.join(a_call(unique_key=key, call_id=key))
+            joined = await other.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(await other.cancel(waiter.call.incoming))
+            again = await one.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(again.first)
+            for each in (waiter, joined):
+                self.assertIs((await each.settled).outcome, Outcome.CANCELLED)
+            self.assertFalse(again.settled.called)
+            self.assertIs(await self.answered(other, again.call), ACCEPTED)
+            self.assertIs((await again.settled).outcome, Outcome.ANSWERED)
+            key = fresh_key()
+
+    async def test_request_that_arrived_before_is_cancelled(self) -> None:
+        """Even while it is still joining."""
+        for _ in range(20):
+            call = a_call(call_id="abc")
+            joining = Deferred.fromCoroutine(self.here.join(call))
+            self.assertTrue(await self.here.cancel(call.incoming))
+            waiter = await joining
+            self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+
     async def until_ended(self, waiter: Waiter) -> Settlement | None:
         """What ``waiter.ended`` fires with."""
         ended: Deferred[Settlement | None] = Deferred()

@@ -15,6 +15,7 @@ another one by then, still find how the call ended:
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
                 kept for waiters that missed the message, and no one else finds it
+``cancel``      the id of the PBX's request that cancelled the call, if one did
 ``pushes``      how many pushes are outstanding: sent and not refused by the provider
 ``no:``\ *id*   one field for each refusal of the phone, with the settlement it implies
 *waiter*        one field for each waiter; its id is ``<channel of its daemon>/<number>``
@@ -177,6 +178,32 @@ local answered = call('HGET', record, 'answered')
 if answered then return answered end
 decide(record, 'failed', settlement, unique_key)
 return settlement
+"""
+)
+
+# Cancels a call that waits; all at the call are notified, each waiter by its id: a later call may
+# have the same key. The record is not among KEYS, as in JOIN.
+# KEYS: identity
+# ARGV: prefix of records, settlement, id of the request
+# -> 'cancelled', unique_key, waiters ...; or 'answered'; or 'unknown'
+CANCEL = Script(
+    _COMMON
+    + """
+local identity = KEYS[1]
+local prefix, settlement, id = unpack(ARGV)
+local unique_key = call('GET', identity)
+local record = unique_key and prefix .. unique_key
+if not record or call('HGET', record, 'identity') ~= identity then return {'unknown'} end
+if call('HEXISTS', record, 'answered') == 1 then return {'answered'} end
+local again = call('HGET', record, 'cancel') == id
+if not again and (not lives(record) or left_ms(record) <= 0) then return {'unknown'} end
+call('HSET', record, 'failed', settlement, 'cancel', id)
+local words = {'cancelled', unique_key, call('HGET', record, 'waker')}
+for _, field in ipairs(call('HKEYS', record)) do
+  if string.find(field, '/', 1, true) then words[#words + 1] = field end
+end
+notify(record, cjson.encode(words))
+return words
 """
 )
 

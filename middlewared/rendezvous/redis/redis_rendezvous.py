@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -41,9 +40,11 @@ from middlewared.model import (
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
+from middlewared.rendezvous.redis.cancellations import Cancellations
 from middlewared.rendezvous.redis.cluster_slots import Node
 from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
 from middlewared.rendezvous.redis.expiries import Expiries
+from middlewared.rendezvous.redis.joins_under_way import JoinsUnderWay
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
@@ -93,7 +94,7 @@ class RedisRendezvous:
             waiting=lambda: self.waiting,
         )
         self._waiter_numbers = itertools.count()
-        self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
+        self._joins = JoinsUnderWay()
         self._held = HeldCalls(
             clock=clock,
             timed_out=self._timed_out,
@@ -138,16 +139,24 @@ class RedisRendezvous:
             background=self._background,
             channel=self._channel,
             held=self._held,
-            joining=self._joining,
+            joins=self._joins,
             knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+        )
+        self._cancellations = Cancellations(
+            held=self._held,
+            shared=self._shared,
+            joins=self._joins,
+            unrecorded=self._unrecorded,
+            remove=self._remove_from_redis,
         )
         self._messages = MessageReceiver(
             clock=clock,
             held=self._held,
             renewals=self._renewals,
             waker_reports=self._waker_reports,
+            cancellations=self._cancellations,
             queries=self._unrecorded.queries,
         )
 
@@ -265,6 +274,10 @@ class RedisRendezvous:
         if (held := self._held.find(unique_key)) is not None:
             self._held.settle(held, settlement)
 
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """See :meth:`.interface.Rendezvous.cancel`."""
+        return await self._cancellations.cancel(incoming)
+
     def settle_all(self, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle_all`; waiters of other daemons wait on."""
         for held in self._held.all():
@@ -278,16 +291,16 @@ class RedisRendezvous:
     async def _join_for(self, joined: Deferred[LocalWaiter], call: Call) -> None:
         """Join to the end even when the PBX hangs up: until then it is not known what to leave."""
         waiter_id = f"{self._channel}/{next(self._waiter_numbers)}"
-        self._joining[call.unique_key] += 1
+        under_way = self._joins.begin(call, waiter_id)
         try:
             waiter = await self._join_or_open_alone(call, waiter_id)
+            while self._cancellations.must_repeat(under_way, waiter):
+                waiter = await self._join_or_open_alone(call, waiter_id)
         except Exception:
             joined.errback()
             return
         finally:
-            self._joining[call.unique_key] -= 1
-            if not self._joining[call.unique_key]:
-                del self._joining[call.unique_key]
+            self._joins.end(under_way)
         if joined.called:
             waiter.leave()
         else:

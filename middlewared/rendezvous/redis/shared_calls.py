@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous.late import REMEMBERED_S, WokenDevice
 from middlewared.rendezvous.redis.lua_scripts import (
     ANSWER,
+    CANCEL,
     COUNT,
     JOIN,
     LEAVE,
@@ -82,6 +83,14 @@ class AnswerTooLate:
 
 
 @attrs.frozen
+class CallCancelled:
+    """A call that waited was cancelled, for these waiters."""
+
+    unique_key: str
+    waiter_ids: Sequence[str]
+
+
+@attrs.frozen
 class SharedCalls:
     """The records of all daemons' calls. Every function may raise RendezvousDown."""
 
@@ -135,6 +144,24 @@ class SharedCalls:
         """End a call early; returns the decision that stands, None when no such call waits."""
         args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
+
+    async def cancel(self, incoming: IncomingCall, request_id: str) -> CallCancelled | bool:
+        """
+        Cancel the call of this account and call_id.
+
+        :param request_id: of the PBX's request, so that a repeated command changes nothing.
+        :return: True: it was answered before; False: Redis knows no such call that waits.
+        """
+        args = (
+            record_prefix(incoming.call_id),
+            settlement_text(Settlement(Outcome.CANCELLED)),
+            request_id,
+        )
+        state, *words = await self.nodes.run(CANCEL, [identity_key(incoming)], args)
+        if state == "cancelled":
+            unique_key, *waiter_ids = words
+            return CallCancelled(unique_key, waiter_ids)
+        return bool(state == "answered")
 
     async def answer(
         self, unique_key: str, answer: Answer, pushes: int | None

@@ -8,13 +8,16 @@ calls. While one of them cannot be asked, a key that Redis does not know may sti
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from middlewared.background import Background
 from middlewared.clock import Clock
-from middlewared.model import Settlement
+from middlewared.errors import RendezvousDown
+from middlewared.model import IncomingCall, Settlement
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
+from middlewared.rendezvous.redis.joins_under_way import JoinsUnderWay
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_queries import MOST_OPEN, REPLY_WAIT_S, PeerQueries
 from middlewared.rendezvous.redis.peer_reports import PeerReports
@@ -24,6 +27,7 @@ REPLY_WAIT_IN_TROUBLE_S = 1.0  # while a master is away only the daemons know
 MOST_GUESSES = 50  # queries open for keys that may be made up
 COME_BACK_S = 5.0  # so long after Redis came back here another daemon may still be without it
 
+CANCELLED = "cancelled"  # query: did a call of this account and call_id wait at your daemon?
 ANSWERED = "answered"  # query: does this answer decide a call that waits at your daemon?
 WAKING = "waking"  # query: do you wake the device of this call?
 
@@ -32,7 +36,7 @@ class UnrecordedCalls:
     """
     Asks other daemons about calls, and replies to their queries.
 
-    :param joining: the keys of calls for which Redis was asked and has not replied.
+    :param joins: those for which Redis was asked and has not replied.
     :param knows_key: whether a key is certainly one of ours.
     :ivar queries: takes the messages between daemons.
     """
@@ -44,14 +48,15 @@ class UnrecordedCalls:
         background: Background,
         channel: str,
         held: HeldCalls,
-        joining: Counter[str],
+        joins: JoinsUnderWay,
         knows_key: Callable[[str], bool],
         nodes: Nodes,
         peers: PeerReports,
     ) -> None:
         self._clock = clock
         self._held = held
-        self._joining = joining
+        self._background = background
+        self._joins = joins
         self._knows_key = knows_key
         self._nodes = nodes
         self._peers = peers
@@ -85,6 +90,27 @@ class UnrecordedCalls:
         )
         return here or there
 
+    async def cancel(self, incoming: IncomingCall, *, down: bool) -> bool:
+        """
+        Cancel a call that Redis does not know at the daemons where it waits.
+
+        :param down: Redis did not reply.
+        :return: whether it waited at any daemon.
+        :raises RendezvousDown: too many queries are open already.
+        """
+        here = self._held.cancel(incoming)
+        if not here and not down and not self._nodes.troubled_lately:
+            return False
+        there = self.queries.ask(
+            ALL_DAEMONS,
+            *(CANCELLED, incoming.sip_user_id, incoming.call_id),
+            wait_s=REPLY_WAIT_IN_TROUBLE_S if down else REPLY_WAIT_S,
+        )
+        if here:  # the others are only notified
+            self._background.run(_ignore_down(there))
+            return True
+        return await there
+
     async def is_woken_by(self, channel: str, unique_key: str) -> bool:
         """
         Whether the daemon that listens to ``channel`` wakes the call's device.
@@ -110,13 +136,24 @@ class UnrecordedCalls:
             self._held.settle(held, settlement)
         return bool(held.waiters) or held.is_answered
 
-    def _reply(self, query: str, unique_key: str, text: str = "") -> bool:
+    def _reply(self, query: str, *words: Any) -> bool:
         """Our reply to another daemon's query."""
         if query == ANSWERED:
+            unique_key, text = words
             settlement = settlement_from(text, received_at=self._clock.seconds())
             return self._answer_here(unique_key, settlement)
-        if query != WAKING:
-            return False
-        # A query may arrive before the reply of Redis that makes us the call's waker.
-        held = self._held.find(unique_key)
-        return unique_key in self._joining or (held is not None and held.is_woken_here)
+        if query == CANCELLED:
+            sip_user_id, call_id = words
+            return self._held.cancel(IncomingCall(sip_user_id, "", call_id=call_id))
+        if query == WAKING:
+            (unique_key,) = words
+            # A query may arrive before the reply of Redis that makes us the call's waker.
+            held = self._held.find(unique_key)
+            woken_here = held is not None and held.is_woken_here
+            return woken_here or self._joins.has_key(unique_key)
+        return False
+
+
+async def _ignore_down(query: Awaitable[bool]) -> None:
+    with contextlib.suppress(RendezvousDown):
+        await query
