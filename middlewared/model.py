@@ -67,7 +67,8 @@ class Call:
 
     ``deadline`` is the end of its wait: ``started_at`` plus the round-trip wait that was
     configured when it started, so a reload does not change it. ``start_time`` is the
-    wall-clock time of the start, as pushes carry it.
+    wall-clock time of the start, as pushes carry it. ``by_registration``: whether a
+    registration of its account at the SIP registrar answers it, as well as its phone.
     """
 
     unique_key: str
@@ -75,6 +76,7 @@ class Call:
     started_at: float
     deadline: float
     start_time: float
+    by_registration: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.frozen
@@ -82,9 +84,9 @@ class Answer:
     """
     A phone's answer to a call, and when this process received it.
 
-    ``message_start_time`` is the start time the phone echoed, in epoch seconds. It cannot
-    be trusted: only the round-trip report may use it. ``id`` is ours: daemons pass answers
-    on to each other, and one that arrives twice is counted once.
+    ``message_start_time`` is the start time the phone echoed, in epoch seconds; 0.0: it did
+    not. It cannot be trusted: only the round-trip report may use it. ``id`` is ours: daemons
+    pass answers on to each other, and one that arrives twice is counted once.
     """
 
     available: bool
@@ -177,6 +179,12 @@ class Device:
     last_seen: float = 0.0
     silent_streak: int = 0
     last_answered: float | None = None
+
+    def is_same(self, other: Device) -> bool:
+        """Whether both are the same app of the same account, with the same push token."""
+        return (self.sip_user_id, self.platform, self.app, self.token) == (
+            *(other.sip_user_id, other.platform, other.app, other.token),
+        )
 
     @property
     def installation(self) -> str:

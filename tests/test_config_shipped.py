@@ -41,7 +41,7 @@ class ShippedFileTests(ConfigCase):
 
     def test_the_webs_own_defaults_are_these(self) -> None:
         """A room that repeats defaults, for its tests, has the same ones."""
-        self.assertEqual(web_settings(self.read("")), WebSettings())
+        self.assertEqual(web_settings(self.read(""), {}), WebSettings())
 
     def test_every_key_is_documented(self) -> None:
         """The file has each section and key that the reader knows, after a comment."""

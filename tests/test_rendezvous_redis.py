@@ -11,7 +11,8 @@ from twisted.internet.task import deferLater
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis.lua_scripts import GRACE_S
-from middlewared.rendezvous.redis.records import record_key
+from middlewared.rendezvous.redis.records import account_key, record_key
+from middlewared.rendezvous.redis.shared_calls import MOST_LISTED
 from tests.contracts.rendezvous import (
     ACCEPTED,
     UNKNOWN,
@@ -201,6 +202,41 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
                 pass
             settled = await (await joining).settled.addTimeout(0.5, reactor)
             self.assertIs(settled.outcome, Outcome.CANCELLED)
+
+    async def test_a_join_costs_one_command(self) -> None:
+        """Also one that a registration may answer: it is listed with its first push, unawaited."""
+        cost = None
+        while cost != 1:  # a member that has just started has other work as well
+            before = self.calls_of("evalsha")
+            waiter = await self.here.join(a_call(by_registration=True))
+            cost = self.calls_of("evalsha") - before
+            waiter.pushes = 1
+            await self.registered_list()
+            waiter.leave()
+
+    async def test_list_of_an_account_is_bounded(self) -> None:
+        """In length, and in time: it ends with the last of its calls."""
+        for _ in range(MOST_LISTED + 5):
+            (await self.here.join(a_call(wait_s=5.0, by_registration=True))).pushes = 1
+        listed = account_key(123456789)
+        await self.until(lambda: self.server.run("LLEN", listed) == MOST_LISTED)
+        self.assertTrue(0 < int(self.server.run("PTTL", listed)) <= 5000)
+
+    async def test_lost_list_is_made_again(self) -> None:
+        """Redis came back without it."""
+        waiter = await self.here.join(a_call(by_registration=True))
+        waiter.pushes = 1
+        await self.registered_list()
+        self.server.run("FLUSHALL")
+        self.cable.cut()
+        self.cable.restore()
+        await self.registered_list()
+        await self.registered(self.there, 1)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
+
+    async def registered_list(self) -> None:
+        listed = account_key(123456789)
+        await self.until(lambda: self.server.run("EXISTS", listed) == 1)
 
     async def test_records_end_with_their_calls(self) -> None:
         """Redis forgets each some seconds after its deadline, however the call ended."""

@@ -111,6 +111,17 @@ class RedisAwayTests(SharedRendezvousCase):
         self.assertFalse(await self.in_time(self.there.cancel(answered.call.incoming)))
         self.assertFalse(waiter.settled.called)
 
+    async def test_registration_answers_a_call_of_this_daemon_without_redis(self) -> None:
+        """Whether calls of the account wait elsewhere is then not known."""
+        waiter = await self.here.join(a_call(by_registration=True))
+        waiter.pushes = 1
+        self.server.kill()
+        answering = self.here.answer_account(123456789, "", an_answer())
+        self.assertEqual(await self.in_time(answering), 1)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
+        with self.assertRaises(RendezvousDown):
+            await self.in_time(self.there.answer_account(123456789, "", an_answer()))
+
     async def test_leaving_needs_no_redis(self) -> None:
         """The pushes stop when the PBX has gone."""
         waiter = await self.here.join(a_call())

@@ -51,6 +51,7 @@ class StandInCalls:
         self.rung: list[IncomingCall] = []
         self.ringing: list[Deferred[Outcome]] = []
         self.cancelled: list[IncomingCall] = []
+        self.registered_accounts: list[tuple[int, str]] = []
         self.hung_up = 0
         self.at_once: Outcome | None = None
         self.refusals: list[Outcome] = []
@@ -89,6 +90,12 @@ class StandInCalls:
 
     def refused(self, outcome: Outcome) -> None:
         self.refusals.append(outcome)
+
+    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.registered_accounts.append((sip_user_id, call_id))
+        return len(self.held)
 
     async def cancel(self, incoming: IncomingCall) -> bool:
         if self.failure is not None:

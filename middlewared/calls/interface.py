@@ -34,6 +34,16 @@ class Calls(Protocol):
     def refused(self, outcome: Outcome) -> None:
         """Count as ``outcome`` a PBX's request that was refused before it became a call."""
 
+    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+        """
+        The account has registered at the SIP registrar, which answers its waiting calls.
+
+        :param call_id: of the one call that it answers; "": all of the account.
+        :param received_at: by the process's own clock.
+        :return: how many calls it has answered; 0 unless ``answer_by_registration`` is set.
+        :raises RendezvousDown: it cannot be known now (503).
+        """
+
     async def cancel(self, incoming: IncomingCall) -> bool:
         """
         The caller gave up: end the call of this account and call_id as CANCELLED.

@@ -40,6 +40,7 @@ class RingingSettings:
     wait_s: float
     max_waiting: int
     waking: WakingSettings
+    answer_by_registration: bool = False
 
 
 @attrs.frozen
@@ -138,6 +139,12 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+        if not self.settings.answer_by_registration:
+            return 0
+        answer = Answer(available=True, message_start_time=0.0, received_at=received_at)
+        return await self._rendezvous.answer_account(sip_user_id, call_id, answer)
+
     async def cancel(self, incoming: IncomingCall) -> bool:
         return await self._rendezvous.cancel(incoming)
 
@@ -214,7 +221,8 @@ class Ringing:
         key = incoming.call_id if is_uuid(incoming.call_id) else self._new_key()
         started_at = self._clock.seconds()
         deadline = started_at + self.settings.wait_s
-        return Call(key, incoming, started_at, deadline, self._wall())
+        by_registration = self.settings.answer_by_registration
+        return Call(key, incoming, started_at, deadline, self._wall(), by_registration)
 
     def _wake(self, waiter: Waiter, trace: Trace) -> None:
         """Wake the device of the call that ``waiter`` has opened, until the call is over."""

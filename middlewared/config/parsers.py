@@ -126,6 +126,13 @@ def analytics_label(written: str, _base: Path) -> str:
     return written
 
 
+def digits(written: str, _base: Path) -> str:
+    """A number that is only compared; "": none."""
+    if not re.fullmatch(r"[0-9]{0,20}", written):
+        raise InvalidValue("must be at most 20 digits")
+    return written
+
+
 def boolean(written: str, _base: Path) -> bool:
     """yes or no, or another word for them; on and off too, as configparser takes them."""
     value = {"on": True, "off": False}.get(written.lower(), parse_boolean(written))

@@ -25,6 +25,7 @@ from middlewared.config.parsers import (
     choice,
     count,
     database_url,
+    digits,
     duration,
     duration_or_0,
     integer,
@@ -86,6 +87,7 @@ class CallSettings:
     drain_s: float = setting(duration_or_0, "10000", key="drain_ms")
     drain_notice_s: float = setting(duration_or_0, "0", key="drain_notice_ms")
     max_waiting: int = setting(count, "20000")
+    answer_by_registration: bool = setting(boolean, "no")
     silent_calls: int = setting(integer(0, 1_000_000), "0")
     silent_wait_s: float = setting(duration, "1500", key="silent_wait_ms")
 
@@ -202,6 +204,7 @@ class AndroidApp(AppSettings):
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
+    project_number: str = setting(digits, "")
     address: Address = setting(choice("auto", "token", "fid"), "auto")
     analytics_label: str = setting(analytics_label, "")
 

@@ -26,6 +26,7 @@ class HeldCall:
     :ivar waker: the id of the waiter here that wakes the device; "": none does.
     :ivar expired: its deadline has passed here.
     :ivar checked_at: when Redis last confirmed the record; 0.0: it is to be asked soon.
+    :ivar listed_at: when it was listed for its account in Redis; 0.0: it was not.
     :ivar pushes: how many pushes of the waker are outstanding.
     :ivar refusals: those of the phone that arrived here, by the id of the answer.
     :ivar waiters: those that wait here for the outcome.
@@ -36,6 +37,7 @@ class HeldCall:
     waker: str = ""
     expired: bool = False
     checked_at: float = 0.0
+    listed_at: float = 0.0
     ended: Deferred[Settlement | None] = attrs.field(factory=Deferred)
     kind: DeviceKind | None = None
     pushes: int = 0
@@ -140,6 +142,7 @@ class HeldCalls:
         self._expired = expired or self.time_out
         self._calls: dict[str, HeldCall] = {}
         self._by_identity: dict[tuple[int, str], HeldCall] = {}
+        self._by_account: dict[int, dict[str, HeldCall]] = {}
         self.pushes_changed = pushes_changed
         self.waiting = 0
 
@@ -156,10 +159,25 @@ class HeldCalls:
         held = self._by_identity.get(_identity(incoming))
         return held if held is not None and (held.waiters or held.is_answered) else None
 
+    def answerable(self, sip_user_id: int, call_id: str) -> list[HeldCall]:
+        """
+        The account's calls that wait here and had a push from here; a push under way counts.
+
+        :param call_id: of the one call; "": all of them.
+        """
+        return [
+            held
+            for held in self._by_account.get(sip_user_id, {}).values()
+            if held.waiters and held.is_woken_here and held.pushes and not held.expired
+            if call_id in ("", held.call.incoming.call_id)
+        ]
+
     def add(self, call: Call, *, left_s: float) -> HeldCall:
         """Put a call into the table; it expires in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = HeldCall(call)
         held.expiry = self._clock.callLater(max(0.0, left_s), self._expire, held)
+        account = self._by_account.setdefault(call.incoming.sip_user_id, {})
+        account[call.unique_key] = held
         if call.incoming.call_id:
             self._by_identity[_identity(call.incoming)] = held
         return held
@@ -245,8 +263,14 @@ class HeldCalls:
         if held.expiry is not None and held.expiry.active():
             held.expiry.cancel()
         held.expiry = None  # it refers to the call: only the collector could free the two
-        if self._calls.get(held.call.unique_key) is held:
-            del self._calls[held.call.unique_key]
+        key, sip_user_id = held.call.unique_key, held.call.incoming.sip_user_id
+        if self._calls.get(key) is held:
+            del self._calls[key]
+        account = self._by_account.get(sip_user_id, {})
+        if account.get(key) is held:
+            del account[key]
+            if not account:
+                del self._by_account[sip_user_id]
         identity = _identity(held.call.incoming)
         if self._by_identity.get(identity) is held:
             del self._by_identity[identity]

@@ -138,6 +138,19 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the result cannot be known now.
         """
 
+    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+        """
+        The account has registered at the SIP registrar: answer its calls that had a push.
+
+        Only those that were opened with ``by_registration`` are certain to be found at other
+        members.
+
+        :param call_id: of the one call to answer; "": all of the account.
+        :param answer: an available one.
+        :return: how many calls it has decided.
+        :raises RendezvousDown: none is known to wait, and it cannot be known now.
+        """
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
 

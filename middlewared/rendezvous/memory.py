@@ -103,6 +103,13 @@ class MemoryRendezvous:
                 self._held.refuse(held, answer)
         return AnswerResult.ACCEPTED
 
+    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+        """See :meth:`.interface.Rendezvous.answer_account`; never down."""
+        answerable = self._held.answerable(sip_user_id, call_id)
+        for held in answerable:
+            self._held.settle(held, Settlement.by(answer))
+        return len(answerable)
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
         held = self._held.find(unique_key)

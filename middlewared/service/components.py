@@ -181,7 +181,7 @@ class Components:
             clock=self._reactor,
             wall=wall_clock,
             background=self._request_work,
-            settings=web_settings(self.config),
+            settings=web_settings(self.config, self._apps),
             calls=self.ringing,
             devices=self.devices,
             accounts=self.accounts,
@@ -253,7 +253,8 @@ class Components:
         """
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
-        ringing, web, cache = ringing_settings(config), web_settings(config), cache_settings(config)
+        ringing, web = ringing_settings(config), web_settings(config, apps)
+        cache = cache_settings(config)
         log_files = self.logs.open(config.log)
         try:
             routes = self.providers.routes(apps)

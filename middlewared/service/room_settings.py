@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
-from middlewared.config import Config
+from middlewared.config import AndroidApp, AppleApp, Config
 from middlewared.devices.cached_registry import CacheSettings
-from middlewared.web.settings import WebSettings
+from middlewared.push.google.service_account import ServiceAccount
+from middlewared.service.apps import AppKey, LoadedApp
+from middlewared.web.settings import PushApp, WebSettings
 
 
 def ringing_settings(config: Config) -> RingingSettings:
@@ -19,6 +21,7 @@ def ringing_settings(config: Config) -> RingingSettings:
     return RingingSettings(
         wait_s=calls.roundtrip_wait_s,
         max_waiting=calls.max_waiting,
+        answer_by_registration=calls.answer_by_registration,
         waking=WakingSettings(
             calls.response_api,
             calls.resend_interval_s,
@@ -28,13 +31,14 @@ def ringing_settings(config: Config) -> RingingSettings:
     )
 
 
-def web_settings(config: Config) -> WebSettings:
-    """What the web room takes from the configuration."""
+def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSettings:
+    """What the web room takes from the configuration and from ``apps``, which it names."""
     http = config.http
     return WebSettings(
         pbx_networks=http.pbx_networks,
         trusted_proxies=http.trusted_proxies,
         known_apps=frozenset(config.apps),
+        push_apps=tuple(map(_push_app, apps.values())),
         many_accounts=frozenset(
             key for key, app in config.apps.items() if app.accounts_per_token == "many"
         ),
@@ -45,6 +49,17 @@ def web_settings(config: Config) -> WebSettings:
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
     )
+
+
+def _push_app(loaded: LoadedApp) -> PushApp:
+    app, names, team = loaded.app, set[str](), ""
+    if isinstance(app, AppleApp):
+        names, team = {app.topic.removesuffix(".voip")}, app.team_id
+    elif isinstance(app, AndroidApp):
+        names = {app.project_number}
+        if isinstance(loaded.credentials, ServiceAccount):
+            names.add(loaded.credentials.project_id)
+    return PushApp(app=app.app, platform=app.platform, names=frozenset(names - {""}), team=team)
 
 
 def cache_settings(config: Config) -> CacheSettings:

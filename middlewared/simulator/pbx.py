@@ -38,7 +38,7 @@ class CallResult:
 
 class PBX:
     """
-    Places and cancels calls, form-encoded as Asterisk's CURL() does.
+    Places and cancels calls and reports registrations, form-encoded as Asterisk's CURL() does.
 
     :param http: with the connection pool of the caller.
     :param base_url: where incoming-call is served, without a trailing slash.
@@ -47,6 +47,7 @@ class PBX:
     def __init__(self, *, http: HTTPClient, base_url: str, seconds: Callable[[], float]) -> None:
         self._http = http
         self._url = f"{base_url}/api/incoming-call/"
+        self._registration_url = f"{base_url}/api/registration/"
         self._seconds = seconds
 
     def place(
@@ -70,6 +71,13 @@ class PBX:
         """The caller gave up."""
         fields = {"sip_user_id": str(sip_user_id), "call_id": call_id}
         return Deferred.fromCoroutine(self._request("DELETE", fields))
+
+    async def registered(self, sip_user_id: int | str, **fields: str) -> tuple[int, int]:
+        """An account has registered at the SIP registrar; the status, and how many it answered."""
+        data = {"sip_user_id": str(sip_user_id), **fields}
+        response = await self._http.post(self._registration_url, data=data)
+        reply = await treq.json_content(response)
+        return response.code, int(reply["answered"])
 
     async def _request(self, method: str, fields: dict[str, str]) -> CallResult:
         placed_at = self._seconds()

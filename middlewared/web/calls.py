@@ -72,7 +72,7 @@ class CallEndpoints:
 
     async def _ring(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
-        _require_pbx(request)
+        require_pbx(request)
         incoming = fields.incoming_call(request.fields(), request.settings)
         request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
         outcome = await self._calls.ring(incoming, trace)
@@ -80,7 +80,7 @@ class CallEndpoints:
 
     async def _cancel(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
-        _require_pbx(request)
+        require_pbx(request)
         incoming = fields.cancelled_call(request.fields(), request.settings)
         cancelled = await self._calls.cancel(incoming)
         trace.mark("cancel")
@@ -105,7 +105,7 @@ class CallEndpoints:
         return Reply(202)
 
 
-def _require_pbx(request: Request) -> None:
+def require_pbx(request: Request) -> None:
     """
     :raises NetworkForbidden: the client's address is no PBX's, or it may be anyone's.
     """

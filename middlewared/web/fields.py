@@ -18,11 +18,15 @@ from middlewared.errors import BadRequest
 from middlewared.model import GOOGLE_TOKEN, Answer, Device, IncomingCall, Platform
 from middlewared.quoting import quoted
 from middlewared.web.bodies import RawFields
+from middlewared.web.push_parameters import PushParameters
 from middlewared.web.settings import WebSettings
 
 MAX_TEXT = 255
 MAX_TOKEN = 4096
+MAX_PRID = MAX_TOKEN + 512
+"""Two tokens of Apple's with the names of their services, or one of Google's, perhaps escaped."""
 MAX_PHONENUMBER = 32
+DEFAULT_EXPIRES_S = 3600
 
 REPORT_FIELDS = frozenset(
     (
@@ -71,6 +75,21 @@ class PhoneAnswer:
 
 
 @attrs.frozen
+class SipRegistration:
+    """
+    An account has registered at the SIP registrar.
+
+    ``call_id``: of the call that it answers; "": any of the account. ``expires``: in seconds;
+    0: it has left. ``push``: of its contact; None: that has none.
+    """
+
+    sip_user_id: int
+    call_id: str
+    expires: int
+    push: PushParameters | None
+
+
+@attrs.frozen
 class DeviceId:
     """What must match for a device to be removed, beside its platform."""
 
@@ -101,6 +120,20 @@ def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
 def cancelled_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
     """What names the call whose caller gave up: its account and call_id."""
     return IncomingCall(sip_user_id(raw, settings), "", call_id=_required(raw, "call_id"))
+
+
+def sip_registration(raw: RawFields, settings: WebSettings) -> SipRegistration:
+    """The registration of an account at the SIP registrar."""
+    return SipRegistration(
+        sip_user_id=sip_user_id(raw, settings),
+        call_id=_text(raw, "call_id"),
+        expires=_expires(raw),
+        push=PushParameters.of(
+            _text(raw, "pn_provider"),
+            _text(raw, "pn_param"),
+            _text(raw, "pn_prid", MAX_PRID),
+        ),
+    )
 
 
 def phone_answer(raw: RawFields, received_at: float) -> PhoneAnswer:
@@ -224,6 +257,15 @@ def _phonenumber(raw: RawFields) -> str:
     if not (digits.isascii() and digits.isdigit()) and text.lower() not in _WITHHELD:
         raise BadRequest("phonenumber: not a number")
     return text
+
+
+def _expires(raw: RawFields) -> int:
+    """The delta-seconds of RFC 3261 section 20.19."""
+    text = _text(raw, "expires") or str(DEFAULT_EXPIRES_S)
+    integer = _INTEGER.fullmatch(text)
+    if integer is None:
+        raise BadRequest("expires: not an integer")
+    return int(integer[1])
 
 
 def _push_profile(raw: RawFields) -> str:

@@ -32,10 +32,12 @@ from middlewared.logs.interface import RepeatCounter
 from middlewared.model import Device
 from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
+from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.filters import ObserveRequest, RequestFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
+from middlewared.web.registrations import RegistrationEndpoint
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
@@ -106,7 +108,14 @@ class Web:
             clock=clock, calls=calls, answer_elsewhere=unknown_keys.answer
         )
         credentials = Authentication(clock=clock, accounts=accounts)
+        registration = DeviceRegistration(devices=devices, notify_lost=notify_lost)
         self._incoming_call = call_endpoints.incoming_call()
+        self._of_pbx = [
+            self._incoming_call,
+            RegistrationEndpoint(
+                wall=wall, calls=calls, devices=devices, registration=registration
+            ).endpoint(),
+        ]
         self._health = health_endpoint(health)
         self._others = [
             call_endpoints.call_response(),
@@ -114,7 +123,7 @@ class Web:
                 wall=wall,
                 devices=devices,
                 credentials=credentials,
-                notify_lost=notify_lost,
+                registration=registration,
             ).endpoints(),
             *ReportEndpoints(
                 wall=wall,
@@ -141,15 +150,12 @@ class Web:
         """The endpoints of ``routes``, also those that only answer 404 there."""
         match routes:
             case RouteSet.ALL:
-                return [self._incoming_call, self._health, *self._others]
+                return [*self._of_pbx, self._health, *self._others]
             case RouteSet.PUBLIC:
-                return [
-                    attrs.evolve(self._incoming_call, methods=None),
-                    self._health,
-                    *self._others,
-                ]
+                closed = [attrs.evolve(each, methods=None) for each in self._of_pbx]
+                return [*closed, self._health, *self._others]
             case RouteSet.PBX:
-                return [self._incoming_call, self._health]
+                return [*self._of_pbx, self._health]
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> None:
         request.route = endpoint.name

@@ -19,9 +19,9 @@ class RouteSet(enum.Enum):
 
     ALL = "all"
     PUBLIC = "public"
-    """Everything but the PBX's route, which is 404 there."""
+    """Everything but the PBX's routes, which are 404 there."""
     PBX = "pbx"
-    """The PBX's route."""
+    """The PBX's routes."""
 
 
 @attrs.frozen
@@ -33,12 +33,28 @@ class Rate:
 
 
 @attrs.frozen(kw_only=True)
+class PushApp:
+    """
+    An app as the push parameters of SIP contacts name it.
+
+    ``names``: Apple's bundle id, or the id and the number of a Firebase project. ``team``:
+    Apple's id of the team; "": not known, any.
+    """
+
+    app: str
+    platform: Platform
+    names: frozenset[str]
+    team: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class WebSettings:
     """The reloadable settings; the defaults are those of the configuration file."""
 
     pbx_networks: tuple[Network, ...] = LOOPBACK_NETWORKS
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
+    push_apps: tuple[PushApp, ...] = ()
     many_accounts: frozenset[tuple[str, Platform]] = frozenset()
     """Apps that may have several accounts on one phone."""
     max_body_bytes: int = 65_536

@@ -24,6 +24,10 @@ another one by then, still find how the call ended:
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so it counts only if the record it leads to names it as well.
 
+``middlewared:{tag}:account:<sip_user_id>`` lists ``[unique_key, call_id]`` of the account's calls
+that a registration may answer, newest first; an entry may outlive its call. Its tag is that of
+the account.
+
 ``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
 timed out, as JSON, for :data:`~middlewared.rendezvous.late.REMEMBERED_S`.
 """
@@ -306,6 +310,28 @@ end
 notify(record, ARGV[2])
 call('DEL', record)
 return 1
+"""
+)
+
+# Lists a call for its account: at most so many, the newest first.
+# KEYS: account
+# ARGV: entry, ms to live, most
+LIST = Script(
+    """
+local account, entry, ttl_ms, most = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+redis.call('LREM', account, 0, entry)
+redis.call('LPUSH', account, entry)
+redis.call('LTRIM', account, 0, most - 1)
+if redis.call('PTTL', account) < ttl_ms then redis.call('PEXPIRE', account, ttl_ms) end
+return 1
+"""
+)
+
+# KEYS: account
+# -> the entries of its list
+LISTED = Script(
+    """
+return redis.call('LRANGE', KEYS[1], 0, -1)
 """
 )
 

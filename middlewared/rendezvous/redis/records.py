@@ -49,6 +49,11 @@ def late_key(unique_key: str) -> str:
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
+def account_key(sip_user_id: int) -> str:
+    """The list of an account's calls; on any node, as their records are."""
+    return f"{PREFIX}{{{tag_of(str(sip_user_id)):04x}}}:account:{sip_user_id}"
+
+
 def identity_key(incoming: IncomingCall) -> str:
     """What makes two requests of a PBX the same call; "" when nothing does."""
     if not incoming.call_id:

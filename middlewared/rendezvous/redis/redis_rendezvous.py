@@ -40,6 +40,8 @@ from middlewared.model import (
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
+from middlewared.rendezvous.redis.account_lists import AccountLists
+from middlewared.rendezvous.redis.answers import Answers
 from middlewared.rendezvous.redis.cancellations import Cancellations
 from middlewared.rendezvous.redis.cluster_slots import Node
 from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
@@ -49,7 +51,7 @@ from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
 from middlewared.rendezvous.redis.renewals import Renewals
-from middlewared.rendezvous.redis.shared_calls import AnswerStored, AnswerTooLate, SharedCalls
+from middlewared.rendezvous.redis.shared_calls import SharedCalls
 from middlewared.rendezvous.redis.signed_keys import SignedKeys
 from middlewared.rendezvous.redis.unrecorded_calls import UnrecordedCalls
 from middlewared.rendezvous.redis.waiter_removals import WaiterRemoval, WaiterRemovals
@@ -99,7 +101,7 @@ class RedisRendezvous:
             clock=clock,
             timed_out=self._timed_out,
             left=self._left,
-            pushes_changed=lambda held: self._waker_reports.pushes_changed(held),
+            pushes_changed=self._pushes_changed,
             expired=lambda held: self._expiries.expired(held),
         )
         self._late = LateCalls(clock=clock, late=late)
@@ -124,6 +126,10 @@ class RedisRendezvous:
             held=self._held,
             shared=self._shared,
             nodes=self._nodes,
+            renewed=lambda held: self._account_lists.renewed(held),
+        )
+        self._account_lists = AccountLists(
+            clock=clock, background=self._background, shared=self._shared, nodes=self._nodes
         )
         self._waker_reports = WakerReports(
             clock=clock, background=self._background, held=self._held, shared=self._shared
@@ -143,6 +149,13 @@ class RedisRendezvous:
             knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+        )
+        self._answers = Answers(
+            held=self._held,
+            late=self._late,
+            shared=self._shared,
+            unrecorded=self._unrecorded,
+            waker_reports=self._waker_reports,
         )
         self._cancellations = Cancellations(
             held=self._held,
@@ -220,51 +233,11 @@ class RedisRendezvous:
 
     async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """See :meth:`.interface.Rendezvous.answer`; an available one settles waiters here first."""
-        if not records.is_key(unique_key):
-            return AnswerResult.UNKNOWN
-        held = self._held.find(unique_key)
-        if held is not None and held.waiters and answer.available and not held.expired:
-            self._held.settle(held, Settlement.by(answer))
-        pushes = held.pushes if held is not None and held.is_woken_here else None
-        try:
-            reply = await self._shared.answer(unique_key, answer, pushes)
-        except RendezvousDown as down:
-            return await self._answer_unrecorded(held, unique_key, answer, down)
-        match reply:
-            case AnswerStored():
-                self._apply(reply, held, unique_key, answer)
-                return AnswerResult.ACCEPTED
-            case AnswerTooLate(woken, late_s):
-                self._late.report(unique_key, answer, woken, late_s)
-                return AnswerResult.LATE
-            case None:
-                return await self._answer_unrecorded(held, unique_key, answer, None)
+        return await self._answers.answer(unique_key, answer)
 
-    def _apply(
-        self, reply: AnswerStored, held: HeldCall | None, unique_key: str, answer: Answer
-    ) -> None:
-        """Apply to the call here what Redis replied to an answer."""
-        if held is not None and reply.settlement is not None:
-            self._held.settle(held, reply.settlement)
-        elif held is not None:
-            held.refusals[answer.id] = answer
-        if reply.left_to_waker:
-            self._waker_reports.left_to_waker(unique_key)
-
-    async def _answer_unrecorded(
-        self, held: HeldCall | None, unique_key: str, answer: Answer, down: RendezvousDown | None
-    ) -> AnswerResult:
-        """Redis is ``down``, or does not know the call: the daemons may."""
-        settlement = Settlement.by(answer)
-        if await self._unrecorded.answer(held, unique_key, settlement, down=down is not None):
-            return AnswerResult.ACCEPTED
-        if self._late.answered(unique_key, answer):
-            return AnswerResult.LATE
-        if down is not None:
-            raise down
-        if held is None and not self._unrecorded.redis_knows_all():
-            raise RendezvousDown("a daemon that may hold the call cannot be asked")
-        return AnswerResult.UNKNOWN
+    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+        """See :meth:`.interface.Rendezvous.answer_account`."""
+        return await self._answers.answer_account(sip_user_id, call_id, answer)
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -376,6 +349,10 @@ class RedisRendezvous:
             return
         if joined.waker == waiter.id and waiter.held.waiters:
             waiter.take_over(joined.pushes)
+
+    def _pushes_changed(self, held: HeldCall) -> None:
+        self._account_lists.pushes_changed(held)
+        self._waker_reports.pushes_changed(held)
 
     def _timed_out(self, held: HeldCall, woken: WokenDevice) -> None:
         self._late.add(held.call.unique_key, woken)

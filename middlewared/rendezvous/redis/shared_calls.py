@@ -21,6 +21,8 @@ from middlewared.rendezvous.redis.lua_scripts import (
     COUNT,
     JOIN,
     LEAVE,
+    LIST,
+    LISTED,
     RENEW,
     SETTLE,
     SHARE,
@@ -30,6 +32,7 @@ from middlewared.rendezvous.redis.lua_scripts import (
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.records import (
     SECRET,
+    account_key,
     call_from,
     call_text,
     identity_key,
@@ -44,6 +47,8 @@ from middlewared.rendezvous.redis.records import (
 from middlewared.rendezvous.redis.signed_keys import SignedKeys
 
 NO_WAITER = "-"  # not the id of any waiter
+MOST_LISTED = 100
+"""How many calls of one account a registration can answer."""
 
 
 @attrs.frozen
@@ -112,6 +117,7 @@ class SharedCalls:
                 text, answered, left_ms, waker, pushes = reply
                 now, left_s = self.clock.seconds(), left_ms / 1000
                 joined = call_from(text, deadline=now + left_s)
+                joined = attrs.evolve(joined, by_registration=call.by_registration)
                 return Joined(joined, self._settlement(answered), left_s, waker, int(pushes))
             call = self.keys.with_fresh_key(call)
 
@@ -220,6 +226,22 @@ class SharedCalls:
         """Remove a waiter; returns whether no one waits for the call any more."""
         args = (waiter_id, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
+
+    async def list_for_account(self, call: Call) -> None:
+        """Let a registration of the call's account find it, at any daemon, while it waits."""
+        entry = json.dumps([call.unique_key, call.incoming.call_id])
+        args = (entry, self._left_ms(call), str(MOST_LISTED))
+        await self.nodes.run(LIST, [account_key(call.incoming.sip_user_id)], args)
+
+    async def listed_for(self, sip_user_id: int, call_id: str) -> Sequence[str]:
+        """
+        The keys of the account's calls that were listed; some may be over.
+
+        :param call_id: of the one call; "": all of them.
+        """
+        entries = await self.nodes.run(LISTED, [account_key(sip_user_id)], ())
+        listed = [json.loads(entry) for entry in entries]
+        return [key for key, its_call_id in listed if call_id in ("", its_call_id)]
 
     async def share_secret(self) -> None:
         """Share the secret of fresh keys; a Redis that came back empty gets ours again."""

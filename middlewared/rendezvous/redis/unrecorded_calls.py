@@ -29,6 +29,7 @@ COME_BACK_S = 5.0  # so long after Redis came back here another daemon may still
 
 CANCELLED = "cancelled"  # query: did a call of this account and call_id wait at your daemon?
 ANSWERED = "answered"  # query: does this answer decide a call that waits at your daemon?
+REGISTERED = "registered"  # query: does this answer decide calls of the account at your daemon?
 WAKING = "waking"  # query: do you wake the device of this call?
 
 
@@ -111,6 +112,24 @@ class UnrecordedCalls:
             return True
         return await there
 
+    async def answer_account(
+        self, sip_user_id: int, call_id: str, settlement: Settlement, *, down: bool
+    ) -> bool:
+        """
+        Settle calls of an account that are not listed in Redis, at the other daemons.
+
+        :param down: Redis did not reply.
+        :return: whether there were any.
+        :raises RendezvousDown: too many queries are open already.
+        """
+        if not down and not self._nodes.troubled_lately:
+            return False
+        return await self.queries.ask(
+            ALL_DAEMONS,
+            *(REGISTERED, sip_user_id, call_id, settlement_text(settlement)),
+            wait_s=REPLY_WAIT_IN_TROUBLE_S if down else REPLY_WAIT_S,
+        )
+
     async def is_woken_by(self, channel: str, unique_key: str) -> bool:
         """
         Whether the daemon that listens to ``channel`` wakes the call's device.
@@ -145,6 +164,13 @@ class UnrecordedCalls:
         if query == CANCELLED:
             sip_user_id, call_id = words
             return self._held.cancel(IncomingCall(sip_user_id, "", call_id=call_id))
+        if query == REGISTERED:
+            sip_user_id, call_id, text = words
+            settlement = settlement_from(text, received_at=self._clock.seconds())
+            answerable = self._held.answerable(sip_user_id, call_id)
+            for each in answerable:
+                self._held.settle(each, settlement)
+            return bool(answerable)
         if query == WAKING:
             (unique_key,) = words
             # A query may arrive before the reply of Redis that makes us the call's waker.
