@@ -52,12 +52,18 @@ class Outcome(enum.Enum):
 
 @attrs.frozen
 class IncomingCall:
-    """The PBX's request; every text has passed the field rules, "" means absent."""
+    """
+    The PBX's request; every text has passed the field rules, "" means absent.
+
+    ``pbx``: the name of the PBX's section. It belongs to this request: a repeat may come from
+    another PBX, and Redis does not keep it.
+    """
 
     sip_user_id: int
     phonenumber: str
     caller_id: str = ""
     call_id: str = ""
+    pbx: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen

@@ -104,6 +104,12 @@ class FlowTestCase(DaemonTestCase):
         """The PBX has a call for account ``number``."""
         return self.pbx.place(FIRST_ACCOUNT + number, caller_id="Älice", call_id=call_id)
 
+    async def until_metric(self, line: str) -> None:
+        """Scrape until ``line`` is there."""
+        url = self.stage.daemon.url("/metrics", "metrics")
+        while line not in (await self.get(url)).text:
+            pass
+
 
 def has_reply(phone: Phone) -> bool:
     """Whether a phone has a reply to its answer; the PBX has its own before that."""
@@ -333,12 +339,6 @@ class CallTests(FlowTestCase):
             self.assertIn(kind, [type(error), *reasons])
         else:
             self.fail("no failure")
-
-    async def until_metric(self, line: str) -> None:
-        """Scrape until ``line`` is there."""
-        url = self.stage.daemon.url("/metrics", "metrics")
-        while line not in (await self.get(url)).text:
-            pass
 
 
 class ReloadTests(FlowTestCase):

@@ -103,6 +103,9 @@ class StandInCalls:
         self.cancelled.append(incoming)
         return incoming.call_id in self.held
 
+    def holds(self, incoming: IncomingCall) -> bool:
+        return incoming.call_id in self.held
+
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys
 
@@ -269,6 +272,7 @@ class WebCase(TestCase):
         self.lost: list[tuple[Device, Device]] = []
         self.reports: list[tuple[int, Mapping[str, str]]] = []
         self.hangups: list[tuple[Device, str, str]] = []
+        self.pbx_requests: list[tuple[str, Outcome]] = []
         self.observed: list[tuple[str, str, int]] = []
         self.health = Health(database_up=True, redis_up=None, waiting=0)
         self.clients: list[RawClient] = []
@@ -289,6 +293,7 @@ class WebCase(TestCase):
             observe_request=lambda route, method, code, _: self.observed.append(
                 (route, method, code)
             ),
+            observe_pbx=lambda *request: self.pbx_requests.append(request),
         )
         self.port = await self.listen(RouteSet.ALL)
         self._watch_log()

@@ -122,7 +122,7 @@ class CallLog:
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
             " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
-            "{pushes} {steps}",
+            "{pbx}{pushes} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
@@ -131,6 +131,7 @@ class CallLog:
             sip_user_id=incoming.sip_user_id,
             app=word(ended.kind.app) if ended.kind is not None else "-",
             platform=_platform(ended),
+            pbx=f" pbx={ended.pbx}" if ended.pbx else "",
             pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
         )

@@ -24,6 +24,9 @@ class Calls(Protocol):
     def overloaded(self) -> bool:
         """Whether a new call would be refused as OVERLOADED now; cheap, for use before parsing."""
 
+    def holds(self, incoming: IncomingCall) -> bool:
+        """Whether it repeats a call that is held here; asks no one."""
+
     def refuse_if_new(self, incoming: IncomingCall) -> bool:
         """
         Refuse ``incoming`` as OVERLOADED, unless it repeats a call that is held here.

@@ -115,6 +115,13 @@ def seconds(low_ms: int) -> Parse[float]:
 
 duration = seconds(1)
 duration_or_0 = seconds(0)
+
+
+def optional_duration(written: str, base: Path) -> float | None:
+    """A duration; "": none, another one counts."""
+    return duration(written, base) if written else None
+
+
 count = integer(1, 10_000_000)
 account = integer(0, 10**18 - 1)
 

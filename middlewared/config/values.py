@@ -31,6 +31,7 @@ from middlewared.config.parsers import (
     integer,
     networks,
     nodes,
+    optional_duration,
     path,
     proxy_url,
     setting,
@@ -66,6 +67,22 @@ class HttpSettings:
     request_timeout_s: float = setting(duration, "10000", key="request_timeout_ms")
     idle_timeout_s: float = setting(duration, "60000", key="idle_timeout_ms")
     max_connections: int = setting(count, "20000")
+
+
+@attrs.frozen
+class PbxSettings:
+    """``[pbx:NAME]``: a PBX. ``networks`` empty: any; ``roundtrip_wait_s`` None: of [calls]."""
+
+    name: str
+    networks: tuple[Network, ...] = setting(networks, "")
+    password: str = setting(text, "", secret=True)
+    roundtrip_wait_s: float | None = setting(optional_duration, "", key="roundtrip_wait_ms")
+    max_calls_per_s: int = setting(integer(0, 1_000_000), "0")
+
+    @property
+    def section(self) -> str:
+        """The section's title."""
+        return f"pbx:{self.name}"
 
 
 @attrs.frozen
@@ -232,8 +249,9 @@ class Config:
     """
     A complete configuration that has passed every check.
 
-    ``apps`` is keyed by app id and platform. ``warnings`` are about what works but is probably
-    not intended. ``source`` is the file's name, for messages.
+    ``pbxs`` are in the order of the file. ``apps`` is keyed by app id and platform.
+    ``warnings`` are about what works but is probably not intended. ``source`` is the file's
+    name, for messages.
     """
 
     http: HttpSettings = attrs.field(factory=HttpSettings)
@@ -244,6 +262,7 @@ class Config:
     redis: RedisSettings = attrs.field(factory=RedisSettings)
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
+    pbxs: tuple[PbxSettings, ...] = ()
     apps: Apps = attrs.field(factory=dict, converter=_frozen)
     warnings: tuple[Problem, ...] = ()
     source: str = attrs.field(default=DEFAULTS, eq=False)

@@ -191,6 +191,7 @@ class Components:
             health=self.health,
             repeats=self.repeats,
             observe_request=self.metrics.http_request,
+            observe_pbx=self.metrics.pbx_request,
         )
 
     def _make_gauges(self) -> None:

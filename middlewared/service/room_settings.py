@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
-from middlewared.config import AndroidApp, AppleApp, Config
+from middlewared.config import AndroidApp, AppleApp, Config, PbxSettings
 from middlewared.devices.cached_registry import CacheSettings
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.service.apps import AppKey, LoadedApp
-from middlewared.web.settings import PushApp, WebSettings
+from middlewared.web.settings import Pbx, PushApp, WebSettings
 
 
 def ringing_settings(config: Config) -> RingingSettings:
@@ -22,6 +22,11 @@ def ringing_settings(config: Config) -> RingingSettings:
         wait_s=calls.roundtrip_wait_s,
         max_waiting=calls.max_waiting,
         answer_by_registration=calls.answer_by_registration,
+        waits_s={
+            pbx.name: pbx.roundtrip_wait_s
+            for pbx in config.pbxs
+            if pbx.roundtrip_wait_s is not None
+        },
         waking=WakingSettings(
             calls.response_api,
             calls.resend_interval_s,
@@ -36,6 +41,7 @@ def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSetting
     http = config.http
     return WebSettings(
         pbx_networks=http.pbx_networks,
+        pbxs=tuple(map(_pbx, config.pbxs)),
         trusted_proxies=http.trusted_proxies,
         known_apps=frozenset(config.apps),
         push_apps=tuple(map(_push_app, apps.values())),
@@ -48,6 +54,15 @@ def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSetting
         max_connections=http.max_connections,
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
+    )
+
+
+def _pbx(pbx: PbxSettings) -> Pbx:
+    return Pbx(
+        name=pbx.name,
+        networks=pbx.networks or None,
+        password=pbx.password,
+        max_calls_per_s=pbx.max_calls_per_s,
     )
 
 

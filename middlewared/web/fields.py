@@ -107,13 +107,14 @@ class Hangup:
     reason: str
 
 
-def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
-    """The call that the PBX has for an account."""
+def incoming_call(raw: RawFields, settings: WebSettings, pbx: str = "") -> IncomingCall:
+    """The call that the PBX of this name has for an account."""
     return IncomingCall(
         sip_user_id=sip_user_id(raw, settings),
         phonenumber=_phonenumber(raw),
         caller_id=_text(raw, "caller_id"),
         call_id=_text(raw, "call_id"),
+        pbx=pbx,
     )
 
 

@@ -13,9 +13,9 @@ from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device
 from middlewared.web import fields
-from middlewared.web.calls import require_pbx
 from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.endpoint import Endpoint
+from middlewared.web.pbx_access import PbxAccess
 from middlewared.web.replies import Reply, json_reply
 from middlewared.web.request import Request
 
@@ -26,6 +26,7 @@ class RegistrationEndpoint:
 
     wall: WallClock
     calls: Calls
+    pbxs: PbxAccess
     devices: DeviceRegistry
     registration: DeviceRegistration
 
@@ -34,7 +35,7 @@ class RegistrationEndpoint:
         return Endpoint("registration", "/api/registration", {b"POST": self._register})
 
     async def _register(self, request: Request) -> Reply:
-        require_pbx(request)
+        self.pbxs.identify(request)
         given = fields.sip_registration(request.fields(), request.settings)
         device = None
         if given.push is not None:

@@ -35,13 +35,15 @@ from middlewared.web.calls import CallEndpoints
 from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
-from middlewared.web.filters import ObserveRequest, RequestFilter
+from middlewared.web.filters import ObservePbx, ObserveRequest, RequestFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
+from middlewared.web.pbx_access import PbxAccess
 from middlewared.web.registrations import RegistrationEndpoint
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
     NotFound,
+    PbxCredentialsRefused,
     Reply,
     json_refusal,
     refusal_of,
@@ -68,6 +70,7 @@ class Web:
     :param health: returns the state of the daemon.
     :param repeats: counts the refusals, which any client can cause at will.
     :param observe_request: called with route, method, status and seconds of each request.
+    :param observe_pbx: called with a PBX's name and the outcome of each of its requests.
     :ivar settings: a reload assigns its ``current``, a stop its ``keep_alive``.
     """
 
@@ -87,14 +90,20 @@ class Web:
         health: Callable[[], Health],
         repeats: RepeatCounter,
         observe_request: ObserveRequest,
+        observe_pbx: ObservePbx,
     ) -> None:
         self.settings = LiveSettings(settings)
         self._clock = clock
         self._observe_request = observe_request
+        self._observe_pbx = observe_pbx
         self._repeats = repeats
         self._background = background
         shedding = Shedding(
-            clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
+            clock=clock,
+            settings=self.settings,
+            observe_request=observe_request,
+            calls=calls,
+            observe_pbx=observe_pbx,
         )
         unknown_keys = UnknownKeys(
             clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
@@ -104,8 +113,13 @@ class Web:
             RouteSet.PUBLIC: (unknown_keys,),
             RouteSet.PBX: (shedding,),
         }
+        pbxs = PbxAccess(clock=clock)
         call_endpoints = CallEndpoints(
-            clock=clock, calls=calls, answer_elsewhere=unknown_keys.answer
+            clock=clock,
+            calls=calls,
+            pbxs=pbxs,
+            repeats=repeats,
+            answer_elsewhere=unknown_keys.answer,
         )
         credentials = Authentication(clock=clock, accounts=accounts)
         registration = DeviceRegistration(devices=devices, notify_lost=notify_lost)
@@ -113,7 +127,7 @@ class Web:
         self._of_pbx = [
             self._incoming_call,
             RegistrationEndpoint(
-                wall=wall, calls=calls, devices=devices, registration=registration
+                wall=wall, calls=calls, pbxs=pbxs, devices=devices, registration=registration
             ).endpoint(),
         ]
         self._health = health_endpoint(health)
@@ -186,7 +200,7 @@ class Web:
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
-        if isinstance(error, BadRequest | NetworkForbidden):
+        if isinstance(error, BadRequest | NetworkForbidden | PbxCredentialsRefused):
             self._repeats.count(f"{endpoint.name} refused: {error}")
         elif refusal.status == 500 and self._repeats.is_first(f"{endpoint.name} failed"):
             _log.failure("{route} failed", route=endpoint.name)
@@ -201,12 +215,17 @@ class Web:
         of_pbx = path.startswith(self._incoming_call.path + "/")
         self._observe_request("broken", "other", status, 0.0)
         format_refusal = self._incoming_call.format_refusal if of_pbx else json_refusal
-        return format_refusal(status_refusal(status), 0.0)
+        reply = format_refusal(status_refusal(status), 0.0)
+        if reply.outcome is not None:
+            self._observe_pbx("", reply.outcome)
+        return reply
 
     def _observe(self, request: Request) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
         seconds = max(0.0, self._clock.seconds() - request.received_at)
         self._observe_request(request.route, method, request.code, seconds)
+        if request.outcome is not None:
+            self._observe_pbx(request.pbx, request.outcome)
 
 
 async def _until(serving: Deferred[Any]) -> None:

@@ -33,6 +33,21 @@ class Rate:
 
 
 @attrs.frozen(kw_only=True)
+class Pbx:
+    """
+    A PBX as requests are recognised.
+
+    ``networks``: None: it may be anywhere, and has a password. ``password``: of its Basic
+    credentials; "": its networks suffice. ``max_calls_per_s``: 0: any number.
+    """
+
+    name: str
+    networks: tuple[Network, ...] | None
+    password: str = attrs.field(default="", repr=False)
+    max_calls_per_s: int = 0
+
+
+@attrs.frozen(kw_only=True)
 class PushApp:
     """
     An app as the push parameters of SIP contacts name it.
@@ -52,6 +67,8 @@ class WebSettings:
     """The reloadable settings; the defaults are those of the configuration file."""
 
     pbx_networks: tuple[Network, ...] = LOOPBACK_NETWORKS
+    """Where PBXs are, unless ``pbxs`` names them."""
+    pbxs: tuple[Pbx, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
     push_apps: tuple[PushApp, ...] = ()

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_plus
 
+import attrs
+
 from middlewared.model import IncomingCall, Outcome
 from middlewared.web.calls import pbx_reply
-from middlewared.web.client_address import forwarding_fault, within
-from middlewared.web.filters import MakeReply, PlainRequest, RequestFilter
+from middlewared.web.filters import MakeReply, ObservePbx, PlainRequest, RequestFilter
+from middlewared.web.pbx_access import recognise
 from middlewared.web.replies import Reply
-from middlewared.web.settings import WebSettings
+from middlewared.web.settings import Pbx, WebSettings
 
 MAX_SENDERS = 1000
 MAX_REPLIES = 100
@@ -27,15 +29,18 @@ _JSON_ACCOUNT = re.compile(rb'"sip_user_id"\s*:\s*"?([0-9]{1,18})"?\s*[,}]')
 _JSON_CALL_ID = re.compile(rb'"call_id"\s*:\s*"?([^",}]*)')
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class Shedding(RequestFilter):
     """Recognises requests that are new calls, and refuses them under overload."""
 
     route = "incoming-call"
+    _observe_pbx: ObservePbx
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        # Whether a peer with its X-Forwarded-For headers is a PBX, by ``_senders_settings``.
-        self._senders: dict[tuple[str | None, tuple[str, ...]], bool] = {}
+        # The PBX at a peer, with these X-Forwarded-For headers and this Authorization, by
+        # ``_senders_settings``; None: it is no PBX.
+        self._senders: dict[tuple[str | None, tuple[str, ...], bytes], Pbx | None] = {}
         self._senders_settings: WebSettings | None = None
         # Encoded in ``_replies_second``, by hundredths of a millisecond and whether they close.
         self._replies: dict[tuple[int, bool], tuple[int, bytes]] = {}
@@ -50,22 +55,20 @@ class Shedding(RequestFilter):
         self, plain: PlainRequest, peer: str | None, settings: WebSettings
     ) -> MakeReply | None:
         incoming = _incoming(plain)
-        if incoming is None or not self._is_pbx(plain, peer, settings):
+        pbx = None if incoming is None else self._pbx(plain, peer, settings)
+        if incoming is None or pbx is None or not self._calls.refuse_if_new(incoming):
             return None
-        return _overloaded if self._calls.refuse_if_new(incoming) else None
+        self._observe_pbx(pbx.name, Outcome.OVERLOADED)
+        return _overloaded
 
-    def _is_pbx(self, plain: PlainRequest, peer: str | None, settings: WebSettings) -> bool:
-        """Whether the sender is in pbx_networks; a known sender costs one look-up."""
+    def _pbx(self, plain: PlainRequest, peer: str | None, settings: WebSettings) -> Pbx | None:
+        """The PBX that sends; a known sender costs one look-up."""
         if self._senders_settings is not settings or len(self._senders) >= MAX_SENDERS:
             self._senders, self._senders_settings = {}, settings
-        sender = (peer, plain.forwarded_for)
-        known = self._senders.get(sender)
-        if known is None:
-            fault = forwarding_fault(peer, plain.forwarded_for, (), settings.trusted_proxies)
-            address = plain.address(peer, settings)
-            known = within(address, settings.pbx_networks) and not fault
-            self._senders[sender] = known
-        return known
+        sender = (peer, plain.forwarded_for, plain.authorization)
+        if sender not in self._senders:
+            self._senders[sender] = recognise(*sender, settings)
+        return self._senders[sender]
 
     def _encode(self, make_reply: MakeReply, took_s: float, close: bool) -> tuple[int, bytes]:
         """

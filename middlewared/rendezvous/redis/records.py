@@ -11,8 +11,6 @@ import binascii
 import json
 import uuid
 
-import attrs
-
 from middlewared.model import (
     Answer,
     Call,
@@ -91,8 +89,9 @@ def _number(text: str) -> int | None:
 
 def call_text(call: Call) -> str:
     """The call as records keep it: without times of this process's own clock."""
-    wait_s = call.deadline - call.started_at
-    return json.dumps([call.unique_key, attrs.astuple(call.incoming), call.start_time, wait_s])
+    wait_s, incoming = call.deadline - call.started_at, call.incoming
+    fields = [incoming.sip_user_id, incoming.phonenumber, incoming.caller_id, incoming.call_id]
+    return json.dumps([call.unique_key, fields, call.start_time, wait_s])
 
 
 def call_from(text: str, *, deadline: float) -> Call:
