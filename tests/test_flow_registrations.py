@@ -54,8 +54,8 @@ class RegistrationTests(FlowTestCase):
         self.assertEqual(await registered(FIRST_ACCOUNT + 1), (200, 0))
         self.assertEqual(await registered(FIRST_ACCOUNT, expires="0"), (200, 0))
         self.assertEqual(await registered(FIRST_ACCOUNT), (200, 2))
-        results = await gatherResults(held)
-        self.assertEqual([each.outcome for each in results], ["answered"] * 3)
+        results = await gatherResults([held[0], held[2]])
+        self.assertEqual([each.outcome for each in results], ["answered"] * 2)
         self.assertEqual(await registered(FIRST_ACCOUNT), (200, 0))
 
     async def test_apps_that_are_not_configured(self) -> None:

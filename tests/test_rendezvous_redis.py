@@ -219,7 +219,7 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         for _ in range(MOST_LISTED + 5):
             (await self.here.join(a_call(wait_s=5.0, by_registration=True))).pushes = 1
         listed = account_key(123456789)
-        await self.until(lambda: self.server.run("LLEN", listed) == MOST_LISTED)
+        await self.until(lambda: self.server.run("HLEN", listed) == MOST_LISTED)
         self.assertTrue(0 < int(self.server.run("PTTL", listed)) <= 5000)
 
     async def test_lost_list_is_made_again(self) -> None:

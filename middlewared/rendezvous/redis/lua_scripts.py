@@ -24,9 +24,8 @@ another one by then, still find how the call ended:
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so it counts only if the record it leads to names it as well.
 
-``middlewared:{tag}:account:<sip_user_id>`` lists ``[unique_key, call_id]`` of the account's calls
-that a registration may answer, newest first; an entry may outlive its call. Its tag is that of
-the account.
+``middlewared:{tag}:account:<sip_user_id>`` is a hash of the account's calls that a registration
+may answer: their call_ids by unique_key. One may be over. The tag is that of the account.
 
 ``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
 timed out, as JSON, for :data:`~middlewared.rendezvous.late.REMEMBERED_S`.
@@ -313,25 +312,33 @@ return 1
 """
 )
 
-# Lists a call for its account: at most so many, the newest first.
+# Lists a call for its account; above the most, any others are dropped.
 # KEYS: account
-# ARGV: entry, ms to live, most
+# ARGV: unique_key, call_id, ms to live, most
 LIST = Script(
     """
-local account, entry, ttl_ms, most = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-redis.call('LREM', account, 0, entry)
-redis.call('LPUSH', account, entry)
-redis.call('LTRIM', account, 0, most - 1)
-if redis.call('PTTL', account) < ttl_ms then redis.call('PEXPIRE', account, ttl_ms) end
+local call, account = redis.call, KEYS[1]
+local unique_key, call_id, ttl_ms, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+call('HSET', account, unique_key, call_id)
+local listed = call('HKEYS', account)
+for i = 1, #listed - most do
+  if listed[i] ~= unique_key then call('HDEL', account, listed[i]) end
+end
+if call('PTTL', account) < ttl_ms then call('PEXPIRE', account, ttl_ms) end
 return 1
 """
 )
 
 # KEYS: account
-# -> the entries of its list
+# -> unique_key, call_id, unique_key, call_id ...
 LISTED = Script(
     """
-return redis.call('LRANGE', KEYS[1], 0, -1)
+local call, account, listed = redis.call, KEYS[1], {}
+for _, unique_key in ipairs(call('HKEYS', account)) do
+  listed[#listed + 1] = unique_key
+  listed[#listed + 1] = call('HGET', account, unique_key)
+end
+return listed
 """
 )
 

@@ -229,8 +229,7 @@ class SharedCalls:
 
     async def list_for_account(self, call: Call) -> None:
         """Let a registration of the call's account find it, at any daemon, while it waits."""
-        entry = json.dumps([call.unique_key, call.incoming.call_id])
-        args = (entry, self._left_ms(call), str(MOST_LISTED))
+        args = (call.unique_key, call.incoming.call_id, self._left_ms(call), str(MOST_LISTED))
         await self.nodes.run(LIST, [account_key(call.incoming.sip_user_id)], args)
 
     async def listed_for(self, sip_user_id: int, call_id: str) -> Sequence[str]:
@@ -239,8 +238,8 @@ class SharedCalls:
 
         :param call_id: of the one call; "": all of them.
         """
-        entries = await self.nodes.run(LISTED, [account_key(sip_user_id)], ())
-        listed = [json.loads(entry) for entry in entries]
+        words = await self.nodes.run(LISTED, [account_key(sip_user_id)], ())
+        listed = zip(words[::2], words[1::2], strict=True)
         return [key for key, its_call_id in listed if call_id in ("", its_call_id)]
 
     async def share_secret(self) -> None:
