@@ -500,6 +500,28 @@ class WarningTests(ConfigCase):
         self.assertEqual("[http] pbx_networks: has no effect beside [pbx:NAME]", found)
         self.assertEqual([], self.exposure(f"{listen}pbx_networks =\n[pbx:a]\npassword = x\n")[1:])
 
+    def test_each_address_that_phones_cannot_reach_is_warned_about(self) -> None:
+        """That of [calls] if an app uses it, and those of apps."""
+        own = f"{APPLE}response_api = https://h/\n"
+        self.assertEqual([], self.exposure(f"pbx_listen = unix:x\n{own}", apps=False))
+        (found,) = self.exposure(
+            f"pbx_listen = unix:x\n{APPLE}response_api = https://127.0.0.1/\n", apps=False
+        )
+        self.assertIn("response_api: is a loopback address, which no phone can reach", found)
+        (found,) = self.exposure(own, apps=False)
+        self.assertIn("phones need a proxy on this host", found)
+
+    def test_interval_of_an_app(self) -> None:
+        """As that of [calls], for the longest wait of all PBXs."""
+        self.assert_one_problem(
+            f"{APPLE}resend_interval_ms = 39\n", "resend_interval_ms: must leave at most 100"
+        )
+        self.assert_one_problem(
+            f"[pbx:a]\npassword = x\nroundtrip_wait_ms = 8000\n{APPLE}resend_interval_ms = 79\n",
+            "resend_interval_ms: must leave at most 100",
+        )
+        self.assertEqual(self.read(f"{APPLE}resend_interval_ms = 40\n").warnings[1:], ())
+
 
 class PbxTests(ConfigCase):
     def test_sections(self) -> None:

@@ -93,8 +93,15 @@ def _shared_with_phones(config: Config) -> Iterator[Problem]:
 
 def _has_local_proxy(config: Config) -> bool:
     """Whether phones that are not on this host need a proxy here."""
-    phones = urlsplit(config.calls.response_api).hostname or ""
-    return bool(config.apps) and not is_loopback(phones) and all(map(is_local, config.http.listen))
+    hosts = [urlsplit(url).hostname or "" for url in response_apis(config).values()]
+    return not all(map(is_loopback, hosts)) and all(map(is_local, config.http.listen))
+
+
+def response_apis(config: Config) -> dict[str, str]:
+    """Where phones answer, by the section that names it; that of [calls] if an app uses it."""
+    own = {app.section: app.response_api for app in config.apps.values() if app.response_api}
+    shared = len(own) < len(config.apps)
+    return ({"calls": config.calls.response_api} if shared else {}) | own
 
 
 def _is_local_peer(http: HttpSettings, network: Network) -> bool:

@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from middlewared.config.endpoint_descriptions import has_fixed_port
-from middlewared.config.exposure import clear_text_passwords, is_loopback, stranger_warnings
+from middlewared.config.exposure import (
+    clear_text_passwords,
+    is_loopback,
+    response_apis,
+    stranger_warnings,
+)
 from middlewared.config.values import (
     AccountSettings,
     AndroidApp,
@@ -84,6 +89,12 @@ def _timing(config: Config) -> Iterator[Problem]:
         if pbx.roundtrip_wait_s is not None and pbx.roundtrip_wait_s > most_s:
             what = f"must leave at most {_MOST_PUSHES} pushes every resend_interval_ms"
             yield Problem(pbx.section, "roundtrip_wait_ms", what)
+    waits_s = [config.calls.roundtrip_wait_s, *(pbx.roundtrip_wait_s or 0 for pbx in config.pbxs)]
+    for app in config.apps.values():
+        interval_s = app.resend_interval_s
+        if interval_s is not None and max(waits_s) > interval_s * (_MOST_PUSHES + 1e-9):
+            what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
+            yield Problem(app.section, "resend_interval_ms", what)
 
 
 def _accounts(accounts: AccountSettings) -> Iterator[Problem]:
@@ -163,12 +174,12 @@ def _plain_http(section: str, key: str, url: str) -> Iterator[Problem]:
 
 
 def _response_api(config: Config) -> Iterator[Problem]:
-    url = config.calls.response_api
-    if config.apps and is_loopback(urlsplit(url).hostname or ""):
-        what = "is a loopback address, which no phone can reach"
-        yield Problem("calls", "response_api", what)
-    elif config.apps:
-        yield from _plain_http("calls", "response_api", url)
+    for section, url in response_apis(config).items():
+        if is_loopback(urlsplit(url).hostname or ""):
+            what = "is a loopback address, which no phone can reach"
+            yield Problem(section, "response_api", what)
+        else:
+            yield from _plain_http(section, "response_api", url)
 
 
 def _apple_warnings(app: AppleApp) -> Iterator[Problem]:

@@ -177,6 +177,9 @@ class AppSettings:
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(boolean, "yes")
+    response_api: str = setting(web_url("http", "https", optional=True, query=True), "")
+    resend_interval_s: float | None = setting(optional_duration, "", key="resend_interval_ms")
+    payload: Path | None = setting(path, "")
     accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
     @property
