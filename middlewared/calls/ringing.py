@@ -29,6 +29,7 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.interface import Rendezvous, Waiter
 
@@ -143,7 +144,7 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
-    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
         if not self.settings.answer_by_registration:
             return 0
         answer = Answer(available=True, message_start_time=0.0, received_at=received_at)

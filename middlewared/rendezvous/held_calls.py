@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement, SipUserId
 from middlewared.rendezvous.late import WokenDevice
 from middlewared.waiting import FairCall
 
@@ -141,8 +141,8 @@ class HeldCalls:
         self._left = left
         self._expired = expired or self.time_out
         self._calls: dict[str, HeldCall] = {}
-        self._by_identity: dict[tuple[int, str], HeldCall] = {}
-        self._by_account: dict[int, dict[str, HeldCall]] = {}
+        self._by_identity: dict[tuple[SipUserId, str], HeldCall] = {}
+        self._by_account: dict[SipUserId, dict[str, HeldCall]] = {}
         self.pushes_changed = pushes_changed
         self.waiting = 0
 
@@ -159,7 +159,7 @@ class HeldCalls:
         held = self._by_identity.get(_identity(incoming))
         return held if held is not None and (held.waiters or held.is_answered) else None
 
-    def answerable(self, sip_user_id: int, call_id: str) -> list[HeldCall]:
+    def answerable(self, sip_user_id: SipUserId, call_id: str) -> list[HeldCall]:
         """
         The account's calls that wait here and had a push from here; a push under way counts.
 
@@ -281,6 +281,6 @@ class HeldCalls:
         held.expiry = self._clock.callLater(0, self._expired, held)
 
 
-def _identity(incoming: IncomingCall) -> tuple[int, str]:
+def _identity(incoming: IncomingCall) -> tuple[SipUserId, str]:
     """What makes two requests of a PBX the same call, unless their call_id is empty."""
     return incoming.sip_user_id, incoming.call_id

@@ -14,6 +14,7 @@ from middlewared.model import (
     IncomingCall,
     Outcome,
     Settlement,
+    SipUserId,
 )
 
 
@@ -138,7 +139,7 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the result cannot be known now.
         """
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """
         The account has registered at the SIP registrar: answer its calls that had a push.
 

@@ -58,6 +58,7 @@ from middlewared.service.room_settings import (
     needing_restart,
     ringing_settings,
     web_settings,
+    with_kind_of_accounts,
 )
 from middlewared.web.health import Health
 from middlewared.web.root import Web
@@ -252,6 +253,7 @@ class Components:
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
+        written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
         ringing, web = ringing_settings(config), web_settings(config, apps)
@@ -270,7 +272,7 @@ class Components:
         self.ringing.settings = ringing
         self.web.settings.current = web
         self.devices.reconfigure(cache)
-        for key in needing_restart(self.config, config):
+        for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
 

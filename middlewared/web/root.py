@@ -29,7 +29,7 @@ from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest, MiddlewaredError
 from middlewared.logs.interface import RepeatCounter
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
 from middlewared.web.device_registration import DeviceRegistration
@@ -85,7 +85,7 @@ class Web:
         accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
-        report: Callable[[int, Mapping[str, str]], None],
+        report: Callable[[SipUserId, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
         repeats: RepeatCounter,

@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, AnswerResult, Settlement
+from middlewared.model import Answer, AnswerResult, Settlement, SipUserId
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
 from middlewared.rendezvous.late import LateCalls
 from middlewared.rendezvous.redis import records
@@ -47,7 +47,7 @@ class Answers:
             case None:
                 return await self._answer_unrecorded(held, unique_key, answer, None)
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """See :meth:`middlewared.rendezvous.interface.Rendezvous.answer_account`."""
         here = [held.call.unique_key for held in self.held.answerable(sip_user_id, call_id)]
         answering = [Deferred.fromCoroutine(self._decide(key, answer)) for key in here]

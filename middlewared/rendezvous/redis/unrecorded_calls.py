@@ -15,7 +15,7 @@ from typing import Any
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.errors import RendezvousDown
-from middlewared.model import IncomingCall, Settlement
+from middlewared.model import IncomingCall, Settlement, SipUserId
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
 from middlewared.rendezvous.redis.joins_under_way import JoinsUnderWay
 from middlewared.rendezvous.redis.nodes import Nodes
@@ -113,7 +113,7 @@ class UnrecordedCalls:
         return await there
 
     async def answer_account(
-        self, sip_user_id: int, call_id: str, settlement: Settlement, *, down: bool
+        self, sip_user_id: SipUserId, call_id: str, settlement: Settlement, *, down: bool
     ) -> bool:
         """
         Settle calls of an account that are not listed in Redis, at the other daemons.
