@@ -59,7 +59,8 @@ class HeldCall:
 
     def has_any_of(self, waiter_ids: Collection[str]) -> bool:
         """Whether one of these waiters waits here or wakes the device."""
-        return self.waker in waiter_ids or any(each.id in waiter_ids for each in self.waiters)
+        wakes = bool(self.waker) and self.waker in waiter_ids
+        return wakes or any(each.id in waiter_ids for each in self.waiters)
 
     @property
     def is_answered(self) -> bool:

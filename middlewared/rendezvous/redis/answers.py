@@ -59,14 +59,14 @@ class Answers:
             down = error
         answering += [Deferred.fromCoroutine(self._decide(key, answer)) for key in listed - {*here}]
         decided = sum(await gatherResults(answering))
-        settlement = Settlement.by(answer)
-        decided += await self.unrecorded.answer_account(
-            sip_user_id, call_id, settlement, down=down is not None
-        )
+        try:
+            decided += await self.unrecorded.answer_account(
+                sip_user_id, call_id, Settlement.by(answer), down=down is not None
+            )
+        except RendezvousDown as error:
+            down = error
         if not decided and down is not None:
             raise down
-        if not decided and not self.unrecorded.redis_knows_all():
-            raise RendezvousDown("a daemon that may hold a call cannot be asked")
         return decided
 
     async def _store(

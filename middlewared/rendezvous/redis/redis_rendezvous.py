@@ -150,6 +150,7 @@ class RedisRendezvous:
             knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+            cancel_here=lambda incoming: self._cancellations.cancel_here(incoming),
         )
         self._answers = Answers(
             held=self._held,
