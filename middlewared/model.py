@@ -119,7 +119,13 @@ class Answer:
     available: bool
     message_start_time: float
     received_at: float
-    id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
+    id: str = attrs.field(
+        default=attrs.Factory(lambda self: self.new_id(), takes_self=True), eq=False, repr=False
+    )
+
+    def new_id(self) -> str:
+        """A random id; "" for an acceptance, since only refusals are counted."""
+        return "" if self.available else secrets.token_hex(4)
 
 
 class AnswerResult(enum.Enum):

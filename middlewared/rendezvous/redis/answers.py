@@ -6,6 +6,8 @@ An available answer settles the waiters here before Redis is asked.
 
 from __future__ import annotations
 
+import secrets
+
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -49,6 +51,7 @@ class Answers:
 
     async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """See :meth:`middlewared.rendezvous.interface.Rendezvous.answer_account`."""
+        answer = attrs.evolve(answer, id=secrets.token_hex(4))  # to know which calls it decides
         here = [held.call.unique_key for held in self.held.answerable(sip_user_id, call_id)]
         answering = [Deferred.fromCoroutine(self._decide(key, answer)) for key in here]
         down: RendezvousDown | None = None
