@@ -28,10 +28,10 @@ ATTRIBUTES = {
     "twisted.internet.tcp.Connection": "_tempDataBuffer",
     "twisted.protocols.basic.LineReceiver": "_buffer",
     "twisted.web.http.HTTPChannel": (
-        "_abortingCall _dataBuffer _handlingRequest _maybeChooseTransferDecoder"
+        "_abortingCall _command _dataBuffer _handlingRequest _maybeChooseTransferDecoder"
         " _networkProducer _optimisticEagerReadSize _path _receivedHeaderCount"
         " _receivedHeaderSize _respondToBadRequestAndDisconnect _savedTimeOut"
-        " _send100Continue _waitingForTransport"
+        " _send100Continue _version _waitingForTransport"
     ),
     "txpostgres.txpostgres.Connection": "_connection _cursors",
 }

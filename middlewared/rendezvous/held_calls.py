@@ -162,7 +162,8 @@ class HeldCalls:
 
     def answerable(self, sip_user_id: SipUserId, call_id: str) -> list[HeldCall]:
         """
-        The account's calls that wait here and had a push from here; a push under way counts.
+        The account's calls that a registration answers: they were opened with
+        ``by_registration``, wait here, and had a push from here; a push under way counts.
 
         :param call_id: of the one call; "": all of them.
         """
@@ -177,8 +178,9 @@ class HeldCalls:
         """Put a call into the table; it expires in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = HeldCall(call)
         held.expiry = self._clock.callLater(max(0.0, left_s), self._expire, held)
-        account = self._by_account.setdefault(call.incoming.sip_user_id, {})
-        account[call.unique_key] = held
+        if call.by_registration:
+            account = self._by_account.setdefault(call.incoming.sip_user_id, {})
+            account[call.unique_key] = held
         if call.incoming.call_id:
             self._by_identity[_identity(call.incoming)] = held
         return held
@@ -267,8 +269,8 @@ class HeldCalls:
         key, sip_user_id = held.call.unique_key, held.call.incoming.sip_user_id
         if self._calls.get(key) is held:
             del self._calls[key]
-        account = self._by_account.get(sip_user_id, {})
-        if account.get(key) is held:
+        account = self._by_account.get(sip_user_id)
+        if account is not None and account.get(key) is held:
             del account[key]
             if not account:
                 del self._by_account[sip_user_id]

@@ -143,8 +143,7 @@ class Rendezvous(Protocol):
         """
         The account has registered at the SIP registrar: answer its calls that had a push.
 
-        Only those that were opened with ``by_registration`` are certain to be found at other
-        members.
+        Only those that were opened with ``by_registration``, at whichever member.
 
         :param call_id: of the one call to answer; "": all of the account.
         :param answer: an available one.

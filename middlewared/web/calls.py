@@ -8,6 +8,7 @@ between a phone's answer and the ACK.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
@@ -84,9 +85,11 @@ class CallEndpoints:
         if self._is_above_limit(pbx, incoming):
             self._calls.refused(Outcome.OVERLOADED)
             return pbx_reply(503, Outcome.OVERLOADED, trace.server_timing())
-        request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
+        request.release()
         outcome = await self._calls.ring(incoming, trace)
-        return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+        written = partial(trace.mark, "replied")
+        timing = trace.server_timing()
+        return pbx_reply(_STATUS.get(outcome, 200), outcome, timing, written=written)
 
     def _is_above_limit(self, pbx: Pbx, incoming: IncomingCall) -> bool:
         """Whether a PBX places more calls than it may; the repeat of a held call always may."""
@@ -126,7 +129,14 @@ class CallEndpoints:
         return Reply(202)
 
 
-def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:
+def pbx_reply(
+    status: int,
+    outcome: Outcome,
+    server_timing: str,
+    headers: Headers = (),
+    *,
+    written: Callable[[], None] | None = None,
+) -> Reply:
     """A reply in the format of the PBX."""
     if status == 503 and not headers:
         headers = (retry_after(_RETRY_AFTER_S),)
@@ -140,4 +150,5 @@ def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Header
             *headers,
         ),
         outcome,
+        written,
     )

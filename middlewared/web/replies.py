@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -74,7 +74,8 @@ class Reply:
     """
     A whole response; ``headers`` are those beside Content-Type and Content-Length.
 
-    ``outcome``: what it reports to a PBX; None: it is no reply to a call.
+    ``outcome``: what it reports to a PBX; None: it is no reply to a call. ``written`` is
+    called when it was written.
     """
 
     status: int
@@ -82,6 +83,7 @@ class Reply:
     content_type: bytes = b"application/json"
     headers: Headers = ()
     outcome: Outcome | None = None
+    written: Callable[[], None] | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
