@@ -8,7 +8,7 @@ answer and that outcome nothing else is done.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -29,6 +29,7 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.interface import Rendezvous, Waiter
 
@@ -43,6 +44,9 @@ class RingingSettings:
     wait_s: float
     max_waiting: int
     waking: WakingSettings
+    waits_s: Mapping[str, float] = attrs.field(factory=dict)
+    """Those of PBXs with a wait of their own, by name."""
+    answer_by_registration: bool = False
 
 
 @attrs.frozen
@@ -50,9 +54,10 @@ class EndedRequest:
     """
     A request of a PBX has ended, with its call or before it.
 
-    ``joined``: it repeated a known call. ``kind``: of the call's device; None: it has none, or
-    another daemon wakes it. ``settlement``: None: the PBX closed its connection. ``waits``:
-    whether the call may still wait for its phone.
+    ``pbx``: the name of the PBX's section, or "". ``joined``: it repeated a known call.
+    ``kind``: of the call's device; None: it has none, or another daemon wakes it.
+    ``settlement``: None: the PBX closed its connection. ``waits``: whether the call may still
+    wait for its phone.
     """
 
     call: Call
@@ -60,6 +65,7 @@ class EndedRequest:
     joined: bool
     kind: DeviceKind | None
     settlement: Settlement | None
+    pbx: str = ""
     waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
 
 
@@ -141,6 +147,18 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
+        if not self.settings.answer_by_registration:
+            return 0
+        answer = Answer(available=True, message_start_time=0.0, received_at=received_at)
+        return await self._rendezvous.answer_account(sip_user_id, call_id, answer)
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        return await self._rendezvous.cancel(incoming)
+
+    def holds(self, incoming: IncomingCall) -> bool:
+        return self._rendezvous.holds(incoming)
+
     def holds_key(self, unique_key: str) -> bool:
         return self._rendezvous.holds_key(unique_key)
 
@@ -188,7 +206,8 @@ class Ringing:
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
             joined = not waiter.first
-            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement)
+            pbx = call.incoming.pbx
+            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement, pbx)
             if settlement is None:
                 ended = attrs.evolve(ended, waits=partial(_may_wait, waiter))
             self._ended(ended)
@@ -202,7 +221,8 @@ class Ringing:
 
     def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
         """Report a call that was not joined."""
-        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome)))
+        pbx = call.incoming.pbx
+        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome), pbx))
         self.refused(outcome)
         return outcome
 
@@ -213,8 +233,9 @@ class Ringing:
         """
         key = incoming.call_id if is_uuid(incoming.call_id) else self._new_key()
         started_at = self._clock.seconds()
-        deadline = started_at + self.settings.wait_s
-        return Call(key, incoming, started_at, deadline, self._wall())
+        deadline = started_at + self.settings.waits_s.get(incoming.pbx, self.settings.wait_s)
+        by_registration = self.settings.answer_by_registration
+        return Call(key, incoming, started_at, deadline, self._wall(), by_registration)
 
     def _wake(self, waiter: Waiter, trace: Trace) -> None:
         """Wake the device of the call that ``waiter`` has opened, until the call is over."""

@@ -52,7 +52,8 @@ STORING_WAIT_S = 0.25
 @attrs.frozen
 class WakingSettings:
     """
-    How a device is woken; ``interval_s`` is the time between two pushes of a call.
+    How a device is woken, unless its route has its own; ``interval_s`` is the time between two
+    pushes of a call.
 
     A device that did not answer its last ``silent_calls`` calls is silent (0: none is): it
     gets one push and has ``silent_wait_s`` to answer.
@@ -178,7 +179,7 @@ class Waking:
             once=self._once,
             started_at=call.started_at,
             wait_s=call.deadline - call.started_at,
-            interval_s=self._settings.interval_s,
+            interval_s=route.resend_interval_s or self._settings.interval_s,
         )
         now = clock.seconds()
         if self._waiter.took_over and not self._over and sent >= schedule.due(now):
@@ -229,9 +230,10 @@ class Waking:
             device,
             self._call,
             attempt,
-            self._settings.response_api,
+            route.response_api or self._settings.response_api,
             wanted=partial(self._confirm, attempt, outstanding),
             repeat_after_s=UNCERTAIN_PAUSE_S if self._once else 0.0,
+            template=route.template,
         )
         number = "" if attempt == 1 else str(attempt)
         self._trace.mark(f"sent{number}")

@@ -58,6 +58,7 @@ from middlewared.service.room_settings import (
     needing_restart,
     ringing_settings,
     web_settings,
+    with_kind_of_accounts,
 )
 from middlewared.web.health import Health
 from middlewared.web.root import Web
@@ -181,7 +182,7 @@ class Components:
             clock=self._reactor,
             wall=wall_clock,
             background=self._request_work,
-            settings=web_settings(self.config),
+            settings=web_settings(self.config, self._apps),
             calls=self.ringing,
             devices=self.devices,
             accounts=self.accounts,
@@ -191,6 +192,7 @@ class Components:
             health=self.health,
             repeats=self.repeats,
             observe_request=self.metrics.http_request,
+            observe_pbx=self.metrics.pbx_request,
         )
 
     def _make_gauges(self) -> None:
@@ -251,9 +253,11 @@ class Components:
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
+        written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
-        ringing, web, cache = ringing_settings(config), web_settings(config), cache_settings(config)
+        ringing, web = ringing_settings(config), web_settings(config, apps)
+        cache = cache_settings(config)
         log_files = self.logs.open(config.log)
         try:
             routes = self.providers.routes(apps)
@@ -268,7 +272,7 @@ class Components:
         self.ringing.settings = ringing
         self.web.settings.current = web
         self.devices.reconfigure(cache)
-        for key in needing_restart(self.config, config):
+        for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
 

@@ -76,6 +76,9 @@ class Providers:
                 provider=provider,
                 resend=Resend(loaded.app.resend),
                 lost_account_notice=_notifies(loaded),
+                response_api=loaded.app.response_api,
+                resend_interval_s=loaded.app.resend_interval_s,
+                template=loaded.template,
             )
         self._current = current
         return routes
@@ -193,6 +196,12 @@ def _notifies(loaded: LoadedApp) -> bool:
 def _provider_settings(loaded: LoadedApp) -> LoadedApp:
     """The app without the settings that do not concern its provider."""
     app = attrs.evolve(
-        loaded.app, resend="auto", lost_account_notice=True, accounts_per_token="one"
+        loaded.app,
+        resend="auto",
+        lost_account_notice=True,
+        accounts_per_token="one",
+        response_api="",
+        resend_interval_s=None,
+        payload=None,
     )
-    return attrs.evolve(loaded, app=app)
+    return attrs.evolve(loaded, app=app, template=None)

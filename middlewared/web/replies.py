@@ -45,6 +45,10 @@ class NetworkForbidden(MiddlewaredError):
     """The route is closed to the client's network."""
 
 
+class PbxCredentialsRefused(CredentialsRefused):
+    """They are those of no PBX that may be at the client's address."""
+
+
 class CredentialsMissing(MiddlewaredError):
     """There is no Authorization header where one is needed."""
 
@@ -70,13 +74,15 @@ class Reply:
     """
     A whole response; ``headers`` are those beside Content-Type and Content-Length.
 
-    ``written`` is called when it was written.
+    ``outcome``: what it reports to a PBX; None: it is no reply to a call. ``written`` is
+    called when it was written.
     """
 
     status: int
     body: bytes = b""
     content_type: bytes = b"application/json"
     headers: Headers = ()
+    outcome: Outcome | None = None
     written: Callable[[], None] | None = attrs.field(default=None, eq=False)
 
 
@@ -155,9 +161,9 @@ _TABLE: Mapping[type, Refusal] = {
     NotFound: Refusal(404, "Not found.", Outcome.FORBIDDEN),
     MethodNotAllowed: Refusal(405, "Method not allowed."),
     NetworkForbidden: Refusal(403, "Forbidden.", Outcome.FORBIDDEN),
-    CredentialsMissing: Refusal(401, "Credentials are needed.", headers=_CHALLENGE),
-    CredentialsRefused: Refusal(401, "Credentials were refused.", headers=_CHALLENGE),
-    TooManyRequests: Refusal(429, "Too many requests."),
+    CredentialsMissing: Refusal(401, "Credentials are needed.", Outcome.FORBIDDEN, _CHALLENGE),
+    CredentialsRefused: Refusal(401, "Credentials were refused.", Outcome.FORBIDDEN, _CHALLENGE),
+    TooManyRequests: Refusal(429, "Too many requests.", Outcome.FORBIDDEN),
     BodyTooLarge: Refusal(413, "Request is too large."),
     UnsupportedMediaType: Refusal(415, "Unsupported media type."),
     BadRequest: Refusal(400, _MALFORMED),

@@ -29,17 +29,21 @@ from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import BadRequest
 from middlewared.logs.interface import RepeatCounter
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
+from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
-from middlewared.web.filters import ObserveRequest, RequestFilter
+from middlewared.web.filters import ObservePbx, ObserveRequest, RequestFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
+from middlewared.web.pbx_access import PbxAccess
+from middlewared.web.registrations import RegistrationEndpoint
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
     NotFound,
+    PbxCredentialsRefused,
     Reply,
     json_refusal,
     refusal_of,
@@ -66,6 +70,7 @@ class Web:
     :param health: returns the state of the daemon.
     :param repeats: counts the refusals, which any client can cause at will.
     :param observe_request: called with route, method, status and seconds of each request.
+    :param observe_pbx: called with a PBX's name and the outcome of each of its requests.
     :ivar settings: a reload assigns its ``current``, a stop its ``keep_alive``.
     """
 
@@ -80,19 +85,25 @@ class Web:
         accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
-        report: Callable[[int, Mapping[str, str]], None],
+        report: Callable[[SipUserId, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
         repeats: RepeatCounter,
         observe_request: ObserveRequest,
+        observe_pbx: ObservePbx,
     ) -> None:
         self.settings = LiveSettings(settings)
         self._clock = clock
         self._observe_request = observe_request
+        self._observe_pbx = observe_pbx
         self._repeats = repeats
         self._background = background
         shedding = Shedding(
-            clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
+            clock=clock,
+            settings=self.settings,
+            observe_request=observe_request,
+            calls=calls,
+            observe_pbx=observe_pbx,
         )
         unknown_keys = UnknownKeys(
             clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
@@ -102,11 +113,23 @@ class Web:
             RouteSet.PUBLIC: (unknown_keys,),
             RouteSet.PBX: (shedding,),
         }
+        pbxs = PbxAccess(clock=clock)
         call_endpoints = CallEndpoints(
-            clock=clock, calls=calls, answer_elsewhere=unknown_keys.answer
+            clock=clock,
+            calls=calls,
+            pbxs=pbxs,
+            repeats=repeats,
+            answer_elsewhere=unknown_keys.answer,
         )
         credentials = Authentication(clock=clock, accounts=accounts)
+        registration = DeviceRegistration(devices=devices, notify_lost=notify_lost)
         self._incoming_call = call_endpoints.incoming_call()
+        self._of_pbx = [
+            self._incoming_call,
+            RegistrationEndpoint(
+                wall=wall, calls=calls, pbxs=pbxs, devices=devices, registration=registration
+            ).endpoint(),
+        ]
         self._health = health_endpoint(health)
         self._others = [
             call_endpoints.call_response(),
@@ -114,7 +137,7 @@ class Web:
                 wall=wall,
                 devices=devices,
                 credentials=credentials,
-                notify_lost=notify_lost,
+                registration=registration,
             ).endpoints(),
             *ReportEndpoints(
                 wall=wall,
@@ -141,15 +164,12 @@ class Web:
         """The endpoints of ``routes``, also those that only answer 404 there."""
         match routes:
             case RouteSet.ALL:
-                return [self._incoming_call, self._health, *self._others]
+                return [*self._of_pbx, self._health, *self._others]
             case RouteSet.PUBLIC:
-                return [
-                    attrs.evolve(self._incoming_call, methods=None),
-                    self._health,
-                    *self._others,
-                ]
+                closed = [attrs.evolve(each, methods=None) for each in self._of_pbx]
+                return [*closed, self._health, *self._others]
             case RouteSet.PBX:
-                return [self._incoming_call, self._health]
+                return [*self._of_pbx, self._health]
 
     def _start(self, endpoint: Endpoint, request: Request) -> Deferred[None]:
         """
@@ -158,7 +178,7 @@ class Web:
         :return: fires when it has its reply; cancelled when the client has gone.
         """
         serving = Deferred.fromCoroutine(self._serve(endpoint, request))
-        if serving.called or endpoint.ends_with_client:
+        if serving.called or request.method in endpoint.ends_with_client:
             return serving
         # A half-made registration is useless, so it does not end with its client.
         self._background.keep(serving)
@@ -185,7 +205,7 @@ class Web:
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
-        if isinstance(error, BadRequest | NetworkForbidden):
+        if isinstance(error, BadRequest | NetworkForbidden | PbxCredentialsRefused):
             self._repeats.count(f"{endpoint.name} refused: {error}")
         elif refusal.status == 500 and self._repeats.is_first(f"{endpoint.name} failed"):
             _log.failure("{route} failed", route=endpoint.name)
@@ -200,12 +220,17 @@ class Web:
         of_pbx = path.startswith(self._incoming_call.path + "/")
         self._observe_request("broken", "other", status, 0.0)
         format_refusal = self._incoming_call.format_refusal if of_pbx else json_refusal
-        return format_refusal(status_refusal(status), 0.0)
+        reply = format_refusal(status_refusal(status), 0.0)
+        if reply.outcome is not None:
+            self._observe_pbx("", reply.outcome)
+        return reply
 
     def _observe(self, request: Request) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
         seconds = max(0.0, self._clock.seconds() - request.received_at)
         self._observe_request(request.route, method, request.code, seconds)
+        if request.outcome is not None:
+            self._observe_pbx(request.pbx, request.outcome)
 
 
 ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Deferred[None]]
