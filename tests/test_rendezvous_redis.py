@@ -233,6 +233,8 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
             waiter.pushes = 1
             await self.registered_list()
             waiter.leave()
+            record = record_key(waiter.call.unique_key)
+            await self.until(lambda: not self.server.run("EXISTS", record))  # noqa: B023
 
     async def test_list_of_an_account_is_bounded(self) -> None:
         """In length, and in time: it ends with the last of its calls."""
