@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.database.batched_writes import BatchedWrites
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform, ResponseRecord
 

@@ -12,9 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from middlewared.database.migrations import pending
+from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
 from middlewared.devices.interface import DeviceFilter, Registered
-from middlewared.devices.migrations import pending
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
@@ -39,12 +40,13 @@ class PostgresCase(TestCase):
 
     def registry(self, url: str | None = None, timeout_s: float = 60.0) -> PostgresRegistry:
         """A registry that is stopped when the test ends; it is not started."""
-        made = PostgresRegistry(
+        database = PostgresDatabase(
             url=url or self.server.url(self.database),
             reactor=reactor,
             pool_size=3,
             timeout_s=timeout_s,
         )
+        made = PostgresRegistry(database=database)
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 
@@ -147,7 +149,7 @@ class PostgresStartTests(PostgresCase):
     def test_broken_url(self) -> None:
         """A URL that libpq cannot read is refused, without quoting its password."""
         for url in ("postgresql://u:secret@h:1,h:2,h:3,/d?port=1,2", "postgresql://u:secret@[h/d"):
-            error = self.assertRaises(ConfigError, PostgresRegistry, url=url, reactor=reactor)
+            error = self.assertRaises(ConfigError, PostgresDatabase, url=url, reactor=reactor)
             self.assertNotIn("secret", str(error))
 
 

@@ -17,8 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import middlewared
+from middlewared.database.migrations import pending
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.interface import DeviceFilter, Registered
-from middlewared.devices.migrations import pending
 from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
@@ -37,9 +38,11 @@ STARTED_AT_ONCE = """
 import sys
 from pathlib import Path
 from twisted.internet import reactor, task
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 async def main(reactor, path):
-    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=120)
+    database = SqliteDatabase(path=Path(path), reactor=reactor, timeout_s=120)
+    registry = SqliteRegistry(database=database)
     await registry.start()
     await registry.ping()
     await registry.stop()
@@ -57,7 +60,8 @@ class SqliteCase(TestCase):
 
     def registry(self, path: Path | None = None, timeout_s: float = 60.0) -> SqliteRegistry:
         """A registry that is stopped when the test ends; it is not started."""
-        made = SqliteRegistry(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
+        database = SqliteDatabase(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
+        made = SqliteRegistry(database=database)
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 

@@ -8,14 +8,12 @@ the columns are named in one place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import attrs
 
+from middlewared.database import Row
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page
 from middlewared.model import Device, Platform, ResponseRecord
-
-Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = tuple(field.name for field in attrs.fields(Device))
 NAMES = ", ".join(COLUMNS)

@@ -26,7 +26,7 @@ from middlewared.calls.ringing import Ringing
 from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
-from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.database.batched_writes import BatchedWrites
 from middlewared.devices.cached_registry import CachedRegistry
 from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown

@@ -23,6 +23,8 @@ from middlewared.accounts.none_and_open import NoAccounts, OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
+from middlewared.database.postgres_database import PostgresDatabase
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
@@ -48,9 +50,11 @@ def choose_database(config: Config, *, reactor: Any) -> Database:
     """The database of ``[database]``."""
     path = config.database.sqlite_file
     if path is not None:
-        return SqliteRegistry(path=path, reactor=reactor)
+        return SqliteRegistry(database=SqliteDatabase(path=path, reactor=reactor))
     database = config.database
-    return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
+    return PostgresRegistry(
+        database=PostgresDatabase(url=database.url, reactor=reactor, pool_size=database.pool_size)
+    )
 
 
 def choose_rendezvous(

@@ -19,15 +19,15 @@ from middlewared.cli.check.check_result import CheckResult, ok, wrong
 from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, NO_NAME, agreeing, skew
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
-from middlewared.devices.migrations import pending
-from middlewared.devices.postgres.connection_parameters import parse_url, resolve_host
-from middlewared.devices.postgres.postgres_connection import (
+from middlewared.database.connection_parameters import parse_url, resolve_host
+from middlewared.database.migrations import pending
+from middlewared.database.postgres_connection import (
     PostgresConnection,
     PostgresConnectionLost,
     first_line,
 )
-from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
-from middlewared.devices.sqlite.sqlite_thread import SqliteThread
+from middlewared.database.postgres_pool import CONNECT_TIMEOUT_S
+from middlewared.database.sqlite_thread import SqliteThread
 from middlewared.errors import ConfigError, DatabaseDown
 
 STATEMENT_S = 2.0

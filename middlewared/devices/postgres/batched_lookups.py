@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from middlewared.background import Background
 from middlewared.clock import Clock
-from middlewared.devices.queries import Row
+from middlewared.database import Row
 
 Ids: TypeAlias = Sequence[int]
 SelectRows: TypeAlias = Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]

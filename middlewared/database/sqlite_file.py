@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from middlewared.devices.migrations import pending
+from middlewared.database.migrations import pending
 from middlewared.errors import ConfigError, Problem
 
 _RETRY_S = 0.01
@@ -19,7 +19,7 @@ _RETRY_S = 0.01
 
 class SqliteFile:
     """
-    Implements :class:`~middlewared.devices.sqlite.sqlite_thread.ConnectionSource`.
+    Implements :class:`~middlewared.database.sqlite_thread.ConnectionSource`.
 
     :param lock_wait_s: how long a statement waits for another process's lock.
     :param read_only: the file must exist then, with its schema.
