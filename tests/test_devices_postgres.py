@@ -131,6 +131,15 @@ class PostgresStartTests(PostgresCase):
             await self.registry().start()
         self.assertIn("schema 1000", str(caught.exception))
 
+    async def test_newer_schema_that_only_adds_something(self) -> None:
+        """A program that does not know the addition starts, works, and connects again."""
+        registry = await self.started()
+        self.server.sql(self.database, "insert into schema_additions (number) values (1000)")
+        await (await self.started()).register(a_device())
+        backends = "select pg_terminate_backend(pid) from pg_stat_activity"
+        self.server.sql("postgres", f"{backends} where datname = '{self.database}'")
+        self.assertEqual(await until_done(lambda: registry.find(ACCOUNT)), a_device())
+
     async def test_unknown_database(self) -> None:
         """The start fails with the reason that libpq gives."""
         with self.assertRaises(DatabaseDown) as caught:

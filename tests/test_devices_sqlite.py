@@ -173,6 +173,13 @@ class SqliteStartTests(SqliteCase):
         self.assertIn("schema 1000", await self.refused(self.path))
         self.assertEqual(self.sql("select name from sqlite_master"), [("future",)])
 
+    async def test_newer_schema_that_only_adds_something(self) -> None:
+        """A program that does not know the addition starts and works."""
+        await self.started()
+        self.sql("insert into schema_additions (number) values (1000)")
+        registry = await self.started()
+        await registry.register(a_device())
+
     async def test_new_file_is_locked_for_a_moment(self) -> None:
         """The start waits until another daemon, which starts too, has released the file."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:

@@ -12,12 +12,18 @@ from twisted.logger import Logger
 
 from middlewared.database import Row
 from middlewared.database.connection_parameters import parse_url
-from middlewared.database.migrations import pending
+from middlewared.database.migrations import (
+    ADD,
+    ADDITIONS,
+    CREATE_ADDITIONS,
+    SchemaState,
+    pending,
+)
 from middlewared.database.postgres_connection import PostgresConnection, QueryResult, first_line
 from middlewared.database.postgres_pool import CONNECT_TIMEOUT_S, PostgresPool, Values
 from middlewared.errors import DatabaseDown
 
-VERSION = "select coalesce(max(version), 0) from schema_version"
+_VERSION = "select coalesce(max(version), 0) from schema_version"
 _CREATE_VERSIONS = """
     create table if not exists schema_version (
         version integer primary key,
@@ -96,17 +102,11 @@ class PostgresDatabase:
     async def _prepare(self, connection: PostgresConnection) -> None:
         """Check the schema of this server; a new primary may lag behind."""
         try:
-            if pending("postgres", await self._version(connection)):
+            state = await read_state(connection, CONNECT_TIMEOUT_S)
+            if pending("postgres", state.version, state.additions):
                 await self._upgrade(connection)
         except psycopg2.Error as error:
             raise DatabaseDown(f"the schema cannot be used: {first_line(error)}") from error
-
-    async def _version(self, connection: PostgresConnection) -> int:
-        try:
-            result = await connection.run(VERSION, (), CONNECT_TIMEOUT_S)
-        except psycopg2.errors.UndefinedTable:
-            return 0
-        return int(result.rows[0][0])
 
     async def _upgrade(self, connection: PostgresConnection) -> None:
         """Bring the schema up to date under a lock: several daemons may start at once."""
@@ -118,9 +118,29 @@ class PostgresDatabase:
         await run(f"set local statement_timeout = '{_SCHEMA_TIMEOUT_S}s'")
         await run("select pg_advisory_xact_lock(%s)", _SCHEMA_LOCK)
         await run(_CREATE_VERSIONS)
-        version = (await run(VERSION)).rows[0][0]
-        for number, script in pending("postgres", version):
+        await run(CREATE_ADDITIONS)
+        ((version,),) = (await run(_VERSION)).rows
+        state = SchemaState(version, frozenset(n for (n,) in (await run(ADDITIONS)).rows))
+        for number, script in pending("postgres", state.version, state.additions):
             await run(script)
-            await run("insert into schema_version (version) values (%s)", number)
+            before, state = state, state.after(number, script)
+            if state.version > before.version:
+                await run("insert into schema_version (version) values (%s)", state.version)
+            if number in state.additions:
+                await run(ADD.replace("?", "%s"), number)
             self._log.info("database schema {number} installed", number=number)
         await run("commit")
+
+
+async def read_state(connection: PostgresConnection, timeout_s: float) -> SchemaState:
+    """What the database has of the schema. :raises psycopg2.Error: it must not be read."""
+
+    async def rows(statement: str) -> Sequence[Row]:
+        try:
+            return (await connection.run(statement, (), timeout_s)).rows
+        except psycopg2.errors.UndefinedTable:
+            return ()
+
+    version = await rows(_VERSION)
+    additions = frozenset(n for (n,) in await rows(ADDITIONS))
+    return SchemaState(version[0][0] if version else 0, additions)
