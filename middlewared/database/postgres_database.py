@@ -53,6 +53,7 @@ class PostgresDatabase:
         # silent server leaves time for an attempt with the next.
         query_timeout_s = timeout_s / 2
         self.clock = reactor
+        self.pool_size = pool_size
         self._pool = PostgresPool(
             reactor=reactor,
             hosts=parse_url(url, statement_timeout_ms=int(query_timeout_s * 900)),

@@ -44,6 +44,15 @@ _WRITES = (
     " select 'apns', 0, true, now() where false",
     "insert into daemons select * from daemons where false",
     "update pulse set beaten_at = beaten_at",
+    *(
+        f"{verb} from {table} where false"
+        for table in ("calls", "call_facts", "device_events")
+        for verb in ("delete", "select id")
+    ),
+    "insert into calls (unique_key) select '' where false",
+    "insert into call_facts (unique_key) select '' where false",
+    "insert into device_events (sip_user_id) select '' where false",
+    "delete from response_log where false",
 )
 _FIRST_WRITES = ("create table middlewared_check (nothing integer)",)
 

@@ -1,0 +1,215 @@
+"""
+The rows of the history's tables: what is written, and how a call is put together again. Pure.
+
+Rows are written as JSON texts, many in one statement: encoding them costs little, and nothing
+but a text has to be kept until then. Texts that no database takes are corrected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from middlewared.database import Row
+from middlewared.history.interface import (
+    CallRecord,
+    DeviceEvent,
+    Hindrance,
+    KeptAnswer,
+    KeptCall,
+    KeptPush,
+    KeptReport,
+    Numbers,
+    StepTime,
+)
+from middlewared.history.numbers import digits_of, kept_name, kept_number
+
+CALL_COLUMNS = (
+    *("unique_key", "call_id", "sip_user_id", "app", "platform", "daemon", "started_at"),
+    *("outcome", "phonenumber", "caller_id", "number", "details"),
+)
+FACT_COLUMNS = ("unique_key", "sip_user_id", "at", "kind", "details")
+EVENT_COLUMNS = (
+    *("sip_user_id", "at", "event", "why", "reason", "platform", "app", "token", "daemon"),
+)
+
+ANSWER, JOINED = "answer", "joined"
+"""The kinds of facts that are not reports."""
+
+LONGEST_TEXT = 255
+"""Characters of a text that are kept; longer ones are providers' or of unknown fields."""
+_MOST_FIELDS = 32
+
+
+def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> str:
+    """A row of ``calls``; of its caller only what ``numbers`` allows."""
+    phonenumber = kept_number(record.phonenumber, numbers)
+    answer = record.answer
+    details = {
+        "steps": [(step.step, round(step.milliseconds, 3)) for step in record.steps],
+        "pushes": [
+            (
+                push.attempt,
+                round(push.time, 6),
+                push.verdict,
+                push.reason[:LONGEST_TEXT],
+                round(push.milliseconds, 3),
+                push.uncertain,
+                push.provider_id[:LONGEST_TEXT],
+            )
+            for push in record.pushes
+        ],
+        "answer": None if answer is None else (answer.time, answer.available, answer.id),
+        "wait_ms": round(record.wait_ms),
+        "hindrance": record.hindrance.value,
+        "token": record.token,
+    }
+    return _text(
+        (
+            *(record.unique_key, record.call_id, record.sip_user_id, record.app),
+            *(record.platform, daemon, round(record.start, 6), record.outcome, phonenumber),
+            *(kept_name(record.caller_id, numbers), digits_of(phonenumber), details),
+        )
+    )
+
+
+def answer_row(unique_key: str, sip_user_id: str, answer: KeptAnswer) -> str:
+    """A row of ``call_facts`` for an answer."""
+    details = {
+        "available": answer.available,
+        "late_ms": answer.late_milliseconds,
+        "id": answer.id,
+    }
+    return _text((unique_key, sip_user_id, round(answer.time, 6), ANSWER, details))
+
+
+def joined_row(unique_key: str, sip_user_id: str, time: float) -> str:
+    """A row of ``call_facts`` for a repeated request."""
+    return _text((unique_key, sip_user_id, round(time, 6), JOINED, {}))
+
+
+def report_row(unique_key: str, sip_user_id: str, report: KeptReport) -> str:
+    """A row of ``call_facts`` for a report of an app, whose names and values have bounds."""
+    fields = {
+        name[:LONGEST_TEXT]: value[:LONGEST_TEXT]
+        for name, value in list(report.fields.items())[:_MOST_FIELDS]
+    }
+    return _text((unique_key, sip_user_id, round(report.time, 6), report.kind, fields))
+
+
+def device_event_row(event: DeviceEvent, daemon: str) -> str:
+    """A row of ``device_events``."""
+    return _text(
+        (
+            *(event.sip_user_id, round(event.time, 6), event.event, event.why),
+            *(event.reason[:LONGEST_TEXT], event.platform, event.app, event.token, daemon),
+        )
+    )
+
+
+def _text(row: Sequence[object]) -> str:
+    text = json.dumps(row, separators=(",", ":"))
+    # NUL, or half of a surrogate pair: no database takes them. Whole pairs are emojis.
+    if "\\u0000" in text or "\\ud" in text:
+        text = json.dumps(_cleaned(row), separators=(",", ":"))
+    return text
+
+
+def _cleaned(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+        case list() | tuple():
+            return [_cleaned(each) for each in value]
+        case dict():
+            return {_cleaned(name): _cleaned(each) for name, each in value.items()}
+        case _:
+            return value
+
+
+def kept_calls(calls: Iterable[Row], facts: Iterable[Row]) -> list[KeptCall]:
+    """
+    The calls of rows of ``calls``, with the facts of their keys.
+
+    A key that several calls had one after the other gives each fact to the last call that had
+    begun by then. What one account reports is never attached to a call to another.
+    """
+    found = [_kept_call(row) for row in calls]
+    by_key: dict[str, list[KeptCall]] = defaultdict(list)
+    for call in sorted(found, key=lambda each: each.record.start):
+        by_key[call.record.unique_key].append(call)
+    attached: dict[int, list[Row]] = defaultdict(list)
+    for fact in dict.fromkeys(facts):  # a batch that was written twice
+        key, sip_user_id, at, *_ = fact
+        owner = _owner([c for c in by_key[key] if sip_user_id in ("", c.record.sip_user_id)], at)
+        if owner is not None:
+            attached[id(owner)].append(fact)
+    return [_with_facts(call, attached[id(call)]) for call in found]
+
+
+def _owner(calls: Sequence[KeptCall], at: float) -> KeptCall | None:
+    begun = [call for call in calls if call.record.start <= at]
+    return begun[-1] if begun else next(iter(calls), None)
+
+
+def _kept_call(row: Row) -> KeptCall:
+    values = dict(zip(CALL_COLUMNS, row, strict=True))
+    details = json.loads(values["details"])
+    answer = details["answer"]
+    record = CallRecord(
+        unique_key=values["unique_key"],
+        call_id=values["call_id"],
+        sip_user_id=values["sip_user_id"],
+        app=values["app"],
+        platform=values["platform"],
+        start=values["started_at"],
+        outcome=values["outcome"],
+        phonenumber=values["phonenumber"],
+        caller_id=values["caller_id"],
+        steps=[StepTime(*step) for step in details["steps"]],
+        pushes=[KeptPush(*push) for push in details["pushes"]],
+        answer=answer and KeptAnswer(answer[0], answer[1], True, None, answer[2]),
+        wait_ms=details["wait_ms"],
+        hindrance=Hindrance(details["hindrance"]),
+        token=details["token"],
+    )
+    return KeptCall(record=record, daemon=values["daemon"])
+
+
+def _with_facts(call: KeptCall, facts: Sequence[Row]) -> KeptCall:
+    deciding = call.record.answer
+    answers = {} if deciding is None else {deciding.id: deciding}
+    joined: list[float] = []
+    reports: list[KeptReport] = []
+    for _, _, at, kind, text in sorted(facts, key=lambda fact: fact[2]):
+        details: Mapping[str, Any] = json.loads(text)
+        if kind == ANSWER:
+            answer = KeptAnswer(at, details["available"], False, details["late_ms"], details["id"])
+            answers.setdefault(answer.id or str(len(answers)), answer)
+        elif kind == JOINED:
+            joined.append(at)
+        else:
+            reports.append(KeptReport(at, kind, details))
+    in_order = sorted(answers.values(), key=lambda answer: answer.time)
+    return attrs.evolve(call, answers=in_order, joined=joined, reports=reports)
+
+
+def device_events(rows: Iterable[Row]) -> list[DeviceEvent]:
+    """The events of rows with the columns of :data:`EVENT_COLUMNS`."""
+    return [
+        DeviceEvent(
+            time=at,
+            sip_user_id=sip_user_id,
+            event=event,
+            why=why,
+            reason=reason,
+            platform=platform,
+            app=app,
+            token=token,
+        )
+        for sip_user_id, at, event, why, reason, platform, app, token, _ in dict.fromkeys(rows)
+    ]

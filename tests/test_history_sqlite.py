@@ -1,0 +1,101 @@
+"""The history in a SQLite file: its contract, and that searches use their indexes."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from middlewared.database.sqlite_database import SqliteDatabase
+from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
+from middlewared.history.interface import CallSearch
+from middlewared.history.searches import EVENTS, LAST_ANSWERED, calls_statement, facts_statement
+from middlewared.history.sqlite_history import SqliteHistory
+from middlewared.model import Platform, ResponseRecord
+from tests.contracts.history import NOW, HistoryContract
+
+SETTINGS = HistoryContract.settings
+
+
+class TwoDaemonsCase(TestCase):
+    """Two daemons on one file."""
+
+    here: Any
+    there: Any
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        self.path = Path(self.mktemp())
+        self.now = NOW
+        self.here, self.there = await self.history(), await self.history()
+
+    async def history(self) -> SqliteHistory:
+        database = SqliteDatabase(path=self.path, reactor=reactor, timeout_s=60.0)
+        self.registry = SqliteRegistry(database=database)
+        registry = self.registry
+        self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
+        await registry.start()
+        return SqliteHistory(database=database, settings=SETTINGS, wall=lambda: self.now)
+
+    def number(self, statement: str) -> int:
+        with closing(sqlite3.connect(self.path)) as connection:
+            (number,) = connection.execute(statement).fetchone()
+            return int(number)
+
+    async def age(self, now: float) -> None:
+        self.now = now
+
+    async def responses(self) -> int:
+        return self.number("select count(*) from response_log")
+
+    async def fact_count(self) -> int:
+        return self.number("select count(*) from call_facts")
+
+    async def add_responses(self, *times: float) -> None:
+        records = [ResponseRecord(Platform.APNS, 0.5, True, time) for time in times]
+        await self.registry.log_responses(records)
+
+
+class SqliteHistoryTests(TwoDaemonsCase, HistoryContract):
+    """The contract, and the plans of the statements."""
+
+    async def test_searches_use_indexes(self) -> None:
+        """No search reads all calls, and none but that of several lists sorts."""
+        for column, index in (
+            ("sip_user_id", "calls_account"),
+            ("call_id", "calls_call_id"),
+            ("unique_key", "calls_key"),
+            ("outcome", "calls_outcome"),
+            ("platform", "calls_platform"),
+            ("since", "calls_started"),
+        ):
+            value = NOW if column == "since" else "x"
+            wanted = CallSearch(**{column: value})  # type: ignore[arg-type]
+            plan = self.plan(calls_statement(wanted, None, "", 0.0)[0])
+            self.assertIn(f"USING INDEX {index}", plan)
+            self.assertNotIn("B-TREE", plan)
+        plan = self.plan(calls_statement(CallSearch(number="1"), None, "1", 0.0)[0])
+        self.assertIn("USING INDEX calls_number", plan)
+        plan = self.plan(calls_statement(CallSearch(app="x"), None, "", 0.0)[0])
+        self.assertEqual(plan.count("USING INDEX calls_app (app=? AND platform=? AND"), 4)
+        plan = self.plan(calls_statement(CallSearch(text="x"), None, "", 0.0)[0])
+        for index in ("calls_account", "calls_call_id", "calls_key"):
+            self.assertIn(f"USING INDEX {index}", plan)
+        self.assertIn("USING INDEX calls_account", self.plan(LAST_ANSWERED))
+        self.assertIn("USING INDEX call_facts_key", self.plan(facts_statement(3)))
+        self.assertIn("USING INDEX device_events_account", self.plan(EVENTS))
+
+    def plan(self, statement: str) -> str:
+        with closing(sqlite3.connect(self.path)) as connection:
+            values = ["1"] * statement.count("?")
+            rows = connection.execute(f"explain query plan {statement}", values)
+            return "\n".join(row[3] for row in rows)
+
+    async def test_older_programs_may_use_the_file(self) -> None:
+        """A program that knows schema 3 compares this number only."""
+        self.assertEqual(self.number("pragma user_version"), 3)
+        self.assertEqual(self.number("select number from schema_additions"), 4)
