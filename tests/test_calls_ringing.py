@@ -14,6 +14,7 @@ from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, R
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
+from middlewared.history.interface import NotRecording
 from middlewared.model import (
     Answer,
     AnswerResult,
@@ -125,6 +126,7 @@ class RingingCase(SynchronousTestCase):
                 rendezvous=self.rendezvous,
                 routes=self.routes,
                 background=self.background,
+                recorder=NotRecording(),
                 overloaded=lambda: self.admission.late,
             ),
             admission=self.admission,

@@ -17,13 +17,13 @@ from middlewared.history.history_writer import BATCH, CAPACITY, HistoryWriter
 from middlewared.history.interface import (
     PURGED,
     DeviceEvent,
-    HistorySettings,
     HistoryStore,
     KeptReport,
+    Retention,
 )
 from tests.contracts.history import a_call
 
-ON = HistorySettings()
+ON = Retention()
 
 
 class Table:
@@ -60,6 +60,7 @@ class WriterTests(SynchronousTestCase):
         self.writer = HistoryWriter(
             store=cast(HistoryStore, self.table),
             clock=self.clock,
+            wall=lambda: 5.0,
             daemon="d",
             settings=ON,
             lost=self.lost.append,
@@ -141,6 +142,12 @@ class WriterTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.writer.stop()))
         self.assertEqual(self.lost, [3])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_events_are_timed(self) -> None:
+        """By the wall clock, when they are recorded."""
+        self.writer.keep_device_event(DeviceEvent(sip_user_id="1", event="removed"))
+        self.clock.advance(1)
+        self.assertIn('["1",5.0,"removed"', self.table.events[0])
 
     def test_reports_are_bounded(self) -> None:
         """A report without the key of a call, or with an endless one, is not kept."""

@@ -16,7 +16,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from middlewared.calls.trace import Trace
-from middlewared.calls.waking import Waker, WakingSettings
+from middlewared.calls.waking import Waker, Waking, WakingSettings
 from middlewared.clock import Clock, WallClock
 from middlewared.errors import RendezvousDown
 from middlewared.model import (
@@ -49,7 +49,7 @@ class EndedRequest:
 
     ``joined``: it repeated a known call. ``kind``: of the call's device; None: it has none, or
     another daemon wakes it. ``settlement``: None: the PBX closed its connection. ``waits``:
-    whether the call may still wait for its phone.
+    whether the call may still wait for its phone. ``refused``: it never became a call.
     """
 
     call: Call
@@ -58,6 +58,7 @@ class EndedRequest:
     kind: DeviceKind | None
     settlement: Settlement | None
     waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
+    refused: bool = False
 
 
 @attrs.frozen
@@ -67,7 +68,7 @@ class EndedCall:
 
     ``kind`` and ``device``: None: it has no device. ``accepted``: how many pushes the provider
     accepted, the first of them at ``accepted_at``. ``settlement``: None: every PBX connection
-    was closed.
+    was closed. ``waking``: how its device was woken; None: it never became a call.
     """
 
     kind: DeviceKind | None
@@ -76,9 +77,18 @@ class EndedCall:
     settlement: Settlement | None
     accepted: int = 0
     device: Device | None = None
+    waking: Waking | None = None
 
 
-Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer
+@attrs.frozen
+class AcceptedAnswer:
+    """A phone's answer was accepted here: it decided its call, or it was one of several."""
+
+    unique_key: str
+    answer: Answer
+
+
+Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer | AcceptedAnswer
 
 
 class Admission(Protocol):
@@ -100,7 +110,7 @@ class Ringing:
     Rings devices; implements :class:`~.interface.Calls`.
 
     :param ended: notified of every request and every call that ended, right before the reply
-        is written, so it must defer all work.
+        is written, and of every answer that was accepted, so it must defer all work.
     :param new_key: gives a fresh unguessable unique_key.
     :ivar draining: set it to refuse new calls.
     :ivar waiting: how many requests are held.
@@ -148,7 +158,10 @@ class Ringing:
         return self._rendezvous.knows_key(unique_key)
 
     async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
-        return await self._rendezvous.answer(unique_key, answer)
+        result = await self._rendezvous.answer(unique_key, answer)
+        if result is AnswerResult.ACCEPTED:
+            self._ended(AcceptedAnswer(unique_key, answer))
+        return result
 
     @property
     def overloaded(self) -> bool:
@@ -199,7 +212,7 @@ class Ringing:
 
     def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
         """Report a call that was not joined."""
-        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome)))
+        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome), refused=True))
         self.refused(outcome)
         return outcome
 
@@ -226,6 +239,7 @@ class Ringing:
                 settlement=settlement,
                 accepted=waking.accepted,
                 device=waking.device,
+                waking=waking,
             )
             self._ended(ended)
 

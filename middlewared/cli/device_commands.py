@@ -23,7 +23,7 @@ from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, MiddlewaredError, Problem
 from middlewared.model import Device
 from middlewared.quoting import fingerprint
-from middlewared.service.implementations import choose_database
+from middlewared.service.implementations import choose_storage
 
 Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]
 
@@ -139,7 +139,7 @@ def _with_devices(config: Config, work: Work, *, create: bool = False) -> int:
         raise ConfigError([Problem("database", "url", f"{path} does not exist")])
 
     async def opened(reactor: Any) -> int:
-        devices = choose_database(config, reactor=reactor)
+        devices = choose_storage(config, reactor=reactor).devices
         try:
             await devices.start()
             return await work(devices)

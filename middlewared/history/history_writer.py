@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
+import attrs
 from twisted.internet.defer import Deferred
 
-from middlewared.clock import Clock
+from middlewared.clock import Clock, WallClock
 from middlewared.database.batched_writes import BatchedWrites
 from middlewared.history import history_rows
 from middlewared.history.interface import (
     CallRecord,
     DeviceEvent,
-    HistorySettings,
     HistoryStore,
     KeptAnswer,
     KeptReport,
+    Retention,
 )
 
 WriteRows: TypeAlias = Callable[[Sequence[str]], Coroutine[Deferred[Any], Any, None]]
@@ -45,8 +46,9 @@ class HistoryWriter:
         *,
         store: HistoryStore,
         clock: Clock,
+        wall: WallClock,
         daemon: str,
-        settings: HistorySettings,
+        settings: Retention,
         lost: Callable[[int], None],
     ) -> None:
         def writes(name: str, write: WriteRows) -> BatchedWrites[str]:
@@ -54,6 +56,7 @@ class HistoryWriter:
                 name=name, write=write, clock=clock, lost=lost, capacity=CAPACITY, batch=BATCH
             )
 
+        self._wall = wall
         self._daemon = daemon
         self._settings = settings
         self._calls = writes("history of calls", store.add_calls)
@@ -64,7 +67,7 @@ class HistoryWriter:
     def recording(self) -> bool:
         return self._settings.days > 0
 
-    def reconfigure(self, settings: HistorySettings) -> None:
+    def reconfigure(self, settings: Retention) -> None:
         """Use ``settings`` for what happens from now on."""
         self._settings = settings
 
@@ -94,4 +97,5 @@ class HistoryWriter:
 
     def keep_device_event(self, event: DeviceEvent) -> None:
         if self.recording:
-            self._events.add(history_rows.device_event_row(event, self._daemon))
+            timed = attrs.evolve(event, time=event.time or self._wall())
+            self._events.add(history_rows.device_event_row(timed, self._daemon))

@@ -16,6 +16,9 @@ from typing import Literal, Protocol, TypeAlias
 
 import attrs
 
+from middlewared.model import Device
+from middlewared.quoting import fingerprint
+
 Numbers: TypeAlias = Literal["none", "last3", "all"]
 """How much is kept of callers' numbers and names ([history] numbers)."""
 
@@ -38,7 +41,7 @@ class Hindrance(enum.Enum):
 
 
 @attrs.frozen
-class HistorySettings:
+class Retention:
     """``[history]``; with ``days`` 0 nothing is kept and nothing is found."""
 
     days: int = 14
@@ -145,12 +148,13 @@ class DeviceEvent:
     """
     Something that happened to the device of an account; ``token`` is a fingerprint.
 
+    ``time``: 0.0 when it is recorded: now.
+
     ``event``: registered, replaced, removed, token-suspect or lost-account-notice. ``why`` it
     was removed or replaced: app, token-dead, other-account or operator. ``reason``: the
     provider's own, or more about the event.
     """
 
-    time: float
     sip_user_id: str
     event: str
     why: str = ""
@@ -158,6 +162,20 @@ class DeviceEvent:
     platform: str = ""
     app: str = ""
     token: str = ""
+    time: float = 0.0
+
+    @staticmethod
+    def of(device: Device, event: str, *, why: str = "", reason: str = "") -> DeviceEvent:
+        """``event`` of ``device``, to be recorded now."""
+        return DeviceEvent(
+            sip_user_id=str(device.sip_user_id),
+            event=event,
+            why=why,
+            reason=reason,
+            platform=device.platform.value,
+            app=device.app,
+            token=fingerprint(device.token),
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -222,6 +240,22 @@ class Recorder(Protocol):
         """Something has happened to a device."""
 
 
+class NotRecording(Recorder):
+    """Keeps nothing; for tests of other rooms, and for commands that have no history."""
+
+    recording = False
+
+    def keep_call(self, record: CallRecord) -> None: ...
+
+    def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None: ...
+
+    def keep_joined(self, unique_key: str, sip_user_id: str, time: float) -> None: ...
+
+    def keep_report(self, unique_key: str, sip_user_id: str, report: KeptReport) -> None: ...
+
+    def keep_device_event(self, event: DeviceEvent) -> None: ...
+
+
 class HistoryReader(Protocol):
     """
     Finds what is kept.
@@ -254,7 +288,7 @@ class HistoryReader(Protocol):
 class HistoryStore(HistoryReader, Protocol):
     """The history in a database; the rows are those of :mod:`.history_rows`."""
 
-    def reconfigure(self, settings: HistorySettings) -> None:
+    def reconfigure(self, settings: Retention) -> None:
         """Use ``settings`` from now on."""
 
     async def add_calls(self, rows: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.postgres_connection import QueryResult
 from middlewared.database.postgres_database import PostgresDatabase
-from middlewared.history.interface import HistorySettings
+from middlewared.history.interface import Retention
 from middlewared.history.sql_history import SqlHistory
 
 _NUMBERS = {"started_at", "at"}
@@ -27,7 +27,7 @@ class PostgresHistory(SqlHistory):
     _response_older = "date < to_timestamp(?)"
 
     def __init__(
-        self, *, database: PostgresDatabase, settings: HistorySettings, wall: WallClock = wall_clock
+        self, *, database: PostgresDatabase, settings: Retention, wall: WallClock = wall_clock
     ) -> None:
         super().__init__(settings=settings, wall=wall)
         self._database = database

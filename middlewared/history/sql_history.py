@@ -20,8 +20,8 @@ from middlewared.history.interface import (
     CallPage,
     CallSearch,
     DeviceEvent,
-    HistorySettings,
     KeptCall,
+    Retention,
 )
 from middlewared.history.numbers import digits_of, searched_number
 from middlewared.history.searches import PageMark, calls_statement, facts_statement, read_mark
@@ -47,11 +47,11 @@ class SqlHistory(ABC):
 
     _response_older: ClassVar[str]
 
-    def __init__(self, *, settings: HistorySettings, wall: WallClock) -> None:
+    def __init__(self, *, settings: Retention, wall: WallClock) -> None:
         self._settings = settings
         self._wall = wall
 
-    def reconfigure(self, settings: HistorySettings) -> None:
+    def reconfigure(self, settings: Retention) -> None:
         self._settings = settings
 
     async def search(self, wanted: CallSearch) -> CallPage:

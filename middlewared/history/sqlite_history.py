@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
-from middlewared.history.interface import HistorySettings
+from middlewared.history.interface import Retention
 from middlewared.history.sql_history import TIMES, SqlHistory
 
 
@@ -22,7 +22,7 @@ class SqliteHistory(SqlHistory):
     _response_older = "date < strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch')"
 
     def __init__(
-        self, *, database: SqliteDatabase, settings: HistorySettings, wall: WallClock = wall_clock
+        self, *, database: SqliteDatabase, settings: Retention, wall: WallClock = wall_clock
     ) -> None:
         super().__init__(settings=settings, wall=wall)
         self._database = database

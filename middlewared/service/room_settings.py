@@ -10,6 +10,7 @@ from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import Config
 from middlewared.devices.cached_registry import CacheSettings
+from middlewared.history.interface import Retention
 from middlewared.web.settings import WebSettings
 
 
@@ -50,6 +51,12 @@ def web_settings(config: Config) -> WebSettings:
 def cache_settings(config: Config) -> CacheSettings:
     """What the devices room takes from the configuration."""
     return CacheSettings(keep_s=config.database.device_cache_s)
+
+
+def retention(config: Config) -> Retention:
+    """What the history room takes from the configuration."""
+    history = config.history
+    return Retention(days=history.days, max_calls=history.max_calls, numbers=history.numbers)
 
 
 # Keys that are read once: the objects made from them stay for the life of the process.

@@ -21,12 +21,12 @@ from middlewared.history.interface import (
     CallSearch,
     DeviceEvent,
     Hindrance,
-    HistorySettings,
     HistoryStore,
     KeptAnswer,
     KeptPush,
     KeptReport,
     Numbers,
+    Retention,
     StepTime,
 )
 
@@ -72,7 +72,7 @@ class HistoryContract(_Case):
 
     here: HistoryStore
     there: HistoryStore
-    settings = HistorySettings(days=14, max_calls=1_000_000, numbers="all")
+    settings = Retention(days=14, max_calls=1_000_000, numbers="all")
 
     async def keep(self, *calls: CallRecord) -> None:
         await self.here.add_calls([row_of(call) for call in calls])
@@ -330,8 +330,8 @@ class HistoryContract(_Case):
 
     async def test_purge_by_age(self) -> None:
         """Calls, their facts, events of devices and response_log, a few rows at a time."""
-        await self.keep(*[a_call(n) for n in range(5)], a_call(10 * DAY))
-        for call in ("key-0", f"key-{10 * DAY}"):
+        await self.keep(*[a_call(n) for n in range(5)], a_call(864_000))
+        for call in ("key-0", "key-864000"):
             at = NOW + float(call.removeprefix("key-"))
             fact = history_rows.joined_row(call, "123456789", at)
             await self.here.add_facts([fact])
@@ -341,7 +341,7 @@ class HistoryContract(_Case):
         self.assertEqual(await self.purge(), 0)
         await self.age(NOW + 20 * DAY)
         self.assertEqual(await self.purge(), 3 + 1 + 1 + 1)
-        self.assertEqual(await self.keys(), [f"key-{10 * DAY}"])
+        self.assertEqual(await self.keys(), ["key-864000"])
         self.assertEqual(len(await self.there.device_events("123456789")), 1)
         self.assertEqual(await self.responses(), 1)
 
