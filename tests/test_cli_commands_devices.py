@@ -78,7 +78,7 @@ class DevicesOnSqliteTests(RegistryTestCase):
         head, first, second, third, _ = ran.out.splitlines()
         self.assertRegex(head, "token +last_seen +last_answered +silent_streak +name$")
         self.assertRegex(first, r"T\S+ +2023-11-14T22:13:20\+00:00 +0$")
-        self.assertRegex(second, r" never +0 +same\?phone$")
+        self.assertRegex(second, r" never +0 +same\\tphone$")
         self.assertRegex(third, r" never +3$")
 
     async def test_silent(self) -> None:

@@ -75,14 +75,14 @@ class SqliteHistoryTests(TwoDaemonsCase, HistoryContract):
         ):
             value = NOW if column == "since" else "x"
             wanted = CallSearch(**{column: value})  # type: ignore[arg-type]
-            plan = self.plan(calls_statement(wanted, None, "", 0.0)[0])
+            plan = self.plan(calls_statement(wanted, None, (), 0.0)[0])
             self.assertIn(f"USING INDEX {index}", plan)
             self.assertNotIn("B-TREE", plan)
-        plan = self.plan(calls_statement(CallSearch(number="1"), None, "1", 0.0)[0])
+        plan = self.plan(calls_statement(CallSearch(number="1"), None, ["1"], 0.0)[0])
         self.assertIn("USING INDEX calls_number", plan)
-        plan = self.plan(calls_statement(CallSearch(app="x"), None, "", 0.0)[0])
+        plan = self.plan(calls_statement(CallSearch(app="x"), None, (), 0.0)[0])
         self.assertEqual(plan.count("USING INDEX calls_app (app=? AND platform=? AND"), 4)
-        plan = self.plan(calls_statement(CallSearch(text="x"), None, "", 0.0)[0])
+        plan = self.plan(calls_statement(CallSearch(text="x"), None, (), 0.0)[0])
         for index in ("calls_account", "calls_call_id", "calls_key"):
             self.assertIn(f"USING INDEX {index}", plan)
         self.assertIn("USING INDEX calls_account", self.plan(LAST_ANSWERED))

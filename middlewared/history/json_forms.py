@@ -6,10 +6,13 @@ Times are ISO 8601 in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from middlewared.history.interface import DeviceEvent, KeptCall
+from middlewared.model import Device
+from middlewared.quoting import fingerprint
 
 _MOST_DIGITS = 18
 
@@ -70,6 +73,35 @@ def event_json(event: DeviceEvent) -> dict[str, Any]:
         "platform": event.platform,
         "app": event.app,
         "token": event.token,
+    }
+
+
+def device_json(
+    sip_user_id: str,
+    device: Device | None,
+    events: Iterable[DeviceEvent],
+    last_answered: float | None,
+) -> dict[str, Any]:
+    """
+    What is known of the device of an account; None: it has none.
+
+    :param last_answered: of the account; used when it has no device.
+    """
+    answered = last_answered if device is None else device.last_answered
+    return {
+        "sip_user_id": account_json(sip_user_id),
+        "device": None
+        if device is None
+        else {
+            "platform": device.platform.value,
+            "app": device.app,
+            "name": device.name,
+            "token": fingerprint(device.token),
+            "registered_at": time_json(device.registered_at),
+        },
+        "events": [event_json(event) for event in events],
+        "silent_streak": 0 if device is None else device.silent_streak,
+        "last_answered": None if answered is None else time_json(answered),
     }
 
 

@@ -38,6 +38,12 @@ def kept_name(name: str, numbers: Numbers) -> str:
     return name if numbers == "all" else ""
 
 
-def searched_number(number: str, numbers: Numbers) -> str:
-    """The text by which a number is found, as far as it is kept; "": not at all."""
-    return digits_of(kept_number(number, numbers))
+def searched_numbers(number: str, numbers: Numbers) -> list[str]:
+    """
+    The texts by which a number is found, as far as it is kept; none: not at all.
+
+    With ``last3``, calls that were kept before with all of their digits are found, too.
+    """
+    kept = digits_of(kept_number(number, numbers))
+    whole = digits_of(number)
+    return list(dict.fromkeys([whole, kept])) if kept else []

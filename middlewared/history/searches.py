@@ -76,21 +76,22 @@ def read_mark(opaque: str) -> PageMark | None:
 
 
 def calls_statement(
-    wanted: CallSearch, mark: PageMark | None, number: str, oldest: float
+    wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
 ) -> tuple[str, Sequence[object]]:
     """
     The statement of one page, which finds one call more than the page has, and its values.
 
-    :param number: the caller's number as it is kept; "": any.
+    :param numbers: the caller's number in the forms in which it may be kept; none: any.
     :param oldest: nothing that started earlier is found.
     """
-    common = list(_common(wanted, mark, number, oldest))
-    texts = [[_equal(column, wanted.text)] for column in _TEXT_COLUMNS]
-    platforms = [[_equal("platform", platform)] for platform in _PLATFORMS]
-    if not wanted.text or number:
-        texts = [[]]
-    if not wanted.app or wanted.platform:
-        platforms = [[]]
+    common = list(_common(wanted, mark, oldest))
+    texts, platforms = [list[Condition]()], [list[Condition]()]
+    if numbers:
+        texts = [[_equal("number", number)] for number in numbers]
+    elif wanted.text:
+        texts = [[_equal(column, wanted.text)] for column in _TEXT_COLUMNS]
+    if wanted.app and not wanted.platform:
+        platforms = [[_equal("platform", platform)] for platform in _PLATFORMS]
     parts = [
         _select([*text, *platform, *common], wanted.limit + 1)
         for text, platform in product(texts, platforms)
@@ -103,15 +104,11 @@ def calls_statement(
     return f"{union} {_ORDER}", [*values, wanted.limit + 1]
 
 
-def _common(
-    wanted: CallSearch, mark: PageMark | None, number: str, oldest: float
-) -> Iterator[Condition]:
+def _common(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterator[Condition]:
     for column in ("sip_user_id", "call_id", "unique_key", "outcome", "app", "platform"):
         value: str = getattr(wanted, column)
         if value:
             yield _equal(column, value)
-    if number:
-        yield _equal("number", number)
     yield "started_at >= ?", (max(oldest, wanted.since or 0.0),)
     if wanted.until is not None:
         yield "started_at < ?", (wanted.until,)

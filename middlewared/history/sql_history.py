@@ -23,7 +23,7 @@ from middlewared.history.interface import (
     KeptCall,
     Retention,
 )
-from middlewared.history.numbers import digits_of, searched_number
+from middlewared.history.numbers import digits_of, searched_numbers
 from middlewared.history.searches import PageMark, calls_statement, facts_statement, read_mark
 from middlewared.history.verdicts import verdict
 
@@ -103,11 +103,11 @@ class SqlHistory(ABC):
 
     async def _find(self, wanted: CallSearch, mark: PageMark | None, text: str) -> Sequence[Row]:
         settings = self._settings
-        number = searched_number(text, settings.numbers)
-        if not settings.days or (text and not number):
+        numbers = searched_numbers(text, settings.numbers)
+        if not settings.days or (text and not numbers):
             return []
         oldest = self._wall() - settings.days * DAY_S
-        statement, values = calls_statement(wanted, mark, number, oldest)
+        statement, values = calls_statement(wanted, mark, numbers, oldest)
         return await self._select(statement, *values)
 
     async def _calls(self, rows: Sequence[Row]) -> Sequence[KeptCall]:
