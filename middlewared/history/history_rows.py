@@ -27,6 +27,7 @@ from middlewared.history.interface import (
     StepTime,
 )
 from middlewared.history.numbers import digits_of, kept_name, kept_number
+from middlewared.logs import redacted
 
 CALL_COLUMNS = (
     *("unique_key", "call_id", "sip_user_id", "app", "platform", "daemon", "started_at"),
@@ -56,7 +57,7 @@ def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> str:
                 push.attempt,
                 round(push.time, 6),
                 push.verdict,
-                push.reason[:LONGEST_TEXT],
+                push.reason and redacted(push.reason)[:LONGEST_TEXT],
                 round(push.milliseconds, 3),
                 push.uncertain,
                 push.provider_id[:LONGEST_TEXT],

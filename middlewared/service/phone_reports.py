@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from middlewared.clock import WallClock
 from middlewared.history.interface import HANGUP_REASON, LOG_METRICS, KeptReport, Recorder
-from middlewared.logs import ReportFile, bounded
+from middlewared.logs import ReportFile, bounded, redacted, secret_name
 from middlewared.metrics import Metrics
 from middlewared.model import Device
 from middlewared.quoting import fingerprint, quoted
@@ -34,8 +34,7 @@ class PhoneReports:
         self._file.write(sip_user_id, kept)
         key = fields.get("middleware_unique_key", "")
         if self._recorder.recording and key:
-            shown = {name: text for name, text in kept.items() if name != "middleware_unique_key"}
-            report = KeptReport(self._wall(), LOG_METRICS, shown)
+            report = KeptReport(self._wall(), LOG_METRICS, _without_secrets(kept))
             self._recorder.keep_report(key, str(sip_user_id), report)
         self.log.debug("report of {sip_user_id}: {fields}", sip_user_id=sip_user_id, fields=kept)
 
@@ -48,5 +47,14 @@ class PhoneReports:
             fingerprint=fingerprint(unique_key),  # anyone who has the key could answer the call
             reason=quoted(reason),
         )
-        report = KeptReport(self._wall(), HANGUP_REASON, {"reason": reason})
+        report = KeptReport(self._wall(), HANGUP_REASON, _without_secrets({"reason": reason}))
         self._recorder.keep_report(unique_key, str(device.sip_user_id), report)
+
+
+def _without_secrets(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """A report as the history keeps it: an app may send more than it should."""
+    return {
+        name: redacted(text)
+        for name, text in fields.items()
+        if name != "middleware_unique_key" and not secret_name(name)
+    }
