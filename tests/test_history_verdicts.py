@@ -63,7 +63,7 @@ def report(**fields: str) -> KeptReport:
 
 REFUSED = KeptAnswer(START + 1, False, False, None, "bb")
 LATE = KeptAnswer(START + 5.2, True, False, 1200.0, "cc")
-LATE_REFUSAL = attrs.evolve(LATE, available=False)
+LATE_REFUSAL = LATE._replace(available=False)
 # A call for each line of the table, in its order, and what must be in the text.
 CASES: list[tuple[KeptCall, str]] = [
     (

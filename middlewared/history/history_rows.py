@@ -1,8 +1,9 @@
 """
 The rows of the history's tables: what is written, and how a call is put together again. Pure.
 
-Rows are written as JSON texts, many in one statement: encoding them costs little, and nothing
-but a text has to be kept until then. Texts that no database takes are corrected.
+A row has only texts and numbers, of which the last text is JSON with all that is not searched
+for. Until they are written, rows keep nothing else alive. Texts that no database takes are
+corrected: those of the API have been checked, those of providers have not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from middlewared.history.interface import (
     CallRecord,
     DeviceEvent,
     Hindrance,
+    HistoryRow,
     KeptAnswer,
     KeptCall,
     KeptPush,
@@ -46,77 +48,78 @@ LONGEST_TEXT = 255
 _MOST_FIELDS = 32
 
 
-def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> str:
+def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
     """A row of ``calls``; of its caller only what ``numbers`` allows."""
     phonenumber = kept_number(record.phonenumber, numbers)
-    answer = record.answer
+    start, answer = record.start, record.answer
+    # Whole microseconds, counted from the start: they are short, and quickly encoded.
     details = {
-        "steps": [(step.step, round(step.milliseconds, 3)) for step in record.steps],
+        "steps": [(step, round(milliseconds * 1e3)) for step, milliseconds in record.steps],
         "pushes": [
             (
-                push.attempt,
-                round(push.time, 6),
-                push.verdict,
-                push.reason and redacted(push.reason)[:LONGEST_TEXT],
-                round(push.milliseconds, 3),
-                push.uncertain,
-                push.provider_id[:LONGEST_TEXT],
+                attempt,
+                round((time - start) * 1e6),
+                verdict,
+                reason and redacted(reason)[:LONGEST_TEXT],
+                round(milliseconds * 1e3),
+                uncertain,
+                provider_id[:LONGEST_TEXT],
             )
-            for push in record.pushes
+            for attempt, time, verdict, reason, milliseconds, uncertain, provider_id in (
+                record.pushes
+            )
         ],
-        "answer": None if answer is None else (answer.time, answer.available, answer.id),
+        "answer": answer and (round((answer.time - start) * 1e6), answer.available, answer.id),
         "wait_ms": round(record.wait_ms),
         "hindrance": record.hindrance.value,
         "token": record.token,
     }
-    return _text(
-        (
-            *(record.unique_key, record.call_id, record.sip_user_id, record.app),
-            *(record.platform, daemon, round(record.start, 6), record.outcome, phonenumber),
-            *(kept_name(record.caller_id, numbers), digits_of(phonenumber), details),
-        )
+    return (
+        *(record.unique_key, record.call_id, record.sip_user_id, record.app, record.platform),
+        *(daemon, round(start, 6), record.outcome, phonenumber),
+        *(kept_name(record.caller_id, numbers), digits_of(phonenumber), _json(details)),
     )
 
 
-def answer_row(unique_key: str, sip_user_id: str, answer: KeptAnswer) -> str:
+def answer_row(unique_key: str, sip_user_id: str, answer: KeptAnswer) -> HistoryRow:
     """A row of ``call_facts`` for an answer."""
     details = {
         "available": answer.available,
         "late_ms": answer.late_milliseconds,
         "id": answer.id,
     }
-    return _text((unique_key, sip_user_id, round(answer.time, 6), ANSWER, details))
+    return unique_key, sip_user_id, round(answer.time, 6), ANSWER, _json(details)
 
 
-def joined_row(unique_key: str, sip_user_id: str, time: float) -> str:
+def joined_row(unique_key: str, sip_user_id: str, time: float) -> HistoryRow:
     """A row of ``call_facts`` for a repeated request."""
-    return _text((unique_key, sip_user_id, round(time, 6), JOINED, {}))
+    return unique_key, sip_user_id, round(time, 6), JOINED, "{}"
 
 
-def report_row(unique_key: str, sip_user_id: str, report: KeptReport) -> str:
+def report_row(unique_key: str, sip_user_id: str, report: KeptReport) -> HistoryRow:
     """A row of ``call_facts`` for a report of an app, whose names and values have bounds."""
     fields = {
         name[:LONGEST_TEXT]: value[:LONGEST_TEXT]
         for name, value in list(report.fields.items())[:_MOST_FIELDS]
     }
-    return _text((unique_key, sip_user_id, round(report.time, 6), report.kind, fields))
+    return unique_key, sip_user_id, round(report.time, 6), report.kind, _json(fields)
 
 
-def device_event_row(event: DeviceEvent, daemon: str) -> str:
+def device_event_row(event: DeviceEvent, daemon: str) -> HistoryRow:
     """A row of ``device_events``."""
-    return _text(
-        (
-            *(event.sip_user_id, round(event.time, 6), event.event, event.why),
-            *(event.reason[:LONGEST_TEXT], event.platform, event.app, event.token, daemon),
-        )
+    reason = _cleaned(event.reason[:LONGEST_TEXT])
+    return (
+        *(event.sip_user_id, round(event.time, 6), event.event, event.why, reason),
+        *(event.platform, event.app, event.token, daemon),
     )
 
 
-def _text(row: Sequence[object]) -> str:
-    text = json.dumps(row, separators=(",", ":"))
-    # NUL, or half of a surrogate pair: no database takes them. Whole pairs are emojis.
+def _json(details: Mapping[str, object]) -> str:
+    """The JSON text of the last column, without what no database and no page can show."""
+    text = json.dumps(details, separators=(",", ":"))
+    # NUL, or half of a surrogate pair; whole pairs are emojis.
     if "\\u0000" in text or "\\ud" in text:
-        text = json.dumps(_cleaned(row), separators=(",", ":"))
+        text = json.dumps(_cleaned(details), separators=(",", ":"))
     return text
 
 
@@ -160,25 +163,43 @@ def _owner(calls: Sequence[KeptCall], at: float) -> KeptCall | None:
 def _kept_call(row: Row) -> KeptCall:
     values = dict(zip(CALL_COLUMNS, row, strict=True))
     details = json.loads(values["details"])
-    answer = details["answer"]
+    start, answer = values["started_at"], details["answer"]
     record = CallRecord(
         unique_key=values["unique_key"],
         call_id=values["call_id"],
         sip_user_id=values["sip_user_id"],
         app=values["app"],
         platform=values["platform"],
-        start=values["started_at"],
+        start=start,
         outcome=values["outcome"],
         phonenumber=values["phonenumber"],
         caller_id=values["caller_id"],
-        steps=[StepTime(*step) for step in details["steps"]],
-        pushes=[KeptPush(*push) for push in details["pushes"]],
-        answer=answer and KeptAnswer(answer[0], answer[1], True, None, answer[2]),
+        steps=[StepTime(step, us / 1e3) for step, us in details["steps"]],
+        pushes=[_kept_push(start, *push) for push in details["pushes"]],
+        answer=None if answer is None else _deciding(start, *answer),
         wait_ms=details["wait_ms"],
         hindrance=Hindrance(details["hindrance"]),
         token=details["token"],
     )
     return KeptCall(record=record, daemon=values["daemon"])
+
+
+def _kept_push(
+    start: float,
+    attempt: int,
+    after_us: int,
+    verdict: str,
+    reason: str,
+    took_us: int,
+    uncertain: bool,
+    provider_id: str,
+) -> KeptPush:
+    time = start + after_us / 1e6
+    return KeptPush(attempt, time, verdict, reason, took_us / 1e3, uncertain, provider_id)
+
+
+def _deciding(start: float, after_us: int, available: bool, id: str) -> KeptAnswer:
+    return KeptAnswer(start + after_us / 1e6, available, True, None, id)
 
 
 def _with_facts(call: KeptCall, facts: Sequence[Row]) -> KeptCall:

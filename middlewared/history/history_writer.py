@@ -19,13 +19,14 @@ from middlewared.history import history_rows
 from middlewared.history.interface import (
     CallRecord,
     DeviceEvent,
+    HistoryRow,
     HistoryStore,
     KeptAnswer,
     KeptReport,
     Retention,
 )
 
-WriteRows: TypeAlias = Callable[[Sequence[str]], Coroutine[Deferred[Any], Any, None]]
+WriteRows: TypeAlias = Callable[[Sequence[HistoryRow]], Coroutine[Deferred[Any], Any, None]]
 
 CAPACITY = 20_000
 """Rows of each table that may wait, about 1 KB each."""
@@ -51,7 +52,7 @@ class HistoryWriter:
         settings: Retention,
         lost: Callable[[int], None],
     ) -> None:
-        def writes(name: str, write: WriteRows) -> BatchedWrites[str]:
+        def writes(name: str, write: WriteRows) -> BatchedWrites[HistoryRow]:
             return BatchedWrites(
                 name=name, write=write, clock=clock, lost=lost, capacity=CAPACITY, batch=BATCH
             )

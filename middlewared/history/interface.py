@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
 from middlewared.model import Device
 from middlewared.quoting import fingerprint
 
+HistoryRow: TypeAlias = tuple[Any, ...]
+"""A row that is written later; see :mod:`.history_rows`."""
 Numbers: TypeAlias = Literal["none", "last3", "all"]
 """How much is kept of callers' numbers and names ([history] numbers)."""
 
@@ -49,16 +51,14 @@ class Retention:
     numbers: Numbers = "last3"
 
 
-@attrs.frozen
-class StepTime:
+class StepTime(NamedTuple):
     """A step of a call, and the milliseconds since the one before it."""
 
     step: str
     milliseconds: float
 
 
-@attrs.frozen
-class KeptPush:
+class KeptPush(NamedTuple):
     """
     One push of a call.
 
@@ -75,8 +75,7 @@ class KeptPush:
     provider_id: str
 
 
-@attrs.frozen
-class KeptAnswer:
+class KeptAnswer(NamedTuple):
     """
     One answer of the phone.
 
@@ -291,13 +290,13 @@ class HistoryStore(HistoryReader, Protocol):
     def reconfigure(self, settings: Retention) -> None:
         """Use ``settings`` from now on."""
 
-    async def add_calls(self, rows: Sequence[str]) -> None:
+    async def add_calls(self, rows: Sequence[HistoryRow]) -> None:
         """Append calls in one transaction; one that is there already is left as it is."""
 
-    async def add_facts(self, rows: Sequence[str]) -> None:
+    async def add_facts(self, rows: Sequence[HistoryRow]) -> None:
         """Append answers, joined requests and reports in one transaction."""
 
-    async def add_device_events(self, rows: Sequence[str]) -> None:
+    async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
         """Append events of devices in one transaction."""
 
     async def purge_step(self, table: str, most: int) -> int:

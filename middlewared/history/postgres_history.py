@@ -15,7 +15,7 @@ from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.postgres_connection import QueryResult
 from middlewared.database.postgres_database import PostgresDatabase
-from middlewared.history.interface import Retention
+from middlewared.history.interface import HistoryRow, Retention
 from middlewared.history.sql_history import SqlHistory
 
 _NUMBERS = {"started_at", "at"}
@@ -36,17 +36,15 @@ class PostgresHistory(SqlHistory):
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         return (await self._run(statement, values)).rows
 
-    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[str]) -> None:
-        values = ", ".join(
-            f"(value->>{n}){'::float8' if column in _NUMBERS else ''}"
-            for n, column in enumerate(columns)
-        )
+    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
+        kinds = ["float8" if column in _NUMBERS else "text" for column in columns]
+        names = ", ".join(columns)
         statement = (
-            f"insert into {table} ({', '.join(columns)})"  # noqa: S608 (our own names)
-            f" select {values} from json_array_elements(?::json) as rows (value)"
-            " on conflict do nothing"
+            f"insert into {table} ({names})"  # noqa: S608 (our own names)
+            f" select * from unnest({', '.join(f'?::{kind}[]' for kind in kinds)})"
+            f" as rows ({names}) on conflict do nothing"
         )
-        await self._run(statement, (f"[{','.join(rows)}]",))
+        await self._run(statement, [list(column) for column in zip(*rows, strict=True)])
 
     async def _delete_oldest(self, table: str, older_than: float, kept: int, most: int) -> int:
         # Several daemons purge: each skips the rows that another deletes.

@@ -20,6 +20,7 @@ from middlewared.history.interface import (
     CallPage,
     CallSearch,
     DeviceEvent,
+    HistoryRow,
     KeptCall,
     Retention,
 )
@@ -84,13 +85,13 @@ class SqlHistory(ABC):
         rows = await self._select(searches.LAST_ANSWERED, sip_user_id)
         return rows[0][0] if rows else None
 
-    async def add_calls(self, rows: Sequence[str]) -> None:
+    async def add_calls(self, rows: Sequence[HistoryRow]) -> None:
         await self._append("calls", CALL_COLUMNS, rows)
 
-    async def add_facts(self, rows: Sequence[str]) -> None:
+    async def add_facts(self, rows: Sequence[HistoryRow]) -> None:
         await self._append("call_facts", FACT_COLUMNS, rows)
 
-    async def add_device_events(self, rows: Sequence[str]) -> None:
+    async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
         await self._append("device_events", EVENT_COLUMNS, rows)
 
     async def purge_step(self, table: str, most: int) -> int:
@@ -134,8 +135,8 @@ class SqlHistory(ABC):
         """The rows of a statement; no call waits for it."""
 
     @abstractmethod
-    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[str]) -> None:
-        """Append JSON arrays with the values of ``columns``, as one statement."""
+    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
+        """Append rows with the values of ``columns``, by one statement."""
 
     @abstractmethod
     async def _delete_oldest(self, table: str, older_than: float, kept: int, most: int) -> int:

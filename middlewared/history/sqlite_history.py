@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
-from middlewared.history.interface import Retention
+from middlewared.history.interface import HistoryRow, Retention
 from middlewared.history.sql_history import TIMES, SqlHistory
 
 
@@ -30,14 +30,14 @@ class SqliteHistory(SqlHistory):
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         return await self._database.scan(lambda c: c.execute(statement, values).fetchall())
 
-    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[str]) -> None:
-        values = ", ".join(f"json_extract(value, '$[{n}]')" for n in range(len(columns)))
+    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
+        row = f"({', '.join('?' * len(columns))})"
         statement = (
             f"insert or ignore into {table} ({', '.join(columns)})"  # noqa: S608 (our own names)
-            f" select {values} from json_each(?)"
+            f" values {', '.join([row] * len(rows))}"
         )
-        text = f"[{','.join(rows)}]"
-        await self._database.write(lambda c: c.execute(statement, (text,)).rowcount)
+        values = [value for row in rows for value in row]
+        await self._database.write(lambda c: c.execute(statement, values).rowcount)
 
     async def _delete_oldest(self, table: str, older_than: float, kept: int, most: int) -> int:
         column, older = TIMES[table], self._older(table)

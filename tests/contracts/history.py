@@ -21,6 +21,7 @@ from middlewared.history.interface import (
     CallSearch,
     DeviceEvent,
     Hindrance,
+    HistoryRow,
     HistoryStore,
     KeptAnswer,
     KeptPush,
@@ -63,7 +64,7 @@ def a_call(number: int = 0, **changes: Any) -> CallRecord:
     return attrs.evolve(call, **changes)
 
 
-def row_of(call: CallRecord, numbers: Numbers = "all", daemon: str = "daemon-1") -> str:
+def row_of(call: CallRecord, numbers: Numbers = "all", daemon: str = "daemon-1") -> HistoryRow:
     return history_rows.call_row(call, daemon, numbers)
 
 
