@@ -115,7 +115,7 @@ class CallsOnSqliteTests(HistoryCommandCase):
             (["5"], ["fourth"]),
             (["first"], ["first"]),
             (["id-0"], ["fourth", "third", UUID, "first"]),
-            (["31612345678", "--outcome", "timeout"], [UUID]),
+            (["--number", "+31612345678", "--outcome", "timeout"], [UUID]),
             (["--outcome", "hung-up"], ["third"]),
             (["--app", "com.example.phone", "--platform", "apns"], ["third", UUID, "first"]),
             (["--since", "150s"], ["fourth", "third"]),

@@ -155,7 +155,7 @@ def _add_calls(commands: Commands) -> None:
             nargs="?" if name == "list" else None,
             default="",
             metavar="SIP_USER_ID|CALL_ID|UNIQUE_KEY",
-            help="an account, call_id or unique_key; else a caller's number as far as it is kept",
+            help="an account, a call_id or a unique_key",
         )
         _add_call_filters(action, limit=name == "list")
         action.set_defaults(run=_calls, command=name)
@@ -168,6 +168,7 @@ def _add_call_filters(parser: argparse.ArgumentParser, *, limit: bool) -> None:
         parser.add_argument(
             name, type=lambda text: moment(text, now), metavar="TIME", help=f"{what}: {when}"
         )
+    parser.add_argument("--number", default="", help="calls from this number, as far as it is kept")
     outcomes = sorted({*(outcome.value for outcome in Outcome), "hung-up", "cancelled"})
     parser.add_argument("--outcome", choices=outcomes, default="", metavar="OUTCOME")
     parser.add_argument("--app", default="", help="calls to phones with this app id")
@@ -186,6 +187,7 @@ def _calls(arguments: argparse.Namespace) -> int:
     command = list_calls if arguments.command == "list" else show_call
     wanted = CallSearch(
         text=arguments.text,
+        number=arguments.number,
         outcome=arguments.outcome,
         app=arguments.app,
         platform=arguments.platform,

@@ -182,12 +182,15 @@ class CallSearch:
     """
     Which calls to find; "" and None mean any.
 
-    ``text``: an account, call_id or unique_key; if there is none of these, a caller's number.
+    ``text``: an account, a call_id or a unique_key; with ``or_number``, if there is none of
+    these, a caller's number. With [history] numbers = last3 that finds calls of all callers
+    whose numbers end alike, and so not what is meant if an account has no calls.
     ``since`` (inclusive) and ``until`` (exclusive) are about the start. ``before``: the
     ``next`` of the page before.
     """
 
     text: str = ""
+    or_number: bool = False
     sip_user_id: str = ""
     call_id: str = ""
     unique_key: str = ""

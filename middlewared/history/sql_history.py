@@ -59,7 +59,7 @@ class SqlHistory(ABC):
         mark = read_mark(wanted.before)
         text = wanted.number or (wanted.text if mark is not None and mark.by_number else "")
         rows = await self._find(wanted, mark, text)
-        if not rows and mark is None and wanted.text and _is_number(wanted.text):
+        if not rows and mark is None and wanted.or_number and _is_number(wanted.text):
             text = wanted.text
             rows = await self._find(wanted, mark, text)
         found, more = rows[: wanted.limit], len(rows) > wanted.limit
