@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import DatabaseDown
 from middlewared.history.history_purge import MOST_ROWS, ROUND_S, HistoryPurge
-from middlewared.history.history_writer import BATCH, CAPACITY, HistoryWriter
+from middlewared.history.history_writer import BATCH, CAPACITY, MOST_FACTS, HistoryWriter
 from middlewared.history.interface import (
     PURGED,
     DeviceEvent,
@@ -149,6 +149,14 @@ class WriterTests(SynchronousTestCase):
         self.writer.keep_device_event(DeviceEvent(sip_user_id="1", event="removed"))
         self.clock.advance(1)
         self.assertEqual(self.table.events[0][:3], ("1", 5.0, "removed"))
+
+    def test_facts_of_a_call_are_bounded(self) -> None:
+        """A phone that repeats its answer for ever leaves room for other calls."""
+        for _ in range(1000):
+            self.writer.keep_joined("key", "1", 1.0)
+        self.writer.keep_joined("other", "1", 1.0)
+        self.clock.advance(1)
+        self.assertEqual(len(self.table.facts), MOST_FACTS + 1)
 
     def test_reports_are_bounded(self) -> None:
         """A report without the key of a call, or with an endless one, is not kept."""

@@ -46,6 +46,7 @@ ANSWER, JOINED = "answer", "joined"
 LONGEST_TEXT = 255
 """Characters of a text that are kept; longer ones are providers' or of unknown fields."""
 _MOST_FIELDS = 32
+_HINDRANCES = {each.value for each in Hindrance}
 
 
 def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
@@ -178,10 +179,15 @@ def _kept_call(row: Row) -> KeptCall:
         pushes=[_kept_push(start, *push) for push in details["pushes"]],
         answer=None if answer is None else _deciding(start, *answer),
         wait_ms=details["wait_ms"],
-        hindrance=Hindrance(details["hindrance"]),
+        hindrance=_hindrance(details["hindrance"]),
         token=details["token"],
     )
     return KeptCall(record=record, daemon=values["daemon"])
+
+
+def _hindrance(text: str) -> Hindrance:
+    """A newer program may know others."""
+    return Hindrance(text) if text in _HINDRANCES else Hindrance.NONE
 
 
 def _kept_push(

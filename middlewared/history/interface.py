@@ -281,7 +281,7 @@ class HistoryReader(Protocol):
 
     async def last_answered(self, sip_user_id: str) -> float | None:
         """
-        When a phone of the account last answered a kept call in time, with yes or no.
+        The start of the last kept call that a phone of the account answered, with yes or no.
 
         It outlives the device; :attr:`.model.Device.last_answered` is of the device alone.
         """

@@ -11,6 +11,7 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import isfinite
 from typing import TypeAlias
 
 import attrs
@@ -23,7 +24,6 @@ from middlewared.model import Platform
 Condition: TypeAlias = tuple[str, tuple[object, ...]]
 """A part of a where clause, and its values."""
 
-# The database writes details as it got them.
 _COLUMNS = ", ".join(("id", *CALL_COLUMNS))
 _FACTS = ", ".join(FACT_COLUMNS)
 _ORDER = "order by started_at desc, id desc limit ?"
@@ -35,8 +35,9 @@ _INDEXED = {
     "number": " and number <> ''",
     "outcome": " and outcome <> 'answered'",
 }
-MOST_FACTS = 2000
-"""Facts that are read for a page: an app can report as often as it likes."""
+MOST_FACTS = 10_000
+"""Facts that are read for a page."""
+_MOST_ID = 2**63
 
 EVENTS = (
     f"select {', '.join(EVENT_COLUMNS)} from device_events"  # noqa: S608 (our own names)
@@ -70,9 +71,12 @@ def read_mark(opaque: str) -> PageMark | None:
     try:
         padded = opaque + "=" * (-len(opaque) % 4)
         started_at, id, by_number = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        return PageMark(float(started_at), int(id), bool(by_number))
+        mark = PageMark(float(started_at), int(id), bool(by_number))
     except (ValueError, TypeError, OverflowError):
-        raise BadRequest("before: not one that a page returned") from None
+        mark = None
+    if mark is None or not (isfinite(mark.started_at) and 0 <= mark.id < _MOST_ID):
+        raise BadRequest("before: not one that a page returned")
+    return mark
 
 
 def calls_statement(

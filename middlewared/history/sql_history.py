@@ -1,7 +1,7 @@
 """
 What the histories in SQL databases share.
 
-The databases differ in how a statement is run, and in how JSON becomes rows.
+The databases differ in how a statement is run, and in the statements that write and delete.
 """
 
 from __future__ import annotations

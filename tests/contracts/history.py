@@ -8,6 +8,7 @@ same database, which is empty at first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,6 +31,7 @@ from middlewared.history.interface import (
     Retention,
     StepTime,
 )
+from middlewared.history.searches import PageMark
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -243,7 +245,8 @@ class HistoryContract(_Case):
 
     async def test_broken_page_marks(self) -> None:
         """They are the client's fault."""
-        for before in ("x", "%%%", "e30", "WzEsMl0", "W251bGwsMSwwXQ", "\ud800", "é"):
+        odd = [PageMark(inf, 1).opaque(), PageMark(1.0, 2**63).opaque(), PageMark(1.0, -1).opaque()]
+        for before in ("x", "%%%", "e30", "WzEsMl0", "W251bGwsMSwwXQ", "\ud800", "é", *odd):
             with self.assertRaises(BadRequest):
                 await self.here.search(CallSearch(before=before))
 
