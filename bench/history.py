@@ -210,27 +210,36 @@ def show(name: str, times_ms: Sequence[float]) -> None:
     print(f"{name}: median {middle:.1f} ms, p99 {p99:.1f} ms, max {times[-1]:.1f} ms")
 
 
-async def main(storage: Storage, calls: int) -> None:
+async def main(storage: Storage, calls: int, server: PostgresDatabase | None) -> None:
     await storage.devices.start()
     known = await fill(storage.history, calls)
+    if server is not None:
+        await server.change("analyze calls")  # as autovacuum does some time
     await search_all(storage.history, known)
     await purge(storage, calls)
     await storage.devices.stop()
 
 
-def storage_at(where: str, folder: str) -> Storage:
-    if "://" in where:
-        server = PostgresDatabase(url=where, reactor=reactor, timeout_s=30)
-        devices = PostgresRegistry(database=server)
-        return Storage(devices, PostgresHistory(database=server, settings=KEPT))
-    file = SqliteDatabase(path=Path(folder) / "history.sqlite3", reactor=clock, timeout_s=30)
+def storage_in(path: Path) -> Storage:
+    file = SqliteDatabase(path=path, reactor=clock, timeout_s=30)
     return Storage(SqliteRegistry(database=file), SqliteHistory(database=file, settings=KEPT))
+
+
+def storage_at(server: PostgresDatabase) -> Storage:
+    devices = PostgresRegistry(database=server)
+    return Storage(devices, PostgresHistory(database=server, settings=KEPT))
+
+
+def run(storage: Storage, calls: int, server: PostgresDatabase | None = None) -> None:
+    task.react(lambda _: Deferred.fromCoroutine(main(storage, calls, server)))
 
 
 if __name__ == "__main__":
     where, calls = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000
     if where == "postgresql":
         where = shared_server().url(shared_server().create_database())
-    with tempfile.TemporaryDirectory(dir=None if "://" in where else where) as folder:
-        made = storage_at(where, folder)
-        task.react(lambda _: Deferred.fromCoroutine(main(made, calls)))
+    if "://" in where:
+        server = PostgresDatabase(url=where, reactor=reactor, timeout_s=30)
+        run(storage_at(server), calls, server)
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        run(storage_in(Path(folder) / "history.sqlite3"), calls)

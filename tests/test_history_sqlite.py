@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.history.interface import CallSearch
-from middlewared.history.searches import EVENTS, LAST_ANSWERED, calls_statement, facts_statement
+from middlewared.history.searches import EVENTS, LAST_ANSWERED, CallStatements, facts_statement
 from middlewared.history.sqlite_history import SqliteHistory
 from middlewared.model import Platform, ResponseRecord
 from tests.contracts.history import NOW, HistoryContract
@@ -65,29 +65,35 @@ class SqliteHistoryTests(TwoDaemonsCase, HistoryContract):
 
     async def test_searches_use_indexes(self) -> None:
         """No search reads all calls, and none but that of several lists sorts."""
-        for column, index in (
-            ("sip_user_id", "calls_account"),
-            ("call_id", "calls_call_id"),
-            ("unique_key", "calls_key"),
-            ("outcome", "calls_outcome"),
-            ("platform", "calls_platform"),
-            ("since", "calls_started"),
+        for wanted, index in (
+            ({"sip_user_id": "x"}, "calls_account (sip_user_id=? AND"),
+            ({"call_id": "x"}, "calls_call_id (call_id=? AND"),
+            ({"unique_key": "x"}, "calls_key (unique_key=? AND"),
+            ({"outcome": "timeout"}, "calls_outcome (outcome=? AND"),
+            ({"outcome": "answered"}, "calls_started (started_at>?"),
+            ({"app": "x", "platform": "y"}, "calls_app (app=? AND platform=? AND"),
+            ({"platform": "x"}, "calls_platform (platform=? AND"),
+            ({"since": NOW}, "calls_started (started_at>?"),
+            ({"sip_user_id": "x", "outcome": "timeout", "app": "y"}, "calls_account ("),
+            ({"outcome": "timeout", "app": "y", "platform": "z"}, "calls_outcome ("),
+            ({"call_id": "x", "sip_user_id": "y"}, "calls_call_id ("),
         ):
-            value = NOW if column == "since" else "x"
-            wanted = CallSearch(**{column: value})  # type: ignore[arg-type]
-            plan = self.plan(calls_statement(wanted, None, (), 0.0)[0])
+            plan = self.plan_of(CallSearch(**wanted))  # type: ignore[arg-type]
             self.assertIn(f"USING INDEX {index}", plan)
             self.assertNotIn("B-TREE", plan)
-        plan = self.plan(calls_statement(CallSearch(number="1"), None, ["1"], 0.0)[0])
-        self.assertIn("USING INDEX calls_number", plan)
-        plan = self.plan(calls_statement(CallSearch(app="x"), None, (), 0.0)[0])
+        plan = self.plan_of(CallSearch(number="1", outcome="timeout"), "1")
+        self.assertIn("USING INDEX calls_number (number=? AND", plan)
+        plan = self.plan_of(CallSearch(app="x"))
         self.assertEqual(plan.count("USING INDEX calls_app (app=? AND platform=? AND"), 4)
-        plan = self.plan(calls_statement(CallSearch(text="x"), None, (), 0.0)[0])
+        plan = self.plan_of(CallSearch(text="x", outcome="timeout"))
         for index in ("calls_account", "calls_call_id", "calls_key"):
             self.assertIn(f"USING INDEX {index}", plan)
         self.assertIn("USING INDEX calls_account", self.plan(LAST_ANSWERED))
         self.assertIn("USING INDEX call_facts_key", self.plan(facts_statement(3)))
         self.assertIn("USING INDEX device_events_account", self.plan(EVENTS))
+
+    def plan_of(self, wanted: CallSearch, *numbers: str) -> str:
+        return self.plan(CallStatements(unindexed="+").page(wanted, None, numbers, 0.0)[0])
 
     def plan(self, statement: str) -> str:
         with closing(sqlite3.connect(self.path)) as connection:

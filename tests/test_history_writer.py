@@ -215,7 +215,7 @@ class PurgeTests(SynchronousTestCase):
         purge.start()
         self.clock.pump([0.02] * 1000)
         self.assertEqual(self.store.rows["calls"], 0)
-        self.assertLess(max(self.store.steps[20:]), 65)
+        self.assertLess(max(self.store.steps[20:]), 105)
 
     def test_quick_steps_become_larger(self) -> None:
         """A large purge ends some time."""

@@ -21,8 +21,8 @@ from middlewared.history.interface import PURGED, HistoryStore
 ROUND_S = 20.0
 """From the end of a round to the next."""
 FIRST_STEP = 100
-MOST_ROWS = 1000
-LONG_STEP_S = 0.005
+FEWEST_ROWS, MOST_ROWS = 20, 1000
+LONG_STEP_S = 0.008
 """A step that takes longer is followed by one of half as many rows."""
 PAUSES = 4
 """A pause is so many times as long as the step before it, and at least :data:`PAUSE_S`."""
@@ -81,6 +81,6 @@ class HistoryPurge:
     def _adapt(self, took_s: float, *, full: bool) -> None:
         """Choose the size of the next step by the time of this one."""
         if took_s > LONG_STEP_S:
-            self._rows = max(10, self._rows // 2)
+            self._rows = max(FEWEST_ROWS, self._rows // 2)
         elif full:
             self._rows = min(MOST_ROWS, self._rows * 5 // 4)

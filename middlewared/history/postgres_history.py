@@ -16,6 +16,7 @@ from middlewared.database import Row
 from middlewared.database.postgres_connection import QueryResult
 from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.history.interface import HistoryRow, Retention
+from middlewared.history.searches import CallStatements
 from middlewared.history.sql_history import SqlHistory
 
 _NUMBERS = {"started_at", "at"}
@@ -25,6 +26,7 @@ class PostgresHistory(SqlHistory):
     """:param database: started and stopped by the registry that shares it."""
 
     _response_older = "date < to_timestamp(?)"
+    _statements = CallStatements(unindexed="")
 
     def __init__(
         self, *, database: PostgresDatabase, settings: Retention, wall: WallClock = wall_clock

@@ -2,7 +2,7 @@
 The statements that find calls, for every database here, and the marks of pages.
 
 Each condition has an index in the schema that ends with the time, so the newest calls that
-match are found without reading the others.
+match are found without reading the others. Of several conditions one is chosen for its index.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from itertools import product
 from math import isfinite
 from typing import TypeAlias
 
@@ -26,14 +25,17 @@ Condition: TypeAlias = tuple[str, tuple[object, ...]]
 
 _COLUMNS = ", ".join(("id", *CALL_COLUMNS))
 _FACTS = ", ".join(FACT_COLUMNS)
+_USUAL = "answered"
+"""The outcome that has no index, since most calls have it."""
 _ORDER = "order by started_at desc, id desc limit ?"
 _PLATFORMS = (*(platform.value for platform in Platform), "none")
+_COLUMNS_WANTED = ("unique_key", "call_id", "sip_user_id", "outcome", "app", "platform")
 _TEXT_COLUMNS = ("sip_user_id", "call_id", "unique_key")
 # Repeats what a partial index holds, so that SQLite uses it.
 _INDEXED = {
     "call_id": " and call_id <> ''",
     "number": " and number <> ''",
-    "outcome": " and outcome <> 'answered'",
+    "outcome": f" and outcome <> '{_USUAL}'",
 }
 MOST_FACTS = 10_000
 """Facts that are read for a page."""
@@ -79,40 +81,70 @@ def read_mark(opaque: str) -> PageMark | None:
     return mark
 
 
-def calls_statement(
-    wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
-) -> tuple[str, Sequence[object]]:
+@attrs.frozen(kw_only=True)
+class CallStatements:
     """
-    The statement of one page, which finds one call more than the page has, and its values.
+    Makes the statements of searches.
 
-    :param numbers: the caller's number in the forms in which it may be kept; none: any.
-    :param oldest: nothing that started earlier is found.
+    :param unindexed: put before a column whose index must not be used. Without statistics of
+        single values SQLite would prefer the index with more columns, however many calls match.
     """
-    common = list(_common(wanted, mark, oldest))
-    texts, platforms = [list[Condition]()], [list[Condition]()]
+
+    unindexed: str
+
+    def page(
+        self, wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
+    ) -> tuple[str, Sequence[object]]:
+        """
+        The statement of one page, which finds one call more than the page has, and its values.
+
+        :param numbers: the caller's number in the forms in which it may be kept; none: any.
+        :param oldest: nothing that started earlier is found.
+        """
+        leading = list(_leading(wanted, numbers))
+        common = [*self._filters(wanted, leading[0]), *_times(wanted, mark, oldest)]
+        parts = [_select([*each, *common], wanted.limit + 1) for each in leading]
+        if len(parts) == 1:
+            return parts[0]
+        # Short lists, each from its own index.
+        union = " union ".join(f"select * from ({statement}) as part" for statement, _ in parts)  # noqa: S608
+        values = [value for _, values in parts for value in values]
+        return f"{union} {_ORDER}", [*values, wanted.limit + 1]
+
+    def _filters(self, wanted: CallSearch, leading: Sequence[Condition]) -> Iterator[Condition]:
+        """The conditions for which calls are not looked up."""
+        led = {text.split()[0] for text, _ in leading}
+        for column in _COLUMNS_WANTED:
+            value: str = getattr(wanted, column)
+            if value and column not in led:
+                yield f"{self.unindexed}{column} = ?", (value,)
+
+
+def _leading(wanted: CallSearch, numbers: Sequence[str]) -> Iterator[Sequence[Condition]]:
+    """
+    The conditions whose index is used: those that fewest calls match. Several: calls that
+    match one of them. An empty one: calls are looked up by time.
+    """
+    for column in ("unique_key", "call_id", "sip_user_id"):
+        if value := getattr(wanted, column):
+            yield [_equal(column, value)]
+            return
     if numbers:
-        texts = [[_equal("number", number)] for number in numbers]
+        yield from ([_equal("number", number)] for number in numbers)
     elif wanted.text:
-        texts = [[_equal(column, wanted.text)] for column in _TEXT_COLUMNS]
-    if wanted.app and not wanted.platform:
-        platforms = [[_equal("platform", platform)] for platform in _PLATFORMS]
-    parts = [
-        _select([*text, *platform, *common], wanted.limit + 1)
-        for text, platform in product(texts, platforms)
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    # Short lists, each from its own index.
-    union = " union ".join(f"select * from ({statement}) as part" for statement, _ in parts)  # noqa: S608
-    values = [value for _, values in parts for value in values]
-    return f"{union} {_ORDER}", [*values, wanted.limit + 1]
+        yield from ([_equal(column, wanted.text)] for column in _TEXT_COLUMNS)
+    elif wanted.outcome not in ("", _USUAL):
+        yield [_equal("outcome", wanted.outcome)]
+    elif wanted.app:
+        for platform in [wanted.platform] if wanted.platform else _PLATFORMS:
+            yield [_equal("app", wanted.app), _equal("platform", platform)]
+    elif wanted.platform:
+        yield [_equal("platform", wanted.platform)]
+    else:
+        yield []
 
 
-def _common(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterator[Condition]:
-    for column in ("sip_user_id", "call_id", "unique_key", "outcome", "app", "platform"):
-        value: str = getattr(wanted, column)
-        if value:
-            yield _equal(column, value)
+def _times(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterator[Condition]:
     yield "started_at >= ?", (max(oldest, wanted.since or 0.0),)
     if wanted.until is not None:
         yield "started_at < ?", (wanted.until,)
@@ -121,8 +153,7 @@ def _common(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterato
 
 
 def _equal(column: str, value: str) -> Condition:
-    indexed = "" if (column, value) == ("outcome", "answered") else _INDEXED.get(column, "")
-    return f"{column} = ?{indexed}", (value,)
+    return f"{column} = ?{_INDEXED.get(column, '')}", (value,)
 
 
 def _select(conditions: Sequence[Condition], limit: int) -> tuple[str, Sequence[object]]:

@@ -25,7 +25,7 @@ from middlewared.history.interface import (
     Retention,
 )
 from middlewared.history.numbers import digits_of, searched_numbers
-from middlewared.history.searches import PageMark, calls_statement, facts_statement, read_mark
+from middlewared.history.searches import CallStatements, PageMark, facts_statement, read_mark
 from middlewared.history.verdicts import verdict
 
 DAY_S = 24 * 3600.0
@@ -43,10 +43,12 @@ class SqlHistory(ABC):
     """
     Most of :class:`~middlewared.history.interface.HistoryStore`.
 
-    :ivar _response_older: the condition that a row of response_log is older than a time.
+    :cvar _response_older: the condition that a row of response_log is older than a time.
+    :cvar _statements: how calls are searched.
     """
 
     _response_older: ClassVar[str]
+    _statements: ClassVar[CallStatements]
 
     def __init__(self, *, settings: Retention, wall: WallClock) -> None:
         self._settings = settings
@@ -108,7 +110,7 @@ class SqlHistory(ABC):
         if not settings.days or (text and not numbers):
             return []
         oldest = self._wall() - settings.days * DAY_S
-        statement, values = calls_statement(wanted, mark, numbers, oldest)
+        statement, values = self._statements.page(wanted, mark, numbers, oldest)
         return await self._select(statement, *values)
 
     async def _calls(self, rows: Sequence[Row]) -> Sequence[KeptCall]:

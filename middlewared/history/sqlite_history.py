@@ -13,6 +13,7 @@ from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.history.interface import HistoryRow, Retention
+from middlewared.history.searches import CallStatements
 from middlewared.history.sql_history import TIMES, SqlHistory
 
 
@@ -20,6 +21,7 @@ class SqliteHistory(SqlHistory):
     """:param database: started and stopped by the registry that shares it."""
 
     _response_older = "date < strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch')"
+    _statements = CallStatements(unindexed="+")
 
     def __init__(
         self, *, database: SqliteDatabase, settings: Retention, wall: WallClock = wall_clock
