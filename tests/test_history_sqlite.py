@@ -78,7 +78,7 @@ class SqliteHistoryTests(TwoDaemonsCase, HistoryContract):
             ({"outcome": "timeout", "app": "y", "platform": "z"}, "calls_outcome ("),
             ({"call_id": "x", "sip_user_id": "y"}, "calls_call_id ("),
         ):
-            plan = self.plan_of(CallSearch(**wanted))  # type: ignore[arg-type]
+            plan = self.plan_of(CallSearch(**wanted))
             self.assertIn(f"USING INDEX {index}", plan)
             self.assertNotIn("B-TREE", plan)
         plan = self.plan_of(CallSearch(number="1", outcome="timeout"), "1")

@@ -155,8 +155,9 @@ class WriterTests(SynchronousTestCase):
         for _ in range(1000):
             self.writer.keep_joined("key", "1", 1.0)
         self.writer.keep_joined("other", "1", 1.0)
+        self.writer.keep_joined("key", "2", 1.0)
         self.clock.advance(1)
-        self.assertEqual(len(self.table.facts), MOST_FACTS + 1)
+        self.assertEqual(len(self.table.facts), MOST_FACTS + 2)
 
     def test_reports_are_bounded(self) -> None:
         """A report without the key of a call, or with an endless one, is not kept."""

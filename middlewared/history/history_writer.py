@@ -31,7 +31,7 @@ WriteRows: TypeAlias = Callable[[Sequence[HistoryRow]], Coroutine[Deferred[Any],
 CAPACITY = 20_000
 """Rows of each table that may wait, about 1 KB each."""
 MOST_FACTS = 50
-"""Facts of one call that are kept by this daemon."""
+"""Facts of one call from one account that are kept by this daemon."""
 MOST_KEYS = 10_000
 """Keys whose facts are counted, the latest ones."""
 BATCH = 100
@@ -67,7 +67,7 @@ class HistoryWriter:
         self._calls = writes("history of calls", store.add_calls)
         self._facts = writes("facts of calls", store.add_facts)
         self._events = writes("events of devices", store.add_device_events)
-        self._taken: dict[str, int] = {}
+        self._taken: dict[tuple[str, str], int] = {}
 
     @property
     def recording(self) -> bool:
@@ -89,26 +89,28 @@ class HistoryWriter:
             self._calls.add(row)
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
-        if self._takes_fact(unique_key):
+        if self._takes_fact(unique_key, sip_user_id):
             self._facts.add(history_rows.answer_row(unique_key, sip_user_id, answer))
 
     def keep_joined(self, unique_key: str, sip_user_id: str, time: float) -> None:
-        if self._takes_fact(unique_key):
+        if self._takes_fact(unique_key, sip_user_id):
             self._facts.add(history_rows.joined_row(unique_key, sip_user_id, time))
 
     def keep_report(self, unique_key: str, sip_user_id: str, report: KeptReport) -> None:
-        if self._takes_fact(unique_key):
+        if self._takes_fact(unique_key, sip_user_id):
             self._facts.add(history_rows.report_row(unique_key, sip_user_id, report))
 
-    def _takes_fact(self, unique_key: str) -> bool:
+    def _takes_fact(self, unique_key: str, sip_user_id: str) -> bool:
         """
-        Whether one more fact of a call is kept. Whoever has its key may send any number, and a
-        report may name any text; no call has a longer key.
+        Whether one more fact of a call is kept. Whoever has its key may send any number, which
+        must not use up what the account itself may send. A report may name any text; no call
+        has a longer key.
         """
         if not self.recording or not 0 < len(unique_key) <= history_rows.LONGEST_TEXT:
             return False
-        number = self._taken.pop(unique_key, 0) + 1
-        self._taken[unique_key] = number
+        fact = unique_key, sip_user_id
+        number = self._taken.pop(fact, 0) + 1
+        self._taken[fact] = number
         if len(self._taken) > MOST_KEYS:
             del self._taken[next(iter(self._taken))]
         return number <= MOST_FACTS
