@@ -19,7 +19,7 @@ NO_PLATFORM = "none"
 
 def woken_call(waking: Waking, settlement: Settlement | None) -> CallRecord:
     """A call whose device was, or should have been, woken from here."""
-    call, device = waking.call, waking.device
+    call, device = waking.call, waking.device or waking.registered
     answer = None if settlement is None else settlement.answer
     return CallRecord(
         unique_key=call.unique_key,

@@ -101,6 +101,7 @@ class Waking:
 
     :ivar accepted: how many pushes the provider accepted, including those of a daemon that died.
     :ivar accepted_at: when it first accepted a push of this daemon; None: it has not.
+    :ivar registered: the account's device, which may not want to be disturbed; None: it has none.
     :ivar device: the one being woken; None: none was found.
     :ivar hindrance: why it is not woken as usual.
     :ivar sent: its pushes, for the history.
@@ -122,6 +123,7 @@ class Waking:
         self._once = False
         self._backing_off = False
         self._sleeping: dict[Deferred[None], DelayedCall] = {}
+        self.registered: Device | None = None
         self.device: Device | None = None
         self.accepted_at: float | None = None
         self.hindrance = Hindrance.NONE
@@ -169,6 +171,7 @@ class Waking:
             await self._fail(Outcome.SERVICE_DOWN)
             return
         self.trace.mark("device")
+        self.registered = device
         if device is None or device.dnd:
             known = device is not None
             self.hindrance = Hindrance.DO_NOT_DISTURB if known else Hindrance.NOT_REGISTERED
