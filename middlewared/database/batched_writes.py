@@ -21,6 +21,8 @@ _INTERVAL_S = 1.0
 _BATCH = 500
 _CAPACITY = 10_000
 _REPORT_S = 60.0
+_LASTS_S = 30.0
+_AWAY = "away"
 
 T = TypeVar("T")
 
@@ -56,6 +58,7 @@ class BatchedWrites(Generic[T]):
         self._capacity = capacity
         self._batch = batch
         self._lost = 0
+        self._failing_since: float | None = None
         self._logged_at: dict[str, float] = {}
         self._timer: DelayedCall | None = None
         self._flushing: Deferred[None] | None = None
@@ -97,9 +100,10 @@ class BatchedWrites(Generic[T]):
             batch = [self._rows.popleft() for _ in range(min(self._batch, len(self._rows)))]
             try:
                 await self._write(batch)
-            except DatabaseDown:
+            except DatabaseDown as error:
                 self._rows.extendleft(reversed(batch))
                 self._trim()
+                self._report_failure(error)
                 return
             except Exception:
                 # Rows that cannot be written must not be retried for ever.
@@ -107,6 +111,7 @@ class BatchedWrites(Generic[T]):
                 what = "{name}: {rows} rows lost"
                 if self._may_log(what):
                     self._log.failure(what, name=self._name, rows=len(batch))
+            self._failing_since = None
             self._report_lost()
 
     def _trim(self) -> None:
@@ -116,10 +121,19 @@ class BatchedWrites(Generic[T]):
         for _ in range(excess):
             self._rows.popleft()
         self._count_lost(excess)
-        what = "{name}: the database is down, dropping the oldest rows"
-        if not self._lost and self._may_log(what):
+        if not self._lost and self._may_log(_AWAY):
+            what = "{name}: the database is down, dropping the oldest rows"
             self._log.warn(what, name=self._name)
         self._lost += excess
+
+    def _report_failure(self, error: DatabaseDown) -> None:
+        """Report an outage that lasts: perhaps these rows alone cannot be written."""
+        now = self._clock.seconds()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since >= _LASTS_S and self._may_log(_AWAY):
+            what = "{name}: {rows} rows wait for the database: {error}"
+            self._log.warn(what, name=self._name, rows=len(self._rows), error=error)
 
     def _report_lost(self) -> None:
         what = "{name}: writes again, {rows} rows were lost"
@@ -128,7 +142,7 @@ class BatchedWrites(Generic[T]):
             self._lost = 0
 
     def _may_log(self, what: str) -> bool:
-        """Whether a minute has passed since the last such line; the caller logs one now."""
+        """Whether a minute has passed since the last line of a kind; the caller logs one now."""
         now, before = self._clock.seconds(), self._logged_at.get(what)
         if before is not None and now - before < _REPORT_S:
             return False
