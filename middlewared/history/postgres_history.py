@@ -7,6 +7,7 @@ for a lock or a disk, calls would find a connection for theirs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from twisted.internet.defer import DeferredSemaphore
@@ -39,14 +40,17 @@ class PostgresHistory(SqlHistory):
         return (await self._run(statement, values)).rows
 
     async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
-        kinds = ["float8" if column in _NUMBERS else "text" for column in columns]
-        names = ", ".join(columns)
-        statement = (
-            f"insert into {table} ({names})"  # noqa: S608 (our own names)
-            f" select * from unnest({', '.join(f'?::{kind}[]' for kind in kinds)})"
-            f" as rows ({names}) on conflict do nothing"
+        values = ", ".join(
+            f"(value->>{number}){'::float8' if column in _NUMBERS else ''}"
+            for number, column in enumerate(columns)
         )
-        await self._run(statement, [list(column) for column in zip(*rows, strict=True)])
+        statement = (
+            f"insert into {table} ({', '.join(columns)})"  # noqa: S608 (our own names)
+            f" select {values} from json_array_elements(?::json) as rows (value)"
+            " on conflict do nothing"
+        )
+        # Quoting each value would take three times as long, in the reactor's thread.
+        await self._run(statement, (json.dumps(rows),))
 
     async def _delete_oldest(self, table: str, older_than: float, kept: int, most: int) -> int:
         # Several daemons purge: each skips the rows that another deletes.
