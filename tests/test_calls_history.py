@@ -15,7 +15,7 @@ from middlewared.history.interface import (
 )
 from middlewared.metrics import Metrics
 from middlewared.model import Outcome
-from middlewared.push.interface import Accepted, PushResult, Temporary, TokenSuspect
+from middlewared.push.interface import UNWANTED, Accepted, PushResult, Temporary, TokenSuspect
 from middlewared.quoting import fingerprint
 from tests.test_calls_ringing import CALL, IPHONE, PHONE, START, RingingCase
 
@@ -121,6 +121,16 @@ class HistoryOfCallsTests(RingingCase):
         self.advance(4.1)
         pushes = self.the_call().pushes
         self.assertEqual([(p.attempt, p.reason) for p in pushes[:2]], [(1, "503"), (1, "")])
+
+    def test_push_that_was_not_sent_any_more(self) -> None:
+        """It waited for a connection when the phone answered."""
+        result: Deferred[PushResult] = Deferred()
+        self.with_provider(Accepted(), result)
+        self.ring()
+        self.advance(1.05)
+        self.answer()
+        result.callback(Temporary(UNWANTED))
+        self.assertEqual([push.attempt for push in self.the_call().pushes], [1])
 
     def test_answers_that_decided_nothing(self) -> None:
         """A refusal of a repeat and a repeated answer are kept beside the call."""

@@ -11,7 +11,7 @@ from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waking
 from middlewared.history.interface import HUNG_UP, CallRecord, KeptAnswer, KeptPush, StepTime
 from middlewared.model import Answer, Call, Settlement
-from middlewared.push.interface import Accepted, Uncertain
+from middlewared.push.interface import UNWANTED, Accepted, Temporary, Uncertain
 from middlewared.quoting import fingerprint
 
 NO_PLATFORM = "none"
@@ -32,7 +32,7 @@ def woken_call(waking: Waking, settlement: Settlement | None) -> CallRecord:
         phonenumber=call.incoming.phonenumber,
         caller_id=call.incoming.caller_id,
         steps=_steps(waking.trace),
-        pushes=[_push(call, sent) for sent in waking.sent.all],
+        pushes=[_push(call, sent) for sent in waking.sent.all if not _was_dropped(sent)],
         answer=None if answer is None else kept_answer(answer, time_of(call, answer.received_at)),
         wait_ms=waking.wait_s * 1000,
         hindrance=waking.hindrance,
@@ -70,6 +70,11 @@ def time_of(call: Call, at: float) -> float:
 
 def _steps(trace: Trace) -> Sequence[StepTime]:
     return [StepTime(step.name, milliseconds) for step, milliseconds in trace.durations_ms()]
+
+
+def _was_dropped(sent: SentPush) -> bool:
+    """Whether the push waited for a connection until its call was over, and was not sent."""
+    return isinstance(sent.result, Temporary) and sent.result.reason == UNWANTED
 
 
 def _push(call: Call, sent: SentPush) -> KeptPush:
