@@ -85,6 +85,15 @@ CASES: list[tuple[KeptCall, str]] = [
         "refused one time, as apps do .* within 4.0 s (2 pushes sent)",
     ),
     (
+        call("timeout", push(attempt=3)),
+        "sent only 2.0 s after the call had been placed, which left the phone less of its 4.0 s",
+    ),
+    (
+        call("timeout", push()._replace(milliseconds=2500.0)),
+        "Apple took 2.5 s to accept the push, which left the phone less of its 4.0 s",
+    ),
+    (call("timeout", inherited=2), "A daemon that failed during the call had sent 2 pushes"),
+    (
         call("timeout", push(), hindrance=Hindrance.SILENT),
         "has not answered its last calls, so it got one push and less time",
     ),

@@ -37,6 +37,7 @@ def woken_call(waking: Waking, settlement: Settlement | None) -> CallRecord:
         wait_ms=waking.wait_s * 1000,
         hindrance=waking.hindrance,
         token="" if device is None else fingerprint(device.token),
+        inherited=waking.inherited,
     )
 
 

@@ -101,6 +101,7 @@ class Waking:
 
     :ivar accepted: how many pushes the provider accepted, including those of a daemon that died.
     :ivar accepted_at: when it first accepted a push of this daemon; None: it has not.
+    :ivar inherited: how many pushes a daemon that died had sent.
     :ivar registered: the account's device, which may not want to be disturbed; None: it has none.
     :ivar device: the one being woken; None: none was found.
     :ivar hindrance: why it is not woken as usual.
@@ -118,6 +119,7 @@ class Waking:
         self.trace = trace
         self._over = False
         self._latest = self.accepted = waiter.pushes
+        self.inherited = self._latest
         if waiter.took_over:
             waiter.pushes += 1  # the daemon that died may have sent one that it had not counted
         self._once = False

@@ -105,7 +105,8 @@ class CallRecord:
     A call that has ended, as the daemon that woke its device knows it.
 
     ``platform``: "none" and ``app``: "" when there was no device. ``token``: a fingerprint.
-    ``wait_ms``: how long the phone had to answer.
+    ``wait_ms``: how long the phone had to answer. ``inherited``: how many pushes had been sent
+    by a daemon that failed during the call; no more is known of them.
     """
 
     unique_key: str
@@ -123,6 +124,7 @@ class CallRecord:
     wait_ms: float = 0.0
     hindrance: Hindrance = Hindrance.NONE
     token: str = ""
+    inherited: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -212,6 +214,38 @@ class CallPage:
     next: str | None
 
 
+@attrs.frozen
+class CallCount:
+    """How many calls that began within an hour, from ``hour`` on, had this outcome."""
+
+    hour: float
+    app: str
+    platform: str
+    outcome: str
+    calls: int
+
+
+@attrs.frozen
+class WakeupCount:
+    """
+    How many phones of an app answered between ``from_ms`` and ``from_ms`` + 100 milliseconds
+    after the provider had accepted the first push.
+    """
+
+    app: str
+    platform: str
+    from_ms: int
+    calls: int
+
+
+@attrs.frozen
+class HistorySummary:
+    """What the calls of some hours had in common."""
+
+    calls: Sequence[CallCount]
+    wakeups: Sequence[WakeupCount]
+
+
 class Recorder(Protocol):
     """
     Takes what happened. Every method returns at once and never fails.
@@ -275,6 +309,13 @@ class HistoryReader(Protocol):
 
     async def find_call(self, unique_key: str) -> KeptCall | None:
         """The newest call of this key; None: none is kept."""
+
+    async def summary(self, since: float) -> HistorySummary:
+        """
+        Count the calls since then, in the order of hours and of times.
+
+        It reads all of them: a few hours of a busy installation, or some days of a small one.
+        """
 
     async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
         """What happened to the devices of an account, newest first."""

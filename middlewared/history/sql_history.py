@@ -17,12 +17,15 @@ from middlewared.database import Row
 from middlewared.history import history_rows, searches
 from middlewared.history.history_rows import CALL_COLUMNS, EVENT_COLUMNS, FACT_COLUMNS
 from middlewared.history.interface import (
+    CallCount,
     CallPage,
     CallSearch,
     DeviceEvent,
     HistoryRow,
+    HistorySummary,
     KeptCall,
     Retention,
+    WakeupCount,
 )
 from middlewared.history.numbers import digits_of, searched_numbers
 from middlewared.history.searches import CallStatements, PageMark, facts_statement, read_mark
@@ -75,6 +78,17 @@ class SqlHistory(ABC):
         wanted = CallSearch(unique_key=unique_key, limit=_SAME_KEY)
         calls = await self._calls(await self._find(wanted, None, ""))
         return calls[0] if calls else None
+
+    async def summary(self, since: float) -> HistorySummary:
+        if not self._settings.days:
+            return HistorySummary([], [])
+        since = max(since, self._wall() - self._settings.days * DAY_S)
+        counts = await self._select(self._statements.counts(), since)
+        wakeups = await self._select(self._statements.wakeups(), since)
+        return HistorySummary(
+            [CallCount(float(hour), *rest) for hour, *rest in counts],
+            [WakeupCount(app, platform, int(ms), calls) for app, platform, ms, calls in wakeups],
+        )
 
     async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
         if not self._settings.days:

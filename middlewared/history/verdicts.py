@@ -18,6 +18,8 @@ from middlewared.quoting import quoted
 
 SLOW_MS = 2000.0
 """A phone that answered later than this after its call had begun was slow."""
+LATE_PUSH_MS = 1000.0
+"""A first push that was sent later than this after the call had begun was late."""
 _PROVIDERS = {"apns": "Apple", "android": "Google", "gcm": "Google"}
 
 
@@ -82,6 +84,27 @@ class Facts:
     def accepted_after(self) -> str:
         """How long the provider took to accept the first push that it accepted."""
         return seconds(self.accepted[0].milliseconds) if self.accepted else ""
+
+    @property
+    def sent_after_ms(self) -> float:
+        """From the start of the call to its first push; 0.0: there was none."""
+        first = min((push.time for push in self.all_pushes), default=self.record.start)
+        return max(0.0, first - self.record.start) * 1000
+
+    @property
+    def sent_after(self) -> str:
+        return seconds(self.sent_after_ms)
+
+    @property
+    def is_accepted_late(self) -> bool:
+        """Whether the provider took more than half of the phone's time to accept a push."""
+        took_ms = min((push.milliseconds for push in self.accepted), default=0.0)
+        return took_ms > self.record.wait_ms / 2
+
+    @property
+    def inherited_pushes(self) -> str:
+        """How many pushes a daemon that failed had sent."""
+        return _number(self.record.inherited, "push", "pushes")
 
     @property
     def accepted_part(self) -> str:
@@ -212,6 +235,24 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
         " handling, but then gave no other answer within {f.wait} ({f.pushes} sent). Ask the user"
         " whether another call was under way, and look at the phone's registration at the SIP"
         " proxy.",
+    ),
+    (
+        _outcome("timeout", lambda f: f.sent_after_ms > LATE_PUSH_MS and not f.record.inherited),
+        "The first push was sent only {f.sent_after} after the call had been placed, which left the"
+        " phone less of its {f.wait}, and it did not answer in time. The database or this daemon"
+        " was too slow. Look at the daemon's log and at the load of its host.",
+    ),
+    (
+        _outcome("timeout", lambda f: f.is_accepted_late),
+        "{f.provider} took {f.accepted_after} to accept the push, which left the phone less of its"
+        " {f.wait}, and it did not answer in time. Check the status page of {f.provider} and the"
+        " connection from here to it (middlewared check --online).",
+    ),
+    (
+        _outcome("timeout", lambda f: f.record.inherited and not f.accepted),
+        "A daemon that failed during the call had sent {f.inherited_pushes}, and the phone did not"
+        " answer within {f.wait}. What became of these pushes is lost with that daemon. If calls"
+        " without such a failure end so, too, ask the user to open the app.",
     ),
     (
         _outcome("timeout", lambda f: f.hindrance is Hindrance.SILENT and f.accepted),

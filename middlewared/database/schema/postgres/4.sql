@@ -1,6 +1,7 @@
 -- compatible since 3
 -- The history: calls that have ended. Times are seconds since the epoch. started_at is when the
--- PBX placed the call, number what can be searched of its caller, details JSON.
+-- PBX placed the call, number what can be searched of its caller, woken_ms from the accepted push
+-- to the answer, details JSON.
 create table calls (
     id bigint generated always as identity primary key,
     unique_key text not null,
@@ -14,6 +15,7 @@ create table calls (
     phonenumber text not null,
     caller_id text not null,
     number text not null,
+    woken_ms double precision,
     details text not null
 );
 
