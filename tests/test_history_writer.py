@@ -25,6 +25,7 @@ from middlewared.history.interface import (
 from tests.contracts.history import a_call
 
 ON = Retention()
+CALL = a_call()
 
 
 class Table:
@@ -68,8 +69,8 @@ class WriterTests(SynchronousTestCase):
         )
 
     def keep(self, number: int) -> None:
-        for n in range(number):
-            self.writer.keep_call(a_call(n))
+        for _ in range(number):
+            self.writer.keep_call(CALL)
 
     def test_calls_are_written_in_short_batches(self) -> None:
         """A second later, one batch after the other."""
