@@ -12,11 +12,32 @@ from __future__ import annotations
 import enum
 import re
 import secrets
+from typing import TypeAlias
 
 import attrs
 
 GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
 """The characters of Google's push tokens."""
+
+
+MAX_ACCOUNT = 128
+"""Characters that an account may have where accounts are texts."""
+
+SipUserId: TypeAlias = int | str
+"""
+An account: a number or, where ``[accounts] sip_user_id_pattern`` is set, a text. All accounts of
+an installation are of one kind, and are only compared and shown.
+"""
+
+
+def is_text_account(text: str, pattern: re.Pattern[str]) -> bool:
+    """
+    Whether ``text`` is an account of an installation whose accounts are texts.
+
+    It must be one printable word: it stands in log lines as it is.
+    """
+    one_word = text.isprintable() and not any(each in " \"'" for each in text)
+    return one_word and len(text) <= MAX_ACCOUNT and pattern.fullmatch(text) is not None
 
 
 class Platform(enum.Enum):
@@ -36,6 +57,8 @@ class Outcome(enum.Enum):
     NO_DEVICE = "no-device"
     TOKEN_DEAD = "token-dead"
     PUSH_FAILED = "push-failed"
+    CANCELLED = "cancelled"
+    NO_CALL = "no-call"
     MALFORMED = "malformed"
     FORBIDDEN = "forbidden"
     OVERLOADED = "overloaded"
@@ -50,12 +73,18 @@ class Outcome(enum.Enum):
 
 @attrs.frozen
 class IncomingCall:
-    """The PBX's request; every text has passed the field rules, "" means absent."""
+    """
+    The PBX's request; every text has passed the field rules, "" means absent.
 
-    sip_user_id: int
+    ``pbx``: the name of the PBX's section. It belongs to this request: a repeat may come from
+    another PBX, and Redis does not keep it.
+    """
+
+    sip_user_id: SipUserId
     phonenumber: str
     caller_id: str = ""
     call_id: str = ""
+    pbx: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen
@@ -65,7 +94,8 @@ class Call:
 
     ``deadline`` is the end of its wait: ``started_at`` plus the round-trip wait that was
     configured when it started, so a reload does not change it. ``start_time`` is the
-    wall-clock time of the start, as pushes carry it.
+    wall-clock time of the start, as pushes carry it. ``by_registration``: whether a
+    registration of its account at the SIP registrar answers it, as well as its phone.
     """
 
     unique_key: str
@@ -73,6 +103,7 @@ class Call:
     started_at: float
     deadline: float
     start_time: float
+    by_registration: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.frozen
@@ -80,15 +111,21 @@ class Answer:
     """
     A phone's answer to a call, and when this process received it.
 
-    ``message_start_time`` is the start time the phone echoed, in epoch seconds. It cannot
-    be trusted: only the round-trip report may use it. ``id`` is ours: daemons pass answers
-    on to each other, and one that arrives twice is counted once.
+    ``message_start_time`` is the start time the phone echoed, in epoch seconds; 0.0: it did
+    not. It cannot be trusted: only the round-trip report may use it. ``id`` is ours: daemons
+    pass answers on to each other, and one that arrives twice is counted once.
     """
 
     available: bool
     message_start_time: float
     received_at: float
-    id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
+    id: str = attrs.field(
+        default=attrs.Factory(lambda self: self.new_id(), takes_self=True), eq=False, repr=False
+    )
+
+    def new_id(self) -> str:
+        """A random id; "" for an acceptance, since only refusals are counted."""
+        return "" if self.available else secrets.token_hex(4)
 
 
 class AnswerResult(enum.Enum):
@@ -115,7 +152,7 @@ class LateAnswer:
     """A phone answered ``late_s`` seconds after its call had timed out."""
 
     unique_key: str
-    sip_user_id: int
+    sip_user_id: SipUserId
     kind: DeviceKind
     available: bool
     late_s: float
@@ -159,7 +196,7 @@ class Device:
     Nothing else: the registries, their cache, statements and upgrade tests follow this class.
     """
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     platform: Platform
     app: str
     token: str = attrs.field(repr=False)
@@ -175,6 +212,12 @@ class Device:
     last_seen: float = 0.0
     silent_streak: int = 0
     last_answered: float | None = None
+
+    def is_same(self, other: Device) -> bool:
+        """Whether both are the same app of the same account, with the same push token."""
+        return (self.sip_user_id, self.platform, self.app, self.token) == (
+            *(other.sip_user_id, other.platform, other.app, other.token),
+        )
 
     @property
     def installation(self) -> str:

@@ -53,9 +53,13 @@ class Shared:
 
 class FleetTestCase(DaemonTestCase):
     """
+    :cvar calls: further lines of ``[calls]``, as ``accounts`` is of ``[accounts]``.
     :ivar daemons: each is named by its index in this list.
     :ivar pushes: the pushes that reached phones and were not taken from here yet.
     """
+
+    calls = ""
+    accounts = ""
 
     def setUp(self) -> None:
         super().setUp()
@@ -79,8 +83,8 @@ class FleetTestCase(DaemonTestCase):
 
     def _config(self, shared: Shared, wait_ms: int) -> str:
         return (
-            f"{PORTS}[accounts]\nbackend = open\n"
-            f"[calls]\nroundtrip_wait_ms = {wait_ms}\ndrain_ms = 500\n"
+            f"{PORTS}[accounts]\nbackend = open\n{self.accounts}"
+            f"[calls]\nroundtrip_wait_ms = {wait_ms}\ndrain_ms = 500\n{self.calls}"
             f"[app:com.example:gcm]\napi_key = key\nurl = {self.google.url}/gcm/send\n"
             f"resend = never\n[database]\n{shared.database}\n[redis]\n{shared.redis}\n"
         )
@@ -97,6 +101,17 @@ class FleetTestCase(DaemonTestCase):
         account = str(FIRST_ACCOUNT + number)
         fields = {"sip_user_id": account, "phonenumber": "0123456789", "call_id": call_id}
         return Deferred.fromCoroutine(self.post(url, **fields))
+
+    async def cancel(self, at: int, number: int = 0, call_id: str = "") -> Answered:
+        """The caller of account ``number`` gave up, as daemon ``at`` is notified."""
+        query = f"?sip_user_id={FIRST_ACCOUNT + number}&call_id={call_id}"
+        url = self.daemons[at].url("/api/incoming-call/") + query
+        return await self._answered(self.client.delete(url))
+
+    async def registered(self, at: int, number: int = 0, **fields: str) -> Answered:
+        """The account ``number`` has registered at the SIP registrar."""
+        url = self.daemons[at].url("/api/registration/")
+        return await self.post(url, sip_user_id=str(FIRST_ACCOUNT + number), **fields)
 
     async def pushed(self, count: int) -> list[GooglePush]:
         """The next pushes."""

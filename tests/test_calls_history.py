@@ -145,6 +145,17 @@ class HistoryOfCallsTests(RingingCase):
         kept = [(answer.available, answer.decided) for _, _, answer in self.kept.answers]
         self.assertEqual(kept, [(False, False), (True, False)])
 
+    def test_pbx(self) -> None:
+        """The name of its section is kept, also of a call that is refused."""
+        named = attrs.evolve(CALL, pbx="office")
+        self.ring(named)
+        self.answer()
+        self.assertEqual(self.the_call().pbx, "office")
+        self.ringing.draining = True
+        self.ring(attrs.evolve(named, call_id="call-2"))
+        self.record()
+        self.assertEqual(self.kept.calls[1].pbx, "office")
+
     def test_late_answer(self) -> None:
         """With its account and how late it was."""
         self.ring()

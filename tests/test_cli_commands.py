@@ -177,6 +177,14 @@ class PushTests(CommandTestCase):
         self.assertEqual(ran.code, 1)
         self.assertIn("this host is not in [http] pbx_networks", ran.out)
 
+    async def test_pbx_with_a_password(self) -> None:
+        """Its credentials are sent; the one that may be anywhere is preferred."""
+        port = free_port()
+        sections = "[pbx:a]\nnetworks = 192.0.2.0/24\npassword = x\n[pbx:b]\npassword = geheim\n"
+        await self.start(f"tcp:{port}", sections)
+        await self.register(f"http://127.0.0.1:{port}")
+        self.assertEqual((await self.push()).code, 0)
+
     async def test_pbx_listen_is_where_calls_go(self) -> None:
         """With pbx_listen the public listener has no incoming-call, and push finds the other."""
         port, pbx = free_port(), free_port()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from middlewared.config import AndroidApp, AppleApp, GcmApp, read_config
+from middlewared.config import AndroidApp, AppleApp, GcmApp, PbxSettings, read_config
 from middlewared.config.reader import SECTIONS, keyed_settings
 from middlewared.model import Platform
 from middlewared.service.room_settings import web_settings
@@ -41,18 +41,21 @@ class ShippedFileTests(ConfigCase):
 
     def test_the_webs_own_defaults_are_these(self) -> None:
         """A room that repeats defaults, for its tests, has the same ones."""
-        self.assertEqual(web_settings(self.read("")), WebSettings())
+        self.assertEqual(web_settings(self.read(""), {}), WebSettings())
 
     def test_every_key_is_documented(self) -> None:
         """The file has each section and key that the reader knows, after a comment."""
-        for kind in (*SECTIONS.values(), AppleApp, AndroidApp, GcmApp):
+        for kind in (*SECTIONS.values(), PbxSettings, AppleApp, AndroidApp, GcmApp):
             for key in keyed_settings(kind):
                 self.assertRegex(self.text, rf"(?m)^;?{key} =")
 
     def test_the_example_apps_pass_when_their_comments_are_taken_off(self) -> None:
         """The commented sections are right, and show the defaults of all but credentials."""
         text = re.sub(r"(?m)^;(?=[\[a-z])", "", self.text)
-        apps = self.read(text, GCM_API_KEY="k").apps
+        text = re.sub(r"(\[pbx:office\][^\[]*?\npassword =)", r"\1 secret", text)
+        config = self.read(text, GCM_API_KEY="k")
+        self.assertEqual(config.pbxs, (PbxSettings("office", password="secret"),))
+        apps = config.apps
         self.assertEqual(
             [(app, p) for app, p in apps], [("com.example.phone", p) for p in Platform]
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 
-from middlewared.config import AndroidApp, AppleApp, read_config
+from middlewared.config import AndroidApp, AppleApp, PbxSettings, read_config
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from tests.test_config_reader import APPLE, ConfigCase
@@ -73,6 +74,13 @@ class KindTests(ConfigCase):
             "entry 3 must",
             "host bits",
         )
+
+    def test_pattern_of_accounts(self) -> None:
+        """Python's regular expressions; what is none is refused."""
+        pattern = self.read("[accounts]\nsip_user_id_pattern = [0-9]+@pbx\n").accounts
+        self.assertEqual(pattern.sip_user_id_pattern, re.compile("[0-9]+@pbx"))
+        self.assertIsNone(self.read("").accounts.sip_user_id_pattern)
+        self.assert_refused("accounts", "sip_user_id_pattern", "[", "(", "*", "(?P<x")
 
     def test_urls(self) -> None:
         """Absolute, with a host and a valid port, without user, blanks or fragment."""
@@ -493,6 +501,79 @@ class WarningTests(ConfigCase):
         http = "listen = haproxy:tcp:8080\npbx_networks = 10.1.0.0/24\n"
         self.assert_exposure(http, "listen", "trusted_proxies")
         self.assertEqual([], self.exposure(f"{http}trusted_proxies = 10.0.0.5"))
+
+    def test_pbx_sections_count_in_place_of_pbx_networks(self) -> None:
+        """Those that need no password."""
+        listen = "listen = tcp:8080:interface=10.0.0.11\n"
+        (found,) = self.exposure(listen + "[pbx:a]\nnetworks = 0.0.0.0/0\n")
+        self.assertTrue(found.startswith("[pbx:a] networks: 0.0.0.0/0 includes strangers"), found)
+        for section in (
+            "[pbx:a]\npassword = x\nnetworks = 0.0.0.0/0\n[pbx:b]\npassword = x\n",
+            "[pbx:a]\nnetworks = 10.1.0.0/24\n",
+        ):
+            self.assertEqual([], self.exposure(listen + section))
+        (found,) = self.exposure(listen + "pbx_networks = 0.0.0.0/0\n[pbx:a]\npassword = x\n")
+        self.assertEqual("[http] pbx_networks: has no effect beside [pbx:NAME]", found)
+        self.assertEqual([], self.exposure(f"{listen}pbx_networks =\n[pbx:a]\npassword = x\n")[1:])
+
+    def test_each_address_that_phones_cannot_reach_is_warned_about(self) -> None:
+        """That of [calls] if an app uses it, and those of apps."""
+        own = f"{APPLE}response_api = https://h/\n"
+        self.assertEqual([], self.exposure(f"pbx_listen = unix:x\n{own}", apps=False))
+        (found,) = self.exposure(
+            f"pbx_listen = unix:x\n{APPLE}response_api = https://127.0.0.1/\n", apps=False
+        )
+        self.assertIn("response_api: is a loopback address, which no phone can reach", found)
+        (found,) = self.exposure(own, apps=False)
+        self.assertIn("phones need a proxy on this host", found)
+
+    def test_interval_of_an_app(self) -> None:
+        """As that of [calls], for the longest wait of all PBXs."""
+        self.assert_one_problem(
+            f"{APPLE}resend_interval_ms = 39\n", "resend_interval_ms: must leave at most 100"
+        )
+        self.assert_one_problem(
+            f"[pbx:a]\npassword = x\nroundtrip_wait_ms = 8000\n{APPLE}resend_interval_ms = 79\n",
+            "resend_interval_ms: must leave at most 100",
+        )
+        self.assertEqual(self.read(f"{APPLE}resend_interval_ms = 40\n").warnings[1:], ())
+
+
+class PbxTests(ConfigCase):
+    def test_sections(self) -> None:
+        """In the order of the file; what is left out is that of [calls], or no limit."""
+        one, two = self.read(
+            "[pbx:office-1]\nnetworks = 10.1.0.0/24, unix\n"
+            "[pbx:cloud]\npassword = geheim\nroundtrip_wait_ms = 6000\nmax_calls_per_s = 50\n"
+        ).pbxs
+        self.assertEqual(one, PbxSettings("office-1", (ip_network("10.1.0.0/24"), "unix")))
+        self.assertEqual((two.name, two.networks, two.password), ("cloud", (), "geheim"))
+        self.assertEqual((two.roundtrip_wait_s, two.max_calls_per_s), (6.0, 50))
+        self.assertEqual((one.roundtrip_wait_s, one.max_calls_per_s), (None, 0))
+        self.assertNotIn("geheim", repr(two))
+
+    def test_one_that_anyone_could_be_is_refused(self) -> None:
+        """A section without networks and password."""
+        for section in ("[pbx:a]\n", "[pbx:a]\nmax_calls_per_s = 5\n"):
+            self.assert_one_problem(section, "[pbx:a]: must have networks, a password, or both")
+
+    def test_names(self) -> None:
+        """No blanks and colons: the name is the user of Basic credentials."""
+        for title in ("pbx:", "pbx:a b", "pbx:a:b", f"pbx:{'x' * 65}", "pbx"):
+            self.assert_one_problem(f"[{title}]\npassword = x\n", "nearest known one is [pbx:")
+
+    def test_values(self) -> None:
+        """As everywhere; a wait leaves at most as many pushes as that of [calls]."""
+        for key, value in (
+            ("roundtrip_wait_ms", "0"),
+            ("max_calls_per_s", "-1"),
+            ("networks", "x"),
+            ("pasword", "x"),
+        ):
+            self.assert_one_problem(f"[pbx:a]\npassword = x\n{key} = {value}\n", f"[pbx:a] {key}: ")
+        self.assert_one_problem(
+            "[pbx:a]\npassword = x\nroundtrip_wait_ms = 200000\n", "roundtrip_wait_ms: must leave"
+        )
 
 
 class ErrorTests(ConfigCase):

@@ -6,13 +6,14 @@ import traceback
 from contextlib import closing
 from typing import Any
 
+import attrs
 import psycopg2
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from middlewared.database.migrations import pending
+from middlewared.database.migrations import ADD, CREATE_ADDITIONS, SchemaState, pending
 from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
 from middlewared.devices.interface import DeviceFilter, Registered
@@ -29,6 +30,7 @@ from tests.contracts.devices import (
     until_done,
 )
 from tests.servers.postgres import PostgresServer, shared_server
+from tests.text_accounts import NumberedAccounts
 
 
 class PostgresCase(TestCase):
@@ -38,7 +40,14 @@ class PostgresCase(TestCase):
         self.server: PostgresServer = shared_server()
         self.database = self.server.create_database()
 
-    def registry(self, url: str | None = None, timeout_s: float = 60.0) -> PostgresRegistry:
+    text_accounts = False
+
+    def registry(
+        self,
+        url: str | None = None,
+        timeout_s: float = 60.0,
+        text_accounts: bool | None = None,
+    ) -> PostgresRegistry:
         """A registry that is stopped when the test ends; it is not started."""
         database = PostgresDatabase(
             url=url or self.server.url(self.database),
@@ -46,7 +55,10 @@ class PostgresCase(TestCase):
             pool_size=3,
             timeout_s=timeout_s,
         )
-        made = PostgresRegistry(database=database)
+        made = PostgresRegistry(
+            database=database,
+            text_accounts=self.text_accounts if text_accounts is None else text_accounts,
+        )
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 
@@ -80,8 +92,50 @@ class PostgresContractTests(TwoDaemonsCase, DeviceRegistryContract):
         )
         return [(str(p), float(r), bool(a), str(d)) for p, r, a, d in rows]
 
-    def another(self) -> PostgresRegistry:
+    def another(self) -> Any:
         return self.registry()
+
+
+class PostgresTextAccountTests(PostgresContractTests):
+    """The same where accounts are texts, which are in a table of their own."""
+
+    text_accounts = True
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        await super().setUp()
+        self.here, self.there = NumberedAccounts(self.here), NumberedAccounts(self.there)
+
+    def another(self) -> Any:
+        return NumberedAccounts(self.registry())
+
+    async def test_texts_are_compared_exactly(self) -> None:
+        """In case, blanks and Unicode forms; quotes and the like mean nothing."""
+        registry = self.registry()
+        await start(registry)
+        accounts = ["a@b", "A@b", "a@B", "é", "e\u0301", "1", "01", "'", '";--', "%", "_"]
+        for account in accounts:
+            await registry.register(attrs.evolve(a_device(), sip_user_id=account))
+        for account in accounts:
+            device = await registry.find(account)
+            self.assertEqual(device and device.sip_user_id, account)
+        page = await registry.page()
+        self.assertEqual([each.sip_user_id for each in page.devices], sorted(accounts))
+        self.assertIsNone(await registry.find("a@"))
+
+    async def test_devices_of_numbers_are_carried_over(self) -> None:
+        """Once: when accounts become texts, as long as no text has a device."""
+        numbers = self.registry(text_accounts=False)
+        await start(numbers)
+        await numbers.register(a_device())
+        texts = self.registry()
+        await start(texts)
+        carried = attrs.evolve(a_device(), sip_user_id=str(ACCOUNT))
+        self.assertEqual(await texts.find(str(ACCOUNT)), carried)
+        self.assertEqual(await numbers.find(ACCOUNT), a_device())
+        await numbers.register(a_device(ACCOUNT + 1))
+        later = self.registry()
+        await start(later)
+        self.assertIsNone(await later.find(str(ACCOUNT + 1)))
 
 
 class PostgresHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):
@@ -100,14 +154,19 @@ class PostgresStartTests(PostgresCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        for version, _ in pending("postgres", 0)[:-1]:
+        for newest, _ in pending("postgres", 0)[:-1]:
             self.database = self.server.create_database()
             with closing(psycopg2.connect(self.server.url(self.database))) as older, older:
                 cursor = older.cursor()
                 cursor.execute("create table schema_version (version integer primary key)")
-                for number, script in pending("postgres", 0)[:version]:
+                cursor.execute(CREATE_ADDITIONS)
+                state = SchemaState(0)
+                for number, script in pending("postgres", 0)[:newest]:
                     cursor.execute(script)
-                    cursor.execute("insert into schema_version values (%s)", (number,))
+                    state = state.after(number, script)
+                cursor.execute("insert into schema_version values (%s)", (state.version,))
+                for number in state.additions:
+                    cursor.execute(ADD.replace("?", "%s"), (number,))
                 cursor.execute("select * from devices")
                 device, row = older_device([each[0] for each in cursor.description or ()])
                 cursor.execute(f"insert into devices values ({', '.join(['%s'] * len(row))})", row)
@@ -116,6 +175,8 @@ class PostgresStartTests(PostgresCase):
             self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
             await registry.log_wakeups([Wakeup(a_device(), None)])
             self.assertEqual((await registry.count(1)).silent, 1)
+            both = self.server.sql(self.database, "select count(*) from calls, text_devices")
+            self.assertEqual(both, [(0,)])
 
     async def test_several_daemons_start_at_once(self) -> None:
         """Each of several daemons on a new database finds the whole schema."""

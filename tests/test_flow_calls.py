@@ -104,6 +104,12 @@ class FlowTestCase(DaemonTestCase):
         """The PBX has a call for account ``number``."""
         return self.pbx.place(FIRST_ACCOUNT + number, caller_id="Älice", call_id=call_id)
 
+    async def until_metric(self, line: str) -> None:
+        """Scrape until ``line`` is there."""
+        url = self.stage.daemon.url("/metrics", "metrics")
+        while line not in (await self.get(url)).text:
+            pass
+
 
 def has_reply(phone: Phone) -> bool:
     """Whether a phone has a reply to its answer; the PBX has its own before that."""
@@ -208,6 +214,49 @@ class CallTests(FlowTestCase):
         await self.until_metric("middlewared_calls_waiting 0.0")
         self.assertEqual(await phone.answer(push.data, available=True), 404)
 
+    async def test_caller_gives_up(self) -> None:
+        """All requests of the call end as cancelled, no more pushes are sent, an answer is 404."""
+        await self.start()
+        phone = await self.phone(ANDROID_6, reaction=SILENT)
+        pushed = self.push_to(phone)
+        held = [self.call(call_id="same"), self.call(call_id="same")]
+        push = await pushed
+        self.assertEqual((await self.pbx.cancel(FIRST_ACCOUNT + 1, "same")).outcome, "no-call")
+        cancelled = await self.pbx.cancel(FIRST_ACCOUNT, "same")
+        self.assertEqual((cancelled.status, cancelled.outcome), (200, "cancelled"))
+        for result in await gatherResults(held):
+            ended = (result.status, result.body, result.outcome)
+            self.assertEqual(ended, (200, "status=NAK", "cancelled"))
+        self.assertEqual(await phone.answer(push.data, available=True), 404)
+        again = await self.pbx.cancel(FIRST_ACCOUNT, "same")
+        self.assertEqual((again.status, again.body, again.outcome), (404, "status=NAK", "no-call"))
+        self.assertEqual(len(phone.pushes), 1)
+        labels = f'app="{APPS["android"]}",outcome="cancelled",platform="android"'
+        await self.until_metric(f"middlewared_calls_total{{{labels}}} 1.0")
+        self.assertIn("call cancelled (joined)", self.stage.daemon.log)
+
+    async def test_caller_gives_up_too_late(self) -> None:
+        """A call that was answered stays answered, and can be placed again."""
+        await self.start()
+        await self.phone(ANDROID_6)
+        self.assertEqual((await self.call(call_id="same")).outcome, "answered")
+        self.assertEqual((await self.pbx.cancel(FIRST_ACCOUNT, "same")).outcome, "no-call")
+        self.assertEqual((await self.call(call_id="same")).outcome, "answered")
+
+    async def test_caller_gives_up_and_calls_again(self) -> None:
+        """The second call has the same UUID as its key, and its phone rings."""
+        await self.start()
+        phone = await self.phone(IOS_6, reaction=SILENT)
+        uuid = "0f8fad5b-d9cb-469f-a165-70867728950e"
+        for _ in range(3):
+            pushed = self.push_to(phone)
+            held = self.call(call_id=uuid)
+            await pushed
+            self.assertEqual((await self.pbx.cancel(FIRST_ACCOUNT, uuid)).outcome, "cancelled")
+            self.assertEqual((await held).outcome, "cancelled")
+        phone.reaction = Reaction()
+        self.assertEqual((await self.call(call_id=uuid)).outcome, "answered")
+
     async def test_dead_tokens_are_removed(self) -> None:
         """Apple's 410 and Google's UNREGISTERED: a fast no, then no device."""
         await self.start()
@@ -290,12 +339,6 @@ class CallTests(FlowTestCase):
             self.assertIn(kind, [type(error), *reasons])
         else:
             self.fail("no failure")
-
-    async def until_metric(self, line: str) -> None:
-        """Scrape until ``line`` is there."""
-        url = self.stage.daemon.url("/metrics", "metrics")
-        while line not in (await self.get(url)).text:
-            pass
 
 
 class ReloadTests(FlowTestCase):

@@ -50,6 +50,28 @@ class OneAmongManyTests(FleetTestCase):
         self.assert_acknowledged(await self.call(1, call_id=self.call_id))
         self.assertEqual(self.google.record.received_count, 1)
 
+    async def test_caller_gives_up_at_any_daemon(self) -> None:
+        """All requests end as cancelled; the call placed again at once is a new one."""
+        for at in range(3):
+            first = self.call(at, call_id=self.call_id)
+            (push,) = await self.pushed(1)
+            repeat = self.call((at + 1) % 3, call_id=self.call_id)
+            await self.until_health((at + 1) % 3, waiting=1)
+            cancelled = await self.cancel((at + 2) % 3, call_id=self.call_id)
+            self.assert_cancelled(cancelled, await first, await repeat)
+            self.assertEqual(await self.answer((at + 2) % 3, push), 404)
+        again = self.call(0, call_id=self.call_id)
+        (push,) = await self.pushed(1)
+        self.assertEqual(await self.answer(1, push), 202)
+        self.assert_acknowledged(await again)
+        late = await self.cancel(2, call_id=self.call_id)
+        self.assertEqual((late.status, late.header("X-Outcome")), (404, "no-call"))
+
+    def assert_cancelled(self, *answered: Answered) -> None:
+        for each in answered:
+            self.assertEqual((each.status, each.text), (200, "status=NAK"))
+            self.assertEqual(each.header("X-Outcome"), "cancelled")
+
     async def test_one_key_for_two_accounts(self) -> None:
         """A UUID that is in use by another account's call gives a call a key of its own."""
         await self.register(at=0, number=1)
@@ -169,12 +191,22 @@ class RedisAwayTests(FleetTestCase):
         held = self.call(0)
         (push,) = await self.pushed(1)
         self.assertEqual(await self.answer(1, push), 503)
+        await self.give_up(at=0, not_at=1)
         restore(redis)
         await self.until_all(status="ok", redis="up")
         await self.assert_dependency(1, "redis", up=1)
         self.assertEqual(await self.answer(1, push), 202)
         self.assert_acknowledged(await held)
         await self.rung(at=1, through=0)
+
+    async def give_up(self, at: int, not_at: int) -> None:
+        """A call is cancelled at its own daemon; at another it cannot be known whether it waits."""
+        held = self.call(at, call_id="given-up")
+        await self.pushed(1)
+        self.assert_service_down(await self.cancel(not_at, call_id="given-up"))
+        cancelled = await self.cancel(at, call_id="given-up")
+        self.assertEqual((cancelled.status, cancelled.header("X-Outcome")), (200, "cancelled"))
+        self.assertEqual((await held).header("X-Outcome"), "cancelled")
 
     async def test_killed(self) -> None:
         """SIGKILL; it comes back empty."""

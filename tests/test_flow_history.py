@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -282,6 +283,60 @@ class HistoryFlowTests(HistoryFlowCase):
         await self.daemon.stop()
         await placed
         self.assertEqual((await self.kept(call_id="last")).record.outcome, "timeout")
+
+
+class HistoryOfPbxTests(HistoryFlowCase):
+    """A PBX with a section of its own, and an app that answers by registering."""
+
+    account = ACCOUNT
+    accounts = ""
+
+    def config_text(self) -> str:
+        text = super().config_text().replace("[calls]", "[calls]\nanswer_by_registration = yes")
+        text = text.replace("[accounts]", f"[accounts]\n{self.accounts}")
+        return f"{text}[pbx:office]\nnetworks = 127.0.0.0/8\n"
+
+    async def register(self, account: str = "", token: str = TOKEN, **more: str) -> Answered:
+        return await super().register(account or self.account, token, **more)
+
+    async def test_answer_by_registration(self) -> None:
+        """It is the answer of the call, and the app's own is another."""
+        await self.start()
+        placed = self.place("one", self.account)
+        key = await self.pushed()
+        registered = self.daemon.url("/api/registration/")
+        self.assertEqual((await self.post(registered, sip_user_id=self.account)).status, 200)
+        self.assertEqual((await placed).header("X-Outcome"), "answered")
+        self.assertEqual(await self.answer(key), 202)
+        call = await self.kept(lambda call: len(call.answers) == 2, sip_user_id=self.account)
+        self.assertEqual((call.record.pbx, call.record.sip_user_id), ("office", self.account))
+        self.assertEqual(
+            [(each.available, each.decided) for each in call.answers],
+            [(True, True), (True, False)],
+        )
+        self.assertIn("The phone was woken and took the call", call.verdict)
+        (event,) = await self.events(1, self.account)
+        self.assertEqual((event.event, event.sip_user_id), ("registered", self.account))
+
+    async def test_cancelled_call(self) -> None:
+        """Its caller gave up, and its PBX cancelled it."""
+        await self.start()
+        placed = self.place("one", self.account)
+        await self.pushed()
+        query = urlencode({"sip_user_id": self.account, "call_id": "one"})
+        url = f"{self.daemon.url('/api/incoming-call/')}?{query}"
+        self.assertEqual((await self._answered(self.client.delete(url))).status, 200)
+        self.assertEqual((await placed).header("X-Outcome"), "cancelled")
+        call = await self.kept(call_id="one")
+        self.assertEqual((call.record.outcome, call.record.pbx), ("cancelled", "office"))
+        self.assertIn("the PBX cancelled the call", call.verdict)
+
+
+class HistoryOfTextAccountsTests(HistoryOfPbxTests):
+    """The same where accounts are texts."""
+
+    account = "100@pbx.example"
+    accounts = "sip_user_id_pattern = [0-9]+@pbx\\.example"
 
 
 class HistoryFlowOnPostgresTests(HistoryFlowTests):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Callable
@@ -84,6 +85,25 @@ class ManyDaemonsTests(HistoryFleetCase):
         (answer,) = call.answers
         self.assertIsNotNone(answer.late_milliseconds)
         self.assertIn("too late", call.verdict)
+
+
+class ManyDaemonsAndRegistrationsTests(HistoryFleetCase):
+    """Three daemons, and an app that answers by registering."""
+
+    calls = "answer_by_registration = yes\n"
+
+    async def test_registration_at_another_daemon(self) -> None:
+        """It is the answer of the call."""
+        await self.start_each([Shared.of(shared_cluster())] * 3, wait_ms=2000)
+        await self.open_history()
+        self.assertEqual((await self.register(at=0)).status, 201)
+        held = self.call(0, call_id="one")
+        await self.pushed(1)
+        while not json.loads((await self.registered(1)).text)["answered"]:
+            await deferLater(clock, 0.05)
+        self.assert_acknowledged(await held)
+        call = await self.kept(call_id="one")
+        self.assertEqual([(each.available, each.decided) for each in call.answers], [(True, True)])
 
 
 class DatabaseAwayTests(HistoryFleetCase):

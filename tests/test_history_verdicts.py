@@ -150,7 +150,7 @@ class VerdictTests(SynchronousTestCase):
 
     def test_every_outcome_has_a_line(self) -> None:
         """No outcome of a call gets the last line."""
-        not_a_call = {Outcome.MALFORMED, Outcome.FORBIDDEN}
+        not_a_call = {Outcome.MALFORMED, Outcome.FORBIDDEN, Outcome.NO_CALL}
         for outcome in {*Outcome} - not_a_call:
             self.assertNotIn("ended as", verdict(call(outcome.value)), outcome)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis.lua_scripts import GRACE_S
-from middlewared.rendezvous.redis.records import record_key
+from middlewared.rendezvous.redis.records import account_key, record_key
+from middlewared.rendezvous.redis.shared_calls import MOST_LISTED
 from tests.contracts.rendezvous import (
     ACCEPTED,
     UNKNOWN,
@@ -171,6 +174,89 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         await self.there.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
         self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
+
+    async def test_cancelling_where_redis_has_lost_the_call(self) -> None:
+        """The daemons are asked, and nothing of it comes back into Redis."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        self.server.run("FLUSHALL")
+        self.cable.restore()
+        self.server.run("CLIENT", "KILL", "TYPE", "PUBSUB")
+        cancelled = False
+        while not cancelled:
+            with contextlib.suppress(
+                RendezvousDown
+            ):  # as long as it is not known whether all have Redis
+                cancelled = await self.there.cancel(waiter.call.incoming)
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+        record = record_key(waiter.call.unique_key)
+        await self.until(lambda: not self.server.run("HKEYS", record))
+        self.assertTrue((await self.there.join(a_call(call_id="abc"))).first)
+
+    async def test_lost_cancellation_is_made_up_for(self) -> None:
+        """The same for a caller who gave up."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        self.assertTrue(await self.there.cancel(waiter.call.incoming))
+        self.cable.restore()
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+
+    async def test_cancelled_requests_leave_nothing_in_a_later_call(self) -> None:
+        """Renewed at that moment, they would keep the later call of the same key alive."""
+        first = await self.here.join(a_call(call_id="abc", unique_key=fresh_key()))
+        held = first.held  # type: ignore[attr-defined]
+        await self.there.cancel(first.call.incoming)
+        again = await self.there.join(a_call(call_id="abc"))
+        await first.settled
+        again.leave()
+        await self.until_ended(again)
+        self.assertEqual(held.waiters, set())
+        self.assertTrue((await self.here.join(a_call(call_id="abc"))).first)
+
+    async def test_a_joining_request_is_cancelled_by_another_daemon(self) -> None:
+        """The message may come before the reply of Redis to the join."""
+        for _ in range(30):
+            call = a_call(call_id=fresh_key())
+            joining = Deferred.fromCoroutine(self.here.join(call))
+            while not await self.there.cancel(call.incoming):
+                pass
+            settled = await (await joining).settled.addTimeout(0.5, reactor)
+            self.assertIs(settled.outcome, Outcome.CANCELLED)
+
+    async def test_a_join_costs_one_command(self) -> None:
+        """Also one that a registration may answer: it is listed with its first push, unawaited."""
+        cost = None
+        while cost != 1:  # a member that has just started has other work as well
+            before = self.calls_of("evalsha")
+            waiter = await self.here.join(a_call(by_registration=True))
+            cost = self.calls_of("evalsha") - before
+            waiter.pushes = 1
+            await self.registered_list()
+            waiter.leave()
+
+    async def test_list_of_an_account_is_bounded(self) -> None:
+        """In length, and in time: it ends with the last of its calls."""
+        for _ in range(MOST_LISTED + 5):
+            (await self.here.join(a_call(wait_s=5.0, by_registration=True))).pushes = 1
+        listed = account_key(123456789)
+        await self.until(lambda: self.server.run("HLEN", listed) == MOST_LISTED)
+        self.assertTrue(0 < int(self.server.run("PTTL", listed)) <= 5000)
+
+    async def test_lost_list_is_made_again(self) -> None:
+        """Redis came back without it."""
+        waiter = await self.here.join(a_call(by_registration=True))
+        waiter.pushes = 1
+        await self.registered_list()
+        self.server.run("FLUSHALL")
+        self.cable.cut()
+        self.cable.restore()
+        await self.registered_list()
+        await self.registered(self.there, 1)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
+
+    async def registered_list(self) -> None:
+        listed = account_key(123456789)
+        await self.until(lambda: self.server.run("EXISTS", listed) == 1)
 
     async def test_records_end_with_their_calls(self) -> None:
         """Redis forgets each some seconds after its deadline, however the call ended."""

@@ -88,6 +88,40 @@ class RedisAwayTests(SharedRendezvousCase):
         await self.in_time(self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD))
         self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
 
+    async def test_cancelling_a_call_of_this_daemon_needs_no_redis(self) -> None:
+        """The caller who gave up is served at once; when Redis is back, nothing is left there."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        self.server.pause()
+        self.assertTrue(await self.in_time(self.here.cancel(waiter.call.incoming)))
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+        self.server.resume()
+        await self.until_up()
+        record = record_key(waiter.call.unique_key)
+        await self.until(lambda: not self.server.run("EXISTS", record))
+        self.assertTrue((await self.there.join(a_call(call_id="abc"))).first)
+
+    async def test_cancelling_an_unknown_call_is_not_known_without_redis(self) -> None:
+        """It may wait at another daemon; an answered one is known to stay answered."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        answered = await self.there.join(a_call(call_id="abd"))
+        await self.there.answer(answered.call.unique_key, an_answer())
+        self.server.kill()
+        with self.assertRaises(RendezvousDown):
+            await self.in_time(self.there.cancel(waiter.call.incoming))
+        self.assertFalse(await self.in_time(self.there.cancel(answered.call.incoming)))
+        self.assertFalse(waiter.settled.called)
+
+    async def test_registration_answers_a_call_of_this_daemon_without_redis(self) -> None:
+        """Whether calls of the account wait elsewhere is then not known."""
+        waiter = await self.here.join(a_call(by_registration=True))
+        waiter.pushes = 1
+        self.server.kill()
+        answering = self.here.answer_account(123456789, "", an_answer())
+        self.assertEqual(await self.in_time(answering), 1)
+        self.assertIs((await waiter.settled).outcome, Outcome.ANSWERED)
+        with self.assertRaises(RendezvousDown):
+            await self.in_time(self.there.answer_account(123456789, "", an_answer()))
+
     async def test_leaving_needs_no_redis(self) -> None:
         """The pushes stop when the PBX has gone."""
         waiter = await self.here.join(a_call())

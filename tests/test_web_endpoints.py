@@ -50,7 +50,8 @@ class IncomingCallTests(WebCase):
 
     async def test_every_other_outcome_is_nak(self) -> None:
         """200 for the outcome of a call, 503 when none was taken."""
-        for outcome in set(Outcome) - {Outcome.ANSWERED, Outcome.MALFORMED, Outcome.FORBIDDEN}:
+        no_outcome_of_a_call = {Outcome.MALFORMED, Outcome.FORBIDDEN, Outcome.NO_CALL}
+        for outcome in set(Outcome) - {Outcome.ANSWERED} - no_outcome_of_a_call:
             none = outcome in (Outcome.OVERLOADED, Outcome.DRAINING, Outcome.SERVICE_DOWN)
             self.calls.at_once = outcome
             response = await self.post_form("/api/incoming-call/", CALL)
@@ -94,6 +95,36 @@ class IncomingCallTests(WebCase):
             )
             response = await self.post_form("/api/incoming-call/", CALL, headers)
             self.assertEqual(response.status, expected, (trusted, networks, headers))
+
+    async def test_cancelling(self) -> None:
+        """200 when the call waited, 404 when not; fields in a body of any kind or in the query."""
+        self.calls.held = {"c1"}
+        path, fields = "/api/incoming-call/", {"sip_user_id": str(SIP_USER_ID), "call_id": "c1"}
+        form = urlencode(fields)
+        for response in (
+            await self.request("DELETE", path, form.encode(), FORM),
+            await self.request("DELETE", path, json.dumps(fields).encode(), JSON),
+            await self.request("DELETE", f"{path}?{form}"),
+        ):
+            self.assertNak(response, 200, "cancelled")
+        self.assertEqual(self.calls.cancelled, [IncomingCall(SIP_USER_ID, "", call_id="c1")] * 3)
+        self.assertNak(await self.request("DELETE", f"{path}?{form}2"), 404, "no-call")
+
+    async def test_faults_of_cancelling(self) -> None:
+        """As those of placing a call, in the same order."""
+        path, fields = "/api/incoming-call/", f"sip_user_id={SIP_USER_ID}&call_id=c1"
+        self.assertNak(await self.request("DELETE", path, fields.encode()), 415, "malformed")
+        large = fields.encode() + b"&x=" + b"x" * 70_000
+        self.assertNak(await self.request("DELETE", path, large, FORM), 413, "malformed")
+        for wrong in ("", "?call_id=c1", f"?sip_user_id={SIP_USER_ID}", "?sip_user_id=1&call_id=c"):
+            self.assertNak(await self.request("DELETE", path + wrong), 400, "malformed")
+        self.calls.failure = RendezvousDown("gone")
+        response = await self.request("DELETE", f"{path}?{fields}")
+        self.assertNak(response, 503, "service-down")
+        self.assertIn("retry-after", response.headers)
+        self.web.settings.current = attrs.evolve(self.web.settings.current, pbx_networks=())
+        self.assertNak(await self.request("DELETE", path, large), 403, "forbidden")
+        self.assertEqual(self.calls.cancelled, [])
 
     async def test_pbx_that_hangs_up_ends_the_call(self) -> None:
         """Closing the connection cancels the call, and nothing is logged as an error."""

@@ -105,6 +105,7 @@ class FuzzTests(SynchronousTestCase):
             health=lambda: Health(database_up=True, redis_up=None, waiting=0),
             repeats=StandInRepeats(),
             observe_request=lambda route, method, code, seconds: None,
+            observe_pbx=lambda pbx, outcome: None,
         )
         self.site = self.web.site()
         self.troubles: list[LogEvent] = []

@@ -69,7 +69,7 @@ class RoutingTests(WebCase):
     async def test_wrong_method_is_405_with_allow(self) -> None:
         """On each route, and in the format of the route."""
         for path, allowed in (
-            ("/api/incoming-call/", "POST"),
+            ("/api/incoming-call/", "POST, DELETE"),
             ("/api/apns-device", "POST, DELETE"),
             ("/health/", "GET, HEAD"),
         ):
@@ -108,7 +108,7 @@ class RouteSetTests(WebCase):
     async def test_pbx_route_is_served_on_the_pbx_listener_alone(self) -> None:
         """The public listener answers 404 to any method, still in the PBX's format."""
         public, pbx = await self.listen(RouteSet.PUBLIC), await self.listen(RouteSet.PBX)
-        for method in ("POST", "GET"):
+        for method in ("POST", "DELETE", "GET"):
             response = await self.request(method, "/api/incoming-call/", CALL, FORM, port=public)
             self.assertEqual((response.status, response.body), (404, b"status=NAK"))
         response = await self.request("GET", "/api/incoming-call/", port=pbx)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import ip_network
 from urllib.parse import urlencode
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.model import IncomingCall
+from middlewared.model import IncomingCall, Outcome
 from middlewared.web.filters import EarlyRefusal, NotRefused
-from middlewared.web.settings import LiveSettings, WebSettings
+from middlewared.web.settings import LiveSettings, Pbx, WebSettings
 from middlewared.web.shedding import Shedding
-from tests.web_stand_ins import StandInCalls
+from tests.web_stand_ins import StandInCalls, basic
 
 PBX = "192.0.2.7"
 FIELDS = {"sip_user_id": "123456789", "phonenumber": "+31501234567", "call_id": "a call/1"}
@@ -32,6 +33,7 @@ def request(
 class SheddingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.calls = StandInCalls()
+        self.observed: list[tuple[str, Outcome]] = []
         self.settings = LiveSettings(
             WebSettings(
                 pbx_networks=(ip_network("192.0.2.0/24"),),
@@ -43,6 +45,7 @@ class SheddingTests(SynchronousTestCase):
             calls=self.calls,
             settings=self.settings,
             observe_request=lambda *_: None,
+            observe_pbx=lambda *request: self.observed.append(request),
         )
 
     def assert_served(self, data: bytes, peer: str | None = PBX) -> None:
@@ -116,6 +119,39 @@ class SheddingTests(SynchronousTestCase):
         self.assert_served(request(form, FORM, "X-Forwarded-For: 203.0.113.5"), "198.51.100.1")
         self.assert_served(request(form, FORM, "X-Forwarded-For: 203.0.113.5"), PBX)
         self.refused(request(form, FORM, f"X-Forwarded-For: {PBX}"), "198.51.100.1")
+
+    def test_pbxs_are_recognised(self) -> None:
+        """By network and by password; a wrong one gets its 401 from the rules."""
+        near = Pbx(name="near", networks=(ip_network("192.0.2.0/24"),))
+        cloud = Pbx(name="cloud", networks=None, password="geheim")
+        self.settings.current = WebSettings(pbxs=(near, cloud))
+        form = urlencode(FIELDS)
+        right = f"AUTHORIZATION:  {basic('cloud', b'geheim')['Authorization']} "
+        wrong = f"Authorization: {basic('cloud', b'wrong')['Authorization']}"
+        self.assert_served(request(form, FORM), "203.0.113.5")
+        self.assert_served(request(form, FORM, wrong), "203.0.113.5")
+        for _ in range(2):
+            self.refused(request(form, FORM, right), "203.0.113.5")
+            self.refused(request(form, FORM), PBX)
+        cloud_and_near = [("cloud", Outcome.OVERLOADED), ("near", Outcome.OVERLOADED)]
+        self.assertEqual(self.observed, cloud_and_near * 2)
+
+    def test_texts_as_accounts(self) -> None:
+        """As the parser reads them; what does not match is left to it."""
+        near = (ip_network("192.0.2.0/24"),)
+        pattern = re.compile("[a-z0-9 +é]+@pbx")
+        self.settings.current = WebSettings(pbx_networks=near, sip_user_id_pattern=pattern)
+        fields = {**FIELDS, "sip_user_id": "1+é@pbx"}
+        self.refused(request(urlencode(fields), FORM))
+        fields["sip_user_id"] = "1+a@pbx"
+        self.refused(request(json.dumps(fields), JSON))
+        shedded = [each.sip_user_id for each in self.calls.shedded]
+        self.assertEqual(shedded, ["1+é@pbx", "1+a@pbx"])
+        self.calls.shedded.clear()
+        for wrong in ("1@other", "1 2@pbx", 123456789):
+            fields["sip_user_id"] = wrong  # type: ignore[assignment]
+            self.assert_served(request(urlencode(fields), FORM))
+            self.assert_served(request(json.dumps(fields), JSON))
 
     def test_a_connection_is_closed_when_it_is_asked_for(self) -> None:
         """When the client asks for it; the reply then announces it."""

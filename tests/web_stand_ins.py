@@ -25,7 +25,15 @@ from middlewared.accounts.interface import Account, Authenticator
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
-from middlewared.model import Answer, AnswerResult, Device, IncomingCall, Outcome, Platform
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Device,
+    IncomingCall,
+    Outcome,
+    Platform,
+    SipUserId,
+)
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet, WebSettings
@@ -50,6 +58,8 @@ class StandInCalls:
     def __init__(self) -> None:
         self.rung: list[IncomingCall] = []
         self.ringing: list[Deferred[Outcome]] = []
+        self.cancelled: list[IncomingCall] = []
+        self.registered_accounts: list[tuple[SipUserId, str]] = []
         self.hung_up = 0
         self.at_once: Outcome | None = None
         self.refusals: list[Outcome] = []
@@ -88,6 +98,21 @@ class StandInCalls:
 
     def refused(self, outcome: Outcome) -> None:
         self.refusals.append(outcome)
+
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.registered_accounts.append((sip_user_id, call_id))
+        return len(self.held)
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        self.cancelled.append(incoming)
+        return incoming.call_id in self.held
+
+    def holds(self, incoming: IncomingCall) -> bool:
+        return incoming.call_id in self.held
 
     def holds_key(self, unique_key: str) -> bool:
         return unique_key in self.held_keys
@@ -253,8 +278,9 @@ class WebCase(TestCase):
         self.repeats = StandInRepeats()
         self.background = Background()
         self.lost: list[tuple[Device, Device]] = []
-        self.reports: list[tuple[int, Mapping[str, str]]] = []
+        self.reports: list[tuple[SipUserId, Mapping[str, str]]] = []
         self.hangups: list[tuple[Device, str, str]] = []
+        self.pbx_requests: list[tuple[str, Outcome]] = []
         self.observed: list[tuple[str, str, int]] = []
         self.health = Health(database_up=True, redis_up=None, waiting=0)
         self.clients: list[RawClient] = []
@@ -275,6 +301,7 @@ class WebCase(TestCase):
             observe_request=lambda route, method, code, _: self.observed.append(
                 (route, method, code)
             ),
+            observe_pbx=lambda *request: self.pbx_requests.append(request),
         )
         self.port = await self.listen(RouteSet.ALL)
         self._watch_log()

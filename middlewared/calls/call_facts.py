@@ -17,8 +17,8 @@ from middlewared.quoting import fingerprint
 NO_PLATFORM = "none"
 
 
-def woken_call(waking: Waking, settlement: Settlement | None) -> CallRecord:
-    """A call whose device was, or should have been, woken from here."""
+def woken_call(waking: Waking, settlement: Settlement | None, pbx: str) -> CallRecord:
+    """A call of ``pbx`` whose device was, or should have been, woken from here."""
     call, device = waking.call, waking.device or waking.registered
     answer = None if settlement is None else settlement.answer
     return CallRecord(
@@ -38,6 +38,7 @@ def woken_call(waking: Waking, settlement: Settlement | None) -> CallRecord:
         hindrance=waking.hindrance,
         token="" if device is None else fingerprint(device.token),
         inherited=waking.inherited,
+        pbx=pbx,
     )
 
 
@@ -56,6 +57,7 @@ def refused_call(call: Call, trace: Trace, settlement: Settlement) -> CallRecord
         caller_id=incoming.caller_id,
         steps=_steps(trace),
         wait_ms=(call.deadline - call.started_at) * 1000,
+        pbx=incoming.pbx,
     )
 
 

@@ -7,6 +7,7 @@ a moment later, many at once under load.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -49,8 +50,8 @@ class CallLog:
     _recorder: Recorder
     _pending: list[Ended] = attrs.field(factory=list, init=False)
     _timer: DelayedCall | None = attrs.field(default=None, init=False)
-    _deciding: dict[str, None] = attrs.field(factory=dict, init=False)
-    """The ids of answers that decided calls a short while ago, which the history has."""
+    _deciding: dict[str, Answer] = attrs.field(factory=dict, init=False)
+    """The answers that decided calls a short while ago, by key; the history has them."""
 
     def ended(self, ended: Ended) -> None:
         """Queue ``ended``, to be recorded soon."""
@@ -97,18 +98,22 @@ class CallLog:
         if waking is None or not self._recorder.recording:
             return
         if settlement is not None and settlement.answer is not None:
-            self._deciding[settlement.answer.id] = None
+            self._deciding[waking.call.unique_key] = settlement.answer
             if len(self._deciding) > MOST_DECIDING:
                 del self._deciding[next(iter(self._deciding))]
-        keep = self._recorder.keep_call
-        waking.sent.when_quiet(lambda: keep(woken_call(waking, settlement)))
+        keep, pbx = self._recorder.keep_call, ended.pbx
+        waking.sent.when_quiet(lambda: keep(woken_call(waking, settlement, pbx)))
 
     def _keep_answer(self, accepted: AcceptedAnswer) -> None:
         """Keep an answer that did not decide its call, or not here."""
-        answer = accepted.answer
-        if self._recorder.recording and answer.id not in self._deciding:
-            kept = kept_answer(answer, self._time_of(answer))
-            self._recorder.keep_answer(accepted.unique_key, "", kept)
+        answer, key = accepted.answer, accepted.unique_key
+        deciding = self._deciding.get(key)
+        if not self._recorder.recording or _is_same(answer, deciding):
+            return
+        kept = kept_answer(answer, self._time_of(answer))
+        if deciding is not None and not answer.id:
+            kept = kept._replace(id=secrets.token_hex(4))  # certainly another acceptance
+        self._recorder.keep_answer(key, "", kept)
 
     def _keep_request(self, ended: EndedRequest) -> None:
         """Keep a request that is no call's first: a repeat, or one that was refused."""
@@ -164,10 +169,12 @@ class CallLog:
         incoming, key = ended.call.incoming, ended.call.unique_key
         # Anyone who reads the key of a waiting call in the log could answer it.
         waits, mark = ended.waits(), fingerprint(key)
+        pbx = {"pbx": ended.pbx} if ended.pbx else {}
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
             " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
-            "{pushes} {steps}",
+            + (" pbx={pbx}" if pbx else "")
+            + "{pushes} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
@@ -178,12 +185,18 @@ class CallLog:
             platform=_platform(ended),
             pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
+            **pbx,
         )
         self.log.debug(
             "call {fingerprint} was from {phonenumber}",
             fingerprint=mark,
             phonenumber=incoming.phonenumber,
         )
+
+
+def _is_same(answer: Answer, deciding: Answer | None) -> bool:
+    """Whether both are one; an acceptance has no id, and decides a call here as it was received."""
+    return answer is deciding or (deciding is not None and "" != answer.id == deciding.id)
 
 
 def _call_id(call_id: str, known: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from middlewared.calls.trace import Trace
-from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome
+from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome, SipUserId
 
 
 class Calls(Protocol):
@@ -24,6 +24,9 @@ class Calls(Protocol):
     def overloaded(self) -> bool:
         """Whether a new call would be refused as OVERLOADED now; cheap, for use before parsing."""
 
+    def holds(self, incoming: IncomingCall) -> bool:
+        """Whether it repeats a call that is held here; asks no one."""
+
     def refuse_if_new(self, incoming: IncomingCall) -> bool:
         """
         Refuse ``incoming`` as OVERLOADED, unless it repeats a call that is held here.
@@ -33,6 +36,24 @@ class Calls(Protocol):
 
     def refused(self, outcome: Outcome) -> None:
         """Count as ``outcome`` a PBX's request that was refused before it became a call."""
+
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
+        """
+        The account has registered at the SIP registrar, which answers its waiting calls.
+
+        :param call_id: of the one call that it answers; "": all of the account.
+        :param received_at: by the process's own clock.
+        :return: how many calls it has answered; 0 unless ``answer_by_registration`` is set.
+        :raises RendezvousDown: it cannot be known now (503).
+        """
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """
+        The caller gave up: end the call of this account and call_id as CANCELLED.
+
+        :return: whether such a call waited, at any daemon.
+        :raises RendezvousDown: it cannot be known now (503).
+        """
 
     def holds_key(self, unique_key: str) -> bool:
         """Whether this daemon holds a call of this key; asks no one."""

@@ -7,8 +7,8 @@ answer and that outcome nothing else is done.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -29,8 +29,12 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.interface import Rendezvous, Waiter
+
+_HEX = "[0-9A-Fa-f]"
+_UUID = re.compile(f"{_HEX}{{32}}|{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}")
 
 
 @attrs.frozen
@@ -40,6 +44,9 @@ class RingingSettings:
     wait_s: float
     max_waiting: int
     waking: WakingSettings
+    waits_s: Mapping[str, float] = attrs.field(factory=dict)
+    """Those of PBXs with a wait of their own, by name."""
+    answer_by_registration: bool = False
 
 
 @attrs.frozen
@@ -47,9 +54,10 @@ class EndedRequest:
     """
     A request of a PBX has ended, with its call or before it.
 
-    ``joined``: it repeated a known call. ``kind``: of the call's device; None: it has none, or
-    another daemon wakes it. ``settlement``: None: the PBX closed its connection. ``waits``:
-    whether the call may still wait for its phone. ``refused``: it never became a call.
+    ``pbx``: the name of the PBX's section, or "". ``joined``: it repeated a known call.
+    ``kind``: of the call's device; None: it has none, or another daemon wakes it.
+    ``settlement``: None: the PBX closed its connection. ``waits``: whether the call may still
+    wait for its phone. ``refused``: it never became a call.
     """
 
     call: Call
@@ -57,6 +65,7 @@ class EndedRequest:
     joined: bool
     kind: DeviceKind | None
     settlement: Settlement | None
+    pbx: str = ""
     waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
     refused: bool = False
 
@@ -68,7 +77,8 @@ class EndedCall:
 
     ``kind`` and ``device``: None: it has no device. ``accepted``: how many pushes the provider
     accepted, the first of them at ``accepted_at``. ``settlement``: None: every PBX connection
-    was closed. ``waking``: how its device was woken; None: it never became a call.
+    was closed. ``waking``: how its device was woken; None: it never became a call. ``pbx``: of
+    the request for which it was woken.
     """
 
     kind: DeviceKind | None
@@ -78,6 +88,7 @@ class EndedCall:
     accepted: int = 0
     device: Device | None = None
     waking: Waking | None = None
+    pbx: str = ""
 
 
 @attrs.frozen
@@ -148,6 +159,18 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
+        if not self.settings.answer_by_registration:
+            return 0
+        answer = Answer(available=True, message_start_time=0.0, received_at=received_at)
+        return await self._rendezvous.answer_account(sip_user_id, call_id, answer)
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        return await self._rendezvous.cancel(incoming)
+
+    def holds(self, incoming: IncomingCall) -> bool:
+        return self._rendezvous.holds(incoming)
+
     def holds_key(self, unique_key: str) -> bool:
         return self._rendezvous.holds_key(unique_key)
 
@@ -189,7 +212,7 @@ class Ringing:
         settlement = None
         try:
             if waiter.first:
-                self._wake(waiter, trace)
+                self._wake(waiter, trace, call.incoming.pbx)
             settlement = await waiter.settled
         finally:
             waiter.leave()
@@ -198,7 +221,8 @@ class Ringing:
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
             joined = not waiter.first
-            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement)
+            pbx = call.incoming.pbx
+            ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement, pbx)
             if settlement is None:
                 ended = attrs.evolve(ended, waits=partial(_may_wait, waiter))
             self._ended(ended)
@@ -212,7 +236,8 @@ class Ringing:
 
     def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
         """Report a call that was not joined."""
-        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome), refused=True))
+        pbx, settlement = call.incoming.pbx, Settlement(outcome)
+        self._ended(EndedRequest(call, trace, False, None, settlement, pbx, refused=True))
         self.refused(outcome)
         return outcome
 
@@ -223,10 +248,11 @@ class Ringing:
         """
         key = incoming.call_id if is_uuid(incoming.call_id) else self._new_key()
         started_at = self._clock.seconds()
-        deadline = started_at + self.settings.wait_s
-        return Call(key, incoming, started_at, deadline, self._wall())
+        deadline = started_at + self.settings.waits_s.get(incoming.pbx, self.settings.wait_s)
+        by_registration = self.settings.answer_by_registration
+        return Call(key, incoming, started_at, deadline, self._wall(), by_registration)
 
-    def _wake(self, waiter: Waiter, trace: Trace) -> None:
+    def _wake(self, waiter: Waiter, trace: Trace, pbx: str) -> None:
         """Wake the device of the call that ``waiter`` has opened, until the call is over."""
         waking = self._waker.waking(waiter, trace, self.settings.waking)
 
@@ -240,6 +266,7 @@ class Ringing:
                 accepted=waking.accepted,
                 device=waking.device,
                 waking=waking,
+                pbx=pbx,
             )
             self._ended(ended)
 
@@ -254,10 +281,4 @@ def _may_wait(waiter: Waiter) -> bool:
 
 def is_uuid(text: str) -> bool:
     """Whether ``text`` is a UUID of 32 hex digits, dashed (RFC 9562 section 4) or not."""
-    if len(text) not in (32, 36):
-        return False
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        return False
-    return text.lower() in (parsed.hex, str(parsed))
+    return _UUID.fullmatch(text) is not None

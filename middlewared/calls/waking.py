@@ -54,7 +54,8 @@ STORING_WAIT_S = 0.25
 @attrs.frozen
 class WakingSettings:
     """
-    How a device is woken; ``interval_s`` is the time between two pushes of a call.
+    How a device is woken, unless its route has its own; ``interval_s`` is the time between two
+    pushes of a call.
 
     A device that did not answer its last ``silent_calls`` calls is silent (0: none is): it
     gets one push and has ``silent_wait_s`` to answer.
@@ -201,20 +202,26 @@ class Waking:
             once=self._once,
             started_at=call.started_at,
             wait_s=call.deadline - call.started_at,
-            interval_s=self._settings.interval_s,
+            interval_s=route.resend_interval_s or self._settings.interval_s,
         )
         now = clock.seconds()
         if self._waiter.took_over and not self._over and sent >= schedule.due(now):
             self._waiter.pushes -= 1  # it had counted all that were due, so it sent no other
-        for at in schedule.times(now, sent=sent):
+        times = schedule.times(now, sent=sent)
+        for at in times:
             await self._sleep(at - clock.seconds())
             if self._over:
                 return
             # Under overload the phone's answer may have arrived, but not been read yet.
             skipped = self._latest > sent and self._waker.overloaded()
-            if not (self._backing_off or skipped):
-                self._latest += 1
-                self._run(self._attempt(self._latest))
+            if self._backing_off or skipped:
+                continue
+            self._latest += 1
+            attempt = self._attempt(self._latest)
+            if at == times[-1]:
+                await attempt
+            else:
+                self._run(attempt)
 
     async def _end_early(self) -> None:
         """End the call of a silent device early: the PBX has other ways to reach its owner."""
@@ -246,9 +253,10 @@ class Waking:
             device,
             self.call,
             attempt,
-            self._settings.response_api,
+            route.response_api or self._settings.response_api,
             wanted=partial(self._confirm, attempt, outstanding),
             repeat_after_s=UNCERTAIN_PAUSE_S if self._once else 0.0,
+            template=route.template,
         )
         number = "" if attempt == 1 else str(attempt)
         self.trace.mark(f"sent{number}")

@@ -114,6 +114,7 @@ def call_lines(call: KeptCall) -> Iterator[str]:
         "token": record.token,
         "caller": caller,
         "daemon": call.daemon,
+        **({"pbx": record.pbx} if record.pbx else {}),
         "start": time_json(record.start),
         "outcome": record.outcome,
     }

@@ -6,7 +6,7 @@ It connects to an address at which the daemon listens by its configuration, or t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import attrs
@@ -19,6 +19,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import CertificateOptions
 
+from middlewared.basic_auth import encode_basic
 from middlewared.config import Config
 from middlewared.config.endpoint_descriptions import INTERFACE_POSITION, arguments
 from middlewared.errors import ConfigError, Problem
@@ -31,11 +32,16 @@ _ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S
 
 @attrs.frozen
 class DaemonClient:
-    """An HTTP client for where PBXs place their calls; ``name`` is for messages."""
+    """
+    An HTTP client for where PBXs place their calls; ``name`` is for messages.
+
+    ``headers``: the credentials of a PBX, if one has a password.
+    """
 
     http: PooledHttpClient
     base_url: str
     name: str
+    headers: Mapping[str, str | bytes] = attrs.field(factory=dict, repr=False)
 
 
 def make_daemon_client(config: Config, *, reactor: Any, url: str | None) -> DaemonClient:
@@ -49,11 +55,20 @@ def make_daemon_client(config: Config, *, reactor: Any, url: str | None) -> Daem
     tls = ClientTLS(trust=load_trust(None))
     if url is not None:
         http = PooledHttpClient(reactor=reactor, endpoints=DirectEndpoints(reactor), tls=tls)
-        return DaemonClient(http, url.rstrip("/"), url)
+        return DaemonClient(http, url.rstrip("/"), url, _credentials(config))
     key = "pbx_listen" if config.http.pbx_listen else "listen"
     description, endpoint = _first(reactor, getattr(config.http, key), key)
     http = PooledHttpClient(reactor=reactor, endpoints=lambda _host, _port: endpoint, tls=tls)
-    return DaemonClient(http, "http://localhost", description)
+    return DaemonClient(http, "http://localhost", description, _credentials(config))
+
+
+def _credentials(config: Config) -> Mapping[str, str | bytes]:
+    """Those of the PBX that may call from anywhere, if there is one, or else of any."""
+    secured = [pbx for pbx in config.pbxs if pbx.password]
+    secured.sort(key=lambda pbx: bool(pbx.networks))
+    if not secured:
+        return {}
+    return {"Authorization": encode_basic(secured[0].name, secured[0].password)}
 
 
 def _first(

@@ -28,7 +28,7 @@ from middlewared.errors import ConfigError, DatabaseDown, MiddlewaredError, Prob
 from middlewared.history.history_rows import device_event_row
 from middlewared.history.interface import CallSearch, DeviceEvent, KeptCall
 from middlewared.history.json_forms import call_json, device_json
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
 from middlewared.service.implementations import Storage
 
@@ -87,7 +87,7 @@ def list_devices(
     return with_storage(config, work)
 
 
-def show_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
+def show_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
     """
     Print all fields of a device, with the account's events and last calls.
 
@@ -143,7 +143,7 @@ def _event_cells(event: DeviceEvent) -> Mapping[str, object]:
     }
 
 
-def delete_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
+def delete_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
     """Remove a device and print it. :raises NoDevice: there is none."""
 
     async def work(storage: Storage) -> int:
@@ -185,7 +185,12 @@ def import_from(config: Config, path: Path) -> int:
     async def work(storage: Storage) -> int:
         try:
             with path.open(encoding="utf-8-sig", newline="") as lines:
-                done = await import_devices(devices=storage.devices, lines=lines, report=report)
+                done = await import_devices(
+                    devices=storage.devices,
+                    lines=lines,
+                    report=report,
+                    pattern=config.accounts.sip_user_id_pattern,
+                )
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
@@ -196,12 +201,13 @@ def import_from(config: Config, path: Path) -> int:
 
 
 async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIterator[Device]:
-    after: int | None = 0
-    while after is not None:
-        page = await devices.page(after, _PAGE, matching)
+    page = await devices.page(None, _PAGE, matching)
+    while True:
         for device in page.devices:
             yield device
-        after = page.last
+        if page.last is None:
+            return
+        page = await devices.page(page.last, _PAGE, matching)
 
 
 def _fields(device: Device) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from middlewared.cli.daemon_client import DaemonClient, make_daemon_client
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
-from middlewared.model import Outcome
+from middlewared.model import Outcome, SipUserId
 from middlewared.outgoing.interface import HttpResponse, OutgoingFailed
 
 # Beyond the wait for the phone: for the daemon itself and the connection to it.
@@ -28,9 +28,10 @@ _MEANING = {
     "no-device": "no device is registered for this account, or it is set to do not disturb",
     "token-dead": "the app is gone from the device; its registration was removed",
     "push-failed": "the push could not be sent; see the daemon's log",
-    "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
-    " phone number is invalid",
-    "forbidden": "this host is not in [http] pbx_networks",
+    "cancelled": "the PBX cancelled the call",
+    "malformed": "the account is not between sip_user_id_min and sip_user_id_max (or does not match"
+    " sip_user_id_pattern), or the phone number is invalid",
+    "forbidden": "this host is not in [http] pbx_networks, or not in the networks of a [pbx:NAME]",
     "overloaded": "the daemon has more calls than it can serve, or [calls] max_waiting are waiting",
     "draining": "the daemon is stopping",
     "service-down": "the database or Redis is down",
@@ -41,7 +42,7 @@ class PushFailed(MiddlewaredError):
     """The test call could not be placed."""
 
 
-def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None) -> int:
+def push(config: Config, sip_user_id: SipUserId, *, phonenumber: str, url: str | None) -> int:
     """
     Place a test call and print its outcome and the time of each step.
 
@@ -61,7 +62,7 @@ def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None)
             "call_id": call_id,
         }
         try:
-            reply = await _place(daemon, fields, config.calls.roundtrip_wait_s + _MARGIN_S)
+            reply = await _place(daemon, fields, _longest_wait_s(config) + _MARGIN_S)
         finally:
             await daemon.http.close()
         outcome = reply.header("X-Outcome")
@@ -73,12 +74,17 @@ def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None)
     return run_in_reactor(work)
 
 
+def _longest_wait_s(config: Config) -> float:
+    waits_s = [pbx.roundtrip_wait_s or 0.0 for pbx in config.pbxs]
+    return max(config.calls.roundtrip_wait_s, *waits_s, 0.0)
+
+
 async def _place(daemon: DaemonClient, fields: dict[str, str], timeout_s: float) -> HttpResponse:
     try:
         return await daemon.http.request(
             "POST",
             f"{daemon.base_url}/api/incoming-call/",
-            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            headers={"Content-Type": "application/x-www-form-urlencoded", **daemon.headers},
             body=urlencode(fields).encode(),
             timeout_s=timeout_s,
         )

@@ -19,6 +19,7 @@ from middlewared.config.values import (
     HttpSettings,
     LogSettings,
     MetricsSettings,
+    PbxSettings,
     ProxySettings,
     RedisSettings,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "LogSettings",
     "MetricsSettings",
     "Network",
+    "PbxSettings",
     "ProxySettings",
     "RedisSettings",
     "read_config",

@@ -46,44 +46,62 @@ def stranger_warnings(config: Config) -> Iterator[Problem]:
             )
             yield Problem("http", "trusted_proxies", what)
     open_to_others = http.trusted_proxies or not all(map(is_local, http.pbx_listen or http.listen))
-    for network in http.pbx_networks if open_to_others else ():
+    for section, key, network in _pbx_networks(config) if open_to_others else ():
         if _is_wider(network, _OWN_BITS) and not _is_private(network):
             what = f"{network} includes strangers, who may place calls; name only the PBXs"
-            yield Problem("http", "pbx_networks", what)
+            yield Problem(section, key, what)
     for key, listen in (("listen", http.listen), ("pbx_listen", http.pbx_listen)):
         if any(map(behind_proxy, listen)) and not http.trusted_proxies:
             what = "haproxy: needs trusted_proxies, otherwise its PROXY headers are not trusted"
             yield Problem("http", key, what)
     if not http.pbx_listen:
         yield from _shared_with_phones(config)
-    yield from _open_sockets(http)
+    yield from _open_sockets(config)
+
+
+def _pbx_networks(config: Config) -> list[tuple[str, str, Network]]:
+    """The networks that suffice to place calls, each with the section and key that names it."""
+    if not config.pbxs:
+        return [("http", "pbx_networks", each) for each in config.http.pbx_networks]
+    open_pbxs = [pbx for pbx in config.pbxs if not pbx.password]
+    return [(pbx.section, "networks", each) for pbx in open_pbxs for each in pbx.networks]
 
 
 def _shared_with_phones(config: Config) -> Iterator[Problem]:
     """Where phones and PBXs use the same addresses, a proxy must report which is which."""
     http = config.http
     proxies = [each for each in http.trusted_proxies if not _is_wider(each, _SEGMENT_BITS)]
-    for network in http.pbx_networks:
+    networks = _pbx_networks(config)
+    for section, key, network in networks:
         if any(_overlap(network, proxy) for proxy in proxies):
             what = (
                 f"{network} includes a trusted proxy: what it forwards without X-Forwarded-For"
                 " may place calls; set pbx_listen, or make sure that every proxy adds the header"
             )
-            yield Problem("http", "pbx_networks", what)
+            yield Problem(section, key, what)
             return
-    if _has_local_proxy(config) and any(_is_local_peer(http, each) for each in http.pbx_networks):
+    local = [each for each in networks if _is_local_peer(http, each[2])]
+    if local and _has_local_proxy(config):
+        section, key, _ = local[0]
         what = (
             "includes this host, and phones need a proxy on this host: what it forwards without"
             " X-Forwarded-For may place calls; name the proxy in trusted_proxies, and set"
             " pbx_listen or remove this host"
         )
-        yield Problem("http", "pbx_networks", what)
+        yield Problem(section, key, what)
 
 
 def _has_local_proxy(config: Config) -> bool:
     """Whether phones that are not on this host need a proxy here."""
-    phones = urlsplit(config.calls.response_api).hostname or ""
-    return bool(config.apps) and not is_loopback(phones) and all(map(is_local, config.http.listen))
+    hosts = [urlsplit(url).hostname or "" for url in response_apis(config).values()]
+    return not all(map(is_loopback, hosts)) and all(map(is_local, config.http.listen))
+
+
+def response_apis(config: Config) -> dict[str, str]:
+    """Where phones answer, by the section that names it; that of [calls] if an app uses it."""
+    own = {app.section: app.response_api for app in config.apps.values() if app.response_api}
+    shared = len(own) < len(config.apps)
+    return ({"calls": config.calls.response_api} if shared else {}) | own
 
 
 def _is_local_peer(http: HttpSettings, network: Network) -> bool:
@@ -94,13 +112,15 @@ def _is_local_peer(http: HttpSettings, network: Network) -> bool:
     return not all(unix) and any(_overlap(network, loopback) for loopback in LOOPBACK_NETWORKS)
 
 
-def _open_sockets(http: HttpSettings) -> Iterator[Problem]:
+def _open_sockets(config: Config) -> Iterator[Problem]:
     """Unix sockets that every user of this host may connect to, where their peers are PBXs."""
-    for endpoint in http.pbx_listen or http.listen if UNIX in http.pbx_networks else ():
+    http = config.http
+    found = [key for _, key, network in _pbx_networks(config) if network == UNIX]
+    for endpoint in http.pbx_listen or http.listen if found else ():
         given = arguments(endpoint)
         if given[0] == "unix" and int(given.get(2, given.get("mode", "660")), 8) & 2:
             what = (
-                f"{endpoint} lets every user of this host place calls, because pbx_networks"
+                f"{endpoint} lets every user of this host place calls, because {found[0]}"
                 " includes unix; set mode=660"
             )
             yield Problem("http", "pbx_listen" if http.pbx_listen else "listen", what)

@@ -115,6 +115,13 @@ def seconds(low_ms: int) -> Parse[float]:
 
 duration = seconds(1)
 duration_or_0 = seconds(0)
+
+
+def optional_duration(written: str, base: Path) -> float | None:
+    """A duration; "": none, another one counts."""
+    return duration(written, base) if written else None
+
+
 count = integer(1, 10_000_000)
 account = integer(0, 10**18 - 1)
 
@@ -123,6 +130,21 @@ def analytics_label(written: str, _base: Path) -> str:
     """A label of FCM's delivery reports (FcmOptions.analytics_label); "": none."""
     if written and not re.fullmatch(r"[a-zA-Z0-9\-_.~%]{1,50}", written):
         raise InvalidValue("must be at most 50 characters of a-z, A-Z, 0-9 and -_.~%")
+    return written
+
+
+def pattern(written: str, base: Path) -> re.Pattern[str] | None:
+    """A regular expression of Python's; None when not set."""
+    try:
+        return re.compile(text(written, base)) if written else None
+    except (re.error, RecursionError, OverflowError):
+        raise InvalidValue("must be a regular expression, as Python's re has them") from None
+
+
+def digits(written: str, _base: Path) -> str:
+    """A number that is only compared; "": none."""
+    if not re.fullmatch(r"[0-9]{0,20}", written):
+        raise InvalidValue("must be at most 20 digits")
     return written
 
 

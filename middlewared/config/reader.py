@@ -15,7 +15,15 @@ import attrs
 from middlewared.config.ini import parse_ini
 from middlewared.config.parsers import InvalidValue, Setting
 from middlewared.config.rules import broken_rules, warnings
-from middlewared.config.values import DEFAULTS, AndroidApp, App, AppleApp, Config, GcmApp
+from middlewared.config.values import (
+    DEFAULTS,
+    AndroidApp,
+    App,
+    AppleApp,
+    Config,
+    GcmApp,
+    PbxSettings,
+)
 from middlewared.errors import ConfigError, Problem
 
 FindProblems: TypeAlias = Callable[[Config], Iterable[Problem]]
@@ -27,6 +35,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 _APPS: dict[str, type[App]] = {kind.platform.value: kind for kind in (AppleApp, AndroidApp, GcmApp)}
 _APP_SECTION = re.compile(r"app:([^\s:]{1,255}):([a-z]+)")
+_PBX_SECTION = re.compile(r"pbx:([^\s:]{1,64})")
 _REFERENCE = re.compile(r"%\(ENV:([A-Za-z_][A-Za-z0-9_]*)\)s")
 _BROKEN_REFERENCE = re.compile(r"%\(\s*env\b", re.IGNORECASE)
 _MOST_BYTES = 1 << 20
@@ -51,16 +60,18 @@ def read_config(
     sections = {} if path is None else parse_ini(_contents(path, problems), problems.add)
     base = Path.cwd() if path is None else path.absolute().parent
     reader = _SectionReader(base, environ, problems)
-    apps = {}
+    apps, pbxs = {}, []
     for title in (title for title in sections if title not in SECTIONS):
-        if found := _app_kind(title, problems):
+        if match := _PBX_SECTION.fullmatch(title):
+            pbxs.append(reader.read(title, sections[title], PbxSettings, name=match[1]))
+        elif found := _app_kind(title, problems):
             app, kind = found
             apps[app, kind.platform] = reader.read(title, sections[title], kind, app=app)
     fixed = {
         title: reader.read(title, sections.get(title, {}), kind) for title, kind in SECTIONS.items()
     }
     source = DEFAULTS if path is None else str(path)
-    config = Config(**fixed, apps=apps, source=source)
+    config = Config(**fixed, pbxs=tuple(pbxs), apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
     problems.add_unbroken(find_problems(config))
     if problems.found:
@@ -118,7 +129,8 @@ def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
     if match and match[2] in _APPS:
         return match[1], _APPS[match[2]]
     app = (title.split(":")[1].strip() if ":" in title else "") or "APP_ID"
-    known = [*SECTIONS, *(f"app:{app}:{platform}" for platform in _APPS)]
+    name = (title.partition(":")[2].strip() if ":" in title else "") or "NAME"
+    known = [*SECTIONS, f"pbx:{name}", *(f"app:{app}:{platform}" for platform in _APPS)]
     problems.add(title, "", f"unknown section; the nearest known one is [{_nearest(title, known)}]")
     return None
 

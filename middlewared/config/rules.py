@@ -11,18 +11,23 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from middlewared.config.endpoint_descriptions import has_fixed_port
-from middlewared.config.exposure import clear_text_passwords, is_loopback, stranger_warnings
+from middlewared.config.exposure import (
+    clear_text_passwords,
+    is_loopback,
+    response_apis,
+    stranger_warnings,
+)
 from middlewared.config.values import (
     AccountSettings,
     AndroidApp,
     App,
     AppleApp,
-    CallSettings,
     Config,
     GoogleApp,
     RedisSettings,
 )
 from middlewared.errors import Problem
+from middlewared.networks import LOOPBACK_NETWORKS
 
 _MOST_PUSHES = 100
 _APPLE_ID = re.compile(r"[A-Z0-9]{10}")
@@ -33,7 +38,10 @@ _DEAD_LEGACY_HOSTS = {"fcm.googleapis.com", "gcm-http.googleapis.com", "android.
 def broken_rules(config: Config) -> Iterator[Problem]:
     """Every contradiction between values each of which is valid alone."""
     yield from _listening(config)
-    yield from _timing(config.calls)
+    yield from _timing(config)
+    for pbx in config.pbxs:
+        if not (pbx.networks or pbx.password):
+            yield Problem(pbx.section, "", "must have networks, a password, or both")
     yield from _accounts(config.accounts)
     yield from _redis(config.redis)
     for app in config.apps.values():
@@ -42,7 +50,9 @@ def broken_rules(config: Config) -> Iterator[Problem]:
 
 def warnings(config: Config) -> Iterator[Problem]:
     """What an operator should know at the start, though the configuration works."""
-    if not config.http.pbx_networks:
+    if config.pbxs and config.http.pbx_networks != LOOPBACK_NETWORKS:
+        yield Problem("http", "pbx_networks", "has no effect beside [pbx:NAME]")
+    if not (config.pbxs or config.http.pbx_networks):
         yield Problem("http", "pbx_networks", "is empty: no PBX may place a call")
     yield from stranger_warnings(config)
     if config.accounts.backend == "open":
@@ -70,10 +80,21 @@ def _listening(config: Config) -> Iterator[Problem]:
             taken[endpoint] = f"[{section}] {key}"
 
 
-def _timing(calls: CallSettings) -> Iterator[Problem]:
-    if calls.roundtrip_wait_s / calls.resend_interval_s > _MOST_PUSHES + 1e-9:
+def _timing(config: Config) -> Iterator[Problem]:
+    most_s = config.calls.resend_interval_s * (_MOST_PUSHES + 1e-9)
+    if config.calls.roundtrip_wait_s > most_s:
         what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
         yield Problem("calls", "resend_interval_ms", what)
+    for pbx in config.pbxs:
+        if pbx.roundtrip_wait_s is not None and pbx.roundtrip_wait_s > most_s:
+            what = f"must leave at most {_MOST_PUSHES} pushes every resend_interval_ms"
+            yield Problem(pbx.section, "roundtrip_wait_ms", what)
+    waits_s = [config.calls.roundtrip_wait_s, *(pbx.roundtrip_wait_s or 0 for pbx in config.pbxs)]
+    for app in config.apps.values():
+        interval_s = app.resend_interval_s
+        if interval_s is not None and max(waits_s) > interval_s * (_MOST_PUSHES + 1e-9):
+            what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
+            yield Problem(app.section, "resend_interval_ms", what)
 
 
 def _accounts(accounts: AccountSettings) -> Iterator[Problem]:
@@ -153,12 +174,12 @@ def _plain_http(section: str, key: str, url: str) -> Iterator[Problem]:
 
 
 def _response_api(config: Config) -> Iterator[Problem]:
-    url = config.calls.response_api
-    if config.apps and is_loopback(urlsplit(url).hostname or ""):
-        what = "is a loopback address, which no phone can reach"
-        yield Problem("calls", "response_api", what)
-    elif config.apps:
-        yield from _plain_http("calls", "response_api", url)
+    for section, url in response_apis(config).items():
+        if is_loopback(urlsplit(url).hostname or ""):
+            what = "is a loopback address, which no phone can reach"
+            yield Problem(section, "response_api", what)
+        else:
+            yield from _plain_http(section, "response_api", url)
 
 
 def _apple_warnings(app: AppleApp) -> Iterator[Problem]:

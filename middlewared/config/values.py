@@ -10,6 +10,7 @@ in the ini file and seconds everywhere else. The text form of each class hides i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,12 +26,15 @@ from middlewared.config.parsers import (
     choice,
     count,
     database_url,
+    digits,
     duration,
     duration_or_0,
     integer,
     networks,
     nodes,
+    optional_duration,
     path,
+    pattern,
     proxy_url,
     setting,
     show_url,
@@ -69,6 +73,22 @@ class HttpSettings:
 
 
 @attrs.frozen
+class PbxSettings:
+    """``[pbx:NAME]``: a PBX. ``networks`` empty: any; ``roundtrip_wait_s`` None: of [calls]."""
+
+    name: str
+    networks: tuple[Network, ...] = setting(networks, "")
+    password: str = setting(text, "", secret=True)
+    roundtrip_wait_s: float | None = setting(optional_duration, "", key="roundtrip_wait_ms")
+    max_calls_per_s: int = setting(integer(0, 1_000_000), "0")
+
+    @property
+    def section(self) -> str:
+        """The section's title."""
+        return f"pbx:{self.name}"
+
+
+@attrs.frozen
 class MetricsSettings:
     """``[metrics]``: where Prometheus reads; metrics are off when ``listen`` is empty."""
 
@@ -87,6 +107,7 @@ class CallSettings:
     drain_s: float = setting(duration_or_0, "10000", key="drain_ms")
     drain_notice_s: float = setting(duration_or_0, "0", key="drain_notice_ms")
     max_waiting: int = setting(count, "20000")
+    answer_by_registration: bool = setting(boolean, "no")
     silent_calls: int = setting(integer(0, 1_000_000), "0")
     silent_wait_s: float = setting(duration, "1500", key="silent_wait_ms")
 
@@ -103,6 +124,7 @@ class AccountSettings:
     htpasswd: Path | None = setting(path, "")
     sip_user_id_min: int = setting(account, "100000000")
     sip_user_id_max: int = setting(account, "999999999")
+    sip_user_id_pattern: re.Pattern[str] | None = setting(pattern, "")
 
 
 @attrs.frozen
@@ -168,6 +190,9 @@ class AppSettings:
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
     lost_account_notice: bool = setting(boolean, "yes")
+    response_api: str = setting(web_url("http", "https", optional=True, query=True), "")
+    resend_interval_s: float | None = setting(optional_duration, "", key="resend_interval_ms")
+    payload: Path | None = setting(path, "")
     accounts_per_token: Accounts = setting(choice("one", "many"), "one")
 
     @property
@@ -212,6 +237,7 @@ class AndroidApp(AppSettings):
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
+    project_number: str = setting(digits, "")
     address: Address = setting(choice("auto", "token", "fid"), "auto")
     analytics_label: str = setting(analytics_label, "")
 
@@ -239,8 +265,9 @@ class Config:
     """
     A complete configuration that has passed every check.
 
-    ``apps`` is keyed by app id and platform. ``warnings`` are about what works but is probably
-    not intended. ``source`` is the file's name, for messages.
+    ``pbxs`` are in the order of the file. ``apps`` is keyed by app id and platform.
+    ``warnings`` are about what works but is probably not intended. ``source`` is the file's
+    name, for messages.
     """
 
     http: HttpSettings = attrs.field(factory=HttpSettings)
@@ -252,6 +279,7 @@ class Config:
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
     history: HistorySettings = attrs.field(factory=HistorySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
+    pbxs: tuple[PbxSettings, ...] = ()
     apps: Apps = attrs.field(factory=dict, converter=_frozen)
     warnings: tuple[Problem, ...] = ()
     source: str = attrs.field(default=DEFAULTS, eq=False)

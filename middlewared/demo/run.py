@@ -104,23 +104,28 @@ class Demo:
         """Play a scene and print its time-lines; whether it ended as announced."""
         account = FIRST_ACCOUNT + number
         phone = await self._register(account, scene)
-        results = await gatherResults(
-            [
-                self._pbx.place(
-                    account,
-                    phonenumber=scene.phonenumber,
-                    caller_id="Alice",
-                    call_id=CALL_ID.format(number),
-                )
-                for _ in range(scene.calls)
-            ]
-        )
+        call_id = CALL_ID.format(number)
+        self._next_push = Deferred()
+        held = [
+            self._pbx.place(
+                account, phonenumber=scene.phonenumber, caller_id="Alice", call_id=call_id
+            )
+            for _ in range(scene.calls)
+        ]
+        events = await self._give_up(account, call_id) if scene.gives_up else []
+        results = await gatherResults(held)
         complaints = [] if phone is None else phone.complaints
         good = all(r.outcome == scene.outcome and r.status == scene.status for r in results)
-        self._timelines.show(scene.title, self._events(results, phone))
+        self._timelines.show(scene.title, [*self._events(results, phone), *events])
         for complaint in complaints:
             self._timelines.print(f"  the app complains: {complaint}", good=False)
         return self._report(good and not complaints, scene.outcome)
+
+    async def _give_up(self, account: int, call_id: str) -> list[Event]:
+        """The caller gives up once the phone has its push."""
+        await self._next_push.addTimeout(PUSH_S, self._reactor)
+        cancelled = await self._pbx.cancel(account, call_id)
+        return [Event(cancelled.placed_at, "PBX", "DELETE /api/incoming-call/")]
 
     def _report(self, good: bool, outcome: str) -> bool:
         """Print whether a scene ended as announced, which is given back."""

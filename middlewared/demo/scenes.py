@@ -31,6 +31,7 @@ class Scene:
 
     ``generation`` None: no phone is registered. ``fault``: Apple's answer to the push.
     ``calls``: how often the PBX places the call, the repeats while the first waits.
+    ``gives_up``: the caller gives up as soon as the phone has its push.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Scene:
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     fault: Reject | None = None
     calls: int = 1
+    gives_up: bool = False
     phonenumber: str = "+31501234567"
 
 
@@ -75,6 +77,14 @@ SCENES: Sequence[Scene] = (
         generation=ANDROID_6,
         app=ANDROID_APP,
         reaction=Reaction(available=None),
+    ),
+    Scene(
+        "The caller gives up while the phone wakes",
+        "cancelled",
+        generation=ANDROID_6,
+        app=ANDROID_APP,
+        reaction=Reaction(available=None),
+        gives_up=True,
     ),
     Scene("No phone is registered", "no-device"),
     Scene("A phone that wants no calls", "no-device", generation=FLUTTER_IOS, fields={"dnd": True}),

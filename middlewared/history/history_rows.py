@@ -32,8 +32,8 @@ from middlewared.history.numbers import digits_of, kept_name, kept_number
 from middlewared.logs import redacted
 
 CALL_COLUMNS = (
-    *("unique_key", "call_id", "sip_user_id", "app", "platform", "daemon", "started_at"),
-    *("outcome", "phonenumber", "caller_id", "number", "woken_ms", "details"),
+    *("unique_key", "call_id", "sip_user_id", "app", "platform", "daemon", "pbx"),
+    *("started_at", "outcome", "phonenumber", "caller_id", "number", "woken_ms", "details"),
 )
 FACT_COLUMNS = ("unique_key", "sip_user_id", "at", "kind", "details")
 EVENT_COLUMNS = (
@@ -78,7 +78,7 @@ def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
     }
     return (
         *(record.unique_key, record.call_id, record.sip_user_id, record.app, record.platform),
-        *(daemon, round(start, 6), record.outcome, phonenumber),
+        *(daemon, record.pbx, round(start, 6), record.outcome, phonenumber),
         *(kept_name(record.caller_id, numbers), digits_of(phonenumber)),
         *(_woken_ms(record), _json(details)),
     )
@@ -183,6 +183,7 @@ def _kept_call(row: Row) -> KeptCall:
         sip_user_id=values["sip_user_id"],
         app=values["app"],
         platform=values["platform"],
+        pbx=values["pbx"],
         start=start,
         outcome=values["outcome"],
         phonenumber=values["phonenumber"],
@@ -223,20 +224,34 @@ def _deciding(start: float, after_us: int, available: bool, id: str) -> KeptAnsw
 
 def _with_facts(call: KeptCall, facts: Sequence[Row]) -> KeptCall:
     deciding = call.record.answer
-    answers = {} if deciding is None else {deciding.id: deciding}
+    answers = [] if deciding is None else [deciding]
     joined: list[float] = []
     reports: list[KeptReport] = []
     for _, _, at, kind, text in sorted(facts, key=lambda fact: fact[2]):
         details: Mapping[str, Any] = json.loads(text)
         if kind == ANSWER:
             answer = KeptAnswer(at, details["available"], False, details["late_ms"], details["id"])
-            answers.setdefault(answer.id or str(len(answers)), answer)
+            if _is_deciding(answer, deciding):
+                deciding = None  # another without an id is a repeat
+            elif not answer.id or answer.id not in {each.id for each in answers}:
+                answers.append(answer)
         elif kind == JOINED:
             joined.append(at)
         else:
             reports.append(KeptReport(at, kind, details))
-    in_order = sorted(answers.values(), key=lambda answer: answer.time)
+    in_order = sorted(answers, key=lambda answer: answer.time)
     return attrs.evolve(call, answers=in_order, joined=joined, reports=reports)
+
+
+def _is_deciding(answer: KeptAnswer, deciding: KeptAnswer | None) -> bool:
+    """
+    Whether an answer that another daemon received is the one that decided the call.
+
+    Acceptances have no id: the first of another daemon is the one that decided.
+    """
+    if deciding is None or answer.late_milliseconds is not None:
+        return False
+    return (answer.available, answer.id) == (deciding.available, deciding.id)
 
 
 def device_events(rows: Iterable[Row]) -> list[DeviceEvent]:

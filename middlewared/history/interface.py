@@ -80,7 +80,8 @@ class KeptAnswer(NamedTuple):
     One answer of the phone.
 
     ``decided``: whether it ended the call. ``late_milliseconds``: how long after the call had
-    timed out; None: it was in time. ``id``: two with the same are one.
+    timed out; None: it was in time. ``id``: two with the same are one; "": see
+    :mod:`.history_rows`.
     """
 
     time: float
@@ -105,6 +106,7 @@ class CallRecord:
     A call that has ended, as the daemon that woke its device knows it.
 
     ``platform``: "none" and ``app``: "" when there was no device. ``token``: a fingerprint.
+    ``pbx``: the name of the section of the PBX that placed it; "": it has none.
     ``wait_ms``: how long the phone had to answer. ``inherited``: how many pushes had been sent
     by a daemon that failed during the call; no more is known of them.
     """
@@ -125,6 +127,7 @@ class CallRecord:
     hindrance: Hindrance = Hindrance.NONE
     token: str = ""
     inherited: int = 0
+    pbx: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -27,6 +27,7 @@ def call_json(call: KeptCall) -> dict[str, Any]:
         "app": record.app,
         "platform": record.platform,
         "daemon": call.daemon,
+        "pbx": record.pbx,
         "start": time_json(record.start),
         "outcome": record.outcome,
         "verdict": call.verdict,

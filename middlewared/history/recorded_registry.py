@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from middlewared.devices.interface import DeviceRegistry, Registered
 from middlewared.history.interface import DeviceEvent, Recorder
-from middlewared.model import Device, Platform
+from middlewared.model import Device, Platform, SipUserId
 from middlewared.quoting import fingerprint
 
 
@@ -38,7 +38,9 @@ class RecordedRegistry:
             self._record(device, registered)
         return registered
 
-    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+    async def delete(
+        self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
+    ) -> bool:
         done = await self._devices.delete(sip_user_id, platform, app, token)
         if done and self._recorder.recording:
             removed = Device(sip_user_id, platform, app, token)

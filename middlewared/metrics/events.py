@@ -7,7 +7,8 @@ tests/test_operations_files.py fails, and in CHANGELOG.md. Its test is in tests/
 
 What happens to a call is counted after the reply to the PBX: as a field of ``EndedCall`` or
 ``EndedRequest`` (``calls/ringing.py``), which ``calls/call_log.py`` counts (its test:
-tests/test_calls_log.py). Only ``calls/overload.py`` counts directly.
+tests/test_calls_log.py). Only ``calls/overload.py`` counts directly. Requests are counted by
+``web/root.py``, when the reply has been written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from middlewared.model import DeviceKind, Outcome, Platform
 from middlewared.push.interface import PushResult, Uncertain
 
 NONE = "none"
-"""App and platform in the labels of a call without a device."""
+"""App and platform in the labels of a call without a device, and a PBX without a section."""
 
 _DEVICE = ("os", "os_version")
 _CALL = ("app_version", "connection_type", "direction", "network", "network_operator", *_DEVICE)
@@ -191,6 +192,11 @@ class Metrics:
         self._requests = self._counter(
             "middlewared_http_requests_total", "Answered requests", ("route", "method", "code")
         )
+        self._pbx_requests = self._counter(
+            "middlewared_pbx_requests_total",
+            "Requests of PBXs to place or cancel a call",
+            ("pbx", "outcome"),
+        )
         self._request_seconds = self._histogram(
             "middlewared_http_request_seconds",
             "From a request to its response, including the wait of a held call",
@@ -283,6 +289,10 @@ class Metrics:
         """A request was answered; ``route`` is the endpoint's name, not the path."""
         self._requests.of(route, method if method in _METHODS else OTHER, str(code)).inc()
         self._request_seconds.of(route).observe(seconds)
+
+    def pbx_request(self, pbx: str, outcome: Outcome) -> None:
+        """A PBX's request was answered; ``pbx``: the name of its section; "": it has none."""
+        self._pbx_requests.of(pbx or NONE, outcome.value).inc()
 
     def report(self, fields: Mapping[str, str]) -> None:
         """An app's report to /api/log-metrics/: a hangup, a success, a failure, or neither."""

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, TypeAlias
 import attrs
 
 from middlewared.model import Call, Device, Platform
+from middlewared.push.payload_template import PayloadTemplate, Values
 
 UNWANTED = "unwanted"
 """The reason of a push that was dropped before it was sent, since its call was over."""
@@ -45,10 +46,27 @@ class CallPush:
     then its status may still arrive and make the repeat unnecessary.
     """
 
+    template: PayloadTemplate | None = attrs.field(default=None, repr=False)
+    """What the app reads; None: what Vialer's apps read."""
+
     @property
     def deadline(self) -> float:
         """From when on the push must not be sent, by the process's own clock."""
         return self.call.deadline
+
+    def values(self, caller_id: str) -> Values:
+        """What the placeholders of a template stand for, with this name of the caller."""
+        call, incoming = self.call, self.call.incoming
+        return {
+            "unique_key": call.unique_key,
+            "phonenumber": incoming.phonenumber,
+            "caller_id": caller_id,
+            "response_api": self.response_api,
+            "message_start_time": call.start_time,
+            "attempt": self.attempt,
+            "call_id": incoming.call_id or call.unique_key,
+            "sip_user_id": incoming.sip_user_id,
+        }
 
 
 @attrs.frozen
@@ -223,6 +241,12 @@ class Route:
     provider: PushProvider
     resend: Resend = Resend.AUTO
     lost_account_notice: bool = True
+    response_api: str = ""
+    """Where its devices answer; "": as all others."""
+    resend_interval_s: float | None = None
+    """The time between two pushes of a call; None: as for all others."""
+    template: PayloadTemplate | None = None
+    """What its devices read; None: what Vialer's apps read."""
 
 
 class Routes(Protocol):

@@ -7,13 +7,13 @@ Nothing here reads or writes a socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement, SipUserId
 from middlewared.rendezvous.late import WokenDevice
 from middlewared.waiting import FairCall
 
@@ -26,6 +26,7 @@ class HeldCall:
     :ivar waker: the id of the waiter here that wakes the device; "": none does.
     :ivar expired: its deadline has passed here.
     :ivar checked_at: when Redis last confirmed the record; 0.0: it is to be asked soon.
+    :ivar listed_at: when it was listed for its account in Redis; 0.0: it was not.
     :ivar pushes: how many pushes of the waker are outstanding.
     :ivar refusals: those of the phone that arrived here, by the id of the answer.
     :ivar waiters: those that wait here for the outcome.
@@ -36,6 +37,7 @@ class HeldCall:
     waker: str = ""
     expired: bool = False
     checked_at: float = 0.0
+    listed_at: float = 0.0
     ended: Deferred[Settlement | None] = attrs.field(factory=Deferred)
     kind: DeviceKind | None = None
     pushes: int = 0
@@ -54,6 +56,11 @@ class HeldCall:
     def is_woken_here(self) -> bool:
         """Whether this daemon wakes the device."""
         return bool(self.waker) and not self.ended.called
+
+    def has_any_of(self, waiter_ids: Collection[str]) -> bool:
+        """Whether one of these waiters waits here or wakes the device."""
+        wakes = bool(self.waker) and self.waker in waiter_ids
+        return wakes or any(each.id in waiter_ids for each in self.waiters)
 
     @property
     def is_answered(self) -> bool:
@@ -135,7 +142,8 @@ class HeldCalls:
         self._left = left
         self._expired = expired or self.time_out
         self._calls: dict[str, HeldCall] = {}
-        self._by_identity: dict[tuple[int, str], HeldCall] = {}
+        self._by_identity: dict[tuple[SipUserId, str], HeldCall] = {}
+        self._by_account: dict[SipUserId, dict[str, HeldCall]] = {}
         self.pushes_changed = pushes_changed
         self.waiting = 0
 
@@ -152,10 +160,27 @@ class HeldCalls:
         held = self._by_identity.get(_identity(incoming))
         return held if held is not None and (held.waiters or held.is_answered) else None
 
+    def answerable(self, sip_user_id: SipUserId, call_id: str) -> list[HeldCall]:
+        """
+        The account's calls that a registration answers: they were opened with
+        ``by_registration``, wait here, and had a push from here; a push under way counts.
+
+        :param call_id: of the one call; "": all of them.
+        """
+        return [
+            held
+            for held in self._by_account.get(sip_user_id, {}).values()
+            if held.waiters and held.is_woken_here and held.pushes and not held.expired
+            if call_id in ("", held.call.incoming.call_id)
+        ]
+
     def add(self, call: Call, *, left_s: float) -> HeldCall:
         """Put a call into the table; it expires in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = HeldCall(call)
         held.expiry = self._clock.callLater(max(0.0, left_s), self._expire, held)
+        if call.by_registration:
+            account = self._by_account.setdefault(call.incoming.sip_user_id, {})
+            account[call.unique_key] = held
         if call.incoming.call_id:
             self._by_identity[_identity(call.incoming)] = held
         return held
@@ -203,6 +228,14 @@ class HeldCalls:
         """Settle the call as TIMEOUT; an answered one is forgotten."""
         self.settle(held, Settlement(Outcome.TIMEOUT))
 
+    def cancel(self, incoming: IncomingCall) -> bool:
+        """Settle the call of this account and call_id as CANCELLED; False: none waits here."""
+        held = self.find_repeated(incoming)
+        if held is None or held.settlement is not None:
+            return False
+        self.settle(held, Settlement(Outcome.CANCELLED))
+        return True
+
     def refuse(self, held: HeldCall, answer: Answer) -> None:
         """Add a refusal of the phone; it may decide the call."""
         held.refusals[answer.id] = answer
@@ -233,8 +266,14 @@ class HeldCalls:
         if held.expiry is not None and held.expiry.active():
             held.expiry.cancel()
         held.expiry = None  # it refers to the call: only the collector could free the two
-        if self._calls.get(held.call.unique_key) is held:
-            del self._calls[held.call.unique_key]
+        key, sip_user_id = held.call.unique_key, held.call.incoming.sip_user_id
+        if self._calls.get(key) is held:
+            del self._calls[key]
+        account = self._by_account.get(sip_user_id)
+        if account is not None and account.get(key) is held:
+            del account[key]
+            if not account:
+                del self._by_account[sip_user_id]
         identity = _identity(held.call.incoming)
         if self._by_identity.get(identity) is held:
             del self._by_identity[identity]
@@ -245,6 +284,6 @@ class HeldCalls:
         held.expiry = self._clock.callLater(0, self._expired, held)
 
 
-def _identity(incoming: IncomingCall) -> tuple[int, str]:
+def _identity(incoming: IncomingCall) -> tuple[SipUserId, str]:
     """What makes two requests of a PBX the same call, unless their call_id is empty."""
     return incoming.sip_user_id, incoming.call_id

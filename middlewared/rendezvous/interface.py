@@ -14,6 +14,7 @@ from middlewared.model import (
     IncomingCall,
     Outcome,
     Settlement,
+    SipUserId,
 )
 
 
@@ -138,8 +139,30 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the result cannot be known now.
         """
 
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
+        """
+        The account has registered at the SIP registrar: answer its calls that had a push.
+
+        Only those that were opened with ``by_registration``, at whichever member.
+
+        :param call_id: of the one call to answer; "": all of the account.
+        :param answer: an available one.
+        :return: how many calls it has decided.
+        :raises RendezvousDown: none is known to wait, and it cannot be known now.
+        """
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """End a waiting call early with a definitive ``outcome``; nothing when it is over."""
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """
+        The caller gave up: end the call of this account and call_id as CANCELLED.
+
+        A call that is placed with them from now on is a new one.
+
+        :return: whether such a call waited, at any member; an answered one stays answered.
+        :raises RendezvousDown: it cannot be known now.
+        """
 
     def settle_all(self, outcome: Outcome) -> None:
         """Settle every waiter of this daemon, at once (the end of a drain)."""

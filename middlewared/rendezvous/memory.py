@@ -16,6 +16,7 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, ignored
@@ -103,11 +104,22 @@ class MemoryRendezvous:
                 self._held.refuse(held, answer)
         return AnswerResult.ACCEPTED
 
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
+        """See :meth:`.interface.Rendezvous.answer_account`; never down."""
+        answerable = self._held.answerable(sip_user_id, call_id)
+        for held in answerable:
+            self._held.settle(held, Settlement.by(answer))
+        return len(answerable)
+
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
         held = self._held.find(unique_key)
         if held is not None and held.settlement is None:
             self._held.settle(held, Settlement(outcome))
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """See :meth:`.interface.Rendezvous.cancel`; never down."""
+        return self._held.cancel(incoming)
 
     def settle_all(self, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle_all`."""

@@ -27,6 +27,7 @@ from middlewared.push.apns.apple_credentials import (
     load_key,
 )
 from middlewared.push.google.service_account import ServiceAccount, load_service_account
+from middlewared.push.payload_template import PayloadTemplate, load_template
 from middlewared.service.certificate_checks import scope_problems
 
 AppKey = tuple[str, Platform]
@@ -46,6 +47,9 @@ class LoadedApp:
     sandbox_credentials: Credentials | None = None
     """The sandbox's own key, if it has one."""
 
+    template: PayloadTemplate | None = None
+    """Of its payloads, if it has its own."""
+
 
 def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
     """
@@ -54,7 +58,7 @@ def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
     :param now: epoch seconds, to check the expiry.
     :raises ConfigError: with the problems of the first app that has any.
     """
-    return {key: _load(app, now) for key, app in config.apps.items()}
+    return {key: _load(app, config, now) for key, app in config.apps.items()}
 
 
 def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
@@ -64,7 +68,7 @@ def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
     :param now: epoch seconds, to check the expiry.
     """
     for app in config.apps.values():
-        yield from _problems(app.section, "", partial(_load, app, now))
+        yield from _problems(app.section, "", partial(_load, app, config, now))
     for section, key, path in (
         ("log", "file", config.log.file),
         ("log", "metrics_file", config.log.metrics_file),
@@ -74,9 +78,9 @@ def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
             yield Problem(section, key, f"no such directory: {path.parent}")
         elif path is not None and path.is_dir():
             yield Problem(section, key, f"is a directory: {path}")
-    htpasswd = config.accounts.htpasswd
+    htpasswd, text = config.accounts.htpasswd, config.accounts.sip_user_id_pattern is not None
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
-        yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd))
+        yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd, text=text))
     yield from _redis_problems(config.redis, now)
 
 
@@ -96,7 +100,27 @@ def _problems(section: str, key: str, load: Callable[[], object]) -> list[Proble
     return []
 
 
-def _load(app: App, now: float) -> LoadedApp:
+def payload_warnings(config: Config) -> Iterator[Problem]:
+    """Payloads with which no app can answer."""
+    for app in config.apps.values():
+        template = _load_template(app, config)
+        if template is not None and "unique_key" not in template.names:
+            what = (
+                f"{app.payload} has no {{unique_key}}, without which the app cannot answer; set"
+                " [calls] answer_by_registration"
+            )
+            if not config.calls.answer_by_registration:
+                yield Problem(app.section, "payload", what)
+
+
+def _load_template(app: App, config: Config) -> PayloadTemplate | None:
+    if app.payload is None:
+        return None
+    response_api = app.response_api or config.calls.response_api
+    return load_template(app.payload, app.platform, response_api)
+
+
+def _load(app: App, config: Config, now: float) -> LoadedApp:
     """Read the files that ``app`` names. :raises ConfigError: with every problem."""
     problems: list[Problem] = []
 
@@ -108,6 +132,7 @@ def _load(app: App, now: float) -> LoadedApp:
             return None
 
     trust = attempt("ca_file", lambda: load_trust(app.ca_file))
+    template = attempt("payload", lambda: _load_template(app, config))
     credentials: Credentials | ServiceAccount | None = None
     sandbox: Credentials | None = None
     match app:
@@ -126,7 +151,7 @@ def _load(app: App, now: float) -> LoadedApp:
             pass
     if problems or trust is None:
         raise ConfigError(problems)
-    return LoadedApp(app, trust, credentials, _digest(app.ca_file), sandbox)
+    return LoadedApp(app, trust, credentials, _digest(app.ca_file), sandbox, template)
 
 
 def _load_sandbox_key(app: AppleApp) -> Credentials | None:

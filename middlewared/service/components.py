@@ -64,6 +64,7 @@ from middlewared.service.room_settings import (
     retention,
     ringing_settings,
     web_settings,
+    with_kind_of_accounts,
 )
 from middlewared.web.health import Health
 from middlewared.web.root import Web
@@ -213,7 +214,7 @@ class Components:
             clock=self._reactor,
             wall=wall_clock,
             background=self._request_work,
-            settings=web_settings(self.config),
+            settings=web_settings(self.config, self._apps),
             calls=self.ringing,
             devices=RecordedRegistry(devices=self.devices, recorder=self.recorder),
             accounts=self.accounts,
@@ -223,6 +224,7 @@ class Components:
             health=self.health,
             repeats=self.repeats,
             observe_request=self.metrics.http_request,
+            observe_pbx=self.metrics.pbx_request,
         )
 
     def _make_gauges(self) -> None:
@@ -284,10 +286,12 @@ class Components:
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
+        written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
-        ringing, web, cache = ringing_settings(config), web_settings(config), cache_settings(config)
-        kept, log_files = retention(config), self.logs.open(config.log)
+        ringing, web = ringing_settings(config), web_settings(config, apps)
+        cache, kept = cache_settings(config), retention(config)
+        log_files = self.logs.open(config.log)
         try:
             routes = self.providers.routes(apps)
         except BaseException:
@@ -303,7 +307,7 @@ class Components:
         self.devices.reconfigure(cache)
         self.history.reconfigure(kept)
         self.recorder.reconfigure(kept)
-        for key in needing_restart(self.config, config):
+        for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
 

@@ -62,14 +62,19 @@ class Storage:
 def choose_storage(config: Config, *, reactor: Any) -> Storage:
     """The database of ``[database]``."""
     path, kept = config.database.sqlite_file, retention(config)
+    text = config.accounts.sip_user_id_pattern is not None
     if path is not None:
         file = SqliteDatabase(path=path, reactor=reactor)
-        return Storage(SqliteRegistry(database=file), SqliteHistory(database=file, settings=kept))
+        return Storage(
+            SqliteRegistry(database=file, text_accounts=text),
+            SqliteHistory(database=file, settings=kept),
+        )
     database = PostgresDatabase(
         url=config.database.url, reactor=reactor, pool_size=config.database.pool_size
     )
     return Storage(
-        PostgresRegistry(database=database), PostgresHistory(database=database, settings=kept)
+        PostgresRegistry(database=database, text_accounts=text),
+        PostgresHistory(database=database, settings=kept),
     )
 
 
@@ -169,13 +174,14 @@ def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
         profile_path=accounts.profile_path,
         timeout_s=accounts.timeout_s,
         cache_s=accounts.cache_s,
+        text_accounts=accounts.sip_user_id_pattern is not None,
     )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
         raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
-    return read_passwords(accounts.htpasswd)
+    return read_passwords(accounts.htpasswd, text=accounts.sip_user_id_pattern is not None)
 
 
 def _no_settings(_: AccountSettings) -> None:

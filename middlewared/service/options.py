@@ -21,7 +21,7 @@ from twisted.python import usage
 from middlewared.clock import Clock, measure_monotonically
 from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
-from middlewared.service.apps import file_problems
+from middlewared.service.apps import file_problems, payload_warnings
 from middlewared.service.certificate_checks import certificate_warnings
 from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
@@ -77,7 +77,7 @@ def read_all(path: Path | None) -> Config:
         path,
         os.environ,
         find_problems=partial(file_problems, now=time.time()),
-        find_warnings=certificate_warnings,
+        find_warnings=lambda config: (*certificate_warnings(config), *payload_warnings(config)),
     )
 
 

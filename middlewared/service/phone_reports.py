@@ -10,7 +10,7 @@ from middlewared.clock import WallClock
 from middlewared.history.interface import HANGUP_REASON, LOG_METRICS, KeptReport, Recorder
 from middlewared.logs import ReportFile, bounded, redacted, secret_name
 from middlewared.metrics import Metrics
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint, quoted
 
 
@@ -27,7 +27,7 @@ class PhoneReports:
         self._recorder = recorder
         self._wall = wall
 
-    def report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
+    def report(self, sip_user_id: SipUserId, fields: Mapping[str, str]) -> None:
         """A phone sent the figures of a call (/api/log-metrics/)."""
         self._metrics.report(fields)
         kept = bounded(fields)

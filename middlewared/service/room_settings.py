@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import attrs
+
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
-from middlewared.config import Config
+from middlewared.config import AndroidApp, AppleApp, Config, PbxSettings
 from middlewared.devices.cached_registry import CacheSettings
 from middlewared.history.interface import Retention
-from middlewared.web.settings import WebSettings
+from middlewared.push.google.service_account import ServiceAccount
+from middlewared.service.apps import AppKey, LoadedApp
+from middlewared.web.settings import Pbx, PushApp, WebSettings
 
 
 def ringing_settings(config: Config) -> RingingSettings:
@@ -20,6 +24,12 @@ def ringing_settings(config: Config) -> RingingSettings:
     return RingingSettings(
         wait_s=calls.roundtrip_wait_s,
         max_waiting=calls.max_waiting,
+        answer_by_registration=calls.answer_by_registration,
+        waits_s={
+            pbx.name: pbx.roundtrip_wait_s
+            for pbx in config.pbxs
+            if pbx.roundtrip_wait_s is not None
+        },
         waking=WakingSettings(
             calls.response_api,
             calls.resend_interval_s,
@@ -29,13 +39,15 @@ def ringing_settings(config: Config) -> RingingSettings:
     )
 
 
-def web_settings(config: Config) -> WebSettings:
-    """What the web room takes from the configuration."""
+def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSettings:
+    """What the web room takes from the configuration and from ``apps``, which it names."""
     http = config.http
     return WebSettings(
         pbx_networks=http.pbx_networks,
+        pbxs=tuple(map(_pbx, config.pbxs)),
         trusted_proxies=http.trusted_proxies,
         known_apps=frozenset(config.apps),
+        push_apps=tuple(map(_push_app, apps.values())),
         many_accounts=frozenset(
             key for key, app in config.apps.items() if app.accounts_per_token == "many"
         ),
@@ -45,7 +57,28 @@ def web_settings(config: Config) -> WebSettings:
         max_connections=http.max_connections,
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
+        sip_user_id_pattern=config.accounts.sip_user_id_pattern,
     )
+
+
+def _pbx(pbx: PbxSettings) -> Pbx:
+    return Pbx(
+        name=pbx.name,
+        networks=pbx.networks or None,
+        password=pbx.password,
+        max_calls_per_s=pbx.max_calls_per_s,
+    )
+
+
+def _push_app(loaded: LoadedApp) -> PushApp:
+    app, names, team = loaded.app, set[str](), ""
+    if isinstance(app, AppleApp):
+        names, team = {app.topic.removesuffix(".voip")}, app.team_id
+    elif isinstance(app, AndroidApp):
+        names = {app.project_number}
+        if isinstance(loaded.credentials, ServiceAccount):
+            names.add(loaded.credentials.project_id)
+    return PushApp(app=app.app, platform=app.platform, names=frozenset(names - {""}), team=team)
 
 
 def cache_settings(config: Config) -> CacheSettings:
@@ -59,12 +92,25 @@ def retention(config: Config) -> Retention:
     return Retention(days=history.days, max_calls=history.max_calls, numbers=history.numbers)
 
 
+def with_kind_of_accounts(current: Config, new: Config) -> Config:
+    """``new``, with numbers or texts as accounts as ``current`` has them: devices are stored so."""
+    pattern = current.accounts.sip_user_id_pattern
+    if _has_text_accounts(current) is _has_text_accounts(new):
+        return new
+    return attrs.evolve(new, accounts=attrs.evolve(new.accounts, sip_user_id_pattern=pattern))
+
+
+def _has_text_accounts(config: Config) -> bool:
+    return config.accounts.sip_user_id_pattern is not None
+
+
 # Keys that are read once: the objects made from them stay for the life of the process.
 _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
     "[metrics] listen": lambda config: config.metrics.listen,
     "[accounts] backend": lambda config: config.accounts.backend,
+    "[accounts] sip_user_id_pattern (numbers or texts)": _has_text_accounts,
     "[database] url": lambda config: config.database.url,
     "[database] pool_size": lambda config: config.database.pool_size,
     "[redis]": lambda config: config.redis,

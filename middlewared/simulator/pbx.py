@@ -38,15 +38,25 @@ class CallResult:
 
 class PBX:
     """
-    Places calls, form-encoded as Asterisk's CURL() does.
+    Places and cancels calls and reports registrations, form-encoded as Asterisk's CURL() does.
 
     :param http: with the connection pool of the caller.
     :param base_url: where incoming-call is served, without a trailing slash.
+    :param credentials: name and password of its section, if that has a password.
     """
 
-    def __init__(self, *, http: HTTPClient, base_url: str, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        http: HTTPClient,
+        base_url: str,
+        seconds: Callable[[], float],
+        credentials: tuple[str, str] | None = None,
+    ) -> None:
         self._http = http
+        self._credentials = credentials
         self._url = f"{base_url}/api/incoming-call/"
+        self._registration_url = f"{base_url}/api/registration/"
         self._seconds = seconds
 
     def place(
@@ -64,11 +74,24 @@ class PBX:
             "caller_id": caller_id,
             "call_id": call_id,
         }
-        return Deferred.fromCoroutine(self._place(fields))
+        return Deferred.fromCoroutine(self._request("POST", fields))
 
-    async def _place(self, fields: dict[str, str]) -> CallResult:
+    def cancel(self, sip_user_id: int | str, call_id: str) -> Deferred[CallResult]:
+        """The caller gave up."""
+        fields = {"sip_user_id": str(sip_user_id), "call_id": call_id}
+        return Deferred.fromCoroutine(self._request("DELETE", fields))
+
+    async def registered(self, sip_user_id: int | str, **fields: str) -> tuple[int, int]:
+        """An account has registered at the SIP registrar; the status, and how many it answered."""
+        data = {"sip_user_id": str(sip_user_id), **fields}
+        url = self._registration_url
+        response = await self._http.post(url, data=data, auth=self._credentials)
+        reply = await treq.json_content(response)
+        return response.code, int(reply["answered"])
+
+    async def _request(self, method: str, fields: dict[str, str]) -> CallResult:
         placed_at = self._seconds()
-        response = await self._http.post(self._url, data=fields)
+        response = await self._http.request(method, self._url, data=fields, auth=self._credentials)
         body = await treq.text_content(response)
 
         def header(name: str) -> str:

@@ -1,5 +1,5 @@
 """
-The PBX's held request, and the phone's answer to it.
+The PBX's held request, its cancellation, and the phone's answer to it.
 
 Whatever happens, the PBX gets ``status=ACK`` or ``status=NAK`` and the reason. Nothing waits
 between a phone's answer and the ACK.
@@ -8,27 +8,31 @@ between a phone's answer and the ACK.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
-from middlewared.model import AnswerResult, Outcome
+from middlewared.logs.interface import RepeatCounter
+from middlewared.model import AnswerResult, IncomingCall, Outcome
 from middlewared.web import fields
-from middlewared.web.client_address import Address, forwarding_fault, within
+from middlewared.web.client_address import Address
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.fields import PhoneAnswer
+from middlewared.web.pbx_access import PbxAccess
 from middlewared.web.replies import (
     Headers,
-    NetworkForbidden,
     NotFound,
     Refusal,
     Reply,
+    TooManyRequests,
     retry_after,
 )
 from middlewared.web.request import Request
-from middlewared.web.settings import Rate
+from middlewared.web.settings import Pbx, Rate
 
 _STATUS = {
+    Outcome.NO_CALL: 404,
     Outcome.MALFORMED: 400,
     Outcome.FORBIDDEN: 403,
     Outcome.OVERLOADED: 503,
@@ -40,6 +44,7 @@ _RETRY_AFTER_S = 2
 
 class CallEndpoints:
     """
+    :param repeats: counts the calls above a PBX's limit.
     :param answer_elsewhere: answers a call that is not held here, from the client's address
         and the limit for unknown keys.
     """
@@ -49,20 +54,24 @@ class CallEndpoints:
         *,
         clock: Clock,
         calls: Calls,
+        pbxs: PbxAccess,
+        repeats: RepeatCounter,
         answer_elsewhere: Callable[[PhoneAnswer, Address | None, Rate], Awaitable[AnswerResult]],
     ) -> None:
         self._clock = clock
         self._calls = calls
+        self._pbxs = pbxs
+        self._repeats = repeats
         self._answer_elsewhere = answer_elsewhere
 
     def incoming_call(self) -> Endpoint:
-        """The route on which the PBX posts its calls."""
+        """The route on which the PBX places its calls and cancels them."""
         return Endpoint(
             "incoming-call",
             "/api/incoming-call",
-            {b"POST": self._ring},
+            {b"POST": self._ring, b"DELETE": self._cancel},
             format_refusal=self._refuse,
-            ends_with_client=True,
+            ends_with_client=(b"POST",),
         )
 
     def call_response(self) -> Endpoint:
@@ -71,10 +80,35 @@ class CallEndpoints:
 
     async def _ring(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
-        _require_pbx(request)
-        incoming = fields.incoming_call(request.fields(), request.settings)
-        request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
+        pbx = self._pbxs.identify(request)
+        incoming = fields.incoming_call(request.fields(), request.settings, pbx.name)
+        if self._is_above_limit(pbx, incoming):
+            self._calls.refused(Outcome.OVERLOADED)
+            return pbx_reply(503, Outcome.OVERLOADED, trace.server_timing())
+        request.release()
         outcome = await self._calls.ring(incoming, trace)
+        written = partial(trace.mark, "replied")
+        timing = trace.server_timing()
+        return pbx_reply(_STATUS.get(outcome, 200), outcome, timing, written=written)
+
+    def _is_above_limit(self, pbx: Pbx, incoming: IncomingCall) -> bool:
+        """Whether a PBX places more calls than it may; the repeat of a held call always may."""
+        if not pbx.max_calls_per_s or self._calls.holds(incoming):
+            return False
+        try:
+            self._pbxs.take_call(pbx)
+        except TooManyRequests:
+            self._repeats.count(f"a call of pbx {pbx.name} refused: above its max_calls_per_s")
+            return True
+        return False
+
+    async def _cancel(self, request: Request) -> Reply:
+        trace = Trace(self._clock.seconds)
+        self._pbxs.identify(request)
+        incoming = fields.cancelled_call(request.fields(), request.settings)
+        cancelled = await self._calls.cancel(incoming)
+        trace.mark("cancel")
+        outcome = Outcome.CANCELLED if cancelled else Outcome.NO_CALL
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
 
     def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:
@@ -95,20 +129,14 @@ class CallEndpoints:
         return Reply(202)
 
 
-def _require_pbx(request: Request) -> None:
-    """
-    :raises NetworkForbidden: the client's address is no PBX's, or it may be anyone's.
-    """
-    trusted = request.settings.trusted_proxies
-    forwarded_for, forwarded = map(request.header_texts, (b"x-forwarded-for", b"forwarded"))
-    if fault := forwarding_fault(request.peer_host, forwarded_for, forwarded, trusted):
-        raise NetworkForbidden(fault)
-    address = request.address
-    if not within(address, request.settings.pbx_networks):
-        raise NetworkForbidden(f"{address or 'its address'} is in none of pbx_networks")
-
-
-def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:
+def pbx_reply(
+    status: int,
+    outcome: Outcome,
+    server_timing: str,
+    headers: Headers = (),
+    *,
+    written: Callable[[], None] | None = None,
+) -> Reply:
     """A reply in the format of the PBX."""
     if status == 503 and not headers:
         headers = (retry_after(_RETRY_AFTER_S),)
@@ -121,4 +149,6 @@ def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Header
             (b"Server-Timing", server_timing.encode("ascii")),
             *headers,
         ),
+        outcome,
+        written,
     )

@@ -15,14 +15,27 @@ import attrs
 
 from middlewared.booleans import parse_boolean
 from middlewared.errors import BadRequest
-from middlewared.model import GOOGLE_TOKEN, Answer, Device, IncomingCall, Platform
+from middlewared.model import (
+    GOOGLE_TOKEN,
+    MAX_ACCOUNT,
+    Answer,
+    Device,
+    IncomingCall,
+    Platform,
+    SipUserId,
+    is_text_account,
+)
 from middlewared.quoting import quoted
 from middlewared.web.bodies import RawFields
+from middlewared.web.push_parameters import PushParameters
 from middlewared.web.settings import WebSettings
 
 MAX_TEXT = 255
 MAX_TOKEN = 4096
+MAX_PRID = MAX_TOKEN + 512
+"""Two tokens of Apple's with the names of their services, or one of Google's, perhaps escaped."""
 MAX_PHONENUMBER = 32
+DEFAULT_EXPIRES_S = 3600
 
 REPORT_FIELDS = frozenset(
     (
@@ -71,10 +84,25 @@ class PhoneAnswer:
 
 
 @attrs.frozen
+class SipRegistration:
+    """
+    An account has registered at the SIP registrar.
+
+    ``call_id``: of the call that it answers; "": any of the account. ``expires``: in seconds;
+    0: it has left. ``push``: of its contact; None: that has none.
+    """
+
+    sip_user_id: SipUserId
+    call_id: str
+    expires: int
+    push: PushParameters | None
+
+
+@attrs.frozen
 class DeviceId:
     """What must match for a device to be removed, beside its platform."""
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     app: str
     token: str = attrs.field(repr=False)
 
@@ -83,18 +111,38 @@ class DeviceId:
 class Hangup:
     """Why an app ended a call."""
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     unique_key: str
     reason: str
 
 
-def incoming_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
-    """The call that the PBX has for an account."""
+def incoming_call(raw: RawFields, settings: WebSettings, pbx: str = "") -> IncomingCall:
+    """The call that the PBX of this name has for an account."""
     return IncomingCall(
         sip_user_id=sip_user_id(raw, settings),
         phonenumber=_phonenumber(raw),
         caller_id=_text(raw, "caller_id"),
         call_id=_text(raw, "call_id"),
+        pbx=pbx,
+    )
+
+
+def cancelled_call(raw: RawFields, settings: WebSettings) -> IncomingCall:
+    """What names the call whose caller gave up: its account and call_id."""
+    return IncomingCall(sip_user_id(raw, settings), "", call_id=_required(raw, "call_id"))
+
+
+def sip_registration(raw: RawFields, settings: WebSettings) -> SipRegistration:
+    """The registration of an account at the SIP registrar."""
+    return SipRegistration(
+        sip_user_id=sip_user_id(raw, settings),
+        call_id=_text(raw, "call_id"),
+        expires=_expires(raw),
+        push=PushParameters.of(
+            _text(raw, "pn_provider"),
+            _text(raw, "pn_param"),
+            _text(raw, "pn_prid", MAX_PRID),
+        ),
     )
 
 
@@ -159,8 +207,13 @@ def report(raw: RawFields) -> Mapping[str, str]:
     return {name: text for name, text in (known | others).items() if text}
 
 
-def sip_user_id(raw: RawFields, settings: WebSettings) -> int:
+def sip_user_id(raw: RawFields, settings: WebSettings) -> SipUserId:
     """The account that a request is for."""
+    if settings.sip_user_id_pattern is not None:
+        text = _required(raw, "sip_user_id", MAX_ACCOUNT)
+        if not is_text_account(text, settings.sip_user_id_pattern):
+            raise BadRequest("sip_user_id: does not match sip_user_id_pattern")
+        return text
     text = _required(raw, "sip_user_id")
     integer = _INTEGER.fullmatch(text)
     if integer is None:
@@ -219,6 +272,15 @@ def _phonenumber(raw: RawFields) -> str:
     if not (digits.isascii() and digits.isdigit()) and text.lower() not in _WITHHELD:
         raise BadRequest("phonenumber: not a number")
     return text
+
+
+def _expires(raw: RawFields) -> int:
+    """The delta-seconds of RFC 3261 section 20.19."""
+    text = _text(raw, "expires") or str(DEFAULT_EXPIRES_S)
+    integer = _INTEGER.fullmatch(text)
+    if integer is None:
+        raise BadRequest("expires: not an integer")
+    return int(integer[1])
 
 
 def _push_profile(raw: RawFields) -> str:

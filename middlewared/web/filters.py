@@ -18,6 +18,7 @@ import attrs
 
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock
+from middlewared.model import Outcome
 from middlewared.web.client_address import Address, client_address
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.settings import LiveSettings, WebSettings
@@ -30,12 +31,16 @@ _HEAD_END = b"\r\n\r\n"
 _UNUSUAL = re.compile(rb"(?i)\r\n(?:transfer-encoding|expect|upgrade|forwarded|[ \t])")
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)")
 _FORWARDED_FOR = re.compile(rb"(?i)\r\nx-forwarded-for:([^\r\n]*)")
+_AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization:[ \t]*([^\r\n]*)")
 _CLOSE = re.compile(rb"(?i)\r\nconnection:[^\r\n]*close")
 
 MakeReply: TypeAlias = Callable[[float], Reply]
 """Makes the reply that refuses a request, from the milliseconds that it took."""
 ObserveRequest: TypeAlias = Callable[[str, str, int, float], None]
 """Counts a request: its route, method, status and seconds."""
+
+ObservePbx: TypeAlias = Callable[[str, Outcome], None]
+"""Counts a request of a PBX: the name of its section, or "", and the outcome."""
 
 
 class NotRefused(enum.Enum):
@@ -71,6 +76,12 @@ class PlainRequest:
     def forwarded_for(self) -> tuple[str, ...]:
         """The X-Forwarded-For headers."""
         return tuple(value.decode("latin-1") for value in _FORWARDED_FOR.findall(self.head))
+
+    @property
+    def authorization(self) -> bytes:
+        """The last Authorization header; b"": there is none."""
+        values: list[bytes] = _AUTHORIZATION.findall(self.head)
+        return values[-1].strip() if values else b""
 
     @property
     def wants_close(self) -> bool:

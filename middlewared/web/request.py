@@ -13,11 +13,15 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.web import server
+from twisted.web.http_headers import Headers
 
+from middlewared.model import Outcome
 from middlewared.web.bodies import RawFields, read_body, read_form
 from middlewared.web.client_address import Address, client_address
 from middlewared.web.replies import BodyTooLarge, Reply, head_of
 from middlewared.web.settings import WebSettings
+
+_NO_HEADERS = Headers()
 
 
 class Request(server.Request):
@@ -27,6 +31,8 @@ class Request(server.Request):
     ``body`` stays readable after the client has gone, unlike Twisted's ``content``.
 
     :ivar settings: those in force when the head had come; the whole request follows them.
+    :ivar pbx: the name of the section of the PBX that sent it; "": none, or not known.
+    :ivar outcome: that of the reply.
     :ivar too_large: the body is over the limit. The request is processed at once, with an
         empty body, and the rest of it is discarded as it comes.
     """
@@ -38,6 +44,8 @@ class Request(server.Request):
     received_at = 0.0
     query = b""
     route = "unknown"
+    pbx = ""
+    outcome: Outcome | None = None
     _fields: RawFields | None = None
 
     def gotLength(self, length: int | None) -> None:
@@ -69,10 +77,16 @@ class Request(server.Request):
 
     def respond(self, reply: Reply) -> None:
         """Write the whole of ``reply`` at once, and finish."""
-        self.code, self.startedWriting = reply.status, 1
+        self.code, self.startedWriting, self.outcome = reply.status, 1, reply.outcome
         head = head_of(reply, close=not self.channel.persistent)
         self.channel.write(head if self.method == b"HEAD" else head + reply.body)
+        if reply.written is not None:
+            reply.written()
         self.finish()
+
+    def release(self) -> None:
+        """Drop what was read: a held request needs neither its headers nor its body."""
+        self.requestHeaders, self.body, self._fields = _NO_HEADERS, bytearray(), None
 
     def finish(self) -> None:
         """Finish once: Klein calls this again after a route that has responded."""

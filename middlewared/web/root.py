@@ -9,7 +9,7 @@ Every request gets exactly one reply. A failure becomes one by the table in ``re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -27,19 +27,23 @@ from middlewared.background import Background, shielded
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
-from middlewared.errors import BadRequest, MiddlewaredError
+from middlewared.errors import BadRequest
 from middlewared.logs.interface import RepeatCounter
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
+from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.devices import DeviceEndpoints
 from middlewared.web.endpoint import Endpoint
-from middlewared.web.filters import ObserveRequest, RequestFilter
+from middlewared.web.filters import ObservePbx, ObserveRequest, RequestFilter
 from middlewared.web.health import Health, health_endpoint, openapi_endpoint
+from middlewared.web.pbx_access import PbxAccess
+from middlewared.web.registrations import RegistrationEndpoint
 from middlewared.web.replies import (
     MethodNotAllowed,
     NetworkForbidden,
     NotFound,
+    PbxCredentialsRefused,
     Reply,
     json_refusal,
     refusal_of,
@@ -66,6 +70,7 @@ class Web:
     :param health: returns the state of the daemon.
     :param repeats: counts the refusals, which any client can cause at will.
     :param observe_request: called with route, method, status and seconds of each request.
+    :param observe_pbx: called with a PBX's name and the outcome of each of its requests.
     :ivar settings: a reload assigns its ``current``, a stop its ``keep_alive``.
     """
 
@@ -80,19 +85,25 @@ class Web:
         accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
-        report: Callable[[int, Mapping[str, str]], None],
+        report: Callable[[SipUserId, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
         repeats: RepeatCounter,
         observe_request: ObserveRequest,
+        observe_pbx: ObservePbx,
     ) -> None:
         self.settings = LiveSettings(settings)
         self._clock = clock
         self._observe_request = observe_request
+        self._observe_pbx = observe_pbx
         self._repeats = repeats
         self._background = background
         shedding = Shedding(
-            clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
+            clock=clock,
+            settings=self.settings,
+            observe_request=observe_request,
+            calls=calls,
+            observe_pbx=observe_pbx,
         )
         unknown_keys = UnknownKeys(
             clock=clock, settings=self.settings, observe_request=observe_request, calls=calls
@@ -102,11 +113,23 @@ class Web:
             RouteSet.PUBLIC: (unknown_keys,),
             RouteSet.PBX: (shedding,),
         }
+        pbxs = PbxAccess(clock=clock)
         call_endpoints = CallEndpoints(
-            clock=clock, calls=calls, answer_elsewhere=unknown_keys.answer
+            clock=clock,
+            calls=calls,
+            pbxs=pbxs,
+            repeats=repeats,
+            answer_elsewhere=unknown_keys.answer,
         )
         credentials = Authentication(clock=clock, accounts=accounts)
+        registration = DeviceRegistration(devices=devices, notify_lost=notify_lost)
         self._incoming_call = call_endpoints.incoming_call()
+        self._of_pbx = [
+            self._incoming_call,
+            RegistrationEndpoint(
+                wall=wall, calls=calls, pbxs=pbxs, devices=devices, registration=registration
+            ).endpoint(),
+        ]
         self._health = health_endpoint(health)
         self._others = [
             call_endpoints.call_response(),
@@ -114,7 +137,7 @@ class Web:
                 wall=wall,
                 devices=devices,
                 credentials=credentials,
-                notify_lost=notify_lost,
+                registration=registration,
             ).endpoints(),
             *ReportEndpoints(
                 wall=wall,
@@ -129,7 +152,7 @@ class Web:
     def site(self, routes: RouteSet = RouteSet.ALL) -> LimitedSite:
         """The factory of a listener that serves ``routes``."""
         return LimitedSite(
-            resource=_Routes(self.endpoints(routes), self._serve, self._no_route),
+            resource=_Routes(self.endpoints(routes), self._start, self._no_route),
             clock=self._clock,
             settings=self.settings,
             refuse_broken=self._refuse_broken,
@@ -141,15 +164,25 @@ class Web:
         """The endpoints of ``routes``, also those that only answer 404 there."""
         match routes:
             case RouteSet.ALL:
-                return [self._incoming_call, self._health, *self._others]
+                return [*self._of_pbx, self._health, *self._others]
             case RouteSet.PUBLIC:
-                return [
-                    attrs.evolve(self._incoming_call, methods=None),
-                    self._health,
-                    *self._others,
-                ]
+                closed = [attrs.evolve(each, methods=None) for each in self._of_pbx]
+                return [*closed, self._health, *self._others]
             case RouteSet.PBX:
-                return [self._incoming_call, self._health]
+                return [*self._of_pbx, self._health]
+
+    def _start(self, endpoint: Endpoint, request: Request) -> Deferred[None]:
+        """
+        Serve ``request``.
+
+        :return: fires when it has its reply; cancelled when the client has gone.
+        """
+        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        if serving.called or request.method in endpoint.ends_with_client:
+            return serving
+        # A half-made registration is useless, so it does not end with its client.
+        self._background.keep(serving)
+        return shielded(serving)
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> None:
         request.route = endpoint.name
@@ -159,7 +192,8 @@ class Web:
             if isinstance(error, CancelledError) and request.channel is None:
                 raise  # The client has gone, so this was cancelled; no one gets a reply.
             reply = self._refuse(endpoint, request, error)
-        request.respond(reply)
+        if request.channel is not None:
+            request.respond(reply)
 
     async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
         if endpoint.methods is None:
@@ -167,20 +201,11 @@ class Web:
         serve = endpoint.methods.get(request.method)
         if serve is None:
             raise MethodNotAllowed(tuple(endpoint.methods))
-        if endpoint.ends_with_client:
-            return await serve(request)
-        serving = Deferred.fromCoroutine(serve(request))
-        if serving.called:
-            return await serving
-        # A half-made registration is useless, so it does not end with its client.
-        reply = shielded(serving)
-        serving.addErrback(_drop_expected)
-        self._background.run(_until(serving))
-        return await reply
+        return await serve(request)
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
-        if isinstance(error, BadRequest | NetworkForbidden):
+        if isinstance(error, BadRequest | NetworkForbidden | PbxCredentialsRefused):
             self._repeats.count(f"{endpoint.name} refused: {error}")
         elif refusal.status == 500 and self._repeats.is_first(f"{endpoint.name} failed"):
             _log.failure("{route} failed", route=endpoint.name)
@@ -195,24 +220,20 @@ class Web:
         of_pbx = path.startswith(self._incoming_call.path + "/")
         self._observe_request("broken", "other", status, 0.0)
         format_refusal = self._incoming_call.format_refusal if of_pbx else json_refusal
-        return format_refusal(status_refusal(status), 0.0)
+        reply = format_refusal(status_refusal(status), 0.0)
+        if reply.outcome is not None:
+            self._observe_pbx("", reply.outcome)
+        return reply
 
     def _observe(self, request: Request) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
         seconds = max(0.0, self._clock.seconds() - request.received_at)
         self._observe_request(request.route, method, request.code, seconds)
+        if request.outcome is not None:
+            self._observe_pbx(request.pbx, request.outcome)
 
 
-async def _until(serving: Deferred[Any]) -> None:
-    await serving
-
-
-def _drop_expected(failure: Failure) -> None:
-    """A client that has gone needs no refusal; other failures are logged."""
-    failure.trap(MiddlewaredError)
-
-
-ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, None]]
+ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Deferred[None]]
 
 
 class _Routes(Resource):
@@ -245,7 +266,7 @@ class _Routes(Resource):
             request.postpath = canonical_segments(request.path)
             rendered: int = self._klein.render(request)
             return rendered
-        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        serving = self._serve(endpoint, request)
         serving.addErrback(_log_failure)
         if not serving.called:
             request.notifyFinish().addErrback(lambda _: serving.cancel())
@@ -253,7 +274,7 @@ class _Routes(Resource):
 
 
 def _route(serve: ServeEndpoint, endpoint: Endpoint) -> Callable[..., Any]:
-    def route(request: Request) -> Coroutine[Deferred[Any], Any, None]:
+    def route(request: Request) -> Deferred[None]:
         return serve(endpoint, request)
 
     return route

@@ -7,6 +7,7 @@ The settings are frozen; a reload replaces the whole value, and each request rea
 from __future__ import annotations
 
 import enum
+import re
 
 import attrs
 
@@ -19,9 +20,9 @@ class RouteSet(enum.Enum):
 
     ALL = "all"
     PUBLIC = "public"
-    """Everything but the PBX's route, which is 404 there."""
+    """Everything but the PBX's routes, which are 404 there."""
     PBX = "pbx"
-    """The PBX's route."""
+    """The PBX's routes."""
 
 
 @attrs.frozen
@@ -33,12 +34,45 @@ class Rate:
 
 
 @attrs.frozen(kw_only=True)
+class Pbx:
+    """
+    A PBX as requests are recognised.
+
+    ``networks``: None: it may be anywhere, and has a password. ``password``: of its Basic
+    credentials; "": its networks suffice. ``max_calls_per_s``: 0: any number.
+    """
+
+    name: str
+    networks: tuple[Network, ...] | None
+    password: str = attrs.field(default="", repr=False)
+    max_calls_per_s: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class PushApp:
+    """
+    An app as the push parameters of SIP contacts name it.
+
+    ``names``: Apple's bundle id, or the id and the number of a Firebase project. ``team``:
+    Apple's id of the team; "": not known, any.
+    """
+
+    app: str
+    platform: Platform
+    names: frozenset[str]
+    team: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class WebSettings:
     """The reloadable settings; the defaults are those of the configuration file."""
 
     pbx_networks: tuple[Network, ...] = LOOPBACK_NETWORKS
+    """Where PBXs are, unless ``pbxs`` names them."""
+    pbxs: tuple[Pbx, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
+    push_apps: tuple[PushApp, ...] = ()
     many_accounts: frozenset[tuple[str, Platform]] = frozenset()
     """Apps that may have several accounts on one phone."""
     max_body_bytes: int = 65_536
@@ -49,6 +83,8 @@ class WebSettings:
     """Of each listener, so that a flood of apps does not shut out the PBX."""
     sip_user_id_min: int = 100_000_000
     sip_user_id_max: int = 999_999_999
+    sip_user_id_pattern: re.Pattern[str] | None = None
+    """Accounts are texts that match it; None: numbers from min to max."""
     refusals_allowed: int = 10
     """Refused credentials for one login or account within ``refusals_window_s``, before 429."""
     refusals_allowed_of_address: int = 60

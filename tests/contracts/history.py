@@ -64,6 +64,7 @@ def a_call(number: int = 0, **changes: Any) -> CallRecord:
         wait_ms=4000.0,
         hindrance=Hindrance.NONE,
         token="0123abcd",
+        pbx="berlin",
     )
     return attrs.evolve(call, **changes)
 
@@ -281,6 +282,19 @@ class HistoryContract(_Case):
         answers, reports = await self.facts("key-0")
         self.assertEqual(list(answers), [early, repeated, late])
         self.assertEqual(list(reports), [report])
+
+    async def test_acceptances_have_no_id(self) -> None:
+        """The first that another daemon has received is the one that decided."""
+        await self.keep(a_call(answer=KeptAnswer(NOW + 0.8, True, True)))
+        refusal = KeptAnswer(NOW + 0.5, False, False, None, "bb")
+        received = KeptAnswer(NOW + 0.7, True, False)
+        repeated = KeptAnswer(NOW + 1.7, True, False)
+        late = KeptAnswer(NOW + 6, True, False, 2000.0)
+        for answer in (late, repeated, received, refusal):
+            await self.there.add_facts([history_rows.answer_row("key-0", "", answer)])
+        answers, _ = await self.facts("key-0")
+        decided = KeptAnswer(NOW + 0.8, True, True)
+        self.assertEqual(list(answers), [refusal, decided, repeated, late])
 
     async def test_foreign_reports_are_not_attached(self) -> None:
         """An account that has learned a key cannot put words into another one's call."""

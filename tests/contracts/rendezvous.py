@@ -36,11 +36,13 @@ def a_call(
     call_id: str = "",
     unique_key: str | None = None,
     wait_s: float = 20.0,
+    by_registration: bool = False,
 ) -> Call:
     """A call that starts now."""
     now = time.time()
     incoming = IncomingCall(sip_user_id, "0123456789", call_id=call_id)
-    return Call(unique_key or fresh_key(), incoming, now, now + wait_s, now)
+    key = unique_key or fresh_key()
+    return Call(key, incoming, now, now + wait_s, now, by_registration)
 
 
 def shared_facts(call: Call) -> tuple[object, ...]:
@@ -376,6 +378,114 @@ class RendezvousContract(_Case):
             self.assertTrue(waiter.ended.called)
             self.assertFalse(again.ended.called)
             again.leave()
+
+    async def test_registration_answers_the_calls_of_its_account(self) -> None:
+        """All that had a push, at every member, each once; those without a push wait on."""
+        calls = [a_call(call_id=str(number), by_registration=True) for number in range(4)]
+        calls.append(a_call(sip_user_id=987654321, by_registration=True))
+        waiters = [await self.here.join(call) for call in calls]
+        for waiter in waiters[:2] + waiters[4:]:
+            waiter.pushes = 1
+        joined = await self.there.join(a_call(call_id="0"))
+        await self.registered(self.there, 2)
+        for each in (waiters[0], waiters[1], joined):
+            self.assertIs((await each.settled).outcome, Outcome.ANSWERED)
+        for each in waiters[2:]:
+            self.assertFalse(each.settled.called)
+            each.leave()
+        for member in (self.here, self.there):
+            self.assertEqual(await member.answer_account(123456789, "", an_answer()), 0)
+
+    async def test_registration_answers_one_call(self) -> None:
+        """The one of its call_id."""
+        first = await self.here.join(a_call(call_id="a", by_registration=True))
+        second = await self.here.join(a_call(call_id="b", by_registration=True))
+        first.pushes = second.pushes = 1
+        await self.registered(self.there, 1, "b")
+        self.assertIs((await second.settled).outcome, Outcome.ANSWERED)
+        self.assertFalse(first.settled.called)
+        self.assertEqual(await self.there.answer_account(123456789, "c", an_answer()), 0)
+        first.leave()
+
+    async def test_registration_after_an_answer_changes_nothing(self) -> None:
+        """The phone has decided, with yes or no; a call that is over is not answered either."""
+        waiters = [await self.here.join(a_call(by_registration=True)) for _ in range(3)]
+        for waiter in waiters:
+            waiter.pushes = 1
+        await self.answered(self.there, waiters[0].call)
+        await self.answered(self.there, waiters[1].call, available=False)
+        self.assertIs((await waiters[0].settled).outcome, Outcome.ANSWERED)
+        self.assertIs((await waiters[1].settled).outcome, Outcome.UNAVAILABLE)
+        waiters[2].leave()
+        await self.until_ended(waiters[2])
+        for member in (self.here, self.there):
+            self.assertEqual(await member.answer_account(123456789, "", an_answer()), 0)
+
+    async def registered(self, member: Rendezvous, count: int, call_id: str = "") -> None:
+        """Register at ``member`` until ``count`` calls are answered; it may learn of them late."""
+        answered = 0
+        while answered < count:
+            answered += await member.answer_account(123456789, call_id, an_answer())
+        self.assertEqual(answered, count)
+
+    async def test_cancelled_call_ends_everywhere(self) -> None:
+        """Every waiter gets CANCELLED, the pushes stop, and an answer finds nothing."""
+        first = await self.here.join(a_call(call_id="abc"))
+        second = await self.there.join(a_call(call_id="abc"))
+        self.assertTrue(await self.there.cancel(first.call.incoming))
+        for waiter in (first, second):
+            self.assertEqual(await waiter.settled, Settlement(Outcome.CANCELLED))
+        self.assertEqual(await self.until_ended(first), Settlement(Outcome.CANCELLED))
+        for member in (self.here, self.there):
+            self.assertIs(await self.answered(member, first.call), UNKNOWN)
+        self.assertEqual((self.here.waiting, self.there.waiting), (0, 0))
+
+    async def test_only_a_waiting_call_is_cancelled(self) -> None:
+        """Not another account's or call_id's, not one that is over, none twice."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        for other in (a_call(call_id="abd"), a_call(sip_user_id=987654321, call_id="abc")):
+            self.assertFalse(await self.there.cancel(other.incoming))
+        self.assertFalse(waiter.settled.called)
+        self.assertTrue(await self.here.cancel(waiter.call.incoming))
+        self.assertFalse(await self.here.cancel(waiter.call.incoming))
+        gone = await self.here.join(a_call(call_id="gone"))
+        gone.leave()
+        await self.until_ended(gone)
+        self.assertFalse(await self.there.cancel(gone.call.incoming))
+
+    async def test_answered_call_stays_answered(self) -> None:
+        """The caller gave up too late, at whichever member; a repeat still gets the answer."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        await self.answered(self.here, waiter.call)
+        for member in (self.there, self.here):
+            self.assertFalse(await member.cancel(waiter.call.incoming))
+        repeat = await self.there.join(a_call(call_id="abc"))
+        self.assertIs((await repeat.settled).outcome, Outcome.ANSWERED)
+
+    async def test_cancelled_call_that_is_placed_again_is_a_new_call(self) -> None:
+        """At once, with the same key, wherever; the cancellation does not reach it."""
+        key = "0123456789abcdef0123456789abcdef"
+        for one, other in ((self.here, self.there), (self.there, self.here)) * 5:
+            waiter = await one.join(a_call(unique_key=key, call_id=key))
+            joined = await other.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(await other.cancel(waiter.call.incoming))
+            again = await one.join(a_call(unique_key=key, call_id=key))
+            self.assertTrue(again.first)
+            for each in (waiter, joined):
+                self.assertIs((await each.settled).outcome, Outcome.CANCELLED)
+            self.assertFalse(again.settled.called)
+            self.assertIs(await self.answered(other, again.call), ACCEPTED)
+            self.assertIs((await again.settled).outcome, Outcome.ANSWERED)
+            key = fresh_key()
+
+    async def test_request_that_arrived_before_is_cancelled(self) -> None:
+        """Even while it is still joining."""
+        for _ in range(20):
+            call = a_call(call_id="abc")
+            joining = Deferred.fromCoroutine(self.here.join(call))
+            self.assertTrue(await self.here.cancel(call.incoming))
+            waiter = await joining
+            self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
 
     async def until_ended(self, waiter: Waiter) -> Settlement | None:
         """What ``waiter.ended`` fires with."""

@@ -25,6 +25,7 @@ from middlewared.cli.check.response_api_checks import check_response_api
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.clock import wall_clock
 from middlewared.config import AppleApp, Config
+from middlewared.config.exposure import response_apis
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.service.apps import LoadedApp, load_apps
@@ -55,9 +56,8 @@ def online_checks(config: Config, reactor: Any) -> Iterator[OnlineCheck]:
     """The checks to run. :raises ConfigError: a file has changed since it was checked."""
     endpoints = choose_endpoints(config, reactor=reactor)
     apps = load_apps(config, now=wall_clock())
-    if apps:
-        url = config.calls.response_api
-        yield OnlineCheck("[calls] response_api", partial(check_response_api, url, reactor))
+    for section, url in response_apis(config).items():
+        yield OnlineCheck(f"[{section}] response_api", partial(check_response_api, url, reactor))
     if config.accounts.backend == "voipgrid":
         run = partial(check_account_api, config.accounts, endpoints, reactor)
         yield OnlineCheck("[accounts]", run)

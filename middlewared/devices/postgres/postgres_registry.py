@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
+import attrs
+
 from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.postgres_database import PostgresDatabase
@@ -20,7 +22,7 @@ from middlewared.devices.postgres.batched_lookups import BatchedLookups, Ids
 from middlewared.devices.queries import COLUMNS, NAMES, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 
 _DIALECT = queries.Dialect(position="strpos")
 _FIND_ALL = f"select {NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
@@ -101,10 +103,18 @@ _EXCHANGE_HEARTBEATS = """
 class PostgresRegistry(SqlRegistry):
     """
     :param database: started and stopped with the registry.
+    :param text_accounts: accounts are texts, else they are numbers.
     """
 
-    def __init__(self, *, database: PostgresDatabase, wall: WallClock = wall_clock) -> None:
-        super().__init__(dialect=_DIALECT, wall=wall)
+    def __init__(
+        self,
+        *,
+        database: PostgresDatabase,
+        wall: WallClock = wall_clock,
+        text_accounts: bool = False,
+    ) -> None:
+        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
+        super().__init__(dialect=dialect, wall=wall)
         self._database = database
         self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
 
@@ -129,16 +139,17 @@ class PostgresRegistry(SqlRegistry):
     async def _ping(self) -> None:
         await self._database.execute(queries.PING, lambda: [self._wall()], urgent=True)
 
-    async def _find_row(self, sip_user_id: int) -> Row | None:
+    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
         return await self._lookups.find(sip_user_id)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
-        return (await self._database.execute(_FIND_ALL, lambda: [ids()], urgent=True)).rows
+        statement = self._dialect.adapted(_FIND_ALL)
+        return (await self._database.execute(statement, lambda: [ids()], urgent=True)).rows
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
-        return await self._database.select(statement, *values)
+        return await self._database.select(self._dialect.adapted(statement), *values)
 
-    async def _change(self, statement: str, *values: object) -> bool:
+    async def _change_as_it_is(self, statement: str, *values: object) -> bool:
         return await self._database.change(statement, *values) > 0
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:

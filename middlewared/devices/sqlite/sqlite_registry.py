@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+import attrs
+
 from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
@@ -18,7 +20,7 @@ from middlewared.devices.interface import Registered
 from middlewared.devices.queries import NAMES, Dialect, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 
 _DIALECT = Dialect(position="instr")
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
@@ -48,6 +50,7 @@ _PEER_HEARTBEATS = f"""
 class SqliteRegistry(SqlRegistry):
     """
     :param database: started and stopped with the registry.
+    :param text_accounts: accounts are texts, else they are numbers.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class SqliteRegistry(SqlRegistry):
         *,
         database: SqliteDatabase,
         wall: WallClock = wall_clock,
+        text_accounts: bool = False,
     ) -> None:
-        super().__init__(dialect=_DIALECT, wall=wall)
+        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
+        super().__init__(dialect=dialect, wall=wall)
         self._database = database
 
     async def _connect(self) -> None:
@@ -66,32 +71,34 @@ class SqliteRegistry(SqlRegistry):
         await self._database.stop()
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
-        others = (*queries.phone(device), device.sip_user_id)
+        others, adapted = (*queries.phone(device), device.sip_user_id), self._dialect.adapted
 
         def replace(connection: sqlite3.Connection) -> Registered:
-            row = _row(connection, queries.FIND, device.sip_user_id)
+            row = _row(connection, adapted(queries.FIND), device.sip_user_id)
             before = None if row is None else from_row(row)
-            connection.execute(_REPLACE, to_row(continue_streak(device, before)))
+            connection.execute(adapted(_REPLACE), to_row(continue_streak(device, before)))
             if not exclusive:
                 return Registered(before)
-            removed = connection.execute(_FIND_OTHERS, others).fetchall()
+            removed = connection.execute(adapted(_FIND_OTHERS), others).fetchall()
             if removed:
-                connection.execute(_DELETE_OTHERS, others)
+                connection.execute(adapted(_DELETE_OTHERS), others)
             return Registered(before, [from_row(row) for row in removed])
 
         return await self._database.write(replace)
 
     async def _ping(self) -> None:
-        await self._find_row(0)
+        await self._find_row(self._dialect.before_all)
         await self._change(queries.PING, self._wall())
 
-    async def _find_row(self, sip_user_id: int) -> Row | None:
-        return await self._database.read(lambda c: _row(c, queries.FIND, sip_user_id))
+    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
+        statement = self._dialect.adapted(queries.FIND)
+        return await self._database.read(lambda c: _row(c, statement, sip_user_id))
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
+        statement = self._dialect.adapted(statement)
         return await self._database.scan(lambda c: c.execute(statement, values).fetchall())
 
-    async def _change(self, statement: str, *values: object) -> bool:
+    async def _change_as_it_is(self, statement: str, *values: object) -> bool:
         return await self._database.write(lambda c: c.execute(statement, values).rowcount > 0)
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:
@@ -99,7 +106,8 @@ class SqliteRegistry(SqlRegistry):
         await self._change(statement, *[value for row in rows for value in row])
 
     async def _update_streaks(self, rows: Sequence[Row]) -> None:
-        await self._database.write(lambda c: c.executemany(_UPDATE_STREAK, rows).rowcount)
+        statement = self._dialect.adapted(_UPDATE_STREAK)
+        await self._database.write(lambda c: c.executemany(statement, rows).rowcount)
 
     async def _exchange_heartbeats(
         self, daemon: str, redis_up: bool, version: str, waiting: int

@@ -8,15 +8,15 @@ A call's payload has at most 5,120 bytes, unless the URL in it is too long; only
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from functools import partial
 from json.encoder import encode_basestring as quoted
 
 from middlewared.push.interface import CallPush, NoticePush
+from middlewared.push.payload_template import MAX_APPLE_BYTES, fitting
 
-MAX_CALL_BYTES = 5_120
-"""Apple's limit for VoIP pushes (for others it is 4,096)."""
+MAX_CALL_BYTES = MAX_APPLE_BYTES
 
-# A template takes a third of the time that dumping a dictionary for each push would.
+# A format takes a third of the time that dumping a dictionary for each push would.
 _CALL = (
     '{"aps":{},"type":"call","unique_key":%s,"phonenumber":%s,"caller_id":%s,'
     '"response_api":%s,"message_start_time":%r,"attempt":%d,"vg_cid":%s}'
@@ -30,12 +30,9 @@ def apple_call_payload(push: CallPush, *, with_name: bool = True) -> bytes:
     :param with_name: False leaves ``caller_id`` empty.
     """
     caller_id = push.call.incoming.caller_id if with_name else ""
-    payload = _call(push, caller_id)
-    if len(payload) <= MAX_CALL_BYTES:
-        return payload
-    lengths = range(len(caller_id))
-    fitting = bisect_right(lengths, MAX_CALL_BYTES, key=lambda n: len(_call(push, caller_id[:n])))
-    return _call(push, caller_id[: max(fitting - 1, 0)])
+    if push.template is not None:
+        return push.template.apple(push.values, caller_id)
+    return fitting(partial(_call, push), len, caller_id, at_most=MAX_CALL_BYTES)
 
 
 def apple_notice_payload(push: NoticePush) -> bytes:

@@ -8,8 +8,9 @@ them is too long; only ``caller_id`` is ever shortened.
 from __future__ import annotations
 
 from middlewared.push.interface import CallPush, NoticePush, Push
+from middlewared.push.payload_template import MAX_GOOGLE_BYTES
 
-MAX_DATA_BYTES = 4_096
+MAX_DATA_BYTES = MAX_GOOGLE_BYTES
 MAX_TIME_TO_LIVE_S = 2_419_200
 
 
@@ -17,6 +18,8 @@ def google_data(push: Push) -> dict[str, str]:
     """The ``data`` of a push, the same for FCM HTTP v1 and the legacy protocol."""
     if isinstance(push, NoticePush):
         return {"type": "message", "message": push.message}
+    if push.template is not None:
+        return push.template.google(push.values, push.call.incoming.caller_id)
     return _fitting(_call_data(push))
 
 

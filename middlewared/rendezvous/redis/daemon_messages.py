@@ -3,15 +3,16 @@ Messages of scripts and daemons, published to the channels of daemons.
 
 Each is a JSON list of a kind and its words; the same one may arrive twice.
 
-===========  =========================  ====================================================
-kind         words                      sent by
-===========  =========================  ====================================================
-``settled``  unique_key, settlement     a script, to all who wait for the call or wake for it
-``gone``     unique_key                 a script, to the waker, when the last waiter has left
-``refused``  unique_key                 a script, to the waker, which knows all its pushes
-``asked``    channel, number, query ..  :class:`.peer_queries.PeerQueries`, of a daemon
-``yes``      number                     the same, to the daemon that asked
-===========  =========================  ====================================================
+=============  =======================  ====================================================
+kind           words                    sent by
+=============  =======================  ====================================================
+``settled``    unique_key, settlement   a script, to all who wait for the call or wake for it
+``cancelled``  unique_key, waiters ..   a script, to the same, with the waiters it cancels
+``gone``       unique_key               a script, to the waker, when the last waiter has left
+``refused``    unique_key               a script, to the waker, which knows all its pushes
+``asked``      channel, number, query   :class:`.peer_queries.PeerQueries`, of a daemon
+``yes``        number                   the same, to the daemon that asked
+=============  =======================  ====================================================
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 
 from middlewared.clock import Clock
 from middlewared.rendezvous.held_calls import HeldCalls
+from middlewared.rendezvous.redis.cancellations import Cancellations
 from middlewared.rendezvous.redis.peer_queries import PeerQueries
 from middlewared.rendezvous.redis.records import settlement_from
 from middlewared.rendezvous.redis.renewals import Renewals
@@ -40,12 +42,14 @@ class MessageReceiver:
         held: HeldCalls,
         renewals: Renewals,
         waker_reports: WakerReports,
+        cancellations: Cancellations,
         queries: PeerQueries,
     ) -> None:
         self._clock = clock
         self._held = held
         self._renewals = renewals
         self._waker_reports = waker_reports
+        self._cancellations = cancellations
         self._queries = queries
 
     def received(self, message: str) -> None:
@@ -55,6 +59,8 @@ class MessageReceiver:
             match kind:
                 case "settled":
                     self._settled(*words)
+                case "cancelled":
+                    self._cancellations.received(*words)
                 case "gone":
                     self._gone(*words)
                 case "refused":

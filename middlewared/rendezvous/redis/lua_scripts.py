@@ -15,6 +15,7 @@ another one by then, still find how the call ended:
 ``answered``    the settlement, as JSON, once a phone decided
 ``failed``      the settlement, as JSON, once something else decided; such a record is
                 kept for waiters that missed the message, and no one else finds it
+``cancel``      the id of the PBX's request that cancelled the call, if one did
 ``pushes``      how many pushes are outstanding: sent and not refused by the provider
 ``no:``\ *id*   one field for each refusal of the phone, with the settlement it implies
 *waiter*        one field for each waiter; its id is ``<channel of its daemon>/<number>``
@@ -22,6 +23,9 @@ another one by then, still find how the call ended:
 
 The identity key ``middlewared:{tag}:same:<sip_user_id>:<call_id>`` holds the unique_key.
 It may outlive its call, so it counts only if the record it leads to names it as well.
+
+``middlewared:{tag}:account:<sip_user_id>`` is a hash of the account's calls that a registration
+may answer: their call_ids by unique_key. One may be over. The tag is that of the account.
 
 ``middlewared:{tag}:late:<unique_key>`` holds the account, app and platform of a call that
 timed out, as JSON, for :data:`~middlewared.rendezvous.late.REMEMBERED_S`.
@@ -180,6 +184,32 @@ return settlement
 """
 )
 
+# Cancels a call that waits; all at the call are notified, each waiter by its id: a later call may
+# have the same key. The record is not among KEYS, as in JOIN.
+# KEYS: identity
+# ARGV: prefix of records, settlement, id of the request
+# -> 'cancelled', unique_key, waiters ...; or 'answered'; or 'unknown'
+CANCEL = Script(
+    _COMMON
+    + """
+local identity = KEYS[1]
+local prefix, settlement, id = unpack(ARGV)
+local unique_key = call('GET', identity)
+local record = unique_key and prefix .. unique_key
+if not record or call('HGET', record, 'identity') ~= identity then return {'unknown'} end
+if call('HEXISTS', record, 'answered') == 1 then return {'answered'} end
+local again = call('HGET', record, 'cancel') == id
+if not again and (not lives(record) or left_ms(record) <= 0) then return {'unknown'} end
+call('HSET', record, 'failed', settlement, 'cancel', id)
+local words = {'cancelled', unique_key, call('HGET', record, 'waker')}
+for _, field in ipairs(call('HKEYS', record)) do
+  if string.find(field, '/', 1, true) then words[#words + 1] = field end
+end
+notify(record, cjson.encode(words))
+return words
+"""
+)
+
 # A phone's answer. An available one decides; refusals decide once there are as many as pushes.
 # Only the waker knows the pushes that it has just sent: it is asked to count.
 # KEYS: record, late
@@ -279,6 +309,36 @@ end
 notify(record, ARGV[2])
 call('DEL', record)
 return 1
+"""
+)
+
+# Lists a call for its account; above the most, any others are dropped.
+# KEYS: account
+# ARGV: unique_key, call_id, ms to live, most
+LIST = Script(
+    """
+local call, account = redis.call, KEYS[1]
+local unique_key, call_id, ttl_ms, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+call('HSET', account, unique_key, call_id)
+local listed = call('HKEYS', account)
+for i = 1, #listed - most do
+  if listed[i] ~= unique_key then call('HDEL', account, listed[i]) end
+end
+if call('PTTL', account) < ttl_ms then call('PEXPIRE', account, ttl_ms) end
+return 1
+"""
+)
+
+# KEYS: account
+# -> unique_key, call_id, unique_key, call_id ...
+LISTED = Script(
+    """
+local call, account, listed = redis.call, KEYS[1], {}
+for _, unique_key in ipairs(call('HKEYS', account)) do
+  listed[#listed + 1] = unique_key
+  listed[#listed + 1] = call('HGET', account, unique_key)
+end
+return listed
 """
 )
 

@@ -47,7 +47,7 @@ class PeerQueries:
         self._open: dict[int, Deferred[bool]] = {}
 
     async def ask(
-        self, channel: str, *query: str, wait_s: float = REPLY_WAIT_S, most: int = MOST_OPEN
+        self, channel: str, *query: str | int, wait_s: float = REPLY_WAIT_S, most: int = MOST_OPEN
     ) -> bool:
         """
         Whether a daemon that listens to ``channel`` replies yes within ``wait_s``.
@@ -68,7 +68,7 @@ class PeerQueries:
             del self._open[number]
             silence.cancel()
 
-    def received_query(self, channel: str, number: int, *query: str) -> None:
+    def received_query(self, channel: str, number: int, *query: str | int) -> None:
         """Reply to another daemon; only a yes is worth a message."""
         if self._reply(*query):
             self._background.run(self._send_yes(channel, number))

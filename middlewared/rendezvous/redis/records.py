@@ -11,8 +11,6 @@ import binascii
 import json
 import uuid
 
-import attrs
-
 from middlewared.model import (
     Answer,
     Call,
@@ -21,6 +19,7 @@ from middlewared.model import (
     Outcome,
     Platform,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.late import WokenDevice
 
@@ -49,12 +48,20 @@ def late_key(unique_key: str) -> str:
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
+def account_key(sip_user_id: SipUserId) -> str:
+    """The list of an account's calls; on any node, as their records are."""
+    return f"{PREFIX}{{{tag_of(str(sip_user_id)):04x}}}:account:{sip_user_id}"
+
+
 def identity_key(incoming: IncomingCall) -> str:
     """What makes two requests of a PBX the same call; "" when nothing does."""
     if not incoming.call_id:
         return ""
     tag = f"{tag_of(incoming.call_id):04x}"
-    return f"{PREFIX}{{{tag}}}:same:{incoming.sip_user_id}:{incoming.call_id}"
+    account = incoming.sip_user_id
+    if isinstance(account, str):
+        account = json.dumps(account)  # it may contain colons, as the call_id may
+    return f"{PREFIX}{{{tag}}}:same:{account}:{incoming.call_id}"
 
 
 def is_key(text: str) -> bool:
@@ -86,8 +93,9 @@ def _number(text: str) -> int | None:
 
 def call_text(call: Call) -> str:
     """The call as records keep it: without times of this process's own clock."""
-    wait_s = call.deadline - call.started_at
-    return json.dumps([call.unique_key, attrs.astuple(call.incoming), call.start_time, wait_s])
+    wait_s, incoming = call.deadline - call.started_at, call.incoming
+    fields = [incoming.sip_user_id, incoming.phonenumber, incoming.caller_id, incoming.call_id]
+    return json.dumps([call.unique_key, fields, call.start_time, wait_s])
 
 
 def call_from(text: str, *, deadline: float) -> Call:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -37,18 +36,23 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
 from middlewared.rendezvous.redis import records
+from middlewared.rendezvous.redis.account_lists import AccountLists
+from middlewared.rendezvous.redis.answers import Answers
+from middlewared.rendezvous.redis.cancellations import Cancellations
 from middlewared.rendezvous.redis.cluster_slots import Node
 from middlewared.rendezvous.redis.daemon_messages import MessageReceiver
 from middlewared.rendezvous.redis.expiries import Expiries
+from middlewared.rendezvous.redis.joins_under_way import JoinsUnderWay
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.peer_reports import PeerReports
 from middlewared.rendezvous.redis.redis_connection import Login
 from middlewared.rendezvous.redis.renewals import Renewals
-from middlewared.rendezvous.redis.shared_calls import AnswerStored, AnswerTooLate, SharedCalls
+from middlewared.rendezvous.redis.shared_calls import SharedCalls
 from middlewared.rendezvous.redis.signed_keys import SignedKeys
 from middlewared.rendezvous.redis.unrecorded_calls import UnrecordedCalls
 from middlewared.rendezvous.redis.waiter_removals import WaiterRemoval, WaiterRemovals
@@ -93,12 +97,12 @@ class RedisRendezvous:
             waiting=lambda: self.waiting,
         )
         self._waiter_numbers = itertools.count()
-        self._joining: Counter[str] = Counter()  # by key: Redis was asked, has not replied
+        self._joins = JoinsUnderWay()
         self._held = HeldCalls(
             clock=clock,
             timed_out=self._timed_out,
             left=self._left,
-            pushes_changed=lambda held: self._waker_reports.pushes_changed(held),
+            pushes_changed=self._pushes_changed,
             expired=lambda held: self._expiries.expired(held),
         )
         self._late = LateCalls(clock=clock, late=late)
@@ -123,6 +127,10 @@ class RedisRendezvous:
             held=self._held,
             shared=self._shared,
             nodes=self._nodes,
+            renewed=lambda held: self._account_lists.renewed(held),
+        )
+        self._account_lists = AccountLists(
+            clock=clock, background=self._background, shared=self._shared, nodes=self._nodes
         )
         self._waker_reports = WakerReports(
             clock=clock, background=self._background, held=self._held, shared=self._shared
@@ -138,16 +146,32 @@ class RedisRendezvous:
             background=self._background,
             channel=self._channel,
             held=self._held,
-            joining=self._joining,
+            joins=self._joins,
             knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+            cancel_here=lambda incoming: self._cancellations.cancel_here(incoming),
+        )
+        self._answers = Answers(
+            held=self._held,
+            late=self._late,
+            shared=self._shared,
+            unrecorded=self._unrecorded,
+            waker_reports=self._waker_reports,
+        )
+        self._cancellations = Cancellations(
+            held=self._held,
+            shared=self._shared,
+            joins=self._joins,
+            unrecorded=self._unrecorded,
+            remove=self._remove_from_redis,
         )
         self._messages = MessageReceiver(
             clock=clock,
             held=self._held,
             renewals=self._renewals,
             waker_reports=self._waker_reports,
+            cancellations=self._cancellations,
             queries=self._unrecorded.queries,
         )
 
@@ -211,51 +235,11 @@ class RedisRendezvous:
 
     async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
         """See :meth:`.interface.Rendezvous.answer`; an available one settles waiters here first."""
-        if not records.is_key(unique_key):
-            return AnswerResult.UNKNOWN
-        held = self._held.find(unique_key)
-        if held is not None and held.waiters and answer.available and not held.expired:
-            self._held.settle(held, Settlement.by(answer))
-        pushes = held.pushes if held is not None and held.is_woken_here else None
-        try:
-            reply = await self._shared.answer(unique_key, answer, pushes)
-        except RendezvousDown as down:
-            return await self._answer_unrecorded(held, unique_key, answer, down)
-        match reply:
-            case AnswerStored():
-                self._apply(reply, held, unique_key, answer)
-                return AnswerResult.ACCEPTED
-            case AnswerTooLate(woken, late_s):
-                self._late.report(unique_key, answer, woken, late_s)
-                return AnswerResult.LATE
-            case None:
-                return await self._answer_unrecorded(held, unique_key, answer, None)
+        return await self._answers.answer(unique_key, answer)
 
-    def _apply(
-        self, reply: AnswerStored, held: HeldCall | None, unique_key: str, answer: Answer
-    ) -> None:
-        """Apply to the call here what Redis replied to an answer."""
-        if held is not None and reply.settlement is not None:
-            self._held.settle(held, reply.settlement)
-        elif held is not None:
-            held.refusals[answer.id] = answer
-        if reply.left_to_waker:
-            self._waker_reports.left_to_waker(unique_key)
-
-    async def _answer_unrecorded(
-        self, held: HeldCall | None, unique_key: str, answer: Answer, down: RendezvousDown | None
-    ) -> AnswerResult:
-        """Redis is ``down``, or does not know the call: the daemons may."""
-        settlement = Settlement.by(answer)
-        if await self._unrecorded.answer(held, unique_key, settlement, down=down is not None):
-            return AnswerResult.ACCEPTED
-        if self._late.answered(unique_key, answer):
-            return AnswerResult.LATE
-        if down is not None:
-            raise down
-        if held is None and not self._unrecorded.redis_knows_all():
-            raise RendezvousDown("a daemon that may hold the call cannot be asked")
-        return AnswerResult.UNKNOWN
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
+        """See :meth:`.interface.Rendezvous.answer_account`."""
+        return await self._answers.answer_account(sip_user_id, call_id, answer)
 
     async def settle(self, unique_key: str, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle`."""
@@ -264,6 +248,10 @@ class RedisRendezvous:
             settlement = await self._shared.settle(unique_key, outcome) or settlement
         if (held := self._held.find(unique_key)) is not None:
             self._held.settle(held, settlement)
+
+    async def cancel(self, incoming: IncomingCall) -> bool:
+        """See :meth:`.interface.Rendezvous.cancel`."""
+        return await self._cancellations.cancel(incoming)
 
     def settle_all(self, outcome: Outcome) -> None:
         """See :meth:`.interface.Rendezvous.settle_all`; waiters of other daemons wait on."""
@@ -278,16 +266,16 @@ class RedisRendezvous:
     async def _join_for(self, joined: Deferred[LocalWaiter], call: Call) -> None:
         """Join to the end even when the PBX hangs up: until then it is not known what to leave."""
         waiter_id = f"{self._channel}/{next(self._waiter_numbers)}"
-        self._joining[call.unique_key] += 1
+        under_way = self._joins.begin(call, waiter_id)
         try:
             waiter = await self._join_or_open_alone(call, waiter_id)
+            while self._cancellations.must_repeat(under_way, waiter):
+                waiter = await self._join_or_open_alone(call, waiter_id)
         except Exception:
             joined.errback()
             return
         finally:
-            self._joining[call.unique_key] -= 1
-            if not self._joining[call.unique_key]:
-                del self._joining[call.unique_key]
+            self._joins.end(under_way)
         if joined.called:
             waiter.leave()
         else:
@@ -363,6 +351,10 @@ class RedisRendezvous:
             return
         if joined.waker == waiter.id and waiter.held.waiters:
             waiter.take_over(joined.pushes)
+
+    def _pushes_changed(self, held: HeldCall) -> None:
+        self._account_lists.pushes_changed(held)
+        self._waker_reports.pushes_changed(held)
 
     def _timed_out(self, held: HeldCall, woken: WokenDevice) -> None:
         self._late.add(held.call.unique_key, woken)

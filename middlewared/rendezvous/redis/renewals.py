@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -28,7 +28,11 @@ AT_ONCE = 32
 
 
 class Renewals:
-    """Renews each call that was not checked for a second; after trouble, all calls."""
+    """
+    Renews each call that was not checked for a second; after trouble, all calls.
+
+    :param renewed: notified of each call that Redis has again, or still.
+    """
 
     log = Logger()
 
@@ -40,12 +44,14 @@ class Renewals:
         held: HeldCalls,
         shared: SharedCalls,
         nodes: Nodes,
+        renewed: Callable[[HeldCall], None],
     ) -> None:
         self._clock = clock
         self._background = background
         self._held = held
         self._shared = shared
         self._nodes = nodes
+        self._renewed = renewed
         self._rounds = LoopingCall(self._round)
         self._rounds.clock = clock
         self._rounds_ended: Deferred[LoopingCall] | None = None
@@ -118,6 +124,7 @@ class Renewals:
             held.call, waiter_ids, waker, held.pushes, held.refusals
         )
         held.checked_at = self._clock.seconds()
+        self._renewed(held)
         if settlement is not None:
             self._held.settle(held, settlement)
         return waker

@@ -13,13 +13,16 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement, SipUserId
 from middlewared.rendezvous.late import REMEMBERED_S, WokenDevice
 from middlewared.rendezvous.redis.lua_scripts import (
     ANSWER,
+    CANCEL,
     COUNT,
     JOIN,
     LEAVE,
+    LIST,
+    LISTED,
     RENEW,
     SETTLE,
     SHARE,
@@ -29,6 +32,7 @@ from middlewared.rendezvous.redis.lua_scripts import (
 from middlewared.rendezvous.redis.nodes import Nodes
 from middlewared.rendezvous.redis.records import (
     SECRET,
+    account_key,
     call_from,
     call_text,
     identity_key,
@@ -43,6 +47,8 @@ from middlewared.rendezvous.redis.records import (
 from middlewared.rendezvous.redis.signed_keys import SignedKeys
 
 NO_WAITER = "-"  # not the id of any waiter
+MOST_LISTED = 100
+"""How many calls of one account a registration can answer."""
 
 
 @attrs.frozen
@@ -82,6 +88,14 @@ class AnswerTooLate:
 
 
 @attrs.frozen
+class CallCancelled:
+    """A call that waited was cancelled, for these waiters."""
+
+    unique_key: str
+    waiter_ids: Sequence[str]
+
+
+@attrs.frozen
 class SharedCalls:
     """The records of all daemons' calls. Every function may raise RendezvousDown."""
 
@@ -103,6 +117,7 @@ class SharedCalls:
                 text, answered, left_ms, waker, pushes = reply
                 now, left_s = self.clock.seconds(), left_ms / 1000
                 joined = call_from(text, deadline=now + left_s)
+                joined = attrs.evolve(joined, by_registration=call.by_registration)
                 return Joined(joined, self._settlement(answered), left_s, waker, int(pushes))
             call = self.keys.with_fresh_key(call)
 
@@ -135,6 +150,24 @@ class SharedCalls:
         """End a call early; returns the decision that stands, None when no such call waits."""
         args = (settlement_text(Settlement(outcome)), unique_key)
         return self._settlement(await self.nodes.run(SETTLE, [record_key(unique_key)], args))
+
+    async def cancel(self, incoming: IncomingCall, request_id: str) -> CallCancelled | bool:
+        """
+        Cancel the call of this account and call_id.
+
+        :param request_id: of the PBX's request, so that a repeated command changes nothing.
+        :return: True: it was answered before; False: Redis knows no such call that waits.
+        """
+        args = (
+            record_prefix(incoming.call_id),
+            settlement_text(Settlement(Outcome.CANCELLED)),
+            request_id,
+        )
+        state, *words = await self.nodes.run(CANCEL, [identity_key(incoming)], args)
+        if state == "cancelled":
+            unique_key, *waiter_ids = words
+            return CallCancelled(unique_key, waiter_ids)
+        return bool(state == "answered")
 
     async def answer(
         self, unique_key: str, answer: Answer, pushes: int | None
@@ -193,6 +226,21 @@ class SharedCalls:
         """Remove a waiter; returns whether no one waits for the call any more."""
         args = (waiter_id, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
+
+    async def list_for_account(self, call: Call) -> None:
+        """Let a registration of the call's account find it, at any daemon, while it waits."""
+        args = (call.unique_key, call.incoming.call_id, self._left_ms(call), str(MOST_LISTED))
+        await self.nodes.run(LIST, [account_key(call.incoming.sip_user_id)], args)
+
+    async def listed_for(self, sip_user_id: SipUserId, call_id: str) -> Sequence[str]:
+        """
+        The keys of the account's calls that were listed; some may be over.
+
+        :param call_id: of the one call; "": all of them.
+        """
+        words = await self.nodes.run(LISTED, [account_key(sip_user_id)], ())
+        listed = zip(words[::2], words[1::2], strict=True)
+        return [key for key, its_call_id in listed if call_id in ("", its_call_id)]
 
     async def share_secret(self) -> None:
         """Share the secret of fresh keys; a Redis that came back empty gets ours again."""

@@ -10,6 +10,7 @@ create table calls (
     app text not null,
     platform text not null,
     daemon text not null,
+    pbx text not null,
     started_at double precision not null,
     outcome text not null,
     phonenumber text not null,
