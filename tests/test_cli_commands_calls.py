@@ -109,6 +109,18 @@ class CallsOnSqliteTests(HistoryCommandCase):
             ran.out, rf"(?m)^\d\d-\d\d \d\d:\d\d:\d\d 123456789 timeout +…-5678 {UUID}$"
         )
 
+    async def test_names_of_pbxs(self) -> None:
+        """Where PBXs have names the list has them, too."""
+        text = self.config.read_text() + "[pbx:berlin]\nnetworks = 192.0.2.0/24\n"
+        self.write_config(text)
+        ran = await self.calls_command()
+        self.assertRegex(
+            ran.out, rf"(?m) caller pbx    unique_key\n(.*\n)*.* timeout .* berlin {UUID}$"
+        )
+        self.assertRegex((await self.calls_command("show", UUID)).out, r"(?m)^pbx +berlin$")
+        shown = await self.calls_command("show", UUID, "--json")
+        self.assertEqual(json.loads(shown.out)["pbx"], "berlin")
+
     async def test_filters(self) -> None:
         """Account, call_id, key, number, outcome, app, platform and time; several at once."""
         for filters, keys in (
@@ -163,8 +175,8 @@ class CallsOnSqliteTests(HistoryCommandCase):
         call = json.loads(ran.out)
         self.assertEqual(
             " ".join(call),
-            "unique_key call_id sip_user_id app platform daemon start outcome verdict phonenumber"
-            " caller_id steps pushes answers joined reports",
+            "unique_key call_id sip_user_id app platform daemon pbx start outcome verdict"
+            " phonenumber caller_id steps pushes answers joined reports",
         )
         self.assertEqual(call["sip_user_id"], 123456789)
         self.assertEqual(call["steps"][0], {"step": "device", "milliseconds": 0.4})

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -38,11 +38,13 @@ class NoCall(MiddlewaredError):
 def list_calls(config: Config, wanted: CallSearch, *, as_json: bool) -> int:
     """Print the newest calls that match, at most ``wanted.limit`` of them."""
 
+    columns = None if as_json else _columns(config)
+
     async def work(storage: Storage) -> int:
         _note_if_off(config)
-        if not as_json:
-            write_line(table_row({name: name for name in _COLUMNS}, _COLUMNS))
-        more = await _print_pages(storage.history, wanted, as_json=as_json)
+        if columns is not None:
+            write_line(table_row({name: name for name in columns}, columns))
+        more = await _print_pages(storage.history, wanted, columns)
         if more and not as_json:
             _note(f"the newest {wanted.limit} calls; --limit N shows more")
         return 0
@@ -68,20 +70,35 @@ def show_call(config: Config, wanted: CallSearch, *, as_json: bool) -> int:
     return with_storage(config, work)
 
 
-async def _print_pages(history: HistoryReader, wanted: CallSearch, *, as_json: bool) -> bool:
-    """Print page after page; whether there are more calls than wanted."""
+def _columns(config: Config) -> Mapping[str, int]:
+    """The columns of the table, with the PBX's name where PBXs have names."""
+    if not config.pbxs:
+        return _COLUMNS
+    width = max(len("pbx"), *(len(pbx.name) for pbx in config.pbxs))
+    *columns, last = _COLUMNS.items()
+    return dict([*columns, ("pbx", width), last])
+
+
+async def _print_pages(
+    history: HistoryReader, wanted: CallSearch, columns: Mapping[str, int] | None
+) -> bool:
+    """
+    Print page after page; whether there are more calls than wanted.
+
+    :param columns: of the table; None: JSON is printed.
+    """
     left, before = wanted.limit, ""
     while left:
         page = await history.search(attrs.evolve(wanted, limit=min(left, _PAGE), before=before))
         for call in page.calls:
-            write_line(json.dumps(call_json(call)) if as_json else call_row(call))
+            write_line(call_row(call, columns) if columns else json.dumps(call_json(call)))
         if page.next is None:
             return False
         left, before = left - len(page.calls), page.next
     return True
 
 
-def call_row(call: KeptCall) -> str:
+def call_row(call: KeptCall, columns: Mapping[str, int] = _COLUMNS) -> str:
     """A call as a line of the table of calls."""
     record = call.record
     number = record.phonenumber
@@ -90,9 +107,10 @@ def call_row(call: KeptCall) -> str:
         "account": record.sip_user_id,
         "outcome": record.outcome,
         "caller": f"…{number[1 - _LAST_DIGITS :]}" if len(number) > _LAST_DIGITS else number or "-",
+        "pbx": record.pbx or "-",
         "unique_key": record.unique_key,
     }
-    return table_row(cells, _COLUMNS)
+    return table_row(cells, columns)
 
 
 def call_table(calls: Sequence[KeptCall]) -> Iterator[str]:
