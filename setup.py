@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.11",
     # twisted.plugins is a namespace of Twisted's: only our one module is added to it.
     packages=[*find_packages(include=["middlewared", "middlewared.*"]), "twisted.plugins"],
-    package_data={"middlewared": ["py.typed", "devices/schema/*/*.sql", "web/openapi.json"]},
+    package_data={"middlewared": ["py.typed", "database/schema/*/*.sql", "web/openapi.json"]},
     entry_points={"console_scripts": ["middlewared = middlewared.cli.main:main"]},
     install_requires=[
         "attrs>=24.2",

@@ -24,6 +24,8 @@ from twisted.internet.defer import Deferred, gatherResults
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from middlewared.database.postgres_database import PostgresDatabase
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices import queries
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
@@ -105,8 +107,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=None if "://" in where else where) as folder:
         path = None if "://" in where else Path(folder) / "devices.sqlite3"
         registry: Registry = (
-            SqliteRegistry(path=path, reactor=reactor, timeout_s=30)
+            SqliteRegistry(database=SqliteDatabase(path=path, reactor=reactor, timeout_s=30))
             if path
-            else PostgresRegistry(url=where, reactor=reactor, timeout_s=30)
+            else PostgresRegistry(
+                database=PostgresDatabase(url=where, reactor=reactor, timeout_s=30)
+            )
         )
         task.react(lambda _: Deferred.fromCoroutine(main(registry, path)))

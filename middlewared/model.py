@@ -186,7 +186,7 @@ class Device:
     What one more field takes, beside itself, here:
 
     1. ``web/fields.py`` (``device``) and ``web/openapi.json``: how an app sends it
-    2. ``devices/schema/*/N.sql``, the next number: its column
+    2. ``database/schema/*/N.sql``, the next number: its column
     3. ``devices/queries.py`` (``from_row``), unless it is a text or a number
     4. ``cli/device_commands.py`` (``_fields``): how ``middlewared devices show`` prints it
     5. ``tests/contracts/devices.py`` (``a_device``), ``tests/test_web_fields.py``

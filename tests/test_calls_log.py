@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.calls.call_log import CallLog
 from middlewared.calls.ringing import EndedCall, EndedRequest
 from middlewared.calls.trace import Trace
+from middlewared.history.interface import NotRecording
 from middlewared.metrics import Metrics
 from middlewared.model import (
     Answer,
@@ -53,6 +54,7 @@ class CallLogTests(SynchronousTestCase):
             log_response=self.rows.append,
             log_wakeup=self.wakeups.append,
             log_late=lambda late, received_time: self.late.append((late, received_time)),
+            recorder=NotRecording(),
         )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)

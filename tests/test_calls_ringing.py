@@ -14,6 +14,7 @@ from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, R
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
+from middlewared.history.interface import NotRecording, Recorder
 from middlewared.model import (
     Answer,
     AnswerResult,
@@ -102,6 +103,8 @@ class StandInAdmission:
 class RingingCase(SynchronousTestCase):
     """Calls of 4 s with a push every second."""
 
+    recorder: Recorder = NotRecording()
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(START)
@@ -125,6 +128,7 @@ class RingingCase(SynchronousTestCase):
                 rendezvous=self.rendezvous,
                 routes=self.routes,
                 background=self.background,
+                recorder=self.recorder,
                 overloaded=lambda: self.admission.late,
             ),
             admission=self.admission,

@@ -11,6 +11,8 @@ from twisted.protocols.portforward import ProxyFactory
 
 from middlewared.cli.check import handshake, response_api_checks
 from middlewared.cli.check.redis_checks import EVERYTHING
+from middlewared.database.postgres_database import PostgresDatabase
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.demo.stage import free_port
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
@@ -98,7 +100,7 @@ class SqliteTests(OnlineTestCase):
     async def made(self) -> sqlite3.Connection:
         """The file as a daemon made it."""
         path = self.folder / "devices.sqlite3"
-        registry = SqliteRegistry(path=path, reactor=reactor)
+        registry = SqliteRegistry(database=SqliteDatabase(path=path, reactor=reactor))
         await registry.start()
         await registry.stop()
         connection = sqlite3.connect(path, isolation_level=None)
@@ -146,7 +148,8 @@ class PostgresTests(OnlineTestCase):
         return await self.check_one(f"[database]\nurl = {url}\n", "[database]")
 
     async def migrated(self) -> None:
-        registry = PostgresRegistry(url=self.url, reactor=reactor, pool_size=1)
+        database = PostgresDatabase(url=self.url, reactor=reactor, pool_size=1)
+        registry = PostgresRegistry(database=database)
         await registry.start()
         await registry.stop()
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.cli.device_commands import _fields
 from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
-from middlewared.service.implementations import choose_database
+from middlewared.service.implementations import choose_storage
 from tests.servers.postgres import shared_server
 from tests.test_cli_commands import CommandTestCase, Ran
 
@@ -44,7 +44,7 @@ class RegistryTestCase(CommandTestCase):
             Wakeup(self.devices[3], now - 20 * DAY_S),
             Wakeup(first, ANSWERED_AT),
         ]
-        registry = choose_database(read_config(self.config, {}), reactor=reactor)
+        registry = choose_storage(read_config(self.config, {}), reactor=reactor).devices
         await registry.start()
         for device in self.devices:
             await registry.register(device)
@@ -78,7 +78,7 @@ class DevicesOnSqliteTests(RegistryTestCase):
         head, first, second, third, _ = ran.out.splitlines()
         self.assertRegex(head, "token +last_seen +last_answered +silent_streak +name$")
         self.assertRegex(first, r"T\S+ +2023-11-14T22:13:20\+00:00 +0$")
-        self.assertRegex(second, r" never +0 +same\?phone$")
+        self.assertRegex(second, r" never +0 +same\\tphone$")
         self.assertRegex(third, r" never +3$")
 
     async def test_silent(self) -> None:

@@ -41,6 +41,14 @@ class KindTests(ConfigCase):
         )
         self.assertEqual((0, 0), (config.calls.drain_s, config.database.device_cache_s))
 
+    def test_history(self) -> None:
+        """days may be 0, which switches it off; numbers is one of three words."""
+        history = self.read("[history]\ndays = 0\nmax_calls = 5\nnumbers = None\n").history
+        self.assertEqual((history.days, history.max_calls, history.numbers), (0, 5, "none"))
+        self.assert_refused("history", "days", "", "-1", "3651", "1.5")
+        self.assert_refused("history", "max_calls", "0", "x")
+        self.assert_refused("history", "numbers", "", "last4", "yes")
+
     def test_booleans(self) -> None:
         """yes and no, and configparser's other words, in any case."""
         for word in ("yes", "True", "on", "1"):

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.database.batched_writes import BatchedWrites
 from middlewared.errors import DatabaseDown
 from middlewared.model import Platform, ResponseRecord
 
@@ -123,6 +123,20 @@ class BatchesTests(SynchronousTestCase):
         self.assertEqual([event["rows"] for event in after], [4])
         self.assertEqual(formatEvent(after[0]), "log: writes again, 4 rows were lost")
         self.assertEqual(self.table.rows, [float(n) for n in range(4, 10_004)])
+
+    def test_outage_that_lasts_is_reported(self) -> None:
+        """With its reason, once a minute: perhaps only these rows cannot be written."""
+        self.table.fault = DatabaseDown("the database refused: 42501")
+        self.add(1, 2)
+        with capturedLogs() as events:
+            self.clock.pump([1] * 29)
+        self.assertEqual(events, [])
+        with capturedLogs() as events:
+            self.clock.pump([1] * 90)
+        text = "log: 2 rows wait for the database: the database refused: 42501"
+        self.assertEqual([formatEvent(event) for event in events], [text, text])
+        self.table.fault = None
+        self.stop()
 
     def test_unforeseen_failure_loses_only_its_batch(self) -> None:
         """A batch that cannot be written is not retried again and again."""

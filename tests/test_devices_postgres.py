@@ -13,9 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from middlewared.database.migrations import ADD, CREATE_ADDITIONS, SchemaState, pending
+from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
 from middlewared.devices.interface import DeviceFilter, Registered
-from middlewared.devices.migrations import pending
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Wakeup
@@ -48,11 +49,14 @@ class PostgresCase(TestCase):
         text_accounts: bool | None = None,
     ) -> PostgresRegistry:
         """A registry that is stopped when the test ends; it is not started."""
-        made = PostgresRegistry(
+        database = PostgresDatabase(
             url=url or self.server.url(self.database),
             reactor=reactor,
             pool_size=3,
             timeout_s=timeout_s,
+        )
+        made = PostgresRegistry(
+            database=database,
             text_accounts=self.text_accounts if text_accounts is None else text_accounts,
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
@@ -150,14 +154,19 @@ class PostgresStartTests(PostgresCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        for version, _ in pending("postgres", 0)[:-1]:
+        for newest, _ in pending("postgres", 0)[:-1]:
             self.database = self.server.create_database()
             with closing(psycopg2.connect(self.server.url(self.database))) as older, older:
                 cursor = older.cursor()
                 cursor.execute("create table schema_version (version integer primary key)")
-                for number, script in pending("postgres", 0)[:version]:
+                cursor.execute(CREATE_ADDITIONS)
+                state = SchemaState(0)
+                for number, script in pending("postgres", 0)[:newest]:
                     cursor.execute(script)
-                    cursor.execute("insert into schema_version values (%s)", (number,))
+                    state = state.after(number, script)
+                cursor.execute("insert into schema_version values (%s)", (state.version,))
+                for number in state.additions:
+                    cursor.execute(ADD.replace("?", "%s"), (number,))
                 cursor.execute("select * from devices")
                 device, row = older_device([each[0] for each in cursor.description or ()])
                 cursor.execute(f"insert into devices values ({', '.join(['%s'] * len(row))})", row)
@@ -166,12 +175,17 @@ class PostgresStartTests(PostgresCase):
             self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
             await registry.log_wakeups([Wakeup(a_device(), None)])
             self.assertEqual((await registry.count(1)).silent, 1)
+            both = self.server.sql(self.database, "select count(*) from calls, text_devices")
+            self.assertEqual(both, [(0,)])
 
     async def test_several_daemons_start_at_once(self) -> None:
         """Each of several daemons on a new database finds the whole schema."""
         await gatherResults([Deferred.fromCoroutine(self.started()) for _ in range(5)])
-        versions = self.server.sql(self.database, "select version from schema_version")
-        self.assertEqual(versions, [(number,) for number, _ in pending("postgres", 0)])
+        installed = self.server.sql(
+            self.database,
+            "select version from schema_version union all select number from schema_additions",
+        )
+        self.assertEqual(sorted(installed), [(number,) for number, _ in pending("postgres", 0)])
 
     async def test_newer_schema(self) -> None:
         """The start on a database of a newer release fails."""
@@ -180,6 +194,15 @@ class PostgresStartTests(PostgresCase):
         with self.assertRaises(ConfigError) as caught:
             await self.registry().start()
         self.assertIn("schema 1000", str(caught.exception))
+
+    async def test_newer_schema_that_only_adds_something(self) -> None:
+        """A program that does not know the addition starts, works, and connects again."""
+        registry = await self.started()
+        self.server.sql(self.database, "insert into schema_additions (number) values (1000)")
+        await (await self.started()).register(a_device())
+        backends = "select pg_terminate_backend(pid) from pg_stat_activity"
+        self.server.sql("postgres", f"{backends} where datname = '{self.database}'")
+        self.assertEqual(await until_done(lambda: registry.find(ACCOUNT)), a_device())
 
     async def test_unknown_database(self) -> None:
         """The start fails with the reason that libpq gives."""
@@ -199,7 +222,7 @@ class PostgresStartTests(PostgresCase):
     def test_broken_url(self) -> None:
         """A URL that libpq cannot read is refused, without quoting its password."""
         for url in ("postgresql://u:secret@h:1,h:2,h:3,/d?port=1,2", "postgresql://u:secret@[h/d"):
-            error = self.assertRaises(ConfigError, PostgresRegistry, url=url, reactor=reactor)
+            error = self.assertRaises(ConfigError, PostgresDatabase, url=url, reactor=reactor)
             self.assertNotIn("secret", str(error))
 
 

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices.cached_registry import CachedRegistry, CacheSettings
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.errors import DatabaseDown
@@ -43,12 +44,13 @@ class FaultCase(TestCase):
 
     def registry(self, *hosts: str, timeout_s: float = 60.0) -> PostgresRegistry:
         """A registry on the database ``postgres`` of ``hosts``; not started."""
-        made = PostgresRegistry(
+        database = PostgresDatabase(
             url=f"postgresql://postgres@{','.join(hosts)}/postgres",
             reactor=reactor,
             pool_size=3,
             timeout_s=timeout_s,
         )
+        made = PostgresRegistry(database=database)
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 

@@ -18,8 +18,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 import middlewared
+from middlewared.database.migrations import ADD, CREATE_ADDITIONS, SchemaState, pending
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.interface import DeviceFilter, Registered
-from middlewared.devices.migrations import pending
 from middlewared.devices.queries import COLUMNS, COUNT, COUNT_SILENT, Dialect
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, DatabaseDown
@@ -39,9 +40,11 @@ STARTED_AT_ONCE = """
 import sys
 from pathlib import Path
 from twisted.internet import reactor, task
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 async def main(reactor, path):
-    registry = SqliteRegistry(path=Path(path), reactor=reactor, timeout_s=120)
+    database = SqliteDatabase(path=Path(path), reactor=reactor, timeout_s=120)
+    registry = SqliteRegistry(database=database)
     await registry.start()
     await registry.ping()
     await registry.stop()
@@ -66,10 +69,9 @@ class SqliteCase(TestCase):
         text_accounts: bool | None = None,
     ) -> SqliteRegistry:
         """A registry that is stopped when the test ends; it is not started."""
+        database = SqliteDatabase(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
         made = SqliteRegistry(
-            path=path or self.path,
-            reactor=reactor,
-            timeout_s=timeout_s,
+            database=database,
             text_accounts=self.text_accounts if text_accounts is None else text_accounts,
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
@@ -180,12 +182,16 @@ class SqliteStartTests(SqliteCase):
 
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
-        for version, _ in pending("sqlite", 0)[:-1]:
-            self.path = self.path.with_suffix(f".{version}")
+        for newest, _ in pending("sqlite", 0)[:-1]:
+            self.path = self.path.with_suffix(f".{newest}")
+            state = SchemaState(0)
             with closing(sqlite3.connect(self.path)) as older, older:
-                for _, script in pending("sqlite", 0)[:version]:
+                for number, script in pending("sqlite", 0)[:newest]:
                     older.executescript(script)
-                older.execute(f"pragma user_version = {version}")
+                    state = state.after(number, script)
+                older.execute(f"pragma user_version = {state.version}")
+                older.execute(CREATE_ADDITIONS)
+                older.executemany(ADD, [(number,) for number in state.additions])
                 columns = [each[0] for each in older.execute("select * from devices").description]
                 device, row = older_device(columns)
                 older.execute(f"insert into devices values ({', '.join('?' * len(row))})", row)
@@ -194,6 +200,7 @@ class SqliteStartTests(SqliteCase):
             self.assertEqual(await registry.report("this", redis_up=True, waiting=0), [])
             await registry.log_wakeups([Wakeup(a_device(), None)])
             self.assertEqual((await registry.count(1)).silent, 1)
+            self.assertEqual(self.sql("select count(*) from calls, text_devices"), [(0,)])
 
     async def test_file_is_for_its_owner_alone(self) -> None:
         """Push tokens are secrets."""
@@ -224,6 +231,13 @@ class SqliteStartTests(SqliteCase):
         self.sql("create table future (x)", "pragma user_version = 1000")
         self.assertIn("schema 1000", await self.refused(self.path))
         self.assertEqual(self.sql("select name from sqlite_master"), [("future",)])
+
+    async def test_newer_schema_that_only_adds_something(self) -> None:
+        """A program that does not know the addition starts and works."""
+        await self.started()
+        self.sql("insert into schema_additions (number) values (1000)")
+        registry = await self.started()
+        await registry.register(a_device())
 
     async def test_new_file_is_locked_for_a_moment(self) -> None:
         """The start waits until another daemon, which starts too, has released the file."""

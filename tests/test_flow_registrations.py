@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
+from middlewared.config import read_config
 from middlewared.demo.stage import IOS_APP
+from middlewared.service.implementations import choose_storage
 from middlewared.simulator.generations import ANDROID_6
 from tests.fleet import FleetTestCase, Shared
 from tests.servers.redis import Redis, shared_cluster
@@ -38,6 +41,23 @@ class RegistrationTests(FlowTestCase):
             self.assertEqual((await held).outcome, "answered")
         self.assertEqual(await self.pbx.registered(FIRST_ACCOUNT, **APPLE, expires="0"), (200, 0))
         self.assertEqual((await self.call()).outcome, "no-device")
+
+    async def test_events_of_its_device(self) -> None:
+        """The same as of a device that its app registers itself."""
+        await self.start()
+        await self.pbx.registered(FIRST_ACCOUNT, **APPLE)
+        newer = APPLE | {"pn_prid": f"{REMOTE}:remote&{'c3' * 32}:voip"}
+        await self.pbx.registered(FIRST_ACCOUNT, **newer)
+        await self.pbx.registered(FIRST_ACCOUNT, **newer)
+        await self.pbx.registered(FIRST_ACCOUNT, **newer, expires="0")
+        await self.stage.daemon.stop()
+        config = read_config(self.directory / "middlewared.ini", {})
+        storage = choose_storage(config, reactor=reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(storage.devices.stop()))
+        await storage.devices.start()
+        events = await storage.history.device_events(str(FIRST_ACCOUNT))
+        what = [(each.event, each.why) for each in events]
+        self.assertEqual(what, [("removed", "app"), ("replaced", "app"), ("registered", "")])
 
     async def test_registration_answers_the_calls_that_had_a_push(self) -> None:
         """All of the account, or the one of its call_id; each once."""

@@ -6,6 +6,8 @@ import base64
 import json
 import re
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from twisted.web.http_headers import Headers
@@ -71,7 +73,17 @@ class SecretTests(FlowTestCase):
             self.assertNotIn(secret, log)
         reports = (self.directory / "reports.jsonl").read_text()
         self.assertNotIn(PASSWORD, reports)
+        self.assert_history_is_clean()
         return log
+
+    def assert_history_is_clean(self) -> None:
+        """The history has no secret either, though it has calls, reports and events."""
+        with closing(sqlite3.connect(self.directory / "devices.sqlite3")) as connection:
+            for table in ("calls", "call_facts", "device_events"):
+                rows = connection.execute(f"select * from {table}").fetchall()
+                self.assertTrue(rows, table)
+                for secret in self.secrets():
+                    self.assertNotIn(secret, repr(rows))
 
     def token(self, number: int) -> str:
         """A push token such as the platform's own."""
@@ -92,6 +104,12 @@ class SecretTests(FlowTestCase):
         await self.phone(IOS_6, number=3, token=self.token(13))
         for path in ("hangup-reason", "log-metrics", "check-in"):
             await self.post_as_app(path, unique_key="x", reason="y", hangup_reason="z")
+        await self.post_as_app(
+            "log-metrics",
+            middleware_unique_key="x",
+            token=self.token(11),
+            authorization=basic(str(FIRST_ACCOUNT), PASSWORD),
+        )
 
     async def call_with_a_provider_token(self) -> None:
         """An app that has a key in place of a certificate."""

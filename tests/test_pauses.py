@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
@@ -82,9 +83,10 @@ class PauseTests(TestCase):
     async def test_database_that_answered_is_not_dropped(self) -> None:
         """A look-up gets its row, from the connection that it was sent on."""
         server = shared_server()
-        registry = PostgresRegistry(
+        database = PostgresDatabase(
             url=server.url(server.create_database()), reactor=reactor, pool_size=1, timeout_s=0.4
         )
+        registry = PostgresRegistry(database=database)
         await registry.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
         await registry.register(a_device())
@@ -99,9 +101,10 @@ class PauseTests(TestCase):
     async def test_dependency_that_answered_is_up(self) -> None:
         """A ping whose answer came while we were stopped was in time."""
         server = shared_server()
-        registry = PostgresRegistry(
+        database = PostgresDatabase(
             url=server.url(server.create_database()), reactor=reactor, pool_size=1
         )
+        registry = PostgresRegistry(database=database)
         await registry.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
         ended: Deferred[None] = Deferred()

@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
+from middlewared.history.interface import NotRecording
 from middlewared.model import Device, Platform
 from middlewared.push.interface import (
     Accepted,
@@ -49,7 +50,12 @@ class NoticeTests(SynchronousTestCase):
         self.clock = Clock()
         self.background = Background()
         self.use(Provider(Accepted()))
-        self.notices = LostAccountNotices(clock=self.clock, routes=self, background=self.background)
+        self.notices = LostAccountNotices(
+            clock=self.clock,
+            routes=self,
+            background=self.background,
+            recorder=NotRecording(),
+        )
 
     def use(self, provider: Provider, *, wanted: bool = True) -> None:
         self.provider = provider

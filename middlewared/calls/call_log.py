@@ -1,5 +1,5 @@
 """
-What is recorded of calls that have ended: a log line, metrics, a row of response_log.
+What is recorded of calls that have ended: a log line, metrics, a row of response_log, history.
 
 Nothing is done before the reply to the PBX has left: ended calls are queued and recorded
 a moment later, many at once under load.
@@ -7,19 +7,23 @@ a moment later, many at once under load.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.logger import Logger
 
+from middlewared.calls.call_facts import kept_answer, refused_call, woken_call
 from middlewared.calls.device_updates import wakeup
-from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, is_uuid
+from middlewared.calls.ringing import AcceptedAnswer, Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
+from middlewared.history.interface import KeptAnswer, Recorder
 from middlewared.metrics import Metrics
 from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Wakeup
 from middlewared.quoting import fingerprint, word
 
 DELAY_S = 0.02
+MOST_DECIDING = 5000
 MOST_DIFFERENCE_S = 1.0
 """How far the start time that a phone echoes may lie before the call's own."""
 
@@ -32,6 +36,7 @@ class CallLog:
     :param log_response: takes a phone's first answer, for the response log.
     :param log_wakeup: takes the effect of a call on the silent streak of its device.
     :param log_late: takes a late answer and when it was received, in epoch seconds.
+    :param recorder: keeps the history.
     """
 
     log = Logger()
@@ -42,8 +47,11 @@ class CallLog:
     _log_response: Callable[[ResponseRecord], None]
     _log_wakeup: Callable[[Wakeup], None]
     _log_late: Callable[[LateAnswer, float], None]
+    _recorder: Recorder
     _pending: list[Ended] = attrs.field(factory=list, init=False)
     _timer: DelayedCall | None = attrs.field(default=None, init=False)
+    _deciding: dict[str, Answer] = attrs.field(factory=dict, init=False)
+    """The answers that decided calls a short while ago, by key; the history has them."""
 
     def ended(self, ended: Ended) -> None:
         """Queue ``ended``, to be recorded soon."""
@@ -62,6 +70,8 @@ class CallLog:
                 self._record_call(ended)
             elif isinstance(ended, LateAnswer):
                 self._record_late_answer(ended)
+            elif isinstance(ended, AcceptedAnswer):
+                self._keep_answer(ended)
             else:
                 self._record_request(ended)
 
@@ -72,6 +82,7 @@ class CallLog:
         self._metrics.call_ended(kind, outcome)
         received_time = None if answer is None else self._time_of(answer)
         self._record_wakeup(ended, outcome, received_time)
+        self._keep_call(ended)
         if kind is None or answer is None or received_time is None:
             return
         if ended.accepted_at is not None:
@@ -80,6 +91,41 @@ class CallLog:
         roundtrip_s = _roundtrip_s(ended.started_at, answer, received_time)
         record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
         self._log_response(record)
+
+    def _keep_call(self, ended: EndedCall) -> None:
+        """Keep a call once it has the results of all its pushes."""
+        waking, settlement = ended.waking, ended.settlement
+        if waking is None or not self._recorder.recording:
+            return
+        if settlement is not None and settlement.answer is not None:
+            self._deciding[waking.call.unique_key] = settlement.answer
+            if len(self._deciding) > MOST_DECIDING:
+                del self._deciding[next(iter(self._deciding))]
+        keep, pbx = self._recorder.keep_call, ended.pbx
+        waking.sent.when_quiet(lambda: keep(woken_call(waking, settlement, pbx)))
+
+    def _keep_answer(self, accepted: AcceptedAnswer) -> None:
+        """Keep an answer that did not decide its call, or not here."""
+        answer, key = accepted.answer, accepted.unique_key
+        deciding = self._deciding.get(key)
+        if not self._recorder.recording or _is_same(answer, deciding):
+            return
+        kept = kept_answer(answer, self._time_of(answer))
+        if deciding is not None and not answer.id:
+            kept = kept._replace(id=secrets.token_hex(4))  # certainly another acceptance
+        self._recorder.keep_answer(key, "", kept)
+
+    def _keep_request(self, ended: EndedRequest) -> None:
+        """Keep a request that is no call's first: a repeat, or one that was refused."""
+        call, trace = ended.call, ended.trace
+        if not self._recorder.recording:
+            return
+        if ended.refused and ended.settlement is not None:
+            self._recorder.keep_call(refused_call(call, trace, ended.settlement))
+        elif ended.joined:
+            time = self._wall() - (self._clock.seconds() - trace.began_at)
+            account = str(call.incoming.sip_user_id)
+            self._recorder.keep_joined(call.unique_key, account, time)
 
     def _record_wakeup(
         self, ended: EndedCall, outcome: Outcome | None, answered_at: float | None
@@ -96,7 +142,10 @@ class CallLog:
 
     def _record_late_answer(self, late: LateAnswer) -> None:
         self._metrics.late_answer(late.kind, late.late_s)
-        self._log_late(late, self._wall())
+        now = self._wall()
+        self._log_late(late, now)
+        kept = KeptAnswer(now, late.available, False, late.late_s * 1000)
+        self._recorder.keep_answer(late.unique_key, str(late.sip_user_id), kept)
         self.log.info(
             "late answer to call {fingerprint}: available={available} app={app}"
             " platform={platform} late={late_ms:.1f}",
@@ -109,6 +158,7 @@ class CallLog:
 
     def _record_request(self, ended: EndedRequest) -> None:
         self._write(ended)
+        self._keep_request(ended)
         answer = None if ended.settlement is None else ended.settlement.answer
         replied_at = ended.trace.time_of("replied")
         # A repeat of a call that was answered before did not wait.
@@ -142,6 +192,11 @@ class CallLog:
             fingerprint=mark,
             phonenumber=incoming.phonenumber,
         )
+
+
+def _is_same(answer: Answer, deciding: Answer | None) -> bool:
+    """Whether both are one; an acceptance has no id, and decides a call here as it was received."""
+    return answer is deciding or (deciding is not None and "" != answer.id == deciding.id)
 
 
 def _call_id(call_id: str, known: str) -> str:

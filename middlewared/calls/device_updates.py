@@ -13,8 +13,10 @@ from twisted.logger import Logger
 
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
+from middlewared.history.interface import DeviceEvent, Recorder
 from middlewared.model import Device, Outcome, Wakeup
-from middlewared.push.interface import Accepted, PushResult, TokenDead
+from middlewared.push.interface import Accepted, PushResult, TokenDead, TokenSuspect
+from middlewared.quoting import fingerprint
 
 _log = Logger()
 
@@ -44,16 +46,24 @@ def wakeup(
     return Wakeup(device, answered_at) if silent or answered_at is not None else None
 
 
-async def store_update(registry: DeviceRegistry, device: Device, result: PushResult) -> None:
+async def store_update(
+    registry: DeviceRegistry, recorder: Recorder, device: Device, result: PushResult
+) -> None:
     """
-    Store what the result of a push to ``device`` changes.
+    Store what the result of a push to ``device`` changes, and record it.
 
     While the database is away the change is lost; the result of the next push brings it again.
     """
+
+    def record(event: str, why: str, reason: str) -> None:
+        recorder.keep_device_event(DeviceEvent.of(device, event, why=why, reason=reason))
+
     try:
         match result:
-            case TokenDead(since=since):
+            case TokenDead(reason=reason, since=since):
                 removed = await registry.remove_dead(device, since)
+                if removed:
+                    record("removed", "token-dead", reason)
                 _log.info(
                     "dead push token of {sip_user_id}: device {what}",
                     sip_user_id=device.sip_user_id,
@@ -61,8 +71,11 @@ async def store_update(registry: DeviceRegistry, device: Device, result: PushRes
                 )
             case Accepted(canonical_token=str(token)):
                 await registry.replace_token(device, token)
+                record("replaced", "", f"the provider's canonical token {fingerprint(token)}")
             case Accepted(other_environment=True):
                 await registry.set_sandbox(device, not device.sandbox)
+            case TokenSuspect(reason=reason):
+                record("token-suspect", "", reason)
             case _:
                 pass
     except DatabaseDown as error:

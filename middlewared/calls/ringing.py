@@ -16,7 +16,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from middlewared.calls.trace import Trace
-from middlewared.calls.waking import Waker, WakingSettings
+from middlewared.calls.waking import Waker, Waking, WakingSettings
 from middlewared.clock import Clock, WallClock
 from middlewared.errors import RendezvousDown
 from middlewared.model import (
@@ -57,7 +57,7 @@ class EndedRequest:
     ``pbx``: the name of the PBX's section, or "". ``joined``: it repeated a known call.
     ``kind``: of the call's device; None: it has none, or another daemon wakes it.
     ``settlement``: None: the PBX closed its connection. ``waits``: whether the call may still
-    wait for its phone.
+    wait for its phone. ``refused``: it never became a call.
     """
 
     call: Call
@@ -67,6 +67,7 @@ class EndedRequest:
     settlement: Settlement | None
     pbx: str = ""
     waits: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
+    refused: bool = False
 
 
 @attrs.frozen
@@ -76,7 +77,8 @@ class EndedCall:
 
     ``kind`` and ``device``: None: it has no device. ``accepted``: how many pushes the provider
     accepted, the first of them at ``accepted_at``. ``settlement``: None: every PBX connection
-    was closed.
+    was closed. ``waking``: how its device was woken; None: it never became a call. ``pbx``: of
+    the request for which it was woken.
     """
 
     kind: DeviceKind | None
@@ -85,9 +87,19 @@ class EndedCall:
     settlement: Settlement | None
     accepted: int = 0
     device: Device | None = None
+    waking: Waking | None = None
+    pbx: str = ""
 
 
-Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer
+@attrs.frozen
+class AcceptedAnswer:
+    """A phone's answer was accepted here: it decided its call, or it was one of several."""
+
+    unique_key: str
+    answer: Answer
+
+
+Ended: TypeAlias = EndedRequest | EndedCall | LateAnswer | AcceptedAnswer
 
 
 class Admission(Protocol):
@@ -109,7 +121,7 @@ class Ringing:
     Rings devices; implements :class:`~.interface.Calls`.
 
     :param ended: notified of every request and every call that ended, right before the reply
-        is written, so it must defer all work.
+        is written, and of every answer that was accepted, so it must defer all work.
     :param new_key: gives a fresh unguessable unique_key.
     :ivar draining: set it to refuse new calls.
     :ivar waiting: how many requests are held.
@@ -169,7 +181,10 @@ class Ringing:
         return self._rendezvous.knows_key(unique_key)
 
     async def answer(self, unique_key: str, answer: Answer) -> AnswerResult:
-        return await self._rendezvous.answer(unique_key, answer)
+        result = await self._rendezvous.answer(unique_key, answer)
+        if result is AnswerResult.ACCEPTED:
+            self._ended(AcceptedAnswer(unique_key, answer))
+        return result
 
     @property
     def overloaded(self) -> bool:
@@ -197,7 +212,7 @@ class Ringing:
         settlement = None
         try:
             if waiter.first:
-                self._wake(waiter, trace)
+                self._wake(waiter, trace, call.incoming.pbx)
             settlement = await waiter.settled
         finally:
             waiter.leave()
@@ -221,8 +236,8 @@ class Ringing:
 
     def _refuse(self, call: Call, trace: Trace, outcome: Outcome) -> Outcome:
         """Report a call that was not joined."""
-        pbx = call.incoming.pbx
-        self._ended(EndedRequest(call, trace, False, None, Settlement(outcome), pbx))
+        pbx, settlement = call.incoming.pbx, Settlement(outcome)
+        self._ended(EndedRequest(call, trace, False, None, settlement, pbx, refused=True))
         self.refused(outcome)
         return outcome
 
@@ -237,7 +252,7 @@ class Ringing:
         by_registration = self.settings.answer_by_registration
         return Call(key, incoming, started_at, deadline, self._wall(), by_registration)
 
-    def _wake(self, waiter: Waiter, trace: Trace) -> None:
+    def _wake(self, waiter: Waiter, trace: Trace, pbx: str) -> None:
         """Wake the device of the call that ``waiter`` has opened, until the call is over."""
         waking = self._waker.waking(waiter, trace, self.settings.waking)
 
@@ -250,6 +265,8 @@ class Ringing:
                 settlement=settlement,
                 accepted=waking.accepted,
                 device=waking.device,
+                waking=waking,
+                pbx=pbx,
             )
             self._ended(ended)
 

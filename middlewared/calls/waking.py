@@ -23,10 +23,12 @@ from middlewared.background import Background
 from middlewared.backoff import backoff_s
 from middlewared.calls.device_updates import store_update, updated
 from middlewared.calls.resend import PushSchedule, is_pushed_once
+from middlewared.calls.sent_pushes import SentPushes
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock, DelayedCall
 from middlewared.devices.interface import DeviceRegistry, is_silent
 from middlewared.errors import DatabaseDown
+from middlewared.history.interface import Hindrance, Recorder
 from middlewared.model import Device, DeviceKind, Outcome
 from middlewared.push.interface import (
     Accepted,
@@ -78,6 +80,7 @@ class Waker:
     rendezvous: Rendezvous
     routes: Routes
     background: Background
+    recorder: Recorder
     overloaded: Callable[[], bool]
 
     def waking(self, waiter: Waiter, trace: Trace, settings: WakingSettings) -> Waking:
@@ -99,7 +102,11 @@ class Waking:
 
     :ivar accepted: how many pushes the provider accepted, including those of a daemon that died.
     :ivar accepted_at: when it first accepted a push of this daemon; None: it has not.
+    :ivar inherited: how many pushes a daemon that died had sent.
+    :ivar registered: the account's device, which may not want to be disturbed; None: it has none.
     :ivar device: the one being woken; None: none was found.
+    :ivar hindrance: why it is not woken as usual.
+    :ivar sent: its pushes, for the history.
     """
 
     def __init__(
@@ -108,18 +115,29 @@ class Waking:
         self._waker = waker
         self._settings = settings
         self._waiter = waiter
-        self._call = waiter.call
+        self.call = waiter.call
         self._key = waiter.call.unique_key
-        self._trace = trace
+        self.trace = trace
         self._over = False
         self._latest = self.accepted = waiter.pushes
+        self.inherited = self._latest
         if waiter.took_over:
             waiter.pushes += 1  # the daemon that died may have sent one that it had not counted
         self._once = False
         self._backing_off = False
         self._sleeping: dict[Deferred[None], DelayedCall] = {}
+        self.registered: Device | None = None
         self.device: Device | None = None
         self.accepted_at: float | None = None
+        self.hindrance = Hindrance.NONE
+        self.sent = SentPushes()
+
+    @property
+    def wait_s(self) -> float:
+        """How long the device has to answer."""
+        wait_s = self.call.deadline - self.call.started_at
+        silent = self.hindrance is Hindrance.SILENT
+        return min(wait_s, self._settings.silent_wait_s) if silent else wait_s
 
     def start(self) -> None:
         """Wake the device in the background."""
@@ -151,12 +169,15 @@ class Waking:
     async def _wake(self) -> None:
         """Find the device and its route, and push."""
         try:
-            device = await self._waker.registry.find(self._call.incoming.sip_user_id)
+            device = await self._waker.registry.find(self.call.incoming.sip_user_id)
         except DatabaseDown:
             await self._fail(Outcome.SERVICE_DOWN)
             return
-        self._trace.mark("device")
+        self.trace.mark("device")
+        self.registered = device
         if device is None or device.dnd:
+            known = device is not None
+            self.hindrance = Hindrance.DO_NOT_DISTURB if known else Hindrance.NOT_REGISTERED
             await self._fail(Outcome.NO_DEVICE)
             return
         self.device = device
@@ -164,15 +185,17 @@ class Waking:
         route = self._waker.routes.find(device.app, device.platform)
         if route is None:
             self._log_no_route(device)
+            self.hindrance = Hindrance.NO_SECTION
             await self._fail(Outcome.PUSH_FAILED)
             return
         await self._push_on_schedule(device, route)
 
     async def _push_on_schedule(self, device: Device, route: Route) -> None:
         """Start each attempt at its time."""
-        clock, call, sent = self._waker.clock, self._call, self._latest
+        clock, call, sent = self._waker.clock, self.call, self._latest
         silent = is_silent(device, self._settings.silent_calls)
         if silent:
+            self.hindrance = Hindrance.SILENT
             self._run(self._end_early())
         self._once = silent or is_pushed_once(device, route.resend)
         schedule = PushSchedule(
@@ -202,7 +225,7 @@ class Waking:
 
     async def _end_early(self) -> None:
         """End the call of a silent device early: the PBX has other ways to reach its owner."""
-        ends_at = self._call.started_at + self._settings.silent_wait_s
+        ends_at = self.call.started_at + self._settings.silent_wait_s
         await self._sleep(ends_at - self._waker.clock.seconds())
         if not self._over:
             await self._waker.rendezvous.settle(self._key, Outcome.TIMEOUT)
@@ -228,7 +251,7 @@ class Waking:
         outstanding = _OutstandingPush(self._waiter)
         push = CallPush(
             device,
-            self._call,
+            self.call,
             attempt,
             route.response_api or self._settings.response_api,
             wanted=partial(self._confirm, attempt, outstanding),
@@ -236,12 +259,12 @@ class Waking:
             template=route.template,
         )
         number = "" if attempt == 1 else str(attempt)
-        self._trace.mark(f"sent{number}")
-        result = await route.provider.send(push)
+        self.trace.mark(f"sent{number}")
+        result = await self.sent.send(push, route.provider, self._waker.clock)
         outstanding.count(isinstance(result, Accepted | Uncertain))
-        self._trace.mark(f"push{number}", note=_label(result))
+        self.trace.mark(f"push{number}", note=_label(result))
         if isinstance(result, Accepted | Uncertain) and result.provider_id:
-            self._trace.provider_ids.append(result.provider_id)
+            self.trace.provider_ids.append(result.provider_id)
         if not isinstance(result, Accepted):
             self._log_failed_push(device, attempt, result)
         return result
@@ -263,7 +286,9 @@ class Waking:
         else:
             self.stop()
         # It starts at once, so that a look-up made after it sees the change.
-        storing = Deferred.fromCoroutine(store_update(self._waker.registry, device, result))
+        storing = Deferred.fromCoroutine(
+            store_update(self._waker.registry, self._waker.recorder, device, result)
+        )
         dead = isinstance(result, TokenDead)
         # An uncertain push may still be answered, unless the device no longer exists.
         if not self.accepted and (dead or not self._waiter.pushes):

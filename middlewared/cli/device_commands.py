@@ -9,23 +9,28 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from socket import gethostname
+from typing import Any
 
-from twisted.internet.defer import Deferred
+import attrs
 
-from middlewared.cli.reactor import run_in_reactor
+from middlewared.cli.call_commands import call_table
+from middlewared.cli.storage_access import with_storage
+from middlewared.cli.tables import shown, table_row, utc, write_line
 from middlewared.config import Config
 from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
-from middlewared.errors import ConfigError, MiddlewaredError, Problem
+from middlewared.errors import ConfigError, DatabaseDown, MiddlewaredError, Problem
+from middlewared.history.history_rows import device_event_row
+from middlewared.history.interface import CallSearch, DeviceEvent, KeptCall
+from middlewared.history.json_forms import call_json, device_json
 from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
-from middlewared.service.implementations import choose_database
-
-Work: TypeAlias = Callable[[DeviceRegistry], Coroutine[Deferred[Any], Any, int]]
+from middlewared.service.implementations import Storage
 
 _PAGE = 1000
 _DAY_S = 24 * 3600
@@ -40,6 +45,9 @@ _COLUMNS = {
     "name": 0,
 }
 """The columns of the table and their widths."""
+_EVENT_COLUMNS = {"time (UTC)": 19, "event": 19, "why": 13, "token": 8, "reason": 0}
+_MOST_EVENTS = 20
+_MOST_CALLS = 10
 
 
 class NoDevice(MiddlewaredError):
@@ -67,41 +75,100 @@ def list_devices(
     # The accounts of one phone have the installation in common, not the whole of Google's tokens.
     token = "installation" if shared else "token"
 
-    async def work(devices: DeviceRegistry) -> int:
+    async def work(storage: Storage) -> int:
         if not as_json:
-            _print(_row({name: name for name in _COLUMNS} | {"token": token}))
-        async for device in _matching(devices, matching):
-            shown = _fields(device)
-            _print(json.dumps(shown) if as_json else _row(shown | {"token": shown[token]}))
+            write_line(table_row({name: name for name in _COLUMNS} | {"token": token}, _COLUMNS))
+        async for device in _matching(storage.devices, matching):
+            fields = _fields(device)
+            row = table_row(fields | {"token": fields[token]}, _COLUMNS)
+            write_line(json.dumps(fields) if as_json else row)
         return 0
 
-    return _with_devices(config, work)
+    return with_storage(config, work)
 
 
 def show_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
-    """Print all fields of a device. :raises NoDevice: there is none."""
+    """
+    Print all fields of a device, with the account's events and last calls.
 
-    async def work(devices: DeviceRegistry) -> int:
-        shown = _fields(await _existing(devices, sip_user_id))
-        lines = [f"{name}: {_printable(value)}" for name, value in shown.items()]
-        _print(json.dumps(shown) if as_json else "\n".join(lines))
-        return 0
+    :return: 0; 1 when there is no device, but the history knows the account.
+    :raises NoDevice: nothing is known of the account.
+    """
 
-    return _with_devices(config, work)
+    async def work(storage: Storage) -> int:
+        account = str(sip_user_id)
+        device = await storage.devices.find(sip_user_id)
+        events = await storage.history.device_events(account, _MOST_EVENTS)
+        page = await storage.history.search(CallSearch(sip_user_id=account, limit=_MOST_CALLS))
+        if device is None and not (events or page.calls):
+            raise NoDevice(f"{sip_user_id} has no device")
+        last_answered = await storage.history.last_answered(account)
+        if as_json:
+            form = device_json(account, device, events, last_answered)
+            calls = {"calls": [call_json(call) for call in page.calls]}
+            write_line(json.dumps(form | calls | (_fields(device) if device else {})))
+        else:
+            _show_account(device, events, page.calls)
+        if device is None:
+            print(f"{sip_user_id} has no device", file=sys.stderr)  # noqa: T201
+        return 1 if device is None else 0
+
+    return with_storage(config, work)
+
+
+def _show_account(
+    device: Device | None, events: Sequence[DeviceEvent], calls: Sequence[KeptCall]
+) -> None:
+    if device is not None:
+        for name, value in _fields(device).items():
+            write_line(f"{name}: {shown(value)}")
+    if events:
+        write_line("\nEvents")
+        write_line(table_row({name: name for name in _EVENT_COLUMNS}, _EVENT_COLUMNS))
+    for event in events:
+        write_line(table_row(_event_cells(event), _EVENT_COLUMNS))
+    if calls:
+        write_line("\nLast calls")
+        for line in call_table(calls):
+            write_line(line)
+
+
+def _event_cells(event: DeviceEvent) -> Mapping[str, object]:
+    return {
+        "time (UTC)": utc(event.time),
+        "event": event.event,
+        "why": event.why or "-",
+        "token": event.token,
+        "reason": event.reason,
+    }
 
 
 def delete_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
     """Remove a device and print it. :raises NoDevice: there is none."""
 
-    async def work(devices: DeviceRegistry) -> int:
-        device = await _existing(devices, sip_user_id)
-        if not await devices.delete(sip_user_id, device.platform, device.app, device.token):
+    async def work(storage: Storage) -> int:
+        device = await storage.devices.find(sip_user_id)
+        if device is None:
+            raise NoDevice(f"{sip_user_id} has no device")
+        identity = (sip_user_id, device.platform, device.app, device.token)
+        if not await storage.devices.delete(*identity):
             raise NoDevice(f"{sip_user_id} has just registered another device, try again")
-        shown = _fields(device)
-        _print(json.dumps(shown) if as_json else f"deleted {_row(shown)}")
+        await _record_removal(config, storage, device)
+        fields = _fields(device)
+        write_line(json.dumps(fields) if as_json else f"deleted {table_row(fields, _COLUMNS)}")
         return 0
 
-    return _with_devices(config, work)
+    return with_storage(config, work)
+
+
+async def _record_removal(config: Config, storage: Storage, device: Device) -> None:
+    """Keep the removal in the history; a database that is away then costs only that."""
+    if not config.history.days:
+        return
+    removed = DeviceEvent.of(device, "removed", why="operator")
+    row = device_event_row(attrs.evolve(removed, time=time.time()), f"{gethostname()}:command")
+    with suppress(DatabaseDown):
+        await storage.history.add_device_events([row])
 
 
 def import_from(config: Config, path: Path) -> int:
@@ -115,11 +182,11 @@ def import_from(config: Config, path: Path) -> int:
     def report(refused: RefusedLine) -> None:
         print(f"{path}: line {refused.line}: {refused.why}", file=sys.stderr)  # noqa: T201
 
-    async def work(devices: DeviceRegistry) -> int:
+    async def work(storage: Storage) -> int:
         try:
             with path.open(encoding="utf-8-sig", newline="") as lines:
                 done = await import_devices(
-                    devices=devices,
+                    devices=storage.devices,
                     lines=lines,
                     report=report,
                     pattern=config.accounts.sip_user_id_pattern,
@@ -127,31 +194,10 @@ def import_from(config: Config, path: Path) -> int:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
-        _print(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
+        write_line(f"{done.stored} stored, {done.kept} newer here and kept, {done.refused} refused")
         return 1 if done.refused else 0
 
-    return _with_devices(config, work, create=True)
-
-
-def _with_devices(config: Config, work: Work, *, create: bool = False) -> int:
-    """
-    Run ``work`` on the configured registry.
-
-    :param create: create a SQLite file that does not exist, instead of refusing it.
-    """
-    path = config.database.sqlite_file
-    if path is not None and not create and not path.exists():
-        raise ConfigError([Problem("database", "url", f"{path} does not exist")])
-
-    async def opened(reactor: Any) -> int:
-        devices = choose_database(config, reactor=reactor)
-        try:
-            await devices.start()
-            return await work(devices)
-        finally:
-            await devices.stop()
-
-    return run_in_reactor(opened)
+    return with_storage(config, work, create=True)
 
 
 async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIterator[Device]:
@@ -162,13 +208,6 @@ async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIte
         if page.last is None:
             return
         page = await devices.page(page.last, _PAGE, matching)
-
-
-async def _existing(devices: DeviceRegistry, sip_user_id: SipUserId) -> Device:
-    device = await devices.find(sip_user_id)
-    if device is None:
-        raise NoDevice(f"{sip_user_id} has no device")
-    return device
 
 
 def _fields(device: Device) -> dict[str, Any]:
@@ -197,20 +236,3 @@ def _fields(device: Device) -> dict[str, Any]:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _row(shown: Mapping[str, object]) -> str:
-    return " ".join(
-        f"{_printable(shown[name]):<{width}}" for name, width in _COLUMNS.items()
-    ).rstrip()
-
-
-def _printable(value: object) -> str:
-    """A value for a terminal, which control characters of an app's text must not reach."""
-    words: dict[object, str] = {True: "yes", False: "no", None: "never"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201

@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from middlewared import __version__
+from middlewared.cli.moments import moment
 from middlewared.errors import ConfigError, MiddlewaredError
+from middlewared.model import Outcome, Platform
 
 if TYPE_CHECKING:  # each command imports only what it needs: --help does not wait for Twisted
     from middlewared.config import Config
@@ -26,7 +29,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_with_list(sys.argv[1:] if argv is None else argv))
     try:
         code: int = arguments.run(arguments)
     except MiddlewaredError as error:
@@ -46,9 +49,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"middlewared {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_check, _add_migrate, _add_push, _add_devices, _add_import, _add_demo):
+    for add in (
+        *(_add_check, _add_migrate, _add_push, _add_calls, _add_devices, _add_import),
+        *(_add_passwd, _add_demo),
+    ):
         add(commands)
     return parser
+
+
+def _with_list(argv: Sequence[str]) -> Sequence[str]:
+    """``calls`` and ``devices`` alone list."""
+    actions = {"calls": ("list", "show"), "devices": ("list", "show", "delete")}
+    known = actions.get(argv[0]) if argv else None
+    if known is None or (argv[1:2] and argv[1] in (*known, "-h", "--help")):
+        return argv
+    return [argv[0], "list", *argv[1:]]
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -127,12 +142,70 @@ def _push(arguments: argparse.Namespace) -> int:
     )
 
 
+def _add_calls(commands: Commands) -> None:
+    parser = commands.add_parser("calls", help="list past calls, or explain one")
+    actions = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, help_text in (
+        ("list", "list calls, the newest first"),
+        ("show", "show the newest call that matches: what happened, when, and what to do"),
+    ):
+        action = actions.add_parser(name, help=help_text)
+        _add_config(action)
+        action.add_argument("--json", action="store_true", help="print one JSON object per line")
+        action.add_argument(
+            "text",
+            nargs="?" if name == "list" else None,
+            default="",
+            metavar="SIP_USER_ID|CALL_ID|UNIQUE_KEY",
+            help="an account, a call_id or a unique_key",
+        )
+        _add_call_filters(action, limit=name == "list")
+        action.set_defaults(run=_calls, command=name)
+
+
+def _add_call_filters(parser: argparse.ArgumentParser, *, limit: bool) -> None:
+    now = time.time()
+    when = "30m, 2h or 3d ago, or a date and time (UTC)"
+    for name, what in (("--since", "calls since then"), ("--until", "calls before that")):
+        parser.add_argument(
+            name, type=lambda text: moment(text, now), metavar="TIME", help=f"{what}: {when}"
+        )
+    parser.add_argument("--number", default="", help="calls from this number, as far as it is kept")
+    outcomes = sorted({*(outcome.value for outcome in Outcome), "hung-up"})
+    parser.add_argument("--outcome", choices=outcomes, default="", metavar="OUTCOME")
+    parser.add_argument("--app", default="", help="calls to phones with this app id")
+    platforms = [*(platform.value for platform in Platform), "none"]
+    parser.add_argument("--platform", choices=platforms, default="")
+    if limit:
+        parser.add_argument(
+            "--limit", type=_positive, default=50, metavar="N", help="at most N (default: 50)"
+        )
+
+
+def _calls(arguments: argparse.Namespace) -> int:
+    from middlewared.cli.call_commands import list_calls, show_call
+    from middlewared.history.interface import CallSearch
+
+    command = list_calls if arguments.command == "list" else show_call
+    wanted = CallSearch(
+        text=arguments.text,
+        number=arguments.number,
+        outcome=arguments.outcome,
+        app=arguments.app,
+        platform=arguments.platform,
+        since=arguments.since,
+        until=arguments.until,
+        limit=arguments.limit if arguments.command == "list" else 1,
+    )
+    return command(_config(arguments), wanted, as_json=arguments.json)
+
+
 def _add_devices(commands: Commands) -> None:
     parser = commands.add_parser("devices", help="list, show or delete registered devices")
     actions = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, help_text in (
         ("list", "list devices"),
-        ("show", "show the device of an account"),
+        ("show", "show the device of an account, its events and last calls"),
         ("delete", "delete the device of an account"),
     ):
         action = actions.add_parser(name, help=help_text)
@@ -199,6 +272,21 @@ def _import(arguments: argparse.Namespace) -> int:
     from middlewared.cli.device_commands import import_from
 
     return import_from(_config(arguments), arguments.file)
+
+
+def _add_passwd(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "passwd", help="set a user's password in a file of USER:bcrypt lines"
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("user", metavar="USER")
+    parser.set_defaults(run=_passwd)
+
+
+def _passwd(arguments: argparse.Namespace) -> int:
+    from middlewared.cli.passwd_command import set_password
+
+    return set_password(arguments.file, arguments.user)
 
 
 def _add_demo(commands: Commands) -> None:

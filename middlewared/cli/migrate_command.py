@@ -8,7 +8,7 @@ from typing import Any
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
-from middlewared.service.implementations import choose_database
+from middlewared.service.implementations import choose_storage
 
 
 def migrate(config: Config) -> int:
@@ -21,7 +21,7 @@ def migrate(config: Config) -> int:
     """
 
     async def work(reactor: Any) -> int:
-        database = choose_database(config, reactor=reactor)
+        database = choose_storage(config, reactor=reactor).devices
         try:
             await database.start()
         finally:

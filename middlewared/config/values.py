@@ -55,6 +55,7 @@ Format: TypeAlias = Literal["text", "json"]
 Resend: TypeAlias = Literal["auto", "always", "never"]
 Address: TypeAlias = Literal["auto", "token", "fid"]
 Accounts: TypeAlias = Literal["one", "many"]
+Numbers: TypeAlias = Literal["none", "last3", "all"]
 
 
 @attrs.frozen
@@ -159,6 +160,15 @@ class ProxySettings:
     """``[http_proxy]``: the CONNECT proxy for outgoing connections; "": none."""
 
     url: str = setting(proxy_url, "", show=show_url)
+
+
+@attrs.frozen
+class HistorySettings:
+    """``[history]``: what is kept of ended calls and of devices; nothing when ``days`` is 0."""
+
+    days: int = setting(integer(0, 3650), "14")
+    max_calls: int = setting(count, "1000000")
+    numbers: Numbers = setting(choice("none", "last3", "all"), "last3")
 
 
 @attrs.frozen
@@ -267,6 +277,7 @@ class Config:
     database: DatabaseSettings = attrs.field(factory=DatabaseSettings)
     redis: RedisSettings = attrs.field(factory=RedisSettings)
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
+    history: HistorySettings = attrs.field(factory=HistorySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     pbxs: tuple[PbxSettings, ...] = ()
     apps: Apps = attrs.field(factory=dict, converter=_frozen)

@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, TypeAlias
 
 import attrs
 
+from middlewared.database import Row
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page
 from middlewared.model import Device, Platform, ResponseRecord, SipUserId
-
-Row: TypeAlias = tuple[Any, ...]
 
 COLUMNS = tuple(field.name for field in attrs.fields(Device))
 NAMES = ", ".join(COLUMNS)

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Sequence
 
 from middlewared import __version__
 from middlewared.clock import WallClock
+from middlewared.database import Row
 from middlewared.devices import queries
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, PeerHeartbeat
-from middlewared.devices.queries import Dialect, Row
+from middlewared.devices.queries import Dialect
 from middlewared.devices.silent_streaks import merge_wakeups
 from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 

@@ -76,6 +76,7 @@ class Metrics:
         self._make_pushes()
         self._make_http()
         self._make_overload()
+        self._make_history()
         Info("middlewared_build", "What runs here", registry=self.registry).info(
             {"version": __version__, "python": python_platform.python_version()}
         )
@@ -203,6 +204,13 @@ class Metrics:
             _HTTP_BUCKETS_S,
         )
 
+    def _make_history(self) -> None:
+        self._history_lost = Counter(
+            "middlewared_history_lost_total",
+            "Rows of the history that were dropped while the database was away or too slow",
+            registry=self.registry,
+        )
+
     def _make_overload(self) -> None:
         self._shed = Counter(
             "middlewared_calls_shed_total",
@@ -240,6 +248,10 @@ class Metrics:
         """``count`` calls were refused because of overload."""
         self._shed.inc(count)
         self._calls.of(NONE, NONE, Outcome.OVERLOADED.value).inc(count)
+
+    def history_lost(self, rows: int) -> None:
+        """``rows`` of the history were dropped."""
+        self._history_lost.inc(rows)
 
     def loop_lag(self, seconds: float) -> None:
         """The longest iteration of the event loop in a tenth of a second with work."""

@@ -16,6 +16,9 @@ import attrs
 from middlewared.model import Call, Device, Platform
 from middlewared.push.payload_template import PayloadTemplate, Values
 
+UNWANTED = "unwanted"
+"""The reason of a push that was dropped before it was sent, since its call was over."""
+
 
 def always_wanted() -> bool:
     """For pushes that are useful until their deadline."""
@@ -28,7 +31,7 @@ class CallPush:
     Wake ``device`` for ``call``. ``attempt`` counts the pushes of a call from 1.
 
     ``wanted`` is called right before the push is sent, and again if it is resent within one
-    attempt. False: the call is over, and the push is dropped as Temporary("unwanted"). True:
+    attempt. False: the call is over, and the push is dropped as Temporary(UNWANTED). True:
     the push counts as sent.
     """
 

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from middlewared.background import Background
 from middlewared.backoff import backoff_s
 from middlewared.clock import Clock
+from middlewared.history.interface import DeviceEvent, Recorder
 from middlewared.model import Device, Platform
 from middlewared.push.interface import ConfigFault, NoticePush, PushResult, Routes, Temporary
 
@@ -30,10 +31,13 @@ class LostAccountNotices:
 
     log = Logger()
 
-    def __init__(self, *, clock: Clock, routes: Routes, background: Background) -> None:
+    def __init__(
+        self, *, clock: Clock, routes: Routes, background: Background, recorder: Recorder
+    ) -> None:
         self._clock = clock
         self._routes = routes
         self._background = background
+        self._recorder = recorder
         self._sending = 0
 
     def notify(self, lost: Device, current: Device) -> None:
@@ -70,6 +74,9 @@ class LostAccountNotices:
             result=result.label,
             reason=result.reason,
         )
+        reason = f"{result.label} {result.reason}".rstrip()
+        event = DeviceEvent.of(lost, "lost-account-notice", reason=reason)
+        self._recorder.keep_device_event(event)
 
     async def _deliver(self, lost: Device) -> PushResult:
         """Send the notice, and again after a temporary failure while there is time."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from os import getpid
+from socket import gethostname
 from typing import Any
 
 from twisted.internet.defer import TimeoutError
@@ -26,10 +28,13 @@ from middlewared.calls.ringing import Ringing
 from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config, Network
-from middlewared.devices.batched_writes import BatchedWrites
+from middlewared.database.batched_writes import BatchedWrites
 from middlewared.devices.cached_registry import CachedRegistry
 from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
+from middlewared.history.history_purge import HistoryPurge
+from middlewared.history.history_writer import HistoryWriter
+from middlewared.history.recorded_registry import RecordedRegistry
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
 from middlewared.metrics.exposition import MetricsResource
@@ -44,9 +49,9 @@ from middlewared.service.apps import load_apps
 from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import (
     choose_accounts,
-    choose_database,
     choose_endpoints,
     choose_rendezvous,
+    choose_storage,
 )
 from middlewared.service.log_files import LogFiles
 from middlewared.service.phone_reports import PhoneReports
@@ -56,6 +61,7 @@ from middlewared.service.reactor_turns import watch_turns
 from middlewared.service.room_settings import (
     cache_settings,
     needing_restart,
+    retention,
     ringing_settings,
     web_settings,
     with_kind_of_accounts,
@@ -87,6 +93,7 @@ class Components:
         self._notice_work = Background()
         self._make_observers()
         self._make_devices()
+        self._make_history()
         self._make_rendezvous()
         self._make_accounts()
         self._make_push()
@@ -100,13 +107,12 @@ class Components:
         self.metrics = Metrics()
         self.repeats = Repeats(clock=self._reactor)
         self.overload = Overload(clock=self._reactor, metrics=self.metrics)
-        self.reports = PhoneReports(metrics=self.metrics, file=self.logs.reports)
 
     def _make_devices(self) -> None:
         self.brake = RemovalBrake(clock=self._reactor)
-        self._database = choose_database(self.config, reactor=self._reactor)
+        self._storage = choose_storage(self.config, reactor=self._reactor)
         self.devices = CachedRegistry(
-            devices=self._database,
+            devices=self._storage.devices,
             clock=self._reactor,
             settings=cache_settings(self.config),
             keeps_dead=self.brake.paused,
@@ -124,6 +130,24 @@ class Components:
             silent_calls=lambda: self.config.calls.silent_calls,
         )
 
+    def _make_history(self) -> None:
+        self.history = self._storage.history
+        self.recorder = HistoryWriter(
+            store=self.history,
+            clock=self._reactor,
+            wall=wall_clock,
+            daemon=f"{gethostname()}:{getpid()}",
+            settings=retention(self.config),
+            lost=self.metrics.history_lost,
+        )
+        self.purge = HistoryPurge(store=self.history, clock=self._reactor)
+        self.reports = PhoneReports(
+            metrics=self.metrics,
+            file=self.logs.reports,
+            recorder=self.recorder,
+            wall=wall_clock,
+        )
+
     def _make_rendezvous(self) -> None:
         self.call_log = CallLog(
             clock=self._reactor,
@@ -132,9 +156,13 @@ class Components:
             log_response=self.responses.add,
             log_wakeup=self.wakeups.add,
             log_late=lambda late, time: self._call_work.run(self._note_late_answer(late, time)),
+            recorder=self.recorder,
         )
         self.rendezvous = choose_rendezvous(
-            self.config, reactor=self._reactor, table=self._database, late=self.call_log.ended
+            self.config,
+            reactor=self._reactor,
+            table=self._storage.devices,
+            late=self.call_log.ended,
         )
 
     def _make_accounts(self) -> None:
@@ -155,7 +183,10 @@ class Components:
         )
         self.routes = RouteTable(background=self._notice_work, clock=self._reactor)
         self.notices = LostAccountNotices(
-            clock=self._reactor, routes=self.routes, background=self._notice_work
+            clock=self._reactor,
+            routes=self.routes,
+            background=self._notice_work,
+            recorder=self.recorder,
         )
 
     def _make_ringing(self) -> None:
@@ -169,6 +200,7 @@ class Components:
                 rendezvous=self.rendezvous,
                 routes=self.routes,
                 background=self._call_work,
+                recorder=self.recorder,
                 overloaded=lambda: self.overload.late,
             ),
             admission=self.overload,
@@ -184,7 +216,7 @@ class Components:
             background=self._request_work,
             settings=web_settings(self.config, self._apps),
             calls=self.ringing,
-            devices=self.devices,
+            devices=RecordedRegistry(devices=self.devices, recorder=self.recorder),
             accounts=self.accounts,
             notify_lost=self.notices.notify,
             report=self.reports.report,
@@ -241,6 +273,7 @@ class Components:
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
         self.counts.start()
+        self.purge.start()
         watch_turns(
             self._reactor,
             turn_began=self.overload.turn_began,
@@ -257,7 +290,7 @@ class Components:
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
         ringing, web = ringing_settings(config), web_settings(config, apps)
-        cache = cache_settings(config)
+        cache, kept = cache_settings(config), retention(config)
         log_files = self.logs.open(config.log)
         try:
             routes = self.providers.routes(apps)
@@ -272,6 +305,8 @@ class Components:
         self.ringing.settings = ringing
         self.web.settings.current = web
         self.devices.reconfigure(cache)
+        self.history.reconfigure(kept)
+        self.recorder.reconfigure(kept)
         for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
@@ -321,11 +356,13 @@ class Components:
         for step in (
             self.watch.stop,
             self.counts.stop,
+            self.purge.stop,
             self._request_work.finish,
             self._stop_calls,
             self._stop_pushes,
             self.responses.stop,
             self.wakeups.stop,
+            self.recorder.stop,
             self.accounts.stop,
             self._client.close,
             self.devices.stop,

@@ -19,8 +19,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import PIPE, STDOUT
@@ -129,6 +129,14 @@ class PostgresServer:
                 for statement in statements:
                     cursor.execute(statement)
                 return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def locked(self, database: str, table: str) -> Iterator[None]:
+        """Lock a table for everyone else meanwhile."""
+        with closing(psycopg2.connect(self.url(database), connect_timeout=60)) as connection:
+            connection.cursor().execute(f"lock table {table} in access exclusive mode")
+            yield
+            connection.rollback()
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -19,30 +19,46 @@ from middlewared.cli.check.check_result import CheckResult, ok, wrong
 from middlewared.cli.check.explanations import CLOCK_TOLERANCE_S, NO_NAME, agreeing, skew
 from middlewared.clock import wall_clock
 from middlewared.config import DatabaseSettings
-from middlewared.devices.migrations import pending
-from middlewared.devices.postgres.connection_parameters import parse_url, resolve_host
-from middlewared.devices.postgres.postgres_connection import (
+from middlewared.database import postgres_database
+from middlewared.database.connection_parameters import parse_url, resolve_host
+from middlewared.database.migrations import SchemaState, pending
+from middlewared.database.postgres_connection import (
     PostgresConnection,
     PostgresConnectionLost,
     first_line,
 )
-from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S
-from middlewared.devices.sqlite.sqlite_thread import SqliteThread
+from middlewared.database.postgres_pool import CONNECT_TIMEOUT_S
+from middlewared.database.sqlite_file import read_state
+from middlewared.database.sqlite_thread import SqliteThread
 from middlewared.errors import ConfigError, DatabaseDown
 
 STATEMENT_S = 2.0
 _STATEMENT_TIMEOUT_MS = 1800
-_VERSION = "select coalesce(max(version), 0) from schema_version"
 _CLOCK = "select extract(epoch from clock_timestamp())::float8"
 # Privileges are checked before rows are read, so no row needs to match.
 _WRITES = (
-    "insert into devices select * from devices where false",
-    "update devices set last_seen = last_seen where false",
-    "delete from devices where false",
+    *(
+        statement.format(table)
+        for table in ("devices", "text_devices")
+        for statement in (
+            "insert into {0} select * from {0} where false",
+            "update {0} set last_seen = last_seen where false",
+            "delete from {0} where false",
+        )
+    ),
     "insert into response_log (platform, roundtrip_seconds, available, date)"
     " select 'apns', 0, true, now() where false",
     "insert into daemons select * from daemons where false",
     "update pulse set beaten_at = beaten_at",
+    *(
+        f"{verb} from {table} where false"
+        for table in ("calls", "call_facts", "device_events")
+        for verb in ("delete", "select id")
+    ),
+    "insert into calls (unique_key) select '' where false",
+    "insert into call_facts (unique_key) select '' where false",
+    "insert into device_events (sip_user_id) select '' where false",
+    "delete from response_log where false",
 )
 _FIRST_WRITES = ("create table middlewared_check (nothing integer)",)
 
@@ -87,9 +103,9 @@ async def _check_connection(
 ) -> CheckResult:
     """Check an open connection."""
     try:
-        version = await _version(connection)
-        notes = _schema("postgres", version)
-        await _try_writes(connection, _WRITES if version and not notes else _FIRST_WRITES)
+        state = await postgres_database.read_state(connection, STATEMENT_S)
+        missing, schema = _schema("postgres", state)
+        await _try_writes(connection, _FIRST_WRITES if missing else _WRITES)
         before = wall_clock()
         ((there,),) = (await connection.run(_CLOCK, (), STATEMENT_S)).rows
     except psycopg2.errors.InsufficientPrivilege as error:
@@ -102,15 +118,7 @@ async def _check_connection(
     warnings = [each for each in missed if "standby" not in each]
     if abs(ahead_s) > CLOCK_TOLERANCE_S:
         warnings.append(f"its clock is {skew(ahead_s)}")
-    return ok(f"{name}, {notes or f'schema {version}'}, writable, {agreeing(ahead_s)}", warnings)
-
-
-async def _version(connection: PostgresConnection) -> int:
-    try:
-        ((version,),) = (await connection.run(_VERSION, (), STATEMENT_S)).rows
-    except psycopg2.errors.UndefinedTable:
-        return 0
-    return int(version)
+    return ok(f"{name}, {schema}, writable, {agreeing(ahead_s)}", warnings)
 
 
 async def _try_writes(connection: PostgresConnection, statements: Sequence[str]) -> None:
@@ -121,15 +129,19 @@ async def _try_writes(connection: PostgresConnection, statements: Sequence[str])
     await connection.run("rollback", (), STATEMENT_S)
 
 
-def _schema(dialect: str, version: int) -> str:
-    """What a start will do to the schema; "" for nothing. :raises ConfigError: it is newer."""
-    missing = pending(dialect, version)
+def _schema(dialect: str, state: SchemaState) -> tuple[bool, str]:
+    """
+    Whether schema files are missing, and which schema there is.
+
+    :raises ConfigError: it is a newer release's.
+    """
+    missing = pending(dialect, state.version, state.additions)
     if not missing:
-        return ""
+        return False, f"schema {state.newest}"
     newest = missing[-1][0]
-    if not version:
-        return f"empty: the first start creates schema {newest}"
-    return f"schema {version}, which the next start upgrades to {newest}"
+    if not state.version:
+        return True, f"empty: the first start creates schema {newest}"
+    return True, f"schema {missing[0][0] - 1}, which the next start upgrades to {newest}"
 
 
 def _with_advice(text: str) -> str:
@@ -171,13 +183,13 @@ async def _sqlite(path: Path, reactor: Any) -> CheckResult:
     )
     thread.start()
     try:
-        version = await thread.run(_write_and_roll_back)
+        state = await thread.run(_write_and_roll_back)
     except DatabaseDown as error:
         advice = ": run this as the daemon's user" if "readonly" in str(error) else ""
         return wrong(f"{path}: {error}{advice}")
     finally:
         await thread.stop()
-    return ok(f"{path}, {_schema('sqlite', version) or f'schema {version}'}, writable")
+    return ok(f"{path}, {_schema('sqlite', state)[1]}, writable")
 
 
 def _new_file(path: Path) -> CheckResult | None:
@@ -189,12 +201,12 @@ def _new_file(path: Path) -> CheckResult | None:
     return wrong(f"{path.parent} is not writable: give it to the daemon's user")
 
 
-def _write_and_roll_back(connection: sqlite3.Connection) -> int:
-    """Write, and roll back; returns the version of the schema."""
-    (version,) = connection.execute("pragma user_version").fetchone()
-    if version:
+def _write_and_roll_back(connection: sqlite3.Connection) -> SchemaState:
+    """Write, and roll back; returns what there is of the schema."""
+    state = read_state(connection)
+    if state.version:
         connection.execute("savepoint tried")
         connection.execute("update pulse set beaten_at = beaten_at")
         connection.execute("rollback to tried")
         connection.execute("release tried")
-    return int(version)
+    return state

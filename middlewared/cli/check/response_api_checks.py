@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from twisted.internet.defer import TimeoutError
 
 from middlewared.cli.check.check_result import CheckResult, ok, warning, wrong
-from middlewared.devices.postgres.connection_parameters import resolve_name
+from middlewared.database.connection_parameters import resolve_name
 
 LOOK_UP_S = 5.0
 

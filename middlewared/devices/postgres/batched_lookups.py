@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from middlewared.background import Background
 from middlewared.clock import Clock
-from middlewared.devices.queries import Row
+from middlewared.database import Row
 from middlewared.model import SipUserId
 
 Ids: TypeAlias = Sequence[SipUserId]

@@ -10,28 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any
 
 import attrs
-import psycopg2.errors
-from twisted.logger import Logger
 
 from middlewared.clock import WallClock, wall_clock
+from middlewared.database import Row
+from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
 from middlewared.devices.interface import Registered
-from middlewared.devices.migrations import pending
 from middlewared.devices.postgres.batched_lookups import BatchedLookups, Ids
-from middlewared.devices.postgres.connection_parameters import parse_url
-from middlewared.devices.postgres.postgres_connection import (
-    PostgresConnection,
-    QueryResult,
-    first_line,
-)
-from middlewared.devices.postgres.postgres_pool import CONNECT_TIMEOUT_S, PostgresPool, Values
-from middlewared.devices.queries import COLUMNS, NAMES, Row, from_row, to_row
+from middlewared.devices.queries import COLUMNS, NAMES, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.errors import DatabaseDown
 from middlewared.model import Device, SipUserId
 
 _DIALECT = queries.Dialect(position="strpos")
@@ -108,59 +98,31 @@ _EXCHANGE_HEARTBEATS = """
         greatest(0, extract(epoch from now() - seen_at))::float8
     from daemons where daemon <> ? and seen_at > now() - interval '3 seconds'
 """
-_VERSION = "select coalesce(max(version), 0) from schema_version"
-_CREATE_VERSIONS = """
-    create table if not exists schema_version (
-        version integer primary key,
-        installed_at timestamptz not null default now()
-    )
-"""
-# Any number that other programs on the same database are unlikely to lock.
-_SCHEMA_LOCK = 0x6D64_6C77_6172
-_SCHEMA_TIMEOUT_S = 60
 
 
 class PostgresRegistry(SqlRegistry):
     """
-    :param url: ``postgresql://`` with one host or several; the one that accepts writes is used.
-    :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :param database: started and stopped with the registry.
     :param text_accounts: accounts are texts, else they are numbers.
-    :raises ConfigError: the URL cannot be understood.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
         *,
-        url: str,
-        reactor: Any,
-        pool_size: int = 5,
-        timeout_s: float = 2.0,
+        database: PostgresDatabase,
         wall: WallClock = wall_clock,
         text_accounts: bool = False,
     ) -> None:
         dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
         super().__init__(dialect=dialect, wall=wall)
-        # A server that is alive ends a statement before it counts as silent, and one
-        # silent server leaves time for an attempt with the next.
-        query_timeout_s = timeout_s / 2
-        self._pool = PostgresPool(
-            reactor=reactor,
-            hosts=parse_url(url, statement_timeout_ms=int(query_timeout_s * 900)),
-            prepare=self._prepare,
-            size=pool_size,
-            request_timeout_s=timeout_s,
-            query_timeout_s=query_timeout_s,
-        )
-        self._lookups = BatchedLookups(clock=reactor, select=self._find_rows)
+        self._database = database
+        self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
 
     async def _connect(self) -> None:
-        self._pool.start()
-        await self._pool.connected()
+        await self._database.start()
 
     async def stop(self) -> None:
-        await self._pool.stop()
+        await self._database.stop()
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         # Registrations of one account or of one phone are serialized; both locks are taken in
@@ -175,20 +137,20 @@ class PostgresRegistry(SqlRegistry):
         return Registered(before.pop(device.sip_user_id, None), list(before.values()))
 
     async def _ping(self) -> None:
-        await self._execute(queries.PING, lambda: [self._wall()], urgent=True)
+        await self._database.execute(queries.PING, lambda: [self._wall()], urgent=True)
 
     async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
         return await self._lookups.find(sip_user_id)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
         statement = self._dialect.adapted(_FIND_ALL)
-        return (await self._execute(statement, lambda: [ids()], urgent=True)).rows
+        return (await self._database.execute(statement, lambda: [ids()], urgent=True)).rows
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
-        return (await self._execute(self._dialect.adapted(statement), lambda: values)).rows
+        return await self._database.select(self._dialect.adapted(statement), *values)
 
     async def _change_as_it_is(self, statement: str, *values: object) -> bool:
-        return (await self._execute(statement, lambda: values)).count > 0
+        return await self._database.change(statement, *values) > 0
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:
         await self._change(_APPEND, *_columns(rows))
@@ -200,48 +162,8 @@ class PostgresRegistry(SqlRegistry):
         self, daemon: str, redis_up: bool, version: str, waiting: int
     ) -> Sequence[Row]:
         values = (daemon, redis_up, version, waiting, daemon)
-        return (await self._execute(_EXCHANGE_HEARTBEATS, lambda: values, urgent=True)).rows
-
-    async def _execute(
-        self, statement: str, values: Values, *, urgent: bool = False
-    ) -> QueryResult:
-        try:
-            return await self._pool.run(statement.replace("?", "%s"), values, urgent=urgent)
-        except psycopg2.Error as error:
-            # Tables or rights were taken away. libpq's text would quote push tokens.
-            raise DatabaseDown(f"the database refused: {error.pgcode}") from None
-
-    async def _prepare(self, connection: PostgresConnection) -> None:
-        """Check the schema of this server; a new primary may lag behind."""
-        try:
-            if pending("postgres", await self._version(connection)):
-                await self._upgrade(connection)
-        except psycopg2.Error as error:
-            raise DatabaseDown(f"the schema cannot be used: {first_line(error)}") from error
-
-    async def _version(self, connection: PostgresConnection) -> int:
-        try:
-            result = await connection.run(_VERSION, (), CONNECT_TIMEOUT_S)
-        except psycopg2.errors.UndefinedTable:
-            return 0
-        return int(result.rows[0][0])
-
-    async def _upgrade(self, connection: PostgresConnection) -> None:
-        """Bring the schema up to date under a lock: several daemons may start at once."""
-
-        async def run(statement: str, *values: object) -> QueryResult:
-            return await connection.run(statement, values, _SCHEMA_TIMEOUT_S)
-
-        await run("begin")
-        await run(f"set local statement_timeout = '{_SCHEMA_TIMEOUT_S}s'")
-        await run("select pg_advisory_xact_lock(%s)", _SCHEMA_LOCK)
-        await run(_CREATE_VERSIONS)
-        version = (await run(_VERSION)).rows[0][0]
-        for number, script in pending("postgres", version):
-            await run(script)
-            await run("insert into schema_version (version) values (%s)", number)
-            self._log.info("database schema {number} installed", number=number)
-        await run("commit")
+        done = await self._database.execute(_EXCHANGE_HEARTBEATS, lambda: values, urgent=True)
+        return done.rows
 
 
 def _columns(rows: Sequence[Row]) -> Sequence[list[object]]:

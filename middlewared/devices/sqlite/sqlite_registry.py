@@ -1,34 +1,26 @@
 """
 The device registry in one SQLite file.
 
-The reactor's thread never touches the file. A look-up there would take 11 instead of 106
-microseconds (bench/devices.py), but a cold page or a stalled disk would then stop every held
-call. Reads and writes have a thread each, since a reader of a WAL database waits for no
-commit: a call finds its device while registrations are being flushed. Queries over all
-devices have a third thread, for which no call waits.
+A look-up in the reactor's thread would take 11 instead of 106 microseconds (bench/devices.py),
+but a stalled disk would then stop every held call.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Sequence
 
 import attrs
 
 from middlewared.clock import WallClock, wall_clock
+from middlewared.database import Row
+from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices import queries
 from middlewared.devices.interface import Registered
-from middlewared.devices.queries import NAMES, Dialect, Row, from_row, to_row
+from middlewared.devices.queries import NAMES, Dialect, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.devices.sqlite.sqlite_file import SqliteFile
-from middlewared.devices.sqlite.sqlite_thread import SqliteThread, ThreadReactor
-from middlewared.errors import ConfigError, DatabaseDown
 from middlewared.model import Device, SipUserId
-
-T = TypeVar("T")
 
 _DIALECT = Dialect(position="instr")
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
@@ -53,53 +45,30 @@ _PEER_HEARTBEATS = f"""
     select daemon, redis_up, version, waiting, max(0.0, {_NOW_S} - seen_at) from daemons
     where daemon <> ? and seen_at > {_NOW_S} - 3
 """  # noqa: S608
-_CAPACITY = 5000
 
 
 class SqliteRegistry(SqlRegistry):
     """
-    :param path: the database file; its directory must exist.
-    :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :param database: started and stopped with the registry.
     :param text_accounts: accounts are texts, else they are numbers.
     """
 
     def __init__(
         self,
         *,
-        path: Path,
-        reactor: ThreadReactor,
-        timeout_s: float = 2.0,
+        database: SqliteDatabase,
         wall: WallClock = wall_clock,
         text_accounts: bool = False,
     ) -> None:
         dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
         super().__init__(dialect=dialect, wall=wall)
-
-        def thread(*, read_only: bool) -> SqliteThread:
-            # SQLite waits for another process's lock at most half of a request's time, so
-            # that a request which queued up behind such a wait still has the other half.
-            return SqliteThread(
-                reactor=reactor,
-                source=SqliteFile(path, lock_wait_s=timeout_s / 2, read_only=read_only),
-                begin=None if read_only else "begin immediate",
-                timeout_s=timeout_s,
-                capacity=_CAPACITY,
-            )
-
-        self._writer = thread(read_only=False)
-        self._reader = thread(read_only=True)
-        self._scanner = thread(read_only=True)
+        self._database = database
 
     async def _connect(self) -> None:
-        self._writer.start()
-        self._reader.start()
-        self._scanner.start()
-        await self._writer.run(lambda _: None)
+        await self._database.start()
 
     async def stop(self) -> None:
-        await self._scanner.stop()
-        await self._reader.stop()
-        await self._writer.stop()
+        await self._database.stop()
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         others, adapted = (*queries.phone(device), device.sip_user_id), self._dialect.adapted
@@ -115,7 +84,7 @@ class SqliteRegistry(SqlRegistry):
                 connection.execute(adapted(_DELETE_OTHERS), others)
             return Registered(before, [from_row(row) for row in removed])
 
-        return await _run(self._writer, replace)
+        return await self._database.write(replace)
 
     async def _ping(self) -> None:
         await self._find_row(self._dialect.before_all)
@@ -123,14 +92,14 @@ class SqliteRegistry(SqlRegistry):
 
     async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
         statement = self._dialect.adapted(queries.FIND)
-        return await _run(self._reader, lambda c: _row(c, statement, sip_user_id))
+        return await self._database.read(lambda c: _row(c, statement, sip_user_id))
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         statement = self._dialect.adapted(statement)
-        return await _run(self._scanner, lambda c: c.execute(statement, values).fetchall())
+        return await self._database.scan(lambda c: c.execute(statement, values).fetchall())
 
     async def _change_as_it_is(self, statement: str, *values: object) -> bool:
-        return await _run(self._writer, lambda c: c.execute(statement, values).rowcount > 0)
+        return await self._database.write(lambda c: c.execute(statement, values).rowcount > 0)
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:
         statement = _APPEND + ", ".join([_APPENDED_ROW] * len(rows))
@@ -138,7 +107,7 @@ class SqliteRegistry(SqlRegistry):
 
     async def _update_streaks(self, rows: Sequence[Row]) -> None:
         statement = self._dialect.adapted(_UPDATE_STREAK)
-        await _run(self._writer, lambda c: c.executemany(statement, rows).rowcount)
+        await self._database.write(lambda c: c.executemany(statement, rows).rowcount)
 
     async def _exchange_heartbeats(
         self, daemon: str, redis_up: bool, version: str, waiting: int
@@ -148,15 +117,7 @@ class SqliteRegistry(SqlRegistry):
             connection.execute(_DELETE_OLD_HEARTBEATS)
             return connection.execute(_PEER_HEARTBEATS, (daemon,)).fetchall()
 
-        return await _run(self._writer, exchange)
-
-
-async def _run(thread: SqliteThread, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Once the daemon runs, a file that became unusable is an outage like any other."""
-    try:
-        return await thread.run(work)
-    except ConfigError as error:
-        raise DatabaseDown(str(error)) from error
+        return await self._database.write(exchange)
 
 
 def _row(connection: sqlite3.Connection, statement: str, *values: object) -> Row | None:

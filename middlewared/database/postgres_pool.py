@@ -18,8 +18,8 @@ from twisted.logger import Logger
 
 from middlewared.background import Background, shielded
 from middlewared.backoff import backoff_s
-from middlewared.devices.postgres.connection_parameters import resolve_host
-from middlewared.devices.postgres.postgres_connection import (
+from middlewared.database.connection_parameters import resolve_host
+from middlewared.database.postgres_connection import (
     PostgresConnection,
     PostgresConnectionLost,
     QueryResult,

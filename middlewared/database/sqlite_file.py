@@ -11,15 +11,22 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from middlewared.devices.migrations import pending
+from middlewared.database.migrations import (
+    ADD,
+    ADDITIONS,
+    CREATE_ADDITIONS,
+    SchemaState,
+    pending,
+)
 from middlewared.errors import ConfigError, Problem
 
 _RETRY_S = 0.01
+_HAS_ADDITIONS = "select 1 from sqlite_master where name = 'schema_additions'"
 
 
 class SqliteFile:
     """
-    Implements :class:`~middlewared.devices.sqlite.sqlite_thread.ConnectionSource`.
+    Implements :class:`~middlewared.database.sqlite_thread.ConnectionSource`.
 
     :param lock_wait_s: how long a statement waits for another process's lock.
     :param read_only: the file must exist then, with its schema.
@@ -109,13 +116,27 @@ class SqliteFile:
     def _upgrade(self, connection: sqlite3.Connection) -> None:
         """Bring the schema up to date under the write lock: several daemons may start at once."""
         connection.execute("begin immediate")
-        (version,) = connection.execute("pragma user_version").fetchone()
-        for number, script in pending("sqlite", version):
+        state = read_state(connection)
+        missing = pending("sqlite", state.version, state.additions)
+        if missing:
+            connection.execute(CREATE_ADDITIONS)
+        for number, script in missing:
             for statement in _statements(script):
                 connection.execute(statement)
-            connection.execute(f"pragma user_version = {number}")
+            state = state.after(number, script)
+            connection.execute(f"pragma user_version = {state.version}")
+            if number in state.additions:
+                connection.execute(ADD, (number,))
             self._log.info("database schema {number} installed", number=number)
         connection.execute("commit")
+
+
+def read_state(connection: sqlite3.Connection) -> SchemaState:
+    """What the file has of the schema."""
+    (version,) = connection.execute("pragma user_version").fetchone()
+    if not connection.execute(_HAS_ADDITIONS).fetchone():
+        return SchemaState(version)
+    return SchemaState(version, frozenset(n for (n,) in connection.execute(ADDITIONS)))
 
 
 def _unusable(path: Path, why: str) -> ConfigError:

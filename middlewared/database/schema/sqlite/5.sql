@@ -1,3 +1,4 @@
+-- compatible since 3
 -- The devices of accounts that are texts ([accounts] sip_user_id_pattern): the columns and
 -- indexes of devices.
 create table text_devices (

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from txpostgres.txpostgres import Connection
 
-from middlewared.devices.queries import Row
+from middlewared.database import Row
 from middlewared.errors import DatabaseDown, MiddlewaredError
 from middlewared.waiting import FairCall
 

@@ -87,7 +87,7 @@ class SqliteThread:
     def start(self) -> None:
         """Start the thread; a daemon, since a hung disk must not keep the process alive."""
         self._started = True
-        Thread(target=self._run_batches, name="middlewared-devices", daemon=True).start()
+        Thread(target=self._run_batches, name="middlewared-database", daemon=True).start()
 
     async def stop(self) -> None:
         """Finish what waits and close the connection; do not wait longer for a hung disk."""

@@ -1,0 +1,359 @@
+"""
+The contract of the history: the calls of the last days, and what happened to devices.
+
+Recording never waits and never fails; what a database cannot take is dropped and counted.
+All daemons write to one database. The facts of one call may come from several daemons, before
+or after the call itself, and are joined by its unique_key when it is read.
+
+All times are epoch seconds of the daemon that noted them. Accounts are texts here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import attrs
+
+from middlewared.model import Device
+from middlewared.quoting import fingerprint
+
+HistoryRow: TypeAlias = tuple[Any, ...]
+"""A row that is written later; see :mod:`.history_rows`."""
+Numbers: TypeAlias = Literal["none", "last3", "all"]
+"""How much is kept of callers' numbers and names ([history] numbers)."""
+
+HUNG_UP = "hung-up"
+"""The outcome of a call whose PBX closed its connection, beside those of ``X-Outcome``."""
+LOG_METRICS, HANGUP_REASON = "log-metrics", "hangup-reason"
+"""The kinds of reports."""
+
+
+class Hindrance(enum.Enum):
+    """Why a device was not woken as usual; kept with the call."""
+
+    NONE = ""
+    NOT_REGISTERED = "not-registered"
+    DO_NOT_DISTURB = "dnd"
+    NO_SECTION = "no-section"
+    """The configuration has no section for its app and platform."""
+    SILENT = "silent"
+    """It did not answer its last calls, so it got one push and a shorter wait."""
+
+
+@attrs.frozen
+class Retention:
+    """``[history]``; with ``days`` 0 nothing is kept and nothing is found."""
+
+    days: int = 14
+    max_calls: int = 1_000_000
+    numbers: Numbers = "last3"
+
+
+class StepTime(NamedTuple):
+    """A step of a call, and the milliseconds since the one before it."""
+
+    step: str
+    milliseconds: float
+
+
+class KeptPush(NamedTuple):
+    """
+    One push of a call.
+
+    ``verdict``: as in the label ``result`` of metrics. ``milliseconds``: until the provider's
+    answer. ``provider_id``: the provider's own id of the push; "": it gave none.
+    """
+
+    attempt: int
+    time: float
+    verdict: str
+    reason: str
+    milliseconds: float
+    uncertain: bool
+    provider_id: str
+
+
+class KeptAnswer(NamedTuple):
+    """
+    One answer of the phone.
+
+    ``decided``: whether it ended the call. ``late_milliseconds``: how long after the call had
+    timed out; None: it was in time. ``id``: two with the same are one; "": see
+    :mod:`.history_rows`.
+    """
+
+    time: float
+    available: bool
+    decided: bool
+    late_milliseconds: float | None = None
+    id: str = ""
+
+
+@attrs.frozen
+class KeptReport:
+    """What the app reported of a call: ``kind`` is LOG_METRICS or HANGUP_REASON."""
+
+    time: float
+    kind: str
+    fields: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class CallRecord:
+    """
+    A call that has ended, as the daemon that woke its device knows it.
+
+    ``platform``: "none" and ``app``: "" when there was no device. ``token``: a fingerprint.
+    ``pbx``: the name of the section of the PBX that placed it; "": it has none.
+    ``wait_ms``: how long the phone had to answer. ``inherited``: how many pushes had been sent
+    by a daemon that failed during the call; no more is known of them.
+    """
+
+    unique_key: str
+    call_id: str
+    sip_user_id: str
+    app: str
+    platform: str
+    start: float
+    outcome: str
+    phonenumber: str
+    caller_id: str
+    steps: Sequence[StepTime] = ()
+    pushes: Sequence[KeptPush] = ()
+    answer: KeptAnswer | None = None
+    wait_ms: float = 0.0
+    hindrance: Hindrance = Hindrance.NONE
+    token: str = ""
+    inherited: int = 0
+    pbx: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KeptCall:
+    """
+    A call with all its facts.
+
+    ``verdict``: a sentence that explains it (:mod:`.verdicts`). ``joined``: when the PBX
+    repeated it.
+    """
+
+    record: CallRecord
+    daemon: str
+    answers: Sequence[KeptAnswer] = ()
+    joined: Sequence[float] = ()
+    reports: Sequence[KeptReport] = ()
+    verdict: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class DeviceEvent:
+    """
+    Something that happened to the device of an account; ``token`` is a fingerprint.
+
+    ``time``: 0.0 when it is recorded: now.
+
+    ``event``: registered, replaced, removed, token-suspect or lost-account-notice. ``why`` it
+    was removed or replaced: app, token-dead, other-account or operator. ``reason``: the
+    provider's own, or more about the event.
+    """
+
+    sip_user_id: str
+    event: str
+    why: str = ""
+    reason: str = ""
+    platform: str = ""
+    app: str = ""
+    token: str = ""
+    time: float = 0.0
+
+    @staticmethod
+    def of(device: Device, event: str, *, why: str = "", reason: str = "") -> DeviceEvent:
+        """``event`` of ``device``, to be recorded now."""
+        return DeviceEvent(
+            sip_user_id=str(device.sip_user_id),
+            event=event,
+            why=why,
+            reason=reason,
+            platform=device.platform.value,
+            app=device.app,
+            token=fingerprint(device.token),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class CallSearch:
+    """
+    Which calls to find; "" and None mean any.
+
+    ``text``: an account, a call_id or a unique_key; with ``or_number``, if there is none of
+    these, a caller's number. With [history] numbers = last3 that finds calls of all callers
+    whose numbers end alike, and so not what is meant if an account has no calls.
+    ``since`` (inclusive) and ``until`` (exclusive) are about the start. ``before``: the
+    ``next`` of the page before.
+    """
+
+    text: str = ""
+    or_number: bool = False
+    sip_user_id: str = ""
+    call_id: str = ""
+    unique_key: str = ""
+    number: str = ""
+    outcome: str = ""
+    app: str = ""
+    platform: str = ""
+    since: float | None = None
+    until: float | None = None
+    limit: int = 50
+    before: str = ""
+
+
+@attrs.frozen
+class CallPage:
+    """Calls, newest first; ``next`` is the ``before`` of the next page, None at the end."""
+
+    calls: Sequence[KeptCall]
+    next: str | None
+
+
+@attrs.frozen
+class CallCount:
+    """How many calls that began within an hour, from ``hour`` on, had this outcome."""
+
+    hour: float
+    app: str
+    platform: str
+    outcome: str
+    calls: int
+
+
+@attrs.frozen
+class WakeupCount:
+    """
+    How many phones of an app answered between ``from_ms`` and ``from_ms`` + 100 milliseconds
+    after the provider had accepted the first push.
+    """
+
+    app: str
+    platform: str
+    from_ms: int
+    calls: int
+
+
+@attrs.frozen
+class HistorySummary:
+    """What the calls of some hours had in common."""
+
+    calls: Sequence[CallCount]
+    wakeups: Sequence[WakeupCount]
+
+
+class Recorder(Protocol):
+    """
+    Takes what happened. Every method returns at once and never fails.
+
+    While ``recording`` is False all of them do nothing, so callers need not prepare anything.
+    """
+
+    @property
+    def recording(self) -> bool: ...
+
+    def keep_call(self, record: CallRecord) -> None:
+        """A call has ended, and all its pushes have."""
+
+    def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
+        """
+        A phone's answer has arrived that is not, or may not be, the one of a ``keep_call``.
+
+        :param sip_user_id: "" if it is not known here.
+        """
+
+    def keep_joined(self, unique_key: str, sip_user_id: str, time: float) -> None:
+        """The PBX has repeated a call."""
+
+    def keep_report(self, unique_key: str, sip_user_id: str, report: KeptReport) -> None:
+        """An app has reported something about a call; it is attached to its own calls only."""
+
+    def keep_device_event(self, event: DeviceEvent) -> None:
+        """Something has happened to a device."""
+
+
+class NotRecording(Recorder):
+    """Keeps nothing; for tests of other rooms, and for commands that have no history."""
+
+    recording = False
+
+    def keep_call(self, record: CallRecord) -> None: ...
+
+    def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None: ...
+
+    def keep_joined(self, unique_key: str, sip_user_id: str, time: float) -> None: ...
+
+    def keep_report(self, unique_key: str, sip_user_id: str, report: KeptReport) -> None: ...
+
+    def keep_device_event(self, event: DeviceEvent) -> None: ...
+
+
+class HistoryReader(Protocol):
+    """
+    Finds what is kept.
+
+    All methods raise :class:`~middlewared.errors.DatabaseDown` when the database cannot
+    answer in time.
+    """
+
+    async def search(self, wanted: CallSearch) -> CallPage:
+        """
+        The calls that match, newest first.
+
+        :raises BadRequest: ``before`` is not one that a page returned.
+        """
+
+    async def find_call(self, unique_key: str) -> KeptCall | None:
+        """The newest call of this key; None: none is kept."""
+
+    async def summary(self, since: float) -> HistorySummary:
+        """
+        Count the calls since then, in the order of hours and of times.
+
+        It reads all of them: a few hours of a busy installation, or some days of a small one.
+        """
+
+    async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
+        """What happened to the devices of an account, newest first."""
+
+    async def last_answered(self, sip_user_id: str) -> float | None:
+        """
+        The start of the last kept call that a phone of the account answered, with yes or no.
+
+        It outlives the device; :attr:`.model.Device.last_answered` is of the device alone.
+        """
+
+
+class HistoryStore(HistoryReader, Protocol):
+    """The history in a database; the rows are those of :mod:`.history_rows`."""
+
+    def reconfigure(self, settings: Retention) -> None:
+        """Use ``settings`` from now on."""
+
+    async def add_calls(self, rows: Sequence[HistoryRow]) -> None:
+        """Append calls in one transaction; one that is there already is left as it is."""
+
+    async def add_facts(self, rows: Sequence[HistoryRow]) -> None:
+        """Append answers, joined requests and reports in one transaction."""
+
+    async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
+        """Append events of devices in one transaction."""
+
+    async def purge_step(self, table: str, most: int) -> int:
+        """
+        Delete at most ``most`` of the oldest rows that are too old or too many.
+
+        :param table: one of :data:`PURGED`.
+        :return: how many were deleted.
+        """
+
+
+PURGED = ("calls", "call_facts", "device_events", "response_log")
+"""The tables with rows that are deleted by age and number."""

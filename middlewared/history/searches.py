@@ -1,0 +1,189 @@
+"""
+The statements that find calls, for every database here, and the marks of pages.
+
+Each condition has an index in the schema that ends with the time, so the newest calls that
+match are found without reading the others. Of several conditions one is chosen for its index.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from typing import TypeAlias
+
+import attrs
+
+from middlewared.errors import BadRequest
+from middlewared.history.history_rows import CALL_COLUMNS, EVENT_COLUMNS, FACT_COLUMNS
+from middlewared.history.interface import CallSearch
+from middlewared.model import Platform
+
+Condition: TypeAlias = tuple[str, tuple[object, ...]]
+"""A part of a where clause, and its values."""
+
+_COLUMNS = ", ".join(("id", *CALL_COLUMNS))
+_FACTS = ", ".join(FACT_COLUMNS)
+_USUAL = "answered"
+"""The outcome that has no index, since most calls have it."""
+_ORDER = "order by started_at desc, id desc limit ?"
+_PLATFORMS = (*(platform.value for platform in Platform), "none")
+_COLUMNS_WANTED = ("unique_key", "call_id", "sip_user_id", "outcome", "app", "platform")
+_TEXT_COLUMNS = ("sip_user_id", "call_id", "unique_key")
+# Repeats what a partial index holds, so that SQLite uses it.
+_INDEXED = {
+    "call_id": " and call_id <> ''",
+    "number": " and number <> ''",
+    "outcome": f" and outcome <> '{_USUAL}'",
+}
+MOST_FACTS = 10_000
+"""Facts that are read for a page."""
+_MOST_ID = 2**63
+
+EVENTS = (
+    f"select {', '.join(EVENT_COLUMNS)} from device_events"  # noqa: S608 (our own names)
+    " where sip_user_id = ? order by at desc, id desc limit ?"
+)
+LAST_ANSWERED = """
+    select started_at from calls
+    where sip_user_id = ? and outcome in ('answered', 'unavailable')
+    order by started_at desc limit 1
+"""
+
+
+@attrs.frozen
+class PageMark:
+    """The last call of a page, and whether the page was found by number."""
+
+    started_at: float
+    id: int
+    by_number: bool = False
+
+    def opaque(self) -> str:
+        """The mark as clients pass it back."""
+        text = json.dumps([self.started_at, self.id, self.by_number])
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def read_mark(opaque: str) -> PageMark | None:
+    """The mark of an opaque text; None for "". :raises BadRequest: it is not one of ours."""
+    if not opaque:
+        return None
+    try:
+        padded = opaque + "=" * (-len(opaque) % 4)
+        started_at, id, by_number = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        mark = PageMark(float(started_at), int(id), bool(by_number))
+    except (ValueError, TypeError, OverflowError):
+        mark = None
+    if mark is None or not (isfinite(mark.started_at) and 0 <= mark.id < _MOST_ID):
+        raise BadRequest("before: not one that a page returned")
+    return mark
+
+
+@attrs.frozen(kw_only=True)
+class CallStatements:
+    """
+    Makes the statements of searches.
+
+    :param unindexed: put before a column whose index must not be used. Without statistics of
+        single values SQLite would prefer the index with more columns, however many calls match.
+    :param whole: rounds a number down, with ``{}`` in its place.
+    """
+
+    unindexed: str
+    whole: str
+
+    def page(
+        self, wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
+    ) -> tuple[str, Sequence[object]]:
+        """
+        The statement of one page, which finds one call more than the page has, and its values.
+
+        :param numbers: the caller's number in the forms in which it may be kept; none: any.
+        :param oldest: nothing that started earlier is found.
+        """
+        leading = list(_leading(wanted, numbers))
+        common = [*self._filters(wanted, leading[0]), *_times(wanted, mark, oldest)]
+        parts = [_select([*each, *common], wanted.limit + 1) for each in leading]
+        if len(parts) == 1:
+            return parts[0]
+        # Short lists, each from its own index.
+        union = " union ".join(f"select * from ({statement}) as part" for statement, _ in parts)  # noqa: S608
+        values = [value for _, values in parts for value in values]
+        return f"{union} {_ORDER}", [*values, wanted.limit + 1]
+
+    def counts(self) -> str:
+        """The statement of the counts of calls since a time."""
+        hour = self.whole.format("started_at / 3600")
+        return f"""
+            select {hour} * 3600.0, app, platform, outcome, count(*) from calls
+            where started_at >= ? group by 1, 2, 3, 4 order by 1, 2, 3, 4
+        """  # noqa: S608
+
+    def wakeups(self) -> str:
+        """The statement of the counts of wake-up times since a time."""
+        tenth = self.whole.format("woken_ms / 100")
+        return f"""
+            select app, platform, {tenth} * 100, count(*) from calls
+            where started_at >= ? and woken_ms is not null group by 1, 2, 3 order by 1, 2, 3
+        """  # noqa: S608
+
+    def _filters(self, wanted: CallSearch, leading: Sequence[Condition]) -> Iterator[Condition]:
+        """The conditions for which calls are not looked up."""
+        led = {text.split()[0] for text, _ in leading}
+        for column in _COLUMNS_WANTED:
+            value: str = getattr(wanted, column)
+            if value and column not in led:
+                yield f"{self.unindexed}{column} = ?", (value,)
+
+
+def _leading(wanted: CallSearch, numbers: Sequence[str]) -> Iterator[Sequence[Condition]]:
+    """
+    The conditions whose index is used: those that fewest calls match. Several: calls that
+    match one of them. An empty one: calls are looked up by time.
+    """
+    for column in ("unique_key", "call_id", "sip_user_id"):
+        if value := getattr(wanted, column):
+            yield [_equal(column, value)]
+            return
+    if numbers:
+        yield from ([_equal("number", number)] for number in numbers)
+    elif wanted.text:
+        yield from ([_equal(column, wanted.text)] for column in _TEXT_COLUMNS)
+    elif wanted.outcome not in ("", _USUAL):
+        yield [_equal("outcome", wanted.outcome)]
+    elif wanted.app:
+        for platform in [wanted.platform] if wanted.platform else _PLATFORMS:
+            yield [_equal("app", wanted.app), _equal("platform", platform)]
+    elif wanted.platform:
+        yield [_equal("platform", wanted.platform)]
+    else:
+        yield []
+
+
+def _times(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterator[Condition]:
+    yield "started_at >= ?", (max(oldest, wanted.since or 0.0),)
+    if wanted.until is not None:
+        yield "started_at < ?", (wanted.until,)
+    if mark is not None:
+        yield "(started_at, id) < (?, ?)", (mark.started_at, mark.id)
+
+
+def _equal(column: str, value: str) -> Condition:
+    return f"{column} = ?{_INDEXED.get(column, '')}", (value,)
+
+
+def _select(conditions: Sequence[Condition], limit: int) -> tuple[str, Sequence[object]]:
+    where = " and ".join(text for text, _ in conditions)
+    values = [value for _, values in conditions for value in values]
+    return f"select {_COLUMNS} from calls where {where} {_ORDER}", [*values, limit]  # noqa: S608
+
+
+def facts_statement(keys: int) -> str:
+    """The statement that reads the facts of so many keys."""
+    marks = ", ".join("?" * keys)
+    return (
+        f"select {_FACTS} from call_facts where unique_key in ({marks})"  # noqa: S608
+        f" order by id limit {MOST_FACTS}"
+    )
