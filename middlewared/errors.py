@@ -60,21 +60,23 @@ class Problem:
     :ivar section: its title without brackets; "" for the file as a whole.
     :ivar key: "" for the section as a whole.
     :ivar what: what is wrong, without the section and the key.
+    :ivar file: the included file; "" for the main file.
     """
 
     section: str
     key: str
     what: str
+    file: str = ""
 
     def within(self, section: str, key: str = "") -> Problem:
         """The same problem in a section and at a key, where it does not name its own."""
         return attrs.evolve(self, section=self.section or section, key=self.key or key)
 
     def line(self, source: str = "") -> str:
-        """``SOURCE: [section] key: what``, as commands and the log show it."""
+        """``FILE: [section] key: what``; FILE is ``source``, the main file, or an included one."""
         section = f"[{self.section}]" if self.section else ""
         place = " ".join(filter(None, (section, self.key)))
-        return ": ".join(filter(None, (source, place, self.what)))
+        return ": ".join(filter(None, (self.file or source, place, self.what)))
 
 
 class ConfigError(MiddlewaredError):

@@ -7,7 +7,9 @@ expected and never repeats what was written.
 
 from __future__ import annotations
 
+import glob
 import ipaddress
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +174,11 @@ def choice(*names: T) -> Parse[T]:
 def split_list(written: str) -> list[str]:
     """The entries of a list, which are separated by commas, blanks or line ends."""
     return [entry for entry in re.split(r"[\s,]+", written) if entry]
+
+
+def patterns(written: str, base: Path) -> tuple[str, ...]:
+    """Patterns of file names, as the shell has them."""
+    return tuple(os.path.join(glob.escape(str(base)), entry) for entry in split_list(written))
 
 
 def parse_each(entries: list[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -12,16 +12,27 @@ from typing import Any, TypeAlias, get_type_hints
 
 import attrs
 
-from middlewared.config.ini import parse_ini
+from middlewared.config.ini_files import (
+    IniSection,
+    IniSections,
+    ProblemList,
+    Written,
+    include,
+    located,
+    read_ini,
+)
 from middlewared.config.parsers import InvalidValue, Setting
+from middlewared.config.references import InvalidReference, resolve
 from middlewared.config.rules import broken_rules, warnings
 from middlewared.config.values import (
     DEFAULTS,
     AndroidApp,
     App,
     AppleApp,
+    AppSettings,
     Config,
     GcmApp,
+    IncludeSettings,
     PbxSettings,
 )
 from middlewared.errors import ConfigError, Problem
@@ -36,9 +47,8 @@ SECTIONS: dict[str, type[Any]] = {
 _APPS: dict[str, type[App]] = {kind.platform.value: kind for kind in (AppleApp, AndroidApp, GcmApp)}
 _APP_SECTION = re.compile(r"app:([^\s:]{1,255}):([a-z]+)")
 _PBX_SECTION = re.compile(r"pbx:([^\s:]{1,64})")
-_REFERENCE = re.compile(r"%\(ENV:([A-Za-z_][A-Za-z0-9_]*)\)s")
-_BROKEN_REFERENCE = re.compile(r"%\(\s*env\b", re.IGNORECASE)
-_MOST_BYTES = 1 << 20
+_ANY_APP = "*"
+"""The app id in the title of a section with defaults."""
 
 
 def read_config(
@@ -56,66 +66,29 @@ def read_config(
     :param find_warnings: likewise; called only when there is no problem.
     :raises ConfigError: with every problem.
     """
-    problems = _Problems()
-    sections = {} if path is None else parse_ini(_contents(path, problems), problems.add)
+    problems = ProblemList()
     base = Path.cwd() if path is None else path.absolute().parent
     reader = _SectionReader(base, environ, problems)
+    sections = {} if path is None else read_ini(path, problems)
+    files = reader.read("include", sections, IncludeSettings).files
+    include(sections, files, problems)
     apps, pbxs = {}, []
     for title in (title for title in sections if title not in SECTIONS):
         if match := _PBX_SECTION.fullmatch(title):
-            pbxs.append(reader.read(title, sections[title], PbxSettings, name=match[1]))
+            pbxs.append(reader.read(title, sections, PbxSettings, name=match[1]))
         elif found := _app_kind(title, problems):
             app, kind = found
-            apps[app, kind.platform] = reader.read(title, sections[title], kind, app=app)
-    fixed = {
-        title: reader.read(title, sections.get(title, {}), kind) for title, kind in SECTIONS.items()
-    }
+            apps[app, kind.platform] = reader.read(title, sections, kind, app=app)
+    apps = {key: app for key, app in apps.items() if key[0] != _ANY_APP}
+    fixed = {title: reader.read(title, sections, kind) for title, kind in SECTIONS.items()}
     source = DEFAULTS if path is None else str(path)
     config = Config(**fixed, pbxs=tuple(pbxs), apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
     problems.add_unbroken(find_problems(config))
     if problems.found:
-        raise ConfigError(problems.found, source)
-    return attrs.evolve(config, warnings=(*warnings(config), *find_warnings(config)))
-
-
-class _Problems:
-    """All problems so far, and which values have one."""
-
-    def __init__(self) -> None:
-        self._broken: set[tuple[str, str]] = set()
-        self.found: list[Problem] = []
-
-    def add(self, section: str, key: str, what: str) -> None:
-        self._broken.update([(section, key), (section, "")])
-        self.found.append(Problem(section, key, what))
-
-    def add_unbroken(self, found: Iterable[Problem]) -> None:
-        """
-        Add problems between values, except those of a value that is a default in place of an
-        invalid one, and those of a whole section that has such a value.
-        """
-        broken = frozenset(self._broken)
-        for problem in found:
-            if (problem.section, problem.key) not in broken:
-                self.add(problem.section, problem.key, problem.what)
-
-
-def _contents(path: Path, problems: _Problems) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as e:
-        problems.add("", "", f"cannot be read: {e.strerror}")
-        return ""
-    if len(content) > _MOST_BYTES:
-        problems.add("", "", f"is larger than {_MOST_BYTES} bytes")
-        return ""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        problems.add("", "", f"is not UTF-8 text (byte {e.start + 1})")
-        return ""
+        raise ConfigError(located(problems.found, sections), source)
+    noticed = (*warnings(config), *find_warnings(config))
+    return attrs.evolve(config, warnings=tuple(located(noticed, sections)))
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -124,7 +97,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return folded[difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.0)[0]]
 
 
-def _app_kind(title: str, problems: _Problems) -> tuple[str, type[App]] | None:
+def _app_kind(title: str, problems: ProblemList) -> tuple[str, type[App]] | None:
     match = _APP_SECTION.fullmatch(title)
     if match and match[2] in _APPS:
         return match[1], _APPS[match[2]]
@@ -145,49 +118,55 @@ def keyed_settings(kind: type[Any]) -> dict[str, tuple[str, Setting]]:
     return {setting.key or name: (name, setting) for name, setting in declared.items()}
 
 
+def _with_defaults(sections: IniSections, title: str, kind: type[Any]) -> Mapping[str, Written]:
+    """The texts of a section, and those that an app's section inherits."""
+    own = sections.get(title, IniSection("")).texts
+    if not issubclass(kind, AppSettings):
+        return own
+    inherited = sections.get(f"app:{_ANY_APP}:{kind.platform.value}", IniSection("")).texts
+    left_out = kind.credential_keys if kind.credential_keys & own.keys() else frozenset()
+    return {key: text for key, text in inherited.items() if key not in left_out} | own
+
+
 @attrs.frozen
 class _SectionReader:
     """Parses the texts of one section."""
 
     base: Path
     environ: Mapping[str, str]
-    problems: _Problems
+    problems: ProblemList
 
-    def read(self, title: str, texts: Mapping[str, str], kind: type[Any], **identity: str) -> Any:
+    def read(self, title: str, sections: IniSections, kind: type[Any], **identity: str) -> Any:
         """An instance of ``kind``; invalid values are replaced by their defaults."""
+        texts = _with_defaults(sections, title, kind)
         settings = keyed_settings(kind)
         for key in (key for key in texts if key not in settings):
-            nearest = _nearest(key, settings)
-            self.problems.add(title, key, f"unknown key; the nearest known one is {nearest}")
+            what = f"unknown key; the nearest known one is {_nearest(key, settings)}"
+            self._add(title, key, texts[key], what)
         values = {
-            name: self._value(title, key, texts.get(key, setting.default), setting)
+            name: self._value(title, key, texts.get(key), setting)
             for key, (name, setting) in settings.items()
         }
         return kind(**identity, **values)
 
-    def _value(self, title: str, key: str, written: str, setting: Setting) -> object:
-        try:
-            text = self._resolve(title, key, written)
-            if text is not None:
-                return setting.parse(text, self.base)
-        except InvalidValue as e:
-            # A value from the environment, or one with user@host, may also be a secret.
-            shown = not setting.secret and text == written and "@" not in text and len(text) < 80
-            self.problems.add(title, key, f"{e}, not {text!r}" if shown else str(e))
+    def _value(self, title: str, key: str, written: Written | None, setting: Setting) -> object:
+        if written is not None:
+            text = None
+            try:
+                text = resolve(written.text, written.base, self.environ)
+                return setting.parse(text, written.base)
+            except InvalidReference as e:
+                for problem in e.problems:
+                    self._add(title, key, written, problem)
+            except InvalidValue as e:
+                # A value from elsewhere, or one with user@host, may also be a secret.
+                as_written = text == written.text and "@" not in written.text
+                shown = not setting.secret and as_written and len(written.text) < 80
+                what = f"{e}, not {written.text!r}" if shown else str(e)
+                self._add(title, key, written, what)
         return setting.parse(setting.default, self.base)
 
-    def _resolve(self, title: str, key: str, written: str) -> str | None:
-        """
-        The text with the environment's values; any other percent sign stands for itself.
-
-        None: a reference has a problem, which was added.
-        """
-        unset = [name for name in _REFERENCE.findall(written) if name not in self.environ]
-        broken = _BROKEN_REFERENCE.search(_REFERENCE.sub("", written)) is not None
-        if broken:
-            self.problems.add(title, key, "has a broken reference; write %(ENV:NAME)s")
-        for name in unset:
-            self.problems.add(title, key, f"the environment variable {name} is not set")
-        if broken or unset:
-            return None
-        return _REFERENCE.sub(lambda match: self.environ[match[1]], written)
+    def _add(self, title: str, key: str, written: Written, what: str) -> None:
+        """Add a problem where the text is written, which may be the section with defaults."""
+        self.problems.mark(title, key)
+        self.problems.add(written.section, key, what, written.file)

@@ -35,6 +35,7 @@ from middlewared.config.parsers import (
     optional_duration,
     path,
     pattern,
+    patterns,
     proxy_url,
     setting,
     show_url,
@@ -86,6 +87,13 @@ class PbxSettings:
     def section(self) -> str:
         """The section's title."""
         return f"pbx:{self.name}"
+
+
+@attrs.frozen
+class IncludeSettings:
+    """``[include]``: further files, as patterns of absolute names."""
+
+    files: tuple[str, ...] = setting(patterns, "")
 
 
 @attrs.frozen
@@ -183,9 +191,14 @@ class LogSettings:
 
 @attrs.frozen
 class AppSettings:
-    """The keys of app sections on all platforms; ``app`` is the app id in the title."""
+    """
+    The keys of app sections on all platforms; ``app`` is the app id in the title.
+
+    If a section has any of ``credential_keys``, it inherits none of them from its defaults.
+    """
 
     platform: ClassVar[Platform]
+    credential_keys: ClassVar[frozenset[str]]
     app: str
     ca_file: Path | None = setting(path, "")
     resend: Resend = setting(choice("auto", "always", "never"), "auto")
@@ -215,6 +228,9 @@ class AppleApp(AppSettings):
     """
 
     platform: ClassVar[Platform] = Platform.APNS
+    credential_keys: ClassVar[frozenset[str]] = frozenset(
+        {"certificate", "key_file", "key_id", "team_id", "sandbox_key_file", "sandbox_key_id"}
+    )
     certificate: Path | None = setting(path, "")
     key_file: Path | None = setting(path, "")
     key_id: str = setting(text, "")
@@ -234,6 +250,7 @@ class AndroidApp(AppSettings):
     """``[app:ID:android]``: FCM HTTP v1 with ``service_account``, legacy with ``api_key``."""
 
     platform: ClassVar[Platform] = Platform.ANDROID
+    credential_keys: ClassVar[frozenset[str]] = frozenset({"service_account", "api_key"})
     service_account: Path | None = setting(path, "")
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
@@ -247,6 +264,7 @@ class GcmApp(AppSettings):
     """``[app:ID:gcm]``: the GCM protocol, for relays that support it."""
 
     platform: ClassVar[Platform] = Platform.GCM
+    credential_keys: ClassVar[frozenset[str]] = frozenset({"api_key"})
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://gcm-http.googleapis.com/gcm/send")
 
@@ -270,6 +288,7 @@ class Config:
     name, for messages.
     """
 
+    include: IncludeSettings = attrs.field(factory=IncludeSettings)
     http: HttpSettings = attrs.field(factory=HttpSettings)
     metrics: MetricsSettings = attrs.field(factory=MetricsSettings)
     calls: CallSettings = attrs.field(factory=CallSettings)
