@@ -41,9 +41,22 @@ class CountedReloads:
 
     def __init__(self) -> None:
         self.reloads = 0
+        self.refused = 0
+        self.closed = 0
+        self.log_files = self
 
-    def reload(self, config: Config) -> None:
+    def prepare(self, config: Config) -> CountedReloads:
+        return self
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def use(self, prepared: CountedReloads) -> str:
         self.reloads += 1
+        return "nothing has changed"
+
+    def reload_refused(self) -> None:
+        self.refused += 1
 
 
 class Reactor(Clock):
@@ -68,9 +81,20 @@ class ReloadTests(SynchronousTestCase):
             components=cast(Components, self.components),
             manager=ServiceManager(clock=Clock(), environ={}),
             reread=self.reread,
+            in_thread=self.in_thread,
             failed=lambda problems: None,
         )
         self.failure: Exception | None = None
+        self.threads: list[Deferred[None]] = []
+        self.waits = False
+
+    def in_thread(self, prepare: Any) -> Deferred[Any]:
+        """Call it at once, or later if the thread waits."""
+        started: Deferred[None] = Deferred()
+        self.threads.append(started)
+        if not self.waits:
+            started.callback(None)
+        return started.addCallback(lambda _: prepare())
 
     def reread(self) -> Config:
         if self.failure is not None:
@@ -87,9 +111,29 @@ class ReloadTests(SynchronousTestCase):
         self.failure = ZeroDivisionError()
         self.daemon.reload()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.components.refused, 1)
         self.failure = None
         self.daemon.reload()
         self.assertEqual(self.components.reloads, 1)
+
+    def test_a_signal_while_files_are_read(self) -> None:
+        """They are read once more, however many signals came: the last change counts."""
+        self.waits = True
+        for _ in range(3):
+            self.daemon.reload()
+        self.assertEqual((self.components.reloads, len(self.threads)), (0, 1))
+        self.threads[0].callback(None)
+        self.assertEqual((self.components.reloads, len(self.threads)), (1, 2))
+        self.threads[1].callback(None)
+        self.assertEqual((self.components.reloads, len(self.threads)), (2, 2))
+
+    def test_the_end_while_files_are_read(self) -> None:
+        """What was opened for the new configuration is closed again."""
+        self.waits = True
+        self.daemon.reload()
+        self.daemon.end()
+        self.threads[0].callback(None)
+        self.assertEqual((self.components.reloads, self.components.closed), (0, 1))
 
     def test_at_the_end(self) -> None:
         """A daemon that ends makes no new providers."""
@@ -151,7 +195,7 @@ class FaultyFileTests(TestCase):
         await self.accepts("old")
         used, logged, files = self.used(), self.logged(), len(os.listdir("/proc/self/fd"))
         with self.assertRaises(error):
-            self.components.reload(config)
+            self.components.use(self.components.prepare(config))
         self.assertEqual(self.used(), used)
         self.assertEqual(self.logged(), logged * 2)
         self.assertEqual(len(os.listdir("/proc/self/fd")), files)
@@ -200,9 +244,12 @@ class FaultyFileTests(TestCase):
 
     async def test_without_a_fault(self) -> None:
         """The same reload is accepted as a whole."""
-        self.components.reload(self.other)
+        changes = self.components.use(self.components.prepare(self.other))
         used = self.used()
         self.assertEqual(used[0], self.other)
+        for change in ("[calls] roundtrip_wait_ms;", "[log] level format file", "android api_key"):
+            self.assertIn(change, changes)
+        self.assertNotIn("new", changes)
         self.assertEqual(self.components.web.settings.current.max_body_bytes, 1)
         self.assertEqual(self.components.ringing.settings.wait_s, 0.001)
         self.assertEqual(self.components.devices.settings.keep_s, 0.001)

@@ -8,13 +8,16 @@ and token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import attrs
 from twisted.logger import Logger
 
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
 from middlewared.history.interface import DeviceEvent, Recorder
-from middlewared.model import Device, Outcome, Wakeup
+from middlewared.model import Device, DeviceKind, LateAnswer, Outcome, Wakeup
 from middlewared.push.interface import Accepted, PushResult, TokenDead, TokenSuspect
 from middlewared.quoting import fingerprint
 
@@ -44,6 +47,19 @@ def wakeup(
     """
     silent = outcome is Outcome.TIMEOUT and accepted > 0
     return Wakeup(device, answered_at) if silent or answered_at is not None else None
+
+
+async def note_late_answer(
+    late: LateAnswer,
+    received_time: float,
+    registry: DeviceRegistry,
+    log_wakeup: Callable[[Wakeup], None],
+) -> None:
+    """A phone that answers late is not silent, although its call timed out."""
+    with suppress(DatabaseDown):
+        device = await registry.find(late.sip_user_id)
+        if device is not None and DeviceKind(device.app, device.platform) == late.kind:
+            log_wakeup(Wakeup(device, received_time))
 
 
 async def store_update(

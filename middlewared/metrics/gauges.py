@@ -28,6 +28,8 @@ class Sources:
 
     ``apns_connections`` and ``provider_connections``: by app, environment and state.
     ``credential_expiry``: in epoch seconds. ``silent_devices``: None: not known now.
+    ``config_reload``: whether the last one was accepted, and when the configuration in use was
+    read, in epoch seconds.
     """
 
     waiting: Callable[[], int] = lambda: 0
@@ -38,6 +40,7 @@ class Sources:
     devices: Callable[[], Mapping[tuple[str, Platform], int]] = dict
     silent_devices: Callable[[], int | None] = lambda: None
     token_removals_paused: Callable[[], Mapping[tuple[str, Platform], bool]] = dict
+    config_reload: Callable[[], tuple[bool, float]] = lambda: (True, 0.0)
 
 
 class Gauges(Collector):
@@ -97,6 +100,18 @@ class Gauges(Collector):
             "Whether removing devices with dead tokens is paused, as too many die at once",
             ("app", "platform"),
             lambda: _by_platform(sources.token_removals_paused()),
+        )
+        yield from self._read(
+            "middlewared_config_reload_success",
+            "Whether the last reload of the configuration was accepted",
+            (),
+            lambda: {(): sources.config_reload()[0]},
+        )
+        yield from self._read(
+            "middlewared_config_reload_timestamp_seconds",
+            "When the configuration in use was read",
+            (),
+            lambda: {(): sources.config_reload()[1]},
         )
 
     def _read(

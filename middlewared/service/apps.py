@@ -23,12 +23,14 @@ from middlewared.outgoing.tls import TrustRoots, load_trust
 from middlewared.push.apns.apple_credentials import (
     CertificateCredentials,
     Credentials,
+    KeyCredentials,
     load_certificate,
     load_key,
 )
 from middlewared.push.google.service_account import ServiceAccount, load_service_account
 from middlewared.push.payload_template import PayloadTemplate, load_template
 from middlewared.service.certificate_checks import scope_problems
+from middlewared.service.loaded_files import LoadedFiles
 
 AppKey = tuple[str, Platform]
 T = TypeVar("T")
@@ -51,24 +53,34 @@ class LoadedApp:
     """Of its payloads, if it has its own."""
 
 
-def load_apps(config: Config, *, now: float) -> dict[AppKey, LoadedApp]:
+def load_apps(
+    config: Config, *, now: float, files: LoadedFiles | None = None
+) -> dict[AppKey, LoadedApp]:
     """
     Read the credentials of all apps.
 
     :param now: epoch seconds, to check the expiry.
+    :param files: what was loaded before.
     :raises ConfigError: with the problems of the first app that has any.
     """
-    return {key: _load(app, config, now) for key, app in config.apps.items()}
+    files = files or LoadedFiles()
+    loaded = {key: _load(app, config, now, files) for key, app in config.apps.items()}
+    files.forget_unused()
+    return loaded
 
 
-def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
+def file_problems(
+    config: Config, *, now: float, files: LoadedFiles | None = None
+) -> Iterator[Problem]:
     """
     What is wrong with the files that the configuration names.
 
     :param now: epoch seconds, to check the expiry.
+    :param files: what was loaded before.
     """
+    files = files or LoadedFiles()
     for app in config.apps.values():
-        yield from _problems(app.section, "", partial(_load, app, config, now))
+        yield from _problems(app.section, "", partial(_load, app, config, now, files))
     for section, key, path in (
         ("log", "file", config.log.file),
         ("log", "metrics_file", config.log.metrics_file),
@@ -120,7 +132,7 @@ def _load_template(app: App, config: Config) -> PayloadTemplate | None:
     return load_template(app.payload, app.platform, response_api)
 
 
-def _load(app: App, config: Config, now: float) -> LoadedApp:
+def _load(app: App, config: Config, now: float, files: LoadedFiles) -> LoadedApp:
     """Read the files that ``app`` names. :raises ConfigError: with every problem."""
     problems: list[Problem] = []
 
@@ -131,22 +143,24 @@ def _load(app: App, config: Config, now: float) -> LoadedApp:
             problems.extend(each.within(app.section, key) for each in error.problems)
             return None
 
-    trust = attempt("ca_file", lambda: load_trust(app.ca_file))
+    trust = attempt("ca_file", lambda: _load_trust(app.ca_file, files))
     template = attempt("payload", lambda: _load_template(app, config))
     credentials: Credentials | ServiceAccount | None = None
     sandbox: Credentials | None = None
     match app:
         case AppleApp(certificate=Path() as path):
-            credentials = attempt("certificate", lambda: load_certificate(path, now=now))
+            credentials = attempt("certificate", lambda: _load_certificate(path, now, files))
             if isinstance(credentials, CertificateCredentials):
                 problems.extend(scope_problems(app, credentials.scope))
         case AppleApp(key_file=Path() as path):
             credentials = attempt(
-                "key_file", lambda: load_key(path, team_id=app.team_id, key_id=app.key_id)
+                "key_file", lambda: _load_key(path, app.team_id, app.key_id, files)
             )
-            sandbox = attempt("sandbox_key_file", partial(_load_sandbox_key, app))
+            sandbox = attempt("sandbox_key_file", partial(_load_sandbox_key, app, files))
         case AndroidApp(service_account=Path() as path):
-            credentials = attempt("service_account", lambda: load_service_account(path))
+            credentials = attempt(
+                "service_account", lambda: files.load(path, lambda: load_service_account(path))
+            )
         case _:
             pass
     if problems or trust is None:
@@ -154,10 +168,27 @@ def _load(app: App, config: Config, now: float) -> LoadedApp:
     return LoadedApp(app, trust, credentials, _digest(app.ca_file), sandbox, template)
 
 
-def _load_sandbox_key(app: AppleApp) -> Credentials | None:
+def _load_trust(path: Path | None, files: LoadedFiles) -> TrustRoots:
+    if path is None:
+        return load_trust(None)
+    return files.load(path, lambda: load_trust(path), "roots")
+
+
+def _load_certificate(path: Path, now: float, files: LoadedFiles) -> CertificateCredentials:
+    loaded = files.load(path, lambda: load_certificate(path, now=now))
+    # It may have expired since.
+    return loaded if loaded.not_after > now else load_certificate(path, now=now)
+
+
+def _load_key(path: Path, team_id: str, key_id: str, files: LoadedFiles) -> KeyCredentials:
+    load = partial(load_key, path, team_id=team_id, key_id=key_id)
+    return files.load(path, load, team_id, key_id)
+
+
+def _load_sandbox_key(app: AppleApp, files: LoadedFiles) -> Credentials | None:
     if app.sandbox_key_file is None:
         return None
-    return load_key(app.sandbox_key_file, team_id=app.team_id, key_id=app.sandbox_key_id)
+    return _load_key(app.sandbox_key_file, app.team_id, app.sandbox_key_id, files)
 
 
 def _digest(path: Path | None) -> str:

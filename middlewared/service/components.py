@@ -12,7 +12,7 @@ The composition root: which objects the daemon consists of, and what each of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from os import getpid
 from socket import gethostname
@@ -23,11 +23,12 @@ from twisted.logger import Logger
 
 from middlewared.background import Background
 from middlewared.calls.call_log import CallLog
+from middlewared.calls.device_updates import note_late_answer
 from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
-from middlewared.config import Config, Network
+from middlewared.config import Config
 from middlewared.database.batched_writes import BatchedWrites
 from middlewared.devices.cached_registry import CachedRegistry
 from middlewared.devices.device_counter import DeviceCounter
@@ -37,15 +38,15 @@ from middlewared.history.history_writer import HistoryWriter
 from middlewared.history.recorded_registry import RecordedRegistry
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
-from middlewared.metrics.exposition import MetricsResource
-from middlewared.model import DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
+from middlewared.model import LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.lost_account_notices import LostAccountNotices
 from middlewared.push.removal_brake import RemovalBrake
 from middlewared.push.routing import RouteTable
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.service.apps import load_apps
+from middlewared.service.apps import AppKey, LoadedApp, load_apps
+from middlewared.service.config_changes import PreparedReload, describe_changes
 from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import (
     choose_accounts,
@@ -53,6 +54,8 @@ from middlewared.service.implementations import (
     choose_rendezvous,
     choose_storage,
 )
+from middlewared.service.listeners import choose_listeners
+from middlewared.service.loaded_files import LoadedFiles
 from middlewared.service.log_files import LogFiles
 from middlewared.service.phone_reports import PhoneReports
 from middlewared.service.ports import Listener
@@ -68,26 +71,31 @@ from middlewared.service.room_settings import (
 )
 from middlewared.web.health import Health
 from middlewared.web.root import Web
-from middlewared.web.settings import RouteSet
-from middlewared.web.site import internal_site
 
 
 class Components:
     """
     All objects of one daemon.
 
+    :param files: what was loaded when ``config`` was read.
     :ivar config: the current configuration.
+    :ivar reloaded: whether the last reload was accepted, and when the configuration in use was
+        read, in epoch seconds.
     :ivar draining: as /health/ reports it.
     """
 
     log = Logger()
 
-    def __init__(self, *, reactor: Any, config: Config) -> None:
+    def __init__(self, *, reactor: Any, config: Config, files: LoadedFiles | None = None) -> None:
         """:raises ConfigError: a file that the configuration names cannot be used."""
         self._reactor = reactor
         self.config = config
         self.draining = False
-        self._apps = load_apps(config, now=wall_clock())
+        self._files = files or LoadedFiles()
+        self._apps: Mapping[AppKey, LoadedApp] = load_apps(
+            config, now=wall_clock(), files=self._files
+        )
+        self.reloaded = True, wall_clock()
         self._call_work = Background()
         self._request_work = Background()
         self._notice_work = Background()
@@ -155,7 +163,7 @@ class Components:
             metrics=self.metrics,
             log_response=self.responses.add,
             log_wakeup=self.wakeups.add,
-            log_late=lambda late, time: self._call_work.run(self._note_late_answer(late, time)),
+            log_late=lambda late, time: self._call_work.run(self._note_late(late, time)),
             recorder=self.recorder,
         )
         self.rendezvous = choose_rendezvous(
@@ -237,25 +245,12 @@ class Components:
             devices=lambda: self.counts.devices,
             silent_devices=lambda: self.counts.silent,
             token_removals_paused=self._removals_paused,
+            config_reload=lambda: self.reloaded,
         )
 
     def listeners(self) -> list[Listener]:
         """Where to listen and what is served there."""
-        http = self.config.http
-        public = RouteSet.PUBLIC if http.pbx_listen else RouteSet.ALL
-        metrics = internal_site(
-            resource=MetricsResource(registry=self.metrics.registry, clock=self._reactor),
-            clock=self._reactor,
-        )
-        listeners = (
-            ("metrics", "listen", "metrics", self.config.metrics.listen, metrics),
-            ("http", "pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
-            ("http", "listen", "http", http.listen, self.web.site(public)),
-        )
-        return [Listener(*listener, self._trusted_proxies) for listener in listeners]
-
-    def _trusted_proxies(self) -> Sequence[Network]:
-        return self.web.settings.current.trusted_proxies
+        return choose_listeners(self.config, self.web, self.metrics, clock=self._reactor)
 
     async def start(self) -> None:
         """
@@ -280,26 +275,38 @@ class Components:
             turn_ended=self.overload.turn_ended,
         )
 
-    def reload(self, config: Config) -> None:
+    def prepare(self, config: Config) -> PreparedReload:
         """
-        Use ``config`` for everything that begins from now on.
+        Read and open all files of ``config``; changes nothing, and may run in another thread.
 
-        :raises ConfigError: it cannot be used; nothing has changed.
+        :raises ConfigError: it cannot be used.
         """
         written, config = config, with_kind_of_accounts(self.config, config)
-        apps = load_apps(config, now=wall_clock())
+        apps = load_apps(config, now=wall_clock(), files=self._files)
         use_accounts = self._accounts.prepare(config.accounts)
-        ringing, web = ringing_settings(config), web_settings(config, apps)
-        cache, kept = cache_settings(config), retention(config)
-        log_files = self.logs.open(config.log)
+        return PreparedReload(written, config, apps, use_accounts, self.logs.open(config.log))
+
+    def use(self, prepared: PreparedReload) -> str:
+        """
+        Use this configuration for everything that begins from now on.
+
+        :return: what has changed.
+        :raises Exception: a bug of ours; nothing has changed.
+        """
+        written, config, apps = prepared.written, prepared.config, prepared.apps
         try:
+            ringing, web = ringing_settings(config), web_settings(config, apps)
+            cache, kept = cache_settings(config), retention(config)
+            changes = describe_changes(
+                (self.config, self._apps), (config, apps), self.counts.devices
+            )
             routes = self.providers.routes(apps)
         except BaseException:
-            log_files.close()
+            prepared.log_files.close()
             raise
-        # All files are read and opened: nothing below can fail.
-        self.logs.use(log_files)
-        use_accounts()
+        # Nothing below can fail.
+        self.logs.use(prepared.log_files)
+        prepared.use_accounts()
         self._apps = apps
         self.routes.replace(routes)
         self.ringing.settings = ringing
@@ -310,6 +317,12 @@ class Components:
         for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
+        self.reloaded = True, wall_clock()
+        return changes
+
+    def reload_refused(self) -> None:
+        """For the metrics: the configuration in use is not the one in the files."""
+        self.reloaded = False, self.reloaded[1]
 
     def health(self) -> Health:
         """How the daemon is at this moment."""
@@ -333,14 +346,9 @@ class Components:
     def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
         return {key: self.brake.paused(*key) for key in self._apps}
 
-    async def _note_late_answer(self, late: LateAnswer, received_time: float) -> None:
-        """A phone that answers late is not silent, although its call timed out."""
-        if self.overload.late:
-            return
-        with suppress(DatabaseDown):
-            device = await self.devices.find(late.sip_user_id)
-            if device is not None and DeviceKind(device.app, device.platform) == late.kind:
-                self.wakeups.add(Wakeup(device, received_time))
+    async def _note_late(self, late: LateAnswer, received_time: float) -> None:
+        if not self.overload.late:
+            await note_late_answer(late, received_time, self.devices, self.wakeups.add)
 
     async def until_idle(self, longest_s: float) -> None:
         """Wait until no request is held, at most ``longest_s``."""

@@ -8,7 +8,7 @@ those left at its end are answered as draining before anything closes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -20,8 +20,12 @@ from twisted.python.failure import Failure
 from middlewared.config import Config
 from middlewared.errors import ConfigError
 from middlewared.service.components import Components
+from middlewared.service.config_changes import PreparedReload
 from middlewared.service.ports import addresses, listen
 from middlewared.service.service_manager import ServiceManager
+
+InThread: TypeAlias = Callable[[Callable[[], PreparedReload]], Deferred[PreparedReload]]
+"""Calls a function in another thread."""
 
 LAST_REPLIES_S = 0.05
 # More than stopping everything takes when the database and the providers do not answer.
@@ -33,7 +37,8 @@ class Daemon(Service):
     What twistd starts and stops.
 
     :param manager: notified when the daemon is ready, reloads and stops.
-    :param reread: reads the configuration again, or raises ConfigError.
+    :param reread: reads the configuration again, or raises ConfigError; called in a thread.
+    :param in_thread: starts it there.
     :param failed: called with the lines of the problems when the start has failed, before
         everything stops.
     """
@@ -47,12 +52,16 @@ class Daemon(Service):
         components: Components,
         manager: ServiceManager,
         reread: Callable[[], Config],
+        in_thread: InThread,
         failed: Callable[[list[str]], None],
     ) -> None:
         self._reactor = reactor
         self._components = components
         self._manager = manager
         self._reread = reread
+        self._in_thread = in_thread
+        self._reloading = False
+        self._reload_again = False
         self._fail = failed
         self._ending = False
         self._ready = False
@@ -113,23 +122,46 @@ class Daemon(Service):
             self._reactor.callWhenRunning(self._reactor.stop)
 
     def reload(self) -> None:
-        """SIGHUP: take the new configuration as a whole, or keep the old one as a whole."""
+        """
+        SIGHUP: take the new configuration as a whole, or keep the old one as a whole.
+
+        Its files are read in another thread. A signal that comes meanwhile has them read once
+        more.
+        """
         if self._ending:
             self.log.warn("configuration not reloaded, the daemon is stopping")
+        elif self._reloading:
+            self._reload_again = True
+        else:
+            self._reloading = True
+            if self._ready:
+                self._manager.reloading()
+            preparing = self._in_thread(lambda: self._components.prepare(self._reread()))
+            preparing.addCallback(self._use).addErrback(self._refused)
+            preparing.addCallback(lambda _: self._reload_ended())
+
+    def _use(self, prepared: PreparedReload) -> None:
+        if self._ending:
+            prepared.log_files.close()
             return
-        if self._ready:
-            self._manager.reloading()
-        try:
-            self._components.reload(self._reread())
-        except ConfigError as error:
-            for line in error.lines:
+        changes = self._components.use(prepared)
+        self.log.info("configuration reloaded: {changes}", changes=changes)
+
+    def _refused(self, failure: Failure) -> None:
+        self._components.reload_refused()
+        if isinstance(failure.value, ConfigError):
+            for line in failure.value.lines:
                 self.log.error("{problem}", problem=line)
             self.log.error("configuration not reloaded, the current one stays")
-        except Exception:
-            self.log.failure("configuration not reloaded")
         else:
-            self.log.info("configuration reloaded")
-        if self._ready:
+            self.log.failure("configuration not reloaded", failure)
+
+    def _reload_ended(self) -> None:
+        self._reloading = False
+        if self._reload_again and not self._ending:
+            self._reload_again = False
+            self.reload()
+        elif self._ready and not self._ending:
             self._manager.ready()
 
     def reopen_logs(self) -> None:

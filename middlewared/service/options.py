@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.internet.threads import deferToThreadPool
 from twisted.python import usage
 
 from middlewared.clock import Clock, measure_monotonically
@@ -26,6 +27,7 @@ from middlewared.service.certificate_checks import certificate_warnings
 from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
 from middlewared.service.garbage_collector import FullCollections
+from middlewared.service.loaded_files import LoadedFiles
 from middlewared.service.service_manager import ServiceManager
 
 
@@ -42,7 +44,8 @@ def makeService(options: Options) -> Daemon:
     measure_monotonically(reactor)
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
-        components = Components(reactor=reactor, config=read_all(path))
+        files = LoadedFiles()
+        components = Components(reactor=reactor, config=read_all(path, files), files=files)
     except ConfigError as error:
         _complain(error.lines)
         raise SystemExit(1) from None
@@ -56,7 +59,8 @@ def makeService(options: Options) -> Daemon:
         reactor=reactor,
         components=components,
         manager=ServiceManager(clock=cast(Clock, reactor), environ=os.environ),
-        reread=lambda: read_all(path),
+        reread=lambda: read_all(path, files),
+        in_thread=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         failed=failed,
     )
     reactor.callWhenRunning(_take_signals, reactor, daemon)
@@ -67,16 +71,17 @@ def makeService(options: Options) -> Daemon:
     return daemon
 
 
-def read_all(path: Path | None) -> Config:
+def read_all(path: Path | None, files: LoadedFiles | None = None) -> Config:
     """
     The configuration, with the files that it names also checked.
 
+    :param files: what was loaded before.
     :raises ConfigError: with every problem.
     """
     return read_config(
         path,
         os.environ,
-        find_problems=partial(file_problems, now=time.time()),
+        find_problems=partial(file_problems, now=time.time(), files=files),
         find_warnings=lambda config: (*certificate_warnings(config), *payload_warnings(config)),
     )
 

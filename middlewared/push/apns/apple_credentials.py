@@ -18,16 +18,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate
 
 from middlewared.errors import ConfigError, Problem
 from middlewared.push.apns.certificate_scope import Scope, scope_of
+from middlewared.push.private_keys import load_private_key
 
 
 @attrs.frozen
@@ -105,7 +102,7 @@ def _read(path: Path) -> bytes:
 
 def _load_key(path: Path, pem: bytes) -> PrivateKeyTypes:
     try:
-        return load_pem_private_key(pem, password=None)
+        return load_private_key(pem)
     except TypeError as error:  # the library's error for a key with a pass phrase
         raise _unusable(path, "the key has a pass phrase; store it without") from error
     except (ValueError, UnsupportedAlgorithm) as error:

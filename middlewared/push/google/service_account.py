@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import attrs
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from middlewared.errors import ConfigError, Problem
+from middlewared.push.private_keys import load_private_key
 
 _FIELDS = ("project_id", "client_email", "private_key_id", "private_key", "token_uri")
 
@@ -76,7 +76,7 @@ def _account(path: str | Path, document: dict[str, Any]) -> ServiceAccount:
 
 def _private_key(path: str | Path, pem: str) -> RSAPrivateKey:
     try:
-        key = load_pem_private_key(pem.encode(), password=None)
+        key = load_private_key(pem.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Not chained: the library's error may quote the key.
         raise _faulty([f"{path} has a private_key that cannot be read"]) from None
