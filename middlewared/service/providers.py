@@ -21,6 +21,7 @@ from middlewared.model import Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
+from middlewared.push.apns.apple_connections import SharedAppleConnections
 from middlewared.push.apns.apple_credentials import CertificateCredentials, KeyCredentials
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.provider_tokens import ProviderTokens
@@ -60,6 +61,7 @@ class Providers:
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
         self._host_pools = HostPools()
+        self._apple_connections = SharedAppleConnections()
         self._projects: WeakValueDictionary[Hashable, FcmProject] = WeakValueDictionary()
         self._current: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
@@ -179,8 +181,10 @@ class Providers:
                 sandbox_url=app.sandbox_url,
                 connections=app.connections,
                 sandbox_credentials=loaded.sandbox_credentials,
+                roots=loaded.roots,
             ),
             host_pools=self._host_pools,
+            shared=self._apple_connections,
             on_round_trip=partial(self._metrics.provider_ping, app.app),
         )
 

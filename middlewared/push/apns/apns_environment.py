@@ -9,11 +9,11 @@ connection that was idle too long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 import attrs
 
 from middlewared.clock import Clock, WallClock
+from middlewared.push.apns.apple_connections import AppleConnections
 from middlewared.push.apns.apple_credentials import Credentials, KeyCredentials
 from middlewared.push.apns.provider_tokens import ProviderToken, ProviderTokens
 from middlewared.push.apns.push_request import RequestKind, authorization_header, new_id
@@ -24,11 +24,10 @@ from middlewared.push.apns.reasons import (
     LEAVING,
     interpret,
 )
-from middlewared.push.http2.exchange import OK, Exchange, Response, UsedConnection
+from middlewared.push.http2.exchange import OK, Exchange, Response
 from middlewared.push.http2.pool import Http2Pool
 from middlewared.push.interface import Accepted, PushResult, Temporary, Uncertain
 
-LEAVE_EVERY_S = 10.0
 _RETRIED = frozenset({EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, IDLE_TIMEOUT})
 
 
@@ -50,26 +49,31 @@ class ApnsMessage:
 
 class ApnsEnvironment:
     """
-    Its connections, and what its requests share.
+    What the requests of the app share.
 
     :param name: ``production`` or ``sandbox``.
+    :param connections: shared by the apps of the credentials; :meth:`start` and :meth:`stop`
+        begin and end their use.
     :param tokens: shared by all apps of the process.
+    :param on_round_trip: gets each round trip of a PING, in seconds.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        pool: Http2Pool,
+        connections: AppleConnections,
         authority: str,
         topic: str,
         credentials: Credentials,
         tokens: ProviderTokens,
         clock: Clock,
         wall: WallClock,
+        on_round_trip: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.name = name
-        self.pool = pool
+        self.on_round_trip = on_round_trip
+        self._connections = connections
         self._call = RequestKind.of(authority=authority, topic=topic, push_type="voip")
         self._notice = RequestKind.of(
             authority=authority, topic=topic.removesuffix(".voip"), push_type="alert"
@@ -81,11 +85,21 @@ class ApnsEnvironment:
         self._tokens = tokens
         self._clock = clock
         self._wall = wall
-        self._left_at = -inf
-        """When a connection was last left because Apple refused a request on it."""
-
         self._authorization: tuple[ProviderToken, bytes] | None = None
         """The current provider token, and its encoded header."""
+
+    @property
+    def pool(self) -> Http2Pool:
+        """The connections."""
+        return self._connections.pool
+
+    def start(self, connections: int) -> None:
+        """Begin to connect, unless another app has; keep at least so many connections."""
+        self._connections.start(self, connections)
+
+    async def stop(self) -> None:
+        """Close the connections if no other app uses them."""
+        await self._connections.stop(self)
 
     async def send(self, message: ApnsMessage, send_by: float | None = None) -> PushResult:
         """
@@ -113,7 +127,7 @@ class ApnsEnvironment:
             avoided = first.connection
         second = self._exchange(message, token, send_by)
         if avoided is not None:
-            self._leave_seldom(avoided, result.reason)
+            self._connections.leave_seldom(avoided, result.reason)
             second.connection = avoided
         result = await self._request(second)
         if result.reason == INVALID_PROVIDER_TOKEN:
@@ -165,10 +179,3 @@ class ApnsEnvironment:
         if isinstance(result, Uncertain):
             return attrs.evolve(result, provider_id=exchange.request_id.decode("ascii"))
         return result
-
-    def _leave_seldom(self, connection: UsedConnection, reason: str) -> None:
-        """Leave ``connection``, but rarely: Apple treats many new connections as an attack."""
-        now = self._clock.seconds()
-        if now >= self._left_at + LEAVE_EVERY_S:
-            self._left_at = now
-            connection.leave(f"Apple responded {reason}")

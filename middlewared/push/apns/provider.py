@@ -19,12 +19,12 @@ from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.push.apns.apns_environment import ApnsEnvironment, ApnsMessage
 from middlewared.push.apns.apns_payload import apple_call_payload, apple_notice_payload
-from middlewared.push.apns.apple_credentials import Credentials
+from middlewared.push.apns.apple_connections import AppleConnections, SharedAppleConnections
+from middlewared.push.apns.apple_credentials import Credentials, KeyCredentials
 from middlewared.push.apns.mass_refusal import MassRefusal
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import NOTICE_LIFE_S
-from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, PAYLOAD_TOO_LARGE, goaway_fault
-from middlewared.push.http2.connector import PeerHabits, tls_endpoint
+from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, PAYLOAD_TOO_LARGE
 from middlewared.push.http2.pool import HostPools, Http2Pool
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
@@ -61,7 +61,8 @@ class ApnsSettings:
 
     ``tls`` returns the TLS settings for a host: trusted roots, ALPN ``h2`` and, with
     certificate credentials, that certificate. ``sandbox_url`` "": no sandbox.
-    ``sandbox_credentials`` None: the same as in production.
+    ``sandbox_credentials`` None: the same as in production. ``roots`` identifies the trusted
+    roots, apart from those of the platform.
     """
 
     app: str
@@ -72,6 +73,7 @@ class ApnsSettings:
     sandbox_url: str
     connections: int
     sandbox_credentials: Credentials | None = None
+    roots: str = ""
 
 
 class ApnsProvider(PushProvider):
@@ -86,10 +88,11 @@ class ApnsProvider(PushProvider):
         settings: ApnsSettings,
         wall: WallClock = wall_clock,
         host_pools: HostPools | None = None,
+        shared: SharedAppleConnections | None = None,
         on_round_trip: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """
-        :param tokens: shared by all apps of the process, as are ``host_pools``.
+        :param tokens: shared by all apps of the process, as are ``host_pools`` and ``shared``.
         :param on_round_trip: gets environment and round trip in seconds of each PING.
         """
         self._clock = clock
@@ -98,6 +101,7 @@ class ApnsProvider(PushProvider):
         self._tokens = tokens
         self._settings = settings
         self._host_pools = host_pools or HostPools()
+        self._shared = shared or SharedAppleConnections()
         self._on_round_trip = on_round_trip
         self._problems = ProblemLog(provider="Apple", app=settings.app, clock=clock)
         self._alarms = {
@@ -133,7 +137,7 @@ class ApnsProvider(PushProvider):
     async def start(self) -> None:
         """Begin to connect to both environments."""
         for environment in self._environments.values():
-            environment.pool.start()
+            environment.start(self._settings.connections)
 
     async def prepared(self) -> None:
         """Wait for the first connection to production."""
@@ -142,7 +146,7 @@ class ApnsProvider(PushProvider):
     async def stop(self) -> None:
         """See :meth:`~.interface.PushProvider.stop`."""
         for environment in self._environments.values():
-            self._background.run(environment.pool.stop())
+            self._background.run(environment.stop())
         await self._background.finish()
 
     async def send(self, push: Push) -> PushResult:
@@ -201,28 +205,34 @@ class ApnsProvider(PushProvider):
 
     def _make_environment(self, name: str, url: str) -> ApnsEnvironment:
         settings = self._settings
-        host, endpoint = tls_endpoint(url, self._endpoint, settings.tls)
-        pool = Http2Pool(
-            name=f"{settings.app} {name}",
-            clock=self._clock,
-            host=host,
-            endpoint=endpoint,
-            size=settings.connections,
-            host_pools=self._host_pools,
-            peer="Apple",
-            habits=PeerHabits(goaway_fault=goaway_fault),
-            on_round_trip=partial(self._on_round_trip, name),
-        )
-        sandbox_credentials = settings.sandbox_credentials if name == "sandbox" else None
+        own = settings.sandbox_credentials if name == "sandbox" else None
+        credentials = own or settings.credentials
         return ApnsEnvironment(
             name=name,
-            pool=pool,
+            connections=self._shared.get(
+                (name, url, credentials, settings.roots),
+                partial(self._make_connections, name, url, credentials),
+            ),
             authority=urlsplit(url).netloc,
             topic=settings.topic,
-            credentials=sandbox_credentials or settings.credentials,
+            credentials=credentials,
             tokens=self._tokens,
             clock=self._clock,
             wall=self._wall,
+            on_round_trip=partial(self._on_round_trip, name),
+        )
+
+    def _make_connections(self, name: str, url: str, credentials: Credentials) -> AppleConnections:
+        user = self._settings.app
+        if isinstance(credentials, KeyCredentials):
+            user = f"key {credentials.key_id}"
+        return AppleConnections(
+            name=f"{user} {name}",
+            url=url,
+            endpoint=self._endpoint,
+            tls=self._settings.tls,
+            clock=self._clock,
+            host_pools=self._host_pools,
         )
 
 

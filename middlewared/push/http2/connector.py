@@ -128,6 +128,7 @@ class Connector:
         self._pool = pool
         self._habits = habits
         self._running: Deferred[None] | None = None
+        self._connection: Http2Connection | None = None
         self._stopping = False
         self._notifying = False
         """Whether a callback of the pool is running, which may call :meth:`stop`."""
@@ -153,6 +154,12 @@ class Connector:
                 self._running.cancel()
             await self._running
 
+    async def retire(self) -> None:
+        """Stop; a connection that is up closes after its last request."""
+        await self.stop()
+        if self._connection is not None:
+            self._connection.leave("fewer connections are configured")
+
     def hurry(self) -> None:
         """A request waits: try again soon, unless the configuration must be corrected first."""
         now = self._clock.seconds()
@@ -172,7 +179,7 @@ class Connector:
     async def _keep_connected(self) -> None:
         while not self._stopping:
             try:
-                connection = await self._connect()
+                connection = self._connection = await self._connect()
                 self._notify(self._pool.joined, connection)
                 if self._stopping:
                     return

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from middlewared.background import Background, shielded
 from middlewared.clock import Clock, DelayedCall
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.connector import Connector, PeerHabits
@@ -102,17 +104,18 @@ class Http2Pool:
         self._on_round_trip = on_round_trip
         self._prepared: Deferred[None] = Deferred()
         self._connections: list[Http2Connection] = []
-        self._connectors = [
-            Connector(
-                name=name,
-                clock=clock,
-                endpoint=endpoint,
-                factory=self._make_connection,
-                pool=self,
-                habits=habits,
-            )
-            for _ in range(size)
-        ]
+        self._make_connector = partial(
+            Connector,
+            name=name,
+            clock=clock,
+            endpoint=endpoint,
+            factory=self._make_connection,
+            pool=self,
+            habits=habits,
+        )
+        self._connectors = [self._make_connector() for _ in range(size)]
+        self._started = False
+        self._surplus = Background()
         self._queue: deque[Exchange] = deque()
         self._fault: ConfigFault | None = None
         self._sweep_timer: DelayedCall | None = None
@@ -125,16 +128,27 @@ class Http2Pool:
 
     def start(self) -> None:
         """Begin to connect."""
+        self._started = True
         self._host_pools.add(self._host, self)
         for connector in self._connectors:
             connector.start()
 
+    def resize(self, size: int) -> None:
+        """Keep so many connections ready; surplus ones close after their last request."""
+        while len(self._connectors) < size:
+            self._connectors.append(self._make_connector())
+            if self._started:
+                self._connectors[-1].start()
+        while len(self._connectors) > size:
+            self._surplus.run(self._connectors.pop().retire())
+
     async def prepared(self) -> None:
-        """Wait for the first connection; for one caller at a time."""
+        """Wait for the first connection."""
         if self._is_connected:
             return
-        self._prepared = Deferred()
-        await self._prepared
+        if self._prepared.called:
+            self._prepared = Deferred()
+        await shielded(self._prepared)
 
     @property
     def up(self) -> bool | None:
@@ -348,6 +362,7 @@ class Http2Pool:
     async def _stop_connectors(self) -> None:
         for connector in self._connectors:
             await connector.stop()
+        await self._surplus.finish()
 
     async def _wait_closed(self, timeout_s: float) -> None:
         """Wait until every connection is gone; those left after the time-out are aborted."""
