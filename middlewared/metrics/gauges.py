@@ -38,6 +38,7 @@ class Sources:
     devices: Callable[[], Mapping[tuple[str, Platform], int]] = dict
     silent_devices: Callable[[], int | None] = lambda: None
     token_removals_paused: Callable[[], Mapping[tuple[str, Platform], bool]] = dict
+    kamailios: Callable[[], Mapping[str, bool]] = dict
 
 
 class Gauges(Collector):
@@ -97,6 +98,12 @@ class Gauges(Collector):
             "Whether removing devices with dead tokens is paused, as too many die at once",
             ("app", "platform"),
             lambda: _by_platform(sources.token_removals_paused()),
+        )
+        yield from self._read(
+            "middlewared_kamailio_connected",
+            "Whether the evapi of a Kamailio is connected",
+            ("kamailio",),
+            lambda: {(name,): up for name, up in sources.kamailios().items()},
         )
 
     def _read(

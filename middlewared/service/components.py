@@ -30,11 +30,13 @@ from middlewared.devices.batched_writes import BatchedWrites
 from middlewared.devices.cached_registry import CachedRegistry
 from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
+from middlewared.kamailio.kamailio_links import KamailioLinks
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
 from middlewared.metrics.exposition import MetricsResource
 from middlewared.model import DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
 from middlewared.outgoing.http_client import PooledHttpClient
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.lost_account_notices import LostAccountNotices
 from middlewared.push.removal_brake import RemovalBrake
@@ -48,6 +50,7 @@ from middlewared.service.implementations import (
     choose_endpoints,
     choose_rendezvous,
 )
+from middlewared.service.kamailio_requests import KamailioRequests
 from middlewared.service.log_files import LogFiles
 from middlewared.service.phone_reports import PhoneReports
 from middlewared.service.ports import Listener
@@ -55,6 +58,7 @@ from middlewared.service.providers import Providers
 from middlewared.service.reactor_turns import watch_turns
 from middlewared.service.room_settings import (
     cache_settings,
+    kamailio_addresses,
     needing_restart,
     ringing_settings,
     web_settings,
@@ -71,6 +75,7 @@ class Components:
 
     :ivar config: the current configuration.
     :ivar draining: as /health/ reports it.
+    :ivar ready: whether calls are taken.
     """
 
     log = Logger()
@@ -80,6 +85,7 @@ class Components:
         self._reactor = reactor
         self.config = config
         self.draining = False
+        self.ready = False
         self._apps = load_apps(config, now=wall_clock())
         self._call_work = Background()
         self._request_work = Background()
@@ -91,6 +97,7 @@ class Components:
         self._make_push()
         self._make_ringing()
         self._make_web()
+        self._make_kamailios()
         self._make_gauges()
 
     def _make_observers(self) -> None:
@@ -194,6 +201,21 @@ class Components:
             observe_pbx=self.metrics.pbx_request,
         )
 
+    def _make_kamailios(self) -> None:
+        requests = KamailioRequests(
+            clock=self._reactor,
+            web=self.web,
+            repeats=self.repeats,
+            refused=self.ringing.refused,
+            observe_pbx=self.metrics.pbx_request,
+        )
+        self.kamailios = KamailioLinks(
+            clock=self._reactor,
+            endpoints=DirectEndpoints(self._reactor),
+            requests=requests,
+            repeats=self.repeats,
+        )
+
     def _make_gauges(self) -> None:
         self.metrics.sources = Sources(
             waiting=lambda: self.ringing.waiting,
@@ -204,6 +226,7 @@ class Components:
             devices=lambda: self.counts.devices,
             silent_devices=lambda: self.counts.silent,
             token_removals_paused=self._removals_paused,
+            kamailios=self.kamailios.connected,
         )
 
     def listeners(self) -> list[Listener]:
@@ -269,6 +292,7 @@ class Components:
         self.routes.replace(routes)
         self.ringing.settings = ringing
         self.web.settings.current = web
+        self.connect_kamailios(config)
         self.devices.reconfigure(cache)
         for key in needing_restart(self.config, config):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
@@ -305,6 +329,11 @@ class Components:
             if device is not None and DeviceKind(device.app, device.platform) == late.kind:
                 self.wakeups.add(Wakeup(device, received_time))
 
+    def connect_kamailios(self, config: Config) -> None:
+        """Take the calls of the Kamailios in ``config``, once the daemon is ready for calls."""
+        if self.ready:
+            self.kamailios.use(kamailio_addresses(config))
+
     async def until_idle(self, longest_s: float) -> None:
         """Wait until no request is held, at most ``longest_s``."""
         with suppress(TimeoutError):
@@ -334,6 +363,7 @@ class Components:
                 self.log.failure("stopping continues after a failure")
 
     async def _stop_calls(self) -> None:
+        self.kamailios.stop()
         await self.rendezvous.stop()
         self.call_log.flush()
         self.overload.report()
