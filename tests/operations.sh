@@ -13,7 +13,11 @@ command -v promtool >/dev/null || missing+=(prometheus)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v kamailio >/dev/null || missing+=(kamailio)
-[ -n "$(find /usr/lib -path '*kamailio/modules/http_client.so' -print -quit)" ] || missing+=(kamailio-utils-modules)
+for module in evapi:extra jansson:json tls:tls http_client:utils; do
+    [ -n "$(find /usr/lib -path "*kamailio/modules/${module%:*}.so" -print -quit)" ] ||
+        missing+=("kamailio-${module#*:}-modules")
+done
+command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
 command -v openssl >/dev/null || missing+=(openssl)
 if [ ${#missing[@]} -gt 0 ]; then
@@ -86,6 +90,9 @@ python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
 echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
 python "$root/tests/operations/balancer.py"
 
-echo "-- Kamailio: calls that wait for their phone"
+echo "-- Kamailio: apps that are woken, over evapi"
+python "$root/tests/operations/waking.py" "$work"
+
+echo "-- Kamailio: calls that wait for their phone, over HTTP"
 python "$root/tests/operations/sip.py" "$work"
 echo "the shipped files work"

@@ -8,6 +8,7 @@ is now, and the call reaches it there. Usage: waking.py WORK_DIRECTORY
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 CHECKOUT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(CHECKOUT)]
@@ -28,7 +32,9 @@ from twisted.internet.threads import deferToThread  # noqa: E402
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, Stage, free_port  # noqa: E402
 from middlewared.simulator.accounts_server import basic  # noqa: E402
+from middlewared.simulator.daemon_process import DaemonProcess  # noqa: E402
 from middlewared.simulator.record import AnyPush  # noqa: E402
+from tests.servers.redis import Redis  # noqa: E402
 
 PROXY = "127.0.0.1"
 YESTERDAY, TODAY, CALLERS = "127.0.0.2", "127.0.0.3", "127.0.0.4"
@@ -36,6 +42,7 @@ SIPP_PHONE, BARESIP, VIALER, NOBODY = 200_000_001, 200_000_002, 200_000_003, 200
 TOKENS = {SIPP_PHONE: "a1" * 32, BARESIP: "b2" * 32}
 SCENARIOS = CHECKOUT / "tests" / "operations"
 LONGEST_S = 30.0
+CONNECTED = "connected to kamailio edge"
 
 
 class Program:
@@ -85,26 +92,50 @@ class Site:
         self.pushes: list[AnyPush] = []
         self.wakes: dict[str, Callable[[AnyPush], None]] = {}
         self.sip, self.tls, self.evapi = (free_port() for _ in range(3))
+        self.redis = Redis()
+        self._daemons: list[DaemonProcess] = []
         self.stage = Stage(
             reactor=reactor,
             folder=work,
             listener=self._pushed,
             calls="roundtrip_wait_ms = 4000\nanswer_by_registration = yes\n",
-            sections=f"[kamailio:edge]\nevapi = {PROXY}:{self.evapi}\n",
+            sections=f"[kamailio:edge]\nevapi = {PROXY}:{self.evapi}\n"
+            f"[redis]\nnodes = 127.0.0.1:{self.redis.port}\n",
         )
+        self.daemon = self.stage.daemon
         self._kamailio: Program | None = None
 
     async def start(self) -> None:
         """Start the stage and Kamailio, and wait until they are connected."""
         await self.stage.start()
         self.start_kamailio()
-        await self.until(lambda: "connected to kamailio edge" in self.stage.daemon.log)
+        await self.until(lambda: CONNECTED in self.stage.daemon.log)
 
     async def stop(self) -> None:
         """Stop everything."""
         for program in reversed(self._programs):
             program.end()
+        for daemon in self._daemons:
+            await daemon.stop()
         await self.stage.stop()
+        self.redis.remove()
+
+    async def start_daemon(self) -> DaemonProcess:
+        """Another one, with the same Redis and database."""
+        config = self._work / f"daemon-{len(self._daemons)}.ini"
+        text = (self._work / "middlewared.ini").read_text()
+        first, own = self.stage.url.rpartition(":")[2], free_port()
+        config.write_text(text.replace(f"listen = tcp:{first}:", f"listen = tcp:{own}:"))
+        daemon = DaemonProcess(reactor=self._reactor, config=config)
+        self._daemons.append(daemon)
+        await daemon.start()
+        await self.until(lambda: CONNECTED in daemon.log)
+        return daemon
+
+    async def waiting(self, daemon: DaemonProcess) -> int:
+        """How many calls wait at a daemon."""
+        health = await deferToThread(lambda: urlopen(daemon.url("/health/")).read())
+        return int(json.loads(health)["waiting"])
 
     def start_kamailio(self) -> None:
         """With the shipped files, in which only addresses are replaced."""
@@ -113,20 +144,21 @@ class Site:
         shutil.copy(CHECKOUT / "etc/kamailio/middlewared.cfg", folder)
         subprocess.run(
             [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"),
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
                 *("-subj", f"/CN={PROXY}", "-addext", f"subjectAltName=IP:{PROXY}"),
                 *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
             ],
             check=True,
             capture_output=True,
         )
+        evapi = f"{PROXY}:{self.evapi}"
         text = (CHECKOUT / "etc/kamailio/kamailio.cfg").read_text()
         for old, new in (
             ("10.0.0.6:5060", f"{PROXY}:{self.sip}"),
             ("10.0.0.6:5061", f"{PROXY}:{self.tls}"),
             ("/etc/kamailio/sip.example.com.key", str(folder / "key.pem")),
             ("/etc/kamailio/sip.example.com.pem", str(folder / "cert.pem")),
-            ("#!define WITH_TLS", f'#!define MIDDLEWARED_EVAPI "{PROXY}:{self.evapi}"\n#!define WITH_TLS'),
+            ("#!define WITH_TLS", f'#!define WITH_TLS\n#!define MIDDLEWARED_EVAPI "{evapi}"'),
             ("log_stderror=no", "log_stderror=yes"),
         ):
             assert old in text, old
@@ -179,17 +211,14 @@ class Site:
             reply = phone.recv(4096)
             assert reply.startswith(b"SIP/2.0 200"), reply
 
-    def sipp_phone(self, account: int, *, tls: bool = False) -> Program:
+    def sipp_phone(self, account: int) -> Program:
         """A SIPp that registers with its push parameters and takes a call."""
-        keys = self._work / "kamailio"
-        transport = ("-t", "l1", "-tls_cert", f"{keys}/cert.pem", "-tls_key", f"{keys}/key.pem")
         scenario = (SCENARIOS / "woken.xml").read_text()
         path = self._work / f"woken-{account}.xml"
         path.write_text(scenario.replace("$PN", push_parameters(account)))
         return self.run(
-            *("sipp-phone", "sipp", f"{PROXY}:{self.tls if tls else self.sip}", "-sf", str(path)),
+            *("sipp-phone", "sipp", f"{PROXY}:{self.sip}", "-sf", str(path)),
             *("-oocsf", str(SCENARIOS / "phone.xml"), "-s", str(account), "-i", TODAY),
-            *(transport if tls else ()),
             *("-p", str(free_port()), "-m", "1", "-nostdin"),
         )
 
@@ -203,16 +232,16 @@ class Site:
         return phone, port
 
     def baresip(self, account: int) -> Program:
-        """A baresip that registers over TCP and takes any call."""
+        """A baresip that registers over TLS and takes any call."""
         folder = self._work / "baresip"
         folder.mkdir(exist_ok=True)
         (folder / "config").write_text(
             "module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule_app account.so\n"
             f"module_app menu.so\nmodule ausine.so\nmodule aufile.so\nsip_listen {TODAY}:0\n"
-            f"audio_source ausine,400\naudio_player aufile,{folder}/out.wav\nnet_interface {TODAY}\n"
+            f"net_interface {TODAY}\naudio_source ausine,400\naudio_player aufile,{folder}/out\n"
         )
         (folder / "accounts").write_text(
-            f"<sip:{account}@{PROXY}:{self.sip};transport=tcp>;regint=60;answermode=auto;auth_pass=\n"
+            f"<sip:{account}@{PROXY}:{self.tls};transport=tls>;regint=60;answermode=auto;auth_pass=\n"
         )
         (folder / "contacts").write_text("")
         return self.run("baresip", "baresip", "-f", str(folder), "-t", "25")
@@ -232,11 +261,13 @@ class Site:
         code = await caller.ended()
         assert code == 0, f"{scenario} to {account}: {caller.name} ended with {code}"
 
-    async def respond(self, push: AnyPush, *, available: bool) -> int:
-        """A Vialer app answers; the status."""
+    async def respond(
+        self, push: AnyPush, *, available: bool, at: DaemonProcess | None = None
+    ) -> int:
+        """A Vialer app answers, at one of the daemons; the status."""
         return await deferToThread(
             post,
-            f"{self.stage.url}/api/call-response/",
+            (at or self.daemon).url("/api/call-response/"),
             unique_key=push.data["unique_key"],
             message_start_time=str(push.data["message_start_time"]),
             available=str(available),
@@ -256,10 +287,6 @@ def push_parameters(account: int) -> str:
 
 def post(url: str, authorization: str = "", **fields: str) -> int:
     """POST a form; the status."""
-    from urllib.error import HTTPError
-    from urllib.parse import urlencode
-    from urllib.request import Request, urlopen
-
     headers = {"Authorization": authorization} if authorization else {}
     try:
         with urlopen(Request(url, urlencode(fields).encode(), headers)) as reply:
@@ -279,18 +306,7 @@ async def wakes_a_phone_elsewhere(site: Site) -> None:
     phones[0].end()
 
 
-async def wakes_a_phone_over_tls(site: Site) -> None:
-    """The call comes on the connection on which it registered."""
-    await sleep_in(site)
-    phones: list[Program] = []
-    site.wakes[TOKENS[SIPP_PHONE]] = lambda _: phones.append(
-        site.sipp_phone(SIPP_PHONE, tls=True)
-    )
-    await site.call("caller", SIPP_PHONE)
-    phones[0].end()
-
-
-async def wakes_baresip_over_tcp(site: Site) -> None:
+async def wakes_baresip_over_tls(site: Site) -> None:
     """Another kind of user agent, over another transport."""
     phones: list[Program] = []
     site.wakes[TOKENS[BARESIP]] = lambda _: phones.append(site.baresip(BARESIP))
@@ -317,7 +333,7 @@ async def vialer_app_beside_it(site: Site) -> None:
     """It registers at the daemon, and answers there: with yes, or with no."""
     status = await deferToThread(
         post,
-        f"{site.stage.url}/api/android-device/",
+        site.daemon.url("/api/android-device/"),
         basic(str(VIALER), "secret"),
         sip_user_id=str(VIALER),
         token="vialer",
@@ -345,12 +361,33 @@ async def caller_hangs_up(site: Site) -> None:
     push = await pushed
     assert await caller.ended() == 0, "the caller could not hang up"
     assert await site.respond(push, available=True) == 404
-    await site.until(lambda: "call cancelled " in site.stage.daemon.log)
+    await site.until(lambda: "call cancelled " in site.daemon.log)
 
 
 async def refuses_an_account_without_an_app(site: Site) -> None:
     """At once."""
     await site.call("refused", NOBODY)
+
+
+async def another_daemon_takes_over(site: Site) -> None:
+    """Two daemons at one Kamailio: the one that holds a call is killed, the other goes on."""
+    phone, port = site.sipp_contact(TODAY)
+    site.register(VIALER, TODAY, port)
+    another = await site.start_daemon()
+    await sleep_in(site)
+    pushed = site.pushed_to("vialer")
+    caller = site.caller("caller", VIALER)
+    push = await pushed
+    holder, other = site.daemon, another
+    if await site.waiting(another):
+        holder, other = other, holder
+    assert (await site.waiting(holder), await site.waiting(other)) == (1, 0)
+    holder.signal(signal.SIGKILL)
+    await holder.exited()
+    assert await site.respond(push, available=True, at=other) == 202
+    assert await caller.ended() == 0, "the call was lost with its daemon"
+    site.daemon = other
+    phone.end()
 
 
 async def goes_on_without_the_daemon(site: Site) -> None:
@@ -366,14 +403,12 @@ async def goes_on_without_the_daemon(site: Site) -> None:
     caller = site.caller("caller", VIALER)
     await pushed
     began_at = time.monotonic()
-    site.stage.daemon.signal(signal.SIGKILL)
+    site.daemon.signal(signal.SIGKILL)
     assert await caller.ended() == 0, "the call that waited was lost"
     assert time.monotonic() - began_at < 3, "the call that waited went on waiting"
-    await site.stage.daemon.exited()
+    await site.daemon.exited()
     await site.call("caller", VIALER)
-    await site.stage.daemon.start()
-    lines = "connected to kamailio edge"
-    await site.until(lambda: site.stage.daemon.log.count(lines) >= 2)
+    site.daemon = await site.start_daemon()
     pushed = site.pushed_to("vialer")
     caller = site.caller("caller", VIALER)
     assert await site.respond(await pushed, available=True) == 202
@@ -388,12 +423,12 @@ async def sleep_in(site: Site) -> None:
 
 SCENES = (
     wakes_a_phone_elsewhere,
-    wakes_a_phone_over_tls,
-    wakes_baresip_over_tcp,
+    wakes_baresip_over_tls,
     calls_an_awake_phone_at_once,
     vialer_app_beside_it,
     caller_hangs_up,
     refuses_an_account_without_an_app,
+    another_daemon_takes_over,
     goes_on_without_the_daemon,
 )
 
@@ -408,7 +443,7 @@ async def play(reactor: Any, work: Path) -> None:
             await scene(site)
             sys.stdout.write(f"{scene.__name__}\n")
     except BaseException:
-        sys.stdout.write(site.stage.daemon.log)
+        sys.stdout.write(site.daemon.log)
         raise
     finally:
         await site.stop()
