@@ -41,6 +41,7 @@ YESTERDAY, TODAY, CALLERS = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 SIPP_PHONE, BARESIP, VIALER, NOBODY = 200_000_001, 200_000_002, 200_000_003, 200_000_009
 TOKENS = {SIPP_PHONE: "a1" * 32, BARESIP: "b2" * 32}
 SCENARIOS = CHECKOUT / "tests" / "operations"
+NAME, NUMBER = "Smith & Sons, Zoë + Co; 100%", "+31501234567"
 LONGEST_S = 30.0
 CONNECTED = "connected to kamailio edge"
 
@@ -304,6 +305,8 @@ async def wakes_a_phone_elsewhere(site: Site) -> None:
     site.wakes[TOKENS[SIPP_PHONE]] = lambda _: phones.append(site.sipp_phone(SIPP_PHONE))
     await site.call("caller", SIPP_PHONE)
     phones[0].end()
+    data = site.pushes[-1].data
+    assert (data["caller_id"], data["phonenumber"]) == (NAME, NUMBER), data
 
 
 async def wakes_baresip_over_tls(site: Site) -> None:
@@ -369,6 +372,14 @@ async def refuses_an_account_without_an_app(site: Site) -> None:
     await site.call("refused", NOBODY)
 
 
+async def a_phone_leaves(site: Site) -> None:
+    """Its last REGISTER says that it has no contact any more: nor has it a device."""
+    site.register(SIPP_PHONE, TODAY, free_port(), pn=True, expires=0)
+    before = len(site.pushes)
+    await site.call("refused", SIPP_PHONE)
+    assert len(site.pushes) == before, "a phone that has left was woken"
+
+
 async def another_daemon_takes_over(site: Site) -> None:
     """Two daemons at one Kamailio: the one that holds a call is killed, the other goes on."""
     phone, port = site.sipp_contact(TODAY)
@@ -428,6 +439,7 @@ SCENES = (
     vialer_app_beside_it,
     caller_hangs_up,
     refuses_an_account_without_an_app,
+    a_phone_leaves,
     another_daemon_takes_over,
     goes_on_without_the_daemon,
 )
