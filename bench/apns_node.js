@@ -2,6 +2,7 @@
 // Usage: node apns_node.js PORT CERTIFICATE CA PUSHES IN_FLIGHT ; prints one JSON object.
 'use strict'
 const { createRequire } = require('module')
+const { measure } = require('./pushes.js')
 const apn = createRequire(process.cwd() + '/')('@parse/node-apn')
 
 const [port, pem, ca, count, inFlight] = process.argv.slice(2)
@@ -25,45 +26,16 @@ function makeNote (number) {
   return note
 }
 
-async function run (provider, count, inFlight) {
-  let next = 0
-  let failed = 0
-  const took = []
-  async function work () {
-    while (next < count) {
-      const number = next++
-      const began = performance.now()
-      const response = await provider.send(makeNote(number), number.toString(16).padStart(64, '0'))
-      took.push(performance.now() - began)
-      failed += response.failed.length
-    }
-  }
-  await Promise.all(Array.from({ length: inFlight }, work))
-  return [took, failed]
-}
-
 async function main () {
   const provider = new apn.Provider({
     cert: pem, key: pem, ca: [ca], address: 'localhost', port: Number(port), production: false
   })
-  await run(provider, 2000, Number(inFlight))
-  const before = process.memoryUsage().rss
-  const wall = performance.now()
-  const cpu = process.cpuUsage()
-  const [took, failed] = await run(provider, Number(count), Number(inFlight))
-  const used = process.cpuUsage(cpu)
-  const wallS = (performance.now() - wall) / 1000
-  took.sort((a, b) => a - b)
-  console.log(JSON.stringify({
-    pushes: took.length,
-    failed,
-    wall_s: wallS,
-    cpu_s: (used.user + used.system) / 1e6,
-    p50_ms: took[took.length >> 1],
-    p99_ms: took[Math.floor(took.length * 0.99)],
-    rss_kb: process.memoryUsage().rss / 1024,
-    rss_before_kb: before / 1024
-  }))
+  async function send (number) {
+    const note = makeNote(number)
+    const response = await provider.send(note, number.toString(16).padStart(64, '0'))
+    return response.failed.length === 0
+  }
+  await measure(send, Number(count), Number(inFlight))
   provider.shutdown()
   setTimeout(() => process.exit(0), 100)
 }

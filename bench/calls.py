@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from generator import Answer, percentile, steady
 from load import ACK, Calls, each, paced
-from world import Meter, Setup, World
+from world import CHECKOUT, Meter, Setup, World
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -107,17 +107,19 @@ async def throughput(calls: Calls, count: int, at_once: int, *, keep: bool) -> F
             refused.append(ack)
 
     await each(range(accounts), at_once, ring)
+    refused.clear()
     steady()
     with Meter(calls.world) as meter:
         await each(range(count), at_once, ring)
+    acknowledged = count - len(refused)
     return {
         "calls": count,
         "at_once": at_once,
         "connections": "kept" if keep else "new",
         "not_acknowledged": len(refused),
-        "calls_per_s": round(count / meter.wall_s),
-        "calls_per_cpu_s": round(count / meter.daemon_cpu_s),
-        "cpu_s_per_1000": round(meter.daemon_cpu_s / count * 1000, 3),
+        "calls_per_s": round(acknowledged / meter.wall_s),
+        "calls_per_cpu_s": round(acknowledged / meter.daemon_cpu_s),
+        "cpu_s_per_1000": round(meter.daemon_cpu_s / max(acknowledged, 1) * 1000, 3),
         "cpu_s": round(meter.daemon_cpu_s, 2),
         **meter.shares(),
     }
@@ -178,6 +180,9 @@ def measure(options: argparse.Namespace) -> Figures:
         answer_ms=0 if answering else None,
         accounts="voipgrid" if options.mode == "register" else "open",
         profile=options.profile and options.profile.absolute(),
+        checkout=options.checkout.absolute(),
+        attach=options.attach,
+        under=options.under,
     )
     count = options.calls
     match options.mode:
@@ -213,6 +218,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--at-once", type=int, default=32, help="throughput, register: how many at a time")
     add("--new-connections", action="store_true", help="throughput: one for each call")
     add("--profile", type=Path, help="leave cProfile's statistics of the daemon in this file")
+    add("--checkout", type=Path, default=CHECKOUT, help="whose daemons are measured")
+    add("--attach", default="", help="a command to run meanwhile; it gets the daemon's PID")
+    add("--under", default="", help="a command under which the daemon runs, such as valgrind")
     return parser.parse_args()
 
 

@@ -27,14 +27,13 @@ from twisted.internet.task import LoopingCall, react  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from middlewared.model import Call, Device, IncomingCall, Platform  # noqa: E402
-from middlewared.outgoing.http_client import PooledHttpClient  # noqa: E402
-from middlewared.outgoing.tcp_endpoints import DirectEndpoints  # noqa: E402
-from middlewared.outgoing.tls import ClientTLS, load_trust  # noqa: E402
-from middlewared.push.google.fcm import FcmProvider  # noqa: E402
+from providers import fcm_provider, http_client, make_push  # noqa: E402
+
+from middlewared.model import Platform  # noqa: E402
+from middlewared.outgoing.tls import load_trust  # noqa: E402
 from middlewared.push.google.legacy import LegacyProvider  # noqa: E402
 from middlewared.push.google.service_account import load_service_account  # noqa: E402
-from middlewared.push.interface import CallPush, PushProvider  # noqa: E402
+from middlewared.push.interface import PushProvider  # noqa: E402
 from middlewared.simulator.certificates import Authority, write_service_account  # noqa: E402
 from middlewared.simulator.google_server import GoogleServer  # noqa: E402
 from middlewared.simulator.scripts import Delay, Stall  # noqa: E402
@@ -43,7 +42,6 @@ reactor: Any = _reactor
 API_KEY = "bench"
 NAMES = ("good", "slow", "dead")
 TICK_S = 0.01
-WAIT_S = 4.0
 
 
 async def serve(_: object, folder: str) -> None:
@@ -67,7 +65,7 @@ async def serve(_: object, folder: str) -> None:
 
 def _answer_questions(server: GoogleServer, ended: Deferred[None]) -> None:
     for _ in sys.stdin:
-        counts = [server.connections_opened, server.oauth.issued_count, time.process_time()]
+        counts = [dict(server.protocols), server.oauth.issued_count, time.process_time()]
         print(json.dumps(counts), flush=True)
     reactor.callFromThread(ended.callback, None)
 
@@ -84,13 +82,13 @@ class Peer:
         )
         self.urls = dict(zip(NAMES, self._read(), strict=True))
 
-    def counts(self) -> tuple[int, int, float]:
+    def counts(self) -> tuple[Counter[str], int, float]:
         """Connections opened at the good server, access tokens issued, CPU seconds used."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         connections, tokens, cpu = self._read()
-        return connections, tokens, cpu
+        return Counter(connections), tokens, cpu
 
     def stop(self) -> None:
         """End the process."""
@@ -101,15 +99,6 @@ class Peer:
     def _read(self) -> Any:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
-
-
-def make_push(number: int) -> CallPush:
-    """A call as the daemon would have it."""
-    now = reactor.seconds()
-    incoming = IncomingCall(123456789, "+31612345678", "Alice of Sales", "call-7")
-    call = Call(f"{number:032x}", incoming, now, now + WAIT_S, now)
-    device = Device(incoming.sip_user_id, Platform.ANDROID, "app", "token")
-    return CallPush(device, call, 1, "https://middlewared.example/api/call-response/")
 
 
 @attrs.define
@@ -140,7 +129,7 @@ class Load:
 
     async def _send(self, number: int) -> None:
         began = time.perf_counter()
-        result = await self.provider.send(make_push(number))
+        result = await self.provider.send(make_push(number, Platform.ANDROID, "token"))
         self.took.append(time.perf_counter() - began)
         self.results[f"{result.label} {result.reason}".strip()] += 1
 
@@ -150,21 +139,12 @@ class Bench:
 
     def __init__(self, peer: Peer, folder: Path) -> None:
         self._peer = peer
-        self._tls = ClientTLS(trust=load_trust(folder / "ca.pem"))
+        self._trust = load_trust(folder / "ca.pem")
         self._account = load_service_account(folder / "service-account.json")
-
-    def _client(self) -> PooledHttpClient:
-        return PooledHttpClient(reactor=reactor, endpoints=DirectEndpoints(reactor), tls=self._tls)
 
     def fcm(self) -> PushProvider:
         """FCM HTTP v1 at the good server."""
-        return FcmProvider(
-            app="good",
-            account=self._account,
-            url=self._peer.urls["good"],
-            http=self._client(),
-            clock=reactor,
-        )
+        return fcm_provider(self._account, self._peer.urls["good"], self._trust)
 
     def legacy(self, name: str) -> PushProvider:
         """The legacy protocol at any of the servers."""
@@ -172,7 +152,7 @@ class Bench:
             app=name,
             api_key=API_KEY,
             url=f"{self._peer.urls[name]}/fcm/send",
-            http=self._client(),
+            http=http_client(self._trust),
             clock=reactor,
         )
 
@@ -180,9 +160,10 @@ class Bench:
         self, title: str, provider: PushProvider, rate: float, seconds: float, *beside: Load
     ) -> None:
         """Load ``provider``, perhaps beside other loads, and print the results."""
+        before, _, _ = self._peer.counts()
         await provider.start()
         await Load(provider, rate / 2).run(1.0)  # warm up: connections, access token
-        connections, _, peer_cpu = self._peer.counts()
+        warm, _, peer_cpu = self._peer.counts()
         load = Load(provider, rate)
         others = [Deferred.fromCoroutine(each.run(seconds)) for each in beside]
         wall, cpu = time.perf_counter(), time.process_time()
@@ -196,7 +177,8 @@ class Bench:
             f" p50 {load.took[len(load.took) // 2] * 1000:.1f} ms,"
             f" p99 {load.took[int(len(load.took) * 0.99)] * 1000:.1f} ms,"
             f" CPU {cpu / wall:.0%}, of the peer {(peer_cpu_end - peer_cpu) / wall:.0%},"
-            f" new connections {opened - connections} (all in all {opened}), access tokens {tokens}"
+            f" connections {dict(opened - before)}, {dict(opened - warm)} of them while it was"
+            f" measured, access tokens {tokens}"
         )
         for each in beside:
             print(f"  beside it: {len(each.took)} pushes: {dict(each.results)}")

@@ -18,6 +18,7 @@ from world import APP, World
 
 FIRST_ACCOUNT = 100_000_001
 ACK = b"status=ACK"
+PATIENCE = 10  # quiet seconds until calls that are not held count as refused
 ANSWER = "/api/call-response/"
 HEALTH = b"GET /health/ HTTP/1.1\r\nHost: bench\r\n\r\n"
 
@@ -71,12 +72,15 @@ class Calls:
 
     async def settled(self, waiting: int) -> None:
         """Until the daemons hold so many calls and have nothing else to do."""
-        spent = 0.0
-        while True:
+        spent, patience = 0.0, PATIENCE
+        while patience:
             await asyncio.sleep(1)
             before, spent = spent, sum(daemon.cpu_s for daemon in self.world.daemons)
-            if spent - before < 0.1 and await self._held() >= waiting:
-                return
+            if spent - before < 0.1:
+                if (held := await self._held()) >= waiting:
+                    return
+                patience -= 1
+        raise SystemExit(f"the daemons hold {held} of {waiting} calls: they refused the others")
 
     async def _held(self) -> int:
         answers = [await self.phones.ask(HEALTH) for _ in self.world.addresses]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,6 +51,10 @@ class Setup:
     :ivar environment: of the daemons.
     :ivar piped: the daemons write to a pipe, whose reader can pause.
     :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
+    :ivar checkout: whose daemons these are; everything else is of this one.
+    :ivar attach: a command that runs while it is measured, with the first daemon's process
+        id as its last argument; SIGINT ends it.
+    :ivar under: a command under which the daemons run, such as valgrind.
     """
 
     cluster: bool = False
@@ -66,13 +71,22 @@ class Setup:
     sections: Callable[[int], str] | None = None
     environment: dict[str, str] = attrs.Factory(dict)
     piped: bool = False
+    checkout: Path = CHECKOUT
+    attach: str = ""
+    under: str = ""
 
 
 class Process:
     """A program of ours in a process of its own, with its output in a file."""
 
     def __init__(
-        self, folder: Path, name: str, *command: str, piped: bool = False, **env: str
+        self,
+        folder: Path,
+        name: str,
+        *command: str,
+        piped: bool = False,
+        under: str = "",
+        **env: str,
     ) -> None:
         self._cpu_s = 0.0
         self._output = folder / f"{name}.log"
@@ -80,7 +94,7 @@ class Process:
         self.reading.set()
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *command],
+                [*shlex.split(under), sys.executable, *command],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT), **env},
                 stdout=subprocess.PIPE if piped else output,
@@ -199,13 +213,15 @@ class World:
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
             piped=self.setup.piped,
+            under=self.setup.under,
+            PYTHONPATH=str(self.setup.checkout),
             SSL_CERT_FILE=self._known["ca_file"],
             **self.setup.environment,
         )
         self.daemons.append(daemon)
         if self.setup.share is not None:
             self._shares.append(CoreShare(daemon.pid, self.setup.share))
-        daemon.wait_for(READY)
+        daemon.wait_for(READY, 300.0 if self.setup.under else 30.0)
         if number == 0:
             self.start_s, self.start_cpu_s = time.perf_counter() - began, daemon.cpu_s
 
@@ -255,6 +271,9 @@ class Meter:
         self._world = world
 
     def __enter__(self) -> Meter:
+        command = shlex.split(self._world.setup.attach)
+        pid = str(self._world.daemons[0].pid)
+        self._attached = subprocess.Popen([*command, pid]) if command else None
         self._began, self._cpu = time.perf_counter(), self._world.cpu_s()
         return self
 
@@ -263,6 +282,9 @@ class Meter:
         used = [now - then for now, then in zip(self._world.cpu_s(), self._cpu, strict=True)]
         *daemons, self.simulator_cpu_s, self.generator_cpu_s = used
         self.daemon_cpu_s = sum(daemons)
+        if self._attached is not None:
+            self._attached.send_signal(signal.SIGINT)
+            self._attached.wait()
 
     def shares(self) -> dict[str, float]:
         """The CPU share of each party; 1.0 is one core."""

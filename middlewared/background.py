@@ -49,8 +49,17 @@ class Background:
         running = Deferred.fromCoroutine(work)
         running.addErrback(self._failed)
         if not running.called:
-            self._running.add(running)
-            running.addBoth(lambda _: self._running.discard(running))
+            self.keep(running)
+
+    def keep(self, running: Deferred[None]) -> None:
+        """Wait for ``running`` in :meth:`finish`; its failure is its owner's."""
+        self._running.add(running)
+
+        def ended(result: None) -> None:
+            self._running.discard(running)
+            return result
+
+        running.addBoth(ended)
 
     async def finish(self) -> None:
         """Wait until all work has ended."""

@@ -12,11 +12,32 @@ from __future__ import annotations
 import enum
 import re
 import secrets
+from typing import TypeAlias
 
 import attrs
 
 GOOGLE_TOKEN = re.compile(r"[A-Za-z0-9_:-]+")
 """The characters of Google's push tokens."""
+
+
+MAX_ACCOUNT = 128
+"""Characters that an account may have where accounts are texts."""
+
+SipUserId: TypeAlias = int | str
+"""
+An account: a number or, where ``[accounts] sip_user_id_pattern`` is set, a text. All accounts of
+an installation are of one kind, and are only compared and shown.
+"""
+
+
+def is_text_account(text: str, pattern: re.Pattern[str]) -> bool:
+    """
+    Whether ``text`` is an account of an installation whose accounts are texts.
+
+    It must be one printable word: it stands in log lines as it is.
+    """
+    one_word = text.isprintable() and not any(each in " \"'" for each in text)
+    return one_word and len(text) <= MAX_ACCOUNT and pattern.fullmatch(text) is not None
 
 
 class Platform(enum.Enum):
@@ -59,7 +80,7 @@ class IncomingCall:
     another PBX, and Redis does not keep it.
     """
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     phonenumber: str
     caller_id: str = ""
     call_id: str = ""
@@ -98,7 +119,13 @@ class Answer:
     available: bool
     message_start_time: float
     received_at: float
-    id: str = attrs.field(factory=lambda: secrets.token_hex(4), eq=False, repr=False)
+    id: str = attrs.field(
+        default=attrs.Factory(lambda self: self.new_id(), takes_self=True), eq=False, repr=False
+    )
+
+    def new_id(self) -> str:
+        """A random id; "" for an acceptance, since only refusals are counted."""
+        return "" if self.available else secrets.token_hex(4)
 
 
 class AnswerResult(enum.Enum):
@@ -125,7 +152,7 @@ class LateAnswer:
     """A phone answered ``late_s`` seconds after its call had timed out."""
 
     unique_key: str
-    sip_user_id: int
+    sip_user_id: SipUserId
     kind: DeviceKind
     available: bool
     late_s: float
@@ -169,7 +196,7 @@ class Device:
     Nothing else: the registries, their cache, statements and upgrade tests follow this class.
     """
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     platform: Platform
     app: str
     token: str = attrs.field(repr=False)

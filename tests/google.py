@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet import reactor as twisted_reactor
@@ -18,6 +19,7 @@ from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.google.fcm import FcmProvider
+from middlewared.push.google.fcm_project import FcmProject
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.google.service_account import ServiceAccount as Account
 from middlewared.push.google.service_account import load_service_account
@@ -74,6 +76,8 @@ class GoogleTestCase(TestCase):
 
     attempt_timeout_s = 5.0
     rest_s = 60.0
+    certified = True
+    google_options: ClassVar[Mapping[str, Any]] = {}
     is_gated = False
     gate: CuttableProxy | None = None
     """Through which the provider finds Google's FCM."""
@@ -84,7 +88,10 @@ class GoogleTestCase(TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         self.authority = Authority(folder=self.folder)
         self.google = GoogleServer(
-            reactor=reactor, certificate=self.authority.server(), api_keys=[API_KEY]
+            reactor=reactor,
+            certificate=self.authority.server() if self.certified else None,
+            api_keys=[API_KEY],
+            **self.google_options,
         )
         port = await self.google.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.google.stop()))
@@ -109,18 +116,27 @@ class GoogleTestCase(TestCase):
         """The base URL of Google for the provider."""
         return self.google.url if self.gate is None else "https://{}:{}".format(*self.gate.node)
 
-    def new_fcm(self, url: str = "", **options: Any) -> FcmProvider:
+    def new_fcm(self, url: str = "", token_uri: str = "", **options: Any) -> FcmProvider:
         """A provider for FCM v1 whose account is trusted; its token server is Google itself."""
         path = self.folder / "account.json"
-        content = service_account_file().replace(b'"URI"', f'"{self.google.token_uri}"'.encode())
+        uri = token_uri or self.google.token_uri
+        content = service_account_file().replace(b'"URI"', f'"{uri}"'.encode())
         path.write_bytes(content)
         self.account = load_service_account(path)
         self.google.trust(as_google_knows(self.account, path))
-        provider = FcmProvider(
-            app="app",
+        project = FcmProject(
             account=self.account,
             url=url or self.base_url() + "/",
             http=self.new_client(),
+            endpoint=DirectEndpoints(reactor),
+            tls=ClientTLS(
+                trust=load_trust(self.authority.certificate), protocols=[b"h2", b"http/1.1"]
+            ),
+            clock=reactor,
+        )
+        provider = FcmProvider(
+            app="app",
+            project=project,
             clock=reactor,
             attempt_timeout_s=self.attempt_timeout_s,
             **options,
@@ -142,6 +158,8 @@ class GoogleTestCase(TestCase):
         return provider
 
     def kept(self, provider: PushProvider) -> PushProvider:
+        """``provider``, started; it is stopped after the test."""
+        Deferred.fromCoroutine(provider.start())
         self.addCleanup(lambda: Deferred.fromCoroutine(provider.stop()))
         return provider
 

@@ -21,10 +21,11 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
+from h2.exceptions import ProtocolError
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.interfaces import IHandshakeListener, IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -52,24 +53,43 @@ class Answer:
         return reason
 
 
+@implementer(IHandshakeListener)
 class H2Peer(Protocol):
-    """One connection; ``lost`` fires when it has ended, ``ready`` at the first SETTINGS."""
+    """
+    One connection; ``lost`` fires when it has ended, ``ready`` at the first SETTINGS.
+
+    ``agreed`` gets what ALPN chose, ``answers`` are what came back so far, by stream.
+    """
 
     def __init__(self) -> None:
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.ready: Deferred[None] = Deferred()
         self.lost: Deferred[str] = Deferred()
-        self.goaway: ConnectionTerminated | None = None
+        self.agreed: Deferred[bytes | None] = Deferred()
+        self.goaways: list[ConnectionTerminated] = []
         self.goaway_seen: Deferred[None] = Deferred()
         self.pings: list[Deferred[None]] = []
         self.limits: list[int] = []
         self._unread = b""
         self.authority = ""
-        self._answers: dict[int, tuple[Answer, Deferred[Answer]]] = {}
+        self.answers: dict[int, Answer] = {}
+        self.broken: Deferred[str] | None = None
+        """For a test that expects frames which h2 refuses: the name of h2's error."""
+        self._unsent: dict[int, bytes] = {}
+        self._waiting: dict[int, Deferred[Answer]] = {}
 
     def connectionMade(self) -> None:
         self.h2.initiate_connection()
         self.flush()
+
+    @property
+    def goaway(self) -> ConnectionTerminated | None:
+        """The first GOAWAY."""
+        return self.goaways[0] if self.goaways else None
+
+    def handshakeCompleted(self) -> None:
+        transport: Any = self.transport
+        self.agreed.callback(transport.negotiatedProtocol)
 
     def flush(self) -> None:
         transport: Any = self.transport
@@ -97,8 +117,7 @@ class H2Peer(Protocol):
         more: list[tuple[str, str]] | None = None,
         **changed: str,
     ) -> Deferred[Answer]:
-        """Send a good push, or one with headers changed, left out or added."""
-        stream_id = self.h2.get_next_available_stream_id()
+        """Send Apple a good push, or one with headers changed, left out or added."""
         fields = {
             ":method": method,
             ":scheme": "https",
@@ -113,13 +132,29 @@ class H2Peer(Protocol):
             fields[name.replace("_", "-") if name != "authority" else ":authority"] = value
         fields.pop(without, None)
         content = json.dumps(PAYLOAD).encode() if body is None else body
-        self.h2.send_headers(stream_id, [*fields.items(), *(more or [])], end_stream=not content)
-        if content:
-            self.h2.send_data(stream_id, content, end_stream=True)
+        return self.request([*fields.items(), *(more or [])], content)
+
+    def request(self, fields: list[tuple[str, str]], content: bytes) -> Deferred[Answer]:
+        """Send any request."""
+        stream_id = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(stream_id, fields, end_stream=not content)
+        self._unsent[stream_id] = content
         answered: Deferred[Answer] = Deferred()
-        self._answers[stream_id] = (Answer(), answered)
+        self.answers[stream_id] = Answer()
+        self._waiting[stream_id] = answered
+        self._send_bodies()
         self.flush()
         return answered
+
+    def _send_bodies(self) -> None:
+        """Send what the windows allow."""
+        for stream_id, content in list(self._unsent.items()):
+            while content and (room := self.h2.local_flow_control_window(stream_id)) > 0:
+                piece, content = content[:room], content[room:]
+                self.h2.send_data(stream_id, piece, end_stream=not content)
+            self._unsent[stream_id] = content
+            if not content:
+                del self._unsent[stream_id]
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
@@ -128,9 +163,19 @@ class H2Peer(Protocol):
             if len(self._unread) < end:
                 break
             frame, self._unread = self._unread[:end], self._unread[end:]
-            for event in self.h2.receive_data(frame):
+            for event in self._receive(frame):
                 self._meet(event)
+        self._send_bodies()
         self.flush()
+
+    def _receive(self, frame: bytes) -> list[Event]:
+        try:
+            return self.h2.receive_data(frame)
+        except ProtocolError as error:
+            if self.broken is None:
+                raise
+            self.broken.callback(type(error).__name__)
+            return []
 
     def _meet(self, event: Event) -> None:
         match event:
@@ -156,10 +201,11 @@ class H2Peer(Protocol):
             case StreamEnded():
                 self._end(event)
             case ConnectionTerminated():
-                self.goaway = event
-                self.goaway_seen.callback(None)
                 # h2 considers the connection closed; the remaining streams may still finish.
                 self.h2.state_machine.state = ConnectionState.CLIENT_OPEN
+                self.goaways.append(event)
+                if not self.goaway_seen.called:
+                    self.goaway_seen.callback(None)
             case PingAckReceived():
                 self.pings.pop(0).callback(None)
             case RemoteSettingsChanged():
@@ -173,11 +219,11 @@ class H2Peer(Protocol):
             self.ready.callback(None)
 
     def _answer(self, event: Any) -> Answer:
-        return self._answers[event.stream_id][0]
+        return self.answers[event.stream_id]
 
     def _end(self, event: Any) -> None:
-        answer, answered = self._answers.pop(event.stream_id)
-        answered.callback(answer)
+        self._unsent.pop(event.stream_id, None)
+        self._waiting.pop(event.stream_id).callback(self._answer(event))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.lost.called:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -14,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, Registered, is_silent
 from middlewared.devices.queries import identity
 from middlewared.devices.silent_streaks import continue_streak, merge_wakeups
-from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 
 
 class MemoryDevices:
@@ -42,7 +43,7 @@ class MemoryDevices:
             for each in self.responses
         ]
 
-    def get(self, sip_user_id: int) -> Device | None:
+    def get(self, sip_user_id: SipUserId) -> Device | None:
         return self._devices.get(sip_user_id)
 
     async def start(self) -> None:
@@ -55,7 +56,7 @@ class MemoryDevices:
         self.up = self.failure is None
         self._fail()
 
-    async def find(self, sip_user_id: int) -> Device | None:
+    async def find(self, sip_user_id: SipUserId) -> Device | None:
         self._fail()
         if not self.gate.called:
             await self.gate
@@ -72,7 +73,9 @@ class MemoryDevices:
             del self._devices[each.sip_user_id]
         return Registered(replaced, removed)
 
-    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+    async def delete(
+        self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
+    ) -> bool:
         self._fail()
         if self._same(Device(sip_user_id, platform, app, token)) is None:
             return False
@@ -95,7 +98,7 @@ class MemoryDevices:
     async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
         return self._change(device, sandbox=sandbox)
 
-    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
+    async def touch(self, sip_user_id: SipUserId, seen_at: float) -> bool:
         self._fail()
         device = self.get(sip_user_id)
         if device is None:
@@ -104,10 +107,14 @@ class MemoryDevices:
         return True
 
     async def page(
-        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+        self,
+        after: SipUserId | None = None,
+        limit: int = 1000,
+        matching: DeviceFilter | None = None,
     ) -> Page:
         self._fail()
-        accounts = sorted(account for account in self._devices if account > after)[:limit]
+        known: list[Any] = list(self._devices)
+        accounts = sorted(each for each in known if after is None or each > after)[:limit]
         devices = [self._devices[account] for account in accounts]
         matched = [each for each in devices if self._matches(each, matching or DeviceFilter())]
         return Page(matched, accounts[-1] if accounts else None)

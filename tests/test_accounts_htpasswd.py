@@ -53,6 +53,26 @@ class HtpasswdContractTests(AccountBackendContract, HtpasswdCase):  # type: igno
     """The contract."""
 
 
+class HtpasswdTextTests(HtpasswdCase):
+    """Where accounts are texts."""
+
+    async def test_users_are_texts(self) -> None:
+        """Compared exactly; digits are texts like all others."""
+        self.write(f"100@pbx.example:{hashed('a')}", f"007:{hashed('b')}", f"é:{hashed('c')}")
+        self.backend.reconfigure(read_passwords(self.path, text=True))
+        for user, password in (("100@pbx.example", "a"), ("007", "b"), ("é", "c")):
+            account = await self.backend.authenticate(encode_basic(user, password))
+            self.assertEqual(account, Account(user))
+        for user, password in (("7", "b"), ("100@PBX.example", "a"), ("", "a"), ("x", "a")):
+            await self.refused(encode_basic(user, password))
+
+    def test_lines(self) -> None:
+        """A text has no blank and no colon, and a user one line."""
+        self.write(f"a b:{hashed('a')}", f"a:{hashed('a')}", f"a:{hashed('a')}", f":{hashed('a')}")
+        error = self.assertRaises(ConfigError, read_passwords, self.path, text=True)
+        self.assertEqual(len(error.problems), 3)
+
+
 class HtpasswdCheckTests(HtpasswdCase):
     """Which credentials are accepted."""
 

@@ -153,6 +153,14 @@ class VoipgridLookUpTests(VoipgridCase):
         with self.assertRaises(AccessForbidden):
             await self.backend.authenticate(self.good)
 
+    async def test_account_id_as_any_text(self) -> None:
+        """Where accounts are texts; a number is its text."""
+        self.settings = attrs.evolve(self.settings, text_accounts=True)
+        self.backend.reconfigure(self.settings)
+        for value, text in (("100@pbx.example", "100@pbx.example"), (ACCOUNT, str(ACCOUNT))):
+            self.account({"account_id": value})
+            self.assertEqual(await self.backend.authenticate(self.good), Account(text))
+
     async def test_account_id_that_is_no_number(self) -> None:
         """It equals no sip_user_id as text."""
         for value in ("", "abc", "0123456789", " 123456789", "१२३", "9" * 400, -5):

@@ -102,6 +102,18 @@ class CallLogTests(SynchronousTestCase):
         )
         self.assertIn("0612345678", self.lines(LogLevel.debug)[0])
 
+    def test_pbx_of_a_request(self) -> None:
+        """By its name, if it has a section; other lines have no such field."""
+        request = self.request(joined=False, replied_at=START + 1.0)
+        self.call_log.ended(attrs.evolve(request, pbx="office"))
+        self.call_log.ended(request)
+        self.call_log.flush()
+        named, plain = self.lines()
+        self.assertIn(" platform=gcm pbx=office replied=1000.0", named)
+        self.assertNotIn("pbx", plain)
+        fields = [event for event in self.events if event["log_level"] is LogLevel.info]
+        self.assertEqual([event.get("pbx") for event in fields], ["office", None])
+
     def test_key_of_a_call_that_waits_is_not_shown(self) -> None:
         """One of two PBXs has hung up: who reads the line could answer the other's call."""
         incoming = attrs.evolve(CALL.incoming, call_id=KEY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 
 from middlewared.config import (
@@ -71,6 +72,13 @@ class KindTests(ConfigCase):
             "entry 3 must",
             "host bits",
         )
+
+    def test_pattern_of_accounts(self) -> None:
+        """Python's regular expressions; what is none is refused."""
+        pattern = self.read("[accounts]\nsip_user_id_pattern = [0-9]+@pbx\n").accounts
+        self.assertEqual(pattern.sip_user_id_pattern, re.compile("[0-9]+@pbx"))
+        self.assertIsNone(self.read("").accounts.sip_user_id_pattern)
+        self.assert_refused("accounts", "sip_user_id_pattern", "[", "(", "*", "(?P<x")
 
     def test_urls(self) -> None:
         """Absolute, with a host and a valid port, without user, blanks or fragment."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from middlewared.devices.cached_registry import MAX_DEVICES, CachedRegistry, CacheSettings
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Platform, Wakeup
+from middlewared.model import Device, Platform, SipUserId, Wakeup
 from tests.contracts.devices import ACCOUNT, DeviceRegistryContract, a_device
 from tests.memory_devices import MemoryDevices
 
@@ -25,7 +25,7 @@ class SlowDevices(MemoryDevices):
 
     held: Deferred[None] | None = None
 
-    async def find(self, sip_user_id: int) -> Device | None:
+    async def find(self, sip_user_id: SipUserId) -> Device | None:
         found = self.get(sip_user_id)
         if self.held is not None:
             await self.held

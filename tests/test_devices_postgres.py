@@ -6,6 +6,7 @@ import traceback
 from contextlib import closing
 from typing import Any
 
+import attrs
 import psycopg2
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -28,6 +29,7 @@ from tests.contracts.devices import (
     until_done,
 )
 from tests.servers.postgres import PostgresServer, shared_server
+from tests.text_accounts import NumberedAccounts
 
 
 class PostgresCase(TestCase):
@@ -37,13 +39,21 @@ class PostgresCase(TestCase):
         self.server: PostgresServer = shared_server()
         self.database = self.server.create_database()
 
-    def registry(self, url: str | None = None, timeout_s: float = 60.0) -> PostgresRegistry:
+    text_accounts = False
+
+    def registry(
+        self,
+        url: str | None = None,
+        timeout_s: float = 60.0,
+        text_accounts: bool | None = None,
+    ) -> PostgresRegistry:
         """A registry that is stopped when the test ends; it is not started."""
         made = PostgresRegistry(
             url=url or self.server.url(self.database),
             reactor=reactor,
             pool_size=3,
             timeout_s=timeout_s,
+            text_accounts=self.text_accounts if text_accounts is None else text_accounts,
         )
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
@@ -78,8 +88,50 @@ class PostgresContractTests(TwoDaemonsCase, DeviceRegistryContract):
         )
         return [(str(p), float(r), bool(a), str(d)) for p, r, a, d in rows]
 
-    def another(self) -> PostgresRegistry:
+    def another(self) -> Any:
         return self.registry()
+
+
+class PostgresTextAccountTests(PostgresContractTests):
+    """The same where accounts are texts, which are in a table of their own."""
+
+    text_accounts = True
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        await super().setUp()
+        self.here, self.there = NumberedAccounts(self.here), NumberedAccounts(self.there)
+
+    def another(self) -> Any:
+        return NumberedAccounts(self.registry())
+
+    async def test_texts_are_compared_exactly(self) -> None:
+        """In case, blanks and Unicode forms; quotes and the like mean nothing."""
+        registry = self.registry()
+        await start(registry)
+        accounts = ["a@b", "A@b", "a@B", "é", "e\u0301", "1", "01", "'", '";--', "%", "_"]
+        for account in accounts:
+            await registry.register(attrs.evolve(a_device(), sip_user_id=account))
+        for account in accounts:
+            device = await registry.find(account)
+            self.assertEqual(device and device.sip_user_id, account)
+        page = await registry.page()
+        self.assertEqual([each.sip_user_id for each in page.devices], sorted(accounts))
+        self.assertIsNone(await registry.find("a@"))
+
+    async def test_devices_of_numbers_are_carried_over(self) -> None:
+        """Once: when accounts become texts, as long as no text has a device."""
+        numbers = self.registry(text_accounts=False)
+        await start(numbers)
+        await numbers.register(a_device())
+        texts = self.registry()
+        await start(texts)
+        carried = attrs.evolve(a_device(), sip_user_id=str(ACCOUNT))
+        self.assertEqual(await texts.find(str(ACCOUNT)), carried)
+        self.assertEqual(await numbers.find(ACCOUNT), a_device())
+        await numbers.register(a_device(ACCOUNT + 1))
+        later = self.registry()
+        await start(later)
+        self.assertIsNone(await later.find(str(ACCOUNT + 1)))
 
 
 class PostgresHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,13 @@ class ReadTests(SynchronousTestCase):
         lines = ["id,token,app,platform,use_apns2,sip_user_id\n", "7,abc,com.example,gcm,f,42\n"]
         device = Device(42, Platform.GCM, "com.example", "abc")
         self.assertEqual(list(read_devices(lines)), [device])
+
+    def test_texts_as_accounts(self) -> None:
+        """Where they are; one that does not match is refused."""
+        lines = ["sip_user_id,token,app,platform\n", "1@pbx,t,a,gcm\n", "2,t,a,gcm\n"]
+        device, refused = read_devices(lines, re.compile(".+@pbx"))
+        self.assertEqual(device, Device("1@pbx", Platform.GCM, "a", "t"))
+        self.assertEqual(refused, RefusedLine(3, "sip_user_id does not match sip_user_id_pattern"))
 
     def test_missing_columns_are_all_named(self) -> None:
         """The plain table has a number where the app should be."""

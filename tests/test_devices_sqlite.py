@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
@@ -32,6 +33,7 @@ from tests.contracts.devices import (
     start,
     until_done,
 )
+from tests.text_accounts import NumberedAccounts
 
 STARTED_AT_ONCE = """
 import sys
@@ -55,9 +57,21 @@ class SqliteCase(TestCase):
         self.path.mkdir(parents=True)
         self.path /= "devices.sqlite3"
 
-    def registry(self, path: Path | None = None, timeout_s: float = 60.0) -> SqliteRegistry:
+    text_accounts = False
+
+    def registry(
+        self,
+        path: Path | None = None,
+        timeout_s: float = 60.0,
+        text_accounts: bool | None = None,
+    ) -> SqliteRegistry:
         """A registry that is stopped when the test ends; it is not started."""
-        made = SqliteRegistry(path=path or self.path, reactor=reactor, timeout_s=timeout_s)
+        made = SqliteRegistry(
+            path=path or self.path,
+            reactor=reactor,
+            timeout_s=timeout_s,
+            text_accounts=self.text_accounts if text_accounts is None else text_accounts,
+        )
         self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
         return made
 
@@ -104,8 +118,50 @@ class SqliteContractTests(TwoDaemonsCase, DeviceRegistryContract):
         rows = self.sql("select platform, roundtrip_seconds, available, date from response_log")
         return [(str(p), float(str(r)), bool(a), str(d)) for p, r, a, d in rows]
 
-    def another(self) -> SqliteRegistry:
+    def another(self) -> Any:
         return self.registry()
+
+
+class SqliteTextAccountTests(SqliteContractTests):
+    """The same where accounts are texts, which are in a table of their own."""
+
+    text_accounts = True
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        await super().setUp()
+        self.here, self.there = NumberedAccounts(self.here), NumberedAccounts(self.there)
+
+    def another(self) -> Any:
+        return NumberedAccounts(self.registry())
+
+    async def test_texts_are_compared_exactly(self) -> None:
+        """In case, blanks and Unicode forms; quotes and the like mean nothing."""
+        registry = self.registry()
+        await start(registry)
+        accounts = ["a@b", "A@b", "a@B", "é", "e\u0301", "1", "01", "'", '";--', "%", "_"]
+        for account in accounts:
+            await registry.register(attrs.evolve(a_device(), sip_user_id=account))
+        for account in accounts:
+            device = await registry.find(account)
+            self.assertEqual(device and device.sip_user_id, account)
+        page = await registry.page()
+        self.assertEqual([each.sip_user_id for each in page.devices], sorted(accounts))
+        self.assertIsNone(await registry.find("a@"))
+
+    async def test_devices_of_numbers_are_carried_over(self) -> None:
+        """Once: when accounts become texts, as long as no text has a device."""
+        numbers = self.registry(text_accounts=False)
+        await start(numbers)
+        await numbers.register(a_device())
+        texts = self.registry()
+        await start(texts)
+        carried = attrs.evolve(a_device(), sip_user_id=str(ACCOUNT))
+        self.assertEqual(await texts.find(str(ACCOUNT)), carried)
+        self.assertEqual(await numbers.find(ACCOUNT), a_device())
+        await numbers.register(a_device(ACCOUNT + 1))
+        later = self.registry()
+        await start(later)
+        self.assertIsNone(await later.find(str(ACCOUNT + 1)))
 
 
 class SqliteHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):

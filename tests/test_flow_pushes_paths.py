@@ -23,12 +23,12 @@ class DeadPathTests(PushingTestCase):
         androids = [await self.phone(ANDROID_6, reaction=Reaction()) for _ in range(KEPT)]
         self.google.scripts.for_next(KEPT, Delay(0.3))
         self.assertEqual(await self.outcomes(*map(self.call, androids)), ["answered"] * KEPT)
-        self.assertGreaterEqual(self.google_relay.connections, KEPT)
+        self.assertGreaterEqual(self.google_relay.connections, 2)
         for phone in androids:
             phone.reaction = Reaction(1.2)
         apple.relay.forget()
         self.google_relay.forget()
-        called = [*iphones, androids[0]]
+        called = [*iphones, *androids]
         outcomes = await self.outcomes(*map(self.call, called))
         self.assertEqual(outcomes, ["answered"] * len(called))
         self.assertEqual([len(iphone.pushes) for iphone in iphones], [1] * len(iphones))

@@ -6,12 +6,14 @@ from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from middlewared.outgoing.tcp_endpoints import DirectEndpoint, ShufflingReactor, ShufflingResolver
+from middlewared.outgoing.tcp_endpoints import DirectEndpoint, ShufflingReactor
 
 FOUR = [IPv4Address("TCP", f"192.0.2.{number}", 443) for number in range(1, 9)]
 SIX = [IPv6Address("TCP", f"2001:db8::{number}", 443) for number in range(1, 9)]
@@ -50,9 +52,11 @@ class ShufflingTests(SynchronousTestCase):
     def test_every_address_comes_first_at_times(self) -> None:
         """All are present each time, alternating between families, the preferred one first."""
         firsts = set()
+        memory = cast(Any, MemoryReactorClock())
+        memory.nameResolver = FixedResolver()
         for _ in range(300):
             receiver = Receiver()
-            ShufflingResolver(FixedResolver()).resolveHostName(receiver, "push.example")
+            ShufflingReactor(memory).resolveHostName(receiver, "push.example")
             self.assertTrue(receiver.complete)
             self.assertEqual(set(receiver.found[::2]), set(SIX))
             self.assertEqual(set(receiver.found[1::2]), set(FOUR))
@@ -68,6 +72,28 @@ class ShufflingTests(SynchronousTestCase):
             connecting.addErrback(lambda _: None)
             connecting.cancel()
         self.assertGreater(len({host for host, *_ in memory.tcpClients}), 4)
+
+
+class ConnectTests(SynchronousTestCase):
+    """A connect to addresses that do not reply."""
+
+    def setUp(self) -> None:
+        """Start to connect."""
+        self.memory = cast(Any, MemoryReactorClock())
+        self.memory.nameResolver = FixedResolver()
+        endpoint = DirectEndpoint(self.memory, "push.example", 443, timeout_s=5.0)
+        self.connecting = endpoint.connect(cast(Any, None))
+
+    def test_time_out_is_that_of_a_tcp_endpoint(self) -> None:
+        """Its text is for operators."""
+        self.memory.pump([0.5] * 20)
+        failure = self.failureResultOf(self.connecting, TimeoutError)
+        self.assertIn("timeout", str(failure.value))
+
+    def test_cancelled_connect_is_not_a_time_out(self) -> None:
+        """The caller gave up."""
+        self.connecting.cancel()
+        self.failureResultOf(self.connecting, CancelledError)
 
 
 class RealResolverTests(TestCase):

@@ -150,6 +150,20 @@ class KeptTests(KeptTestCase):
         reply = await self.asking()
         self.assertEqual((reply.status, len(self.server.peers)), (200, 2))
 
+    async def test_connection_that_ends_before_the_request_has_left(self) -> None:
+        """The peer closes it after it was checked: none of the request was sent."""
+        await self.asking()
+        (peer,) = self.server.peers
+        handle = peer.transport.transport if self.is_secure else peer.transport
+
+        def closing() -> bool:
+            handle.getHandle().shutdown(socket.SHUT_WR)
+            return True
+
+        await self.assertFailure(self.asking(wanted=closing), Dropped)
+        self.assertIsNone(self.progress.sent_at)
+        self.assertEqual(len(self.server.asked), 1)
+
     async def test_connection_does_not_rest_for_long(self) -> None:
         """A NAT gateway may drop it silently."""
         self.client = self.new_client(rest_s=0.1)
@@ -160,7 +174,7 @@ class KeptTests(KeptTestCase):
 
     async def test_warm_connection_is_there_before_the_first_request(self) -> None:
         """The request uses it; it is replaced when it is closed or was idle."""
-        self.client = self.new_client(rest_s=0.3)
+        self.client = self.new_client(rest_s=1.0)
         self.client.keep_warm(self.url)
         await until(lambda: self.client.connection_states(self.url)["ready"] == 1)
         await self.asking()
@@ -259,6 +273,17 @@ class KeptTests(KeptTestCase):
         self.assertIsNotNone(self.progress.sent_at)
         self.assertIsNone(self.progress.partial)
 
+    async def test_status_after_interim_answers(self) -> None:
+        """It counts; a line that looks like a status inside garbage does not."""
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        self.server.answer = answer_and_close(early * 2 + b"HTTP/1.1 404 Not Found\r\n")
+        await self.assertFailure(self.asking(), OutgoingFailed)
+        assert self.progress.partial is not None
+        self.assertEqual(self.progress.partial.status, 404)
+        self.server.answer = answer_and_close(b"220 mail\r\nHTTP/1.1 404 Not Found\r\n")
+        await self.assertFailure(self.asking(), OutgoingFailed)
+        self.assertIsNone(self.progress.partial)
+
     async def test_body_that_stalls(self) -> None:
         """The status, the headers and the part that came are kept: time-out or cancelled."""
         head = b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 10\r\n\r\nhalf"
@@ -294,6 +319,40 @@ class KeptTests(KeptTestCase):
         asking.cancel()
         await self.assertFailure(asking, CancelledError)
         self.assertIsNone(self.progress.sent_at)
+
+    async def test_answer_before_the_request_was_read(self) -> None:
+        """It counts, and the connection is not used again."""
+
+        def refuse(peer: Peer) -> None:
+            peer.transport.pauseProducing()
+            peer.transport.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+        self.server.answer = refuse
+        reply = await self.asking(body=b"x" * 50_000_000)
+        self.assertEqual((reply.status, reply.complete), (413, True))
+        self.assertEqual(self.client.connection_states(self.url)["ready"], 0)
+
+    async def test_answers_without_a_length(self) -> None:
+        """The end of the connection ends the body, and no connection is kept."""
+        for head in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n"):
+            self.server.answer = answer_and_close(head + b"whole")
+            reply = await self.asking()
+            self.assertEqual((reply.body, reply.complete), (b"whole", True))
+            self.assertEqual(self.client.connection_states(self.url)["ready"], 0)
+
+    async def test_peer_that_wants_to_close(self) -> None:
+        """The connection is closed though the peer does not."""
+        answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        self.server.answer = lambda peer: peer.transport.write(answer)
+        self.assertEqual((await self.asking()).body, b"ok")
+        await until(lambda: len(self.server.gone) == 1)
+
+    async def test_idle_connection_that_gets_an_answer_is_closed(self) -> None:
+        """Such as 408 of a server that is about to close."""
+        await self.asking()
+        self.server.peers[0].transport.write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        await until(lambda: len(self.server.gone) == 1)
+        self.assertEqual((await self.asking()).status, 200)
 
     async def test_request_larger_than_the_system_takes(self) -> None:
         """A peer that does not read: not all of it was sent."""

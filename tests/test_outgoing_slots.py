@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.outgoing.slots import FEWEST, FIRST, Slots
+from middlewared.outgoing.slots import Slots
 
 
 class AnyUse(RuleBasedStateMachine):
@@ -31,11 +31,11 @@ class AnyUse(RuleBasedStateMachine):
         self.waiting += [self.slots.acquire() for _ in range(count)]
 
     @precondition(lambda self: self.holding)
-    @rule(answered=st.booleans())
-    def give_back(self, answered: bool) -> None:
+    @rule()
+    def give_back(self) -> None:
         """One is done."""
         self.holding -= 1
-        self.slots.release(answered=answered)
+        self.slots.release()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -48,62 +48,28 @@ class AnyUse(RuleBasedStateMachine):
 
     @invariant()
     def slots_are_used(self) -> None:
-        """No one waits while a slot is free, and no more are held than ever allowed."""
+        """No one waits while a slot is free, and no more are held than there are."""
         self.holding += sum(turn.called for turn in self.waiting)
         self.waiting = [turn for turn in self.waiting if not turn.called]
         assert self.holding <= 40
-        assert FEWEST <= self.slots.allowed <= 40
-        assert not self.waiting or self.holding >= self.slots.allowed
+        assert not self.waiting or self.holding == 40
 
 
 class SlotsTests(SynchronousTestCase):
     """Slots."""
-
-    def granted(self, turns: list[Deferred[None]]) -> int:
-        return sum(turn.called for turn in turns)
 
     def test_latest_is_served_first(self) -> None:
         """Who asked last has most time left."""
         slots = Slots(1)
         first, second, third = (slots.acquire() for _ in range(3))
         self.successResultOf(first)
-        slots.release(answered=True)
+        slots.release()
         self.successResultOf(third)
         self.assertNoResult(second)
 
     def test_slots_are_neither_lost_nor_given_twice(self) -> None:
         """Whatever the order of asking, giving back and giving up."""
         run_state_machine_as_test(AnyUse)
-
-    def test_number_grows_while_answers_come(self) -> None:
-        """A client that needs more connections gets them, up to the bound."""
-        slots = Slots(64)
-        turns = [slots.acquire() for _ in range(4000)]
-        self.assertEqual(self.granted(turns), FIRST)
-        for _ in range(2000):
-            slots.release(answered=True)
-        self.assertEqual(slots.allowed, 64)
-
-    def test_number_does_not_grow_without_need(self) -> None:
-        """A quiet client keeps few connections."""
-        slots = Slots(64)
-        for _ in range(2000):
-            slots.acquire()
-            slots.release(answered=True)
-        self.assertEqual(slots.allowed, FIRST)
-
-    def test_number_shrinks_when_answers_fail(self) -> None:
-        """A peer that stalls holds few connections."""
-        slots = Slots(64)
-        [slots.acquire() for _ in range(4000)]
-        for _ in range(2000):
-            slots.release(answered=True)
-        for _ in range(64):
-            slots.release(answered=False)
-        self.assertEqual(slots.allowed, FEWEST)
-        for _ in range(FIRST):
-            slots.release(answered=True)
-        self.assertGreaterEqual(slots.allowed, FIRST)
 
     def test_a_cancelled_wait_is_not_served(self) -> None:
         """It takes no slot."""
@@ -112,7 +78,7 @@ class SlotsTests(SynchronousTestCase):
         second, third = slots.acquire(), slots.acquire()
         third.cancel()
         self.failureResultOf(third, CancelledError)
-        slots.release(answered=True)
+        slots.release()
         self.successResultOf(second)
 
     def test_many_that_give_up(self) -> None:
@@ -123,11 +89,11 @@ class SlotsTests(SynchronousTestCase):
 
         async def take_and_leave(turn: Deferred[None]) -> None:
             await turn
-            slots.release(answered=True)
+            slots.release()
             notified.append(turn)
 
         for _ in range(2000):
             Deferred.fromCoroutine(take_and_leave(slots.acquire()))
         self.assertTrue(held.called)
-        slots.release(answered=True)
+        slots.release()
         self.assertEqual(len(notified), 2000)

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.outgoing.http1_pool import AnswerLatency
-from middlewared.outgoing.warm_connection import LONGEST_PAUSE_S, OPENING_TIMEOUT_S, WarmConnection
+from middlewared.outgoing.warm_connection import OPENING_TIMEOUT_S, RETRY_S, WarmConnection
 
 RENEW_S = 50.0
 
@@ -31,17 +31,13 @@ class WarmConnectionTests(SynchronousTestCase):
             renew_s=RENEW_S,
         )
 
-    def open_one(self) -> Deferred[None]:
+    async def open_one(self) -> None:
         self.opening.append(Deferred())
-        return self.opening[-1]
+        await self.opening[-1]
 
     def opened(self) -> None:
         self.heard_at = self.clock.seconds()
         self.opening[-1].callback(None)
-
-    def lost(self, lived_s: float) -> None:
-        self.heard_at = None
-        self.warm.lost(lived_s)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.pump([1.0] * int(seconds))
@@ -71,48 +67,48 @@ class WarmConnectionTests(SynchronousTestCase):
         self.assertEqual(len(self.opening), 1)
 
     def test_closed_connection_is_opened_again_soon(self) -> None:
-        """It had lived long enough not to count as a failure."""
+        """Within a second, since it had lasted."""
         self.warm.start()
         self.opened()
         self.pass_time(40)
-        self.lost(40)
-        self.clock.advance(0.3)
+        self.heard_at = None
+        self.clock.advance(1)
         self.assertEqual(len(self.opening), 2)
 
     def test_other_connections_stand_in_for_a_lost_one(self) -> None:
-        """Nothing is opened while one is left."""
+        """Nothing is opened while the host is heard on one that is left."""
         self.warm.start()
         self.opened()
-        self.warm.lost(40)
-        self.clock.advance(1)
+        self.heard_at = self.clock.seconds() - RENEW_S / 2
+        self.pass_time(RENEW_S / 2 - 1)
         self.assertEqual(len(self.opening), 1)
 
     def test_refusing_host_is_not_asked_busily(self) -> None:
-        """The pauses grow to a minute; the failure is logged once."""
+        """It is asked every ten seconds; the failure is logged once."""
         with capturedLogs() as events:
             self.warm.start()
-            for _ in range(3600):
+            for _ in range(600):
                 if not self.opening[-1].called:
                     self.opening[-1].errback(ConnectionRefusedError())
                 self.clock.advance(1)
-        self.assertTrue(60 <= len(self.opening) <= 135, len(self.opening))
+        self.assertTrue(50 <= len(self.opening) <= 61, len(self.opening))
         self.assertEqual(len(events), 1)
         self.assertIn("fcm.example", str(events))
 
     def test_host_that_closes_at_once_is_not_asked_busily(self) -> None:
         """Accepting a connection does not count as success."""
         self.warm.start()
-        for _ in range(3600):
+        for _ in range(600):
             if not self.opening[-1].called:
                 self.opened()
-                self.lost(0.1)
+                self.heard_at = None
             self.clock.advance(1)
-        self.assertTrue(60 <= len(self.opening) <= 135, len(self.opening))
+        self.assertTrue(50 <= len(self.opening) <= 61, len(self.opening))
 
     def test_silent_host_is_given_up(self) -> None:
         """And asked again after a pause."""
         self.warm.start()
-        self.pass_time(OPENING_TIMEOUT_S + LONGEST_PAUSE_S)
+        self.pass_time(2 * OPENING_TIMEOUT_S + RETRY_S + 2)
         self.assertTrue(self.opening[0].called)
         self.assertGreater(len(self.opening), 1)
 
@@ -121,7 +117,7 @@ class WarmConnectionTests(SynchronousTestCase):
         with capturedLogs() as events:
             self.warm.start()
             self.opening[-1].errback(ConnectionRefusedError())
-            self.pass_time(2)
+            self.pass_time(RETRY_S + 1)
             self.opened()
         self.assertEqual([event["log_level"].name for event in events], ["warn", "info"])
 
@@ -130,8 +126,14 @@ class WarmConnectionTests(SynchronousTestCase):
         self.warm.start()
         self.warm.stop()
         self.assertTrue(self.opening[-1].called)
-        self.lost(40)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        for opened in (True, False):
+            self.setUp()
+            self.warm.start()
+            self.opened() if opened else self.opening[-1].errback(ConnectionRefusedError())
+            self.assertNotEqual(self.clock.getDelayedCalls(), [])
+            self.warm.stop()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class AnswerLatencyTests(SynchronousTestCase):

@@ -24,19 +24,14 @@ ATTRIBUTES = {
     "prometheus_client.metrics.Histogram": "_buckets _sum",
     "twisted.internet._sslverify.OpenSSLCertificateAuthorities": "_addCACertsToContext",
     "twisted.internet._sslverify.OpenSSLDefaultPaths": "_addCACertsToContext",
-    "twisted.internet.epollreactor.EPollReactor": "_poller",
-    "twisted.internet.tcp.Connection": "_tempDataBuffer _tempDataLen",
+    "twisted.internet.epollreactor.EPollReactor": "_doReadOrWrite _poller _selectables",
+    "twisted.internet.tcp.Connection": "_tempDataBuffer",
     "twisted.protocols.basic.LineReceiver": "_buffer",
-    "twisted.protocols.tls.BufferingTLSTransport": "_aggregator",
-    "twisted.web._newclient.HTTP11ClientProtocol": (
-        "_finishResponse _giveUp _parser _transportProxy"
-    ),
-    "twisted.web._newclient.HTTPClientParser": "_responseDeferred",
     "twisted.web.http.HTTPChannel": (
-        "_abortingCall _dataBuffer _handlingRequest _maybeChooseTransferDecoder"
+        "_abortingCall _command _dataBuffer _handlingRequest _maybeChooseTransferDecoder"
         " _networkProducer _optimisticEagerReadSize _path _receivedHeaderCount"
         " _receivedHeaderSize _respondToBadRequestAndDisconnect _savedTimeOut"
-        " _send100Continue _waitingForTransport"
+        " _send100Continue _version _waitingForTransport"
     ),
     "txpostgres.txpostgres.Connection": "_connection _cursors",
 }

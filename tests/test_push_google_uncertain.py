@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -23,6 +23,7 @@ from middlewared.push.interface import (
 from middlewared.simulator.google_errors import FCM_ERRORS, fcm_error, legacy_success
 from middlewared.simulator.http1_server import BreakOff, HttpReply
 from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
+from tests.contracts.push_transport import PushTransportContract
 from tests.google import GoogleTestCase, call_push, reactor
 
 
@@ -86,11 +87,11 @@ class Paths:
         """Of five kept connections: the first push notices, the next opens a new one at once."""
         await self.keep_connections(5)
         self.gate.forget()
-        took_s, result = await self.timed(call_push())
+        took_s, result = await timed(self.send())
         self.assert_uncertain(result, "timeout")
         self.assertTrue(0.69 < took_s < 1.4, took_s)
         await until(lambda: self.gate.connections == 0)
-        took_s, result = await self.timed(call_push())
+        took_s, result = await timed(self.send())
         self.assertEqual(result, Accepted())
         self.assertLess(took_s, 0.6)
 
@@ -98,7 +99,7 @@ class Paths:
         """Its push waits until the repeat is due; meanwhile others use a new connection."""
         await self.keep_connections(3)
         self.gate.forget()
-        once = Deferred.fromCoroutine(self.timed(call_push(repeat_after_s=1.5)))
+        once = Deferred.fromCoroutine(timed(self.send(call_push(repeat_after_s=1.5))))
         await deferLater(reactor, 0.75)
         self.assertEqual(await self.send(), Accepted())
         took_s, result = await once
@@ -142,10 +143,12 @@ class Paths:
         await gatherResults([self.sending() for _ in range(count)])
         self.assertEqual(self.provider.connection_states()["production", "ready"], count)
 
-    async def timed(self: Any, push: CallPush) -> tuple[float, PushResult]:
-        began = time.monotonic()
-        result = await self.send(push)
-        return time.monotonic() - began, result
+
+async def timed(sending: Coroutine[Any, Any, PushResult]) -> tuple[float, PushResult]:
+    """How long a push took, and its result."""
+    began = time.monotonic()
+    result = await sending
+    return time.monotonic() - began, result
 
 
 class Hasty(Protocol):
@@ -175,21 +178,26 @@ class GatedTestCase(GoogleTestCase):
         return f"https://127.0.0.1:{port.getHost().port}"
 
 
-class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
-    """FCM HTTP v1. Paths are the same for both protocols, and only tested here."""
+class FcmUncertainTests(PushTransportContract, GoogleTestCase):
+    """FCM HTTP v1 over HTTP/2: the contract of all providers, and Google's own."""
+
+    attempt_timeout_s = 2.0
+    refusals: ClassVar[Mapping[int, PushResult]] = {
+        200: Accepted(),
+        403: ConfigFault("http-403"),
+        503: Temporary("http-503"),
+    }
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
+        await super().setUp()
+        self.peer = self.google
 
     def new_provider(self) -> PushProvider:
         """FCM HTTP v1."""
         return self.new_fcm()
 
-    async def provider_at(self, protocol: type[Protocol]) -> PushProvider:
-        """A provider whose token server works, but not FCM."""
-        return self.new_fcm(url=await self.listening(protocol))
-
-    async def test_success_stands_without_its_body(self) -> None:
-        """200 means that the message was accepted; its name is only for the log."""
-        self.google.scripts.for_next(1, Deliver(), BreakOff(HttpReply(200, b'{"name": "x"}' * 5)))
-        self.assertEqual(await self.send(), Accepted())
+    def push(self, **options: Any) -> CallPush:
+        return call_push(**options)
 
     async def test_access_token_refused_without_a_body(self) -> None:
         """The push was not accepted: it is sent again with another token."""
@@ -211,9 +219,19 @@ class FcmUncertainTests(Uncertainties, Paths, GatedTestCase):
         self.google.scripts.for_next(1, BreakOff(reply))
         self.assertEqual(await self.send(), Temporary("http-503", 3.0))
 
+    async def test_a_push_that_is_not_answered_is_left_after_two_seconds(self) -> None:
+        """Google is alive, and answers PINGs."""
+        await self.send()
+        opened = self.google.record.connection_count
+        self.google.scripts.for_next(1, Deliver(), Stall())
+        took_s, result = await timed(self.send(call_push(wait_s=10.0)))
+        self.assert_uncertain(result, "timeout")
+        self.assertTrue(1.99 < took_s < 3.5, took_s)
+        self.assertEqual(self.google.record.connection_count, opened)
 
-class LegacyUncertainTests(Uncertainties, GatedTestCase):
-    """The legacy protocol."""
+
+class LegacyUncertainTests(Uncertainties, Paths, GatedTestCase):
+    """The legacy protocol, over HTTP/1.1."""
 
     def new_provider(self) -> PushProvider:
         """The legacy protocol at FCM's address."""

@@ -62,7 +62,7 @@ class ConnectionTests(SynchronousTestCase):
         self.connect()
         self.addCleanup(self.at_the_end)
 
-    def connect(self, *, round_trip_s: float = 0.0) -> None:
+    def connect(self, *, round_trip_s: float = 0.0, pings_at_rest: bool = True) -> None:
         """Connect over a path with this round trip; the first PING is answered."""
         self.connection = Http2Connection(
             clock=self.clock,
@@ -71,6 +71,7 @@ class ConnectionTests(SynchronousTestCase):
             on_unprocessed=self.unprocessed.append,
             on_suspect=self.doubt,
             on_round_trip=self.round_trips.append,
+            pings_at_rest=pings_at_rest,
         )
         self.transport = Transport()
         self.transport.end = self.lose
@@ -78,7 +79,8 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(round_trip_s)
         self.connection.dataReceived(frames.settings({}))
         self.clock.advance(round_trip_s)
-        self.pong()
+        if pings_at_rest:
+            self.pong()
         self.transport.clear()
         self.transport.writes = 0
 
@@ -166,6 +168,37 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((self.pings, ends), (1, []))
         self.tick(0.10, 0.01)
         self.assertEqual(len(ends), 1)
+
+    def test_a_peer_that_takes_no_pings_at_rest(self) -> None:
+        """One goes with the first push after a rest; few of them while no answer comes."""
+        self.lose()
+        self.connect(pings_at_rest=False)
+        self.tick(10_000.0, 100.0)
+        self.assertEqual(self.pings, 0)
+        ends = self.send()
+        self.tick(0.25)
+        self.assertEqual(self.pings, 1)
+        self.pong()
+        self.transport.clear()
+        for _ in range(2):
+            self.tick(0.75)
+            self.assertEqual(self.pings, 1)
+            self.pong()
+            self.transport.clear()
+        self.tick(100.0)
+        self.assertEqual((self.pings, ends), (0, []))
+        self.send()
+        self.tick(1.5)
+        self.assertEqual(self.pings, 1)
+
+    def test_a_dead_path_to_a_peer_that_takes_no_pings_at_rest(self) -> None:
+        """It is noticed within the usual time."""
+        self.lose()
+        self.connect(pings_at_rest=False)
+        self.tick(10_000.0, 100.0)
+        ends = self.send()
+        self.tick(1.5)
+        self.assertEqual([end.reason for end in ends], ["connection silent"])  # type: ignore[union-attr]
 
     def test_the_round_trip_is_smoothed(self) -> None:
         """One slow PING changes the patience by an eighth of it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.rendezvous.redis.lua_scripts import GRACE_S
@@ -172,6 +174,24 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         await self.there.settle(first.call.unique_key, Outcome.TOKEN_DEAD)
         self.cable.restore()
         self.assertIs((await waiter.settled).outcome, Outcome.TOKEN_DEAD)
+
+    async def test_cancelling_where_redis_has_lost_the_call(self) -> None:
+        """The daemons are asked, and nothing of it comes back into Redis."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        self.cable.cut()
+        self.server.run("FLUSHALL")
+        self.cable.restore()
+        self.server.run("CLIENT", "KILL", "TYPE", "PUBSUB")
+        cancelled = False
+        while not cancelled:
+            with contextlib.suppress(
+                RendezvousDown
+            ):  # as long as it is not known whether all have Redis
+                cancelled = await self.there.cancel(waiter.call.incoming)
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
+        record = record_key(waiter.call.unique_key)
+        await self.until(lambda: not self.server.run("HKEYS", record))
+        self.assertTrue((await self.there.join(a_call(call_id="abc"))).first)
 
     async def test_lost_cancellation_is_made_up_for(self) -> None:
         """The same for a caller who gave up."""

@@ -19,12 +19,14 @@ from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import load_trust
 from middlewared.push.apns.provider import SANDBOX_OFF
 from middlewared.push.instrumented import InstrumentedProvider
-from middlewared.push.interface import Accepted, Resend
+from middlewared.push.interface import Accepted, PushProvider, Resend
 from middlewared.push.routing import InstrumentedRoute
 from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.providers import Providers
 from middlewared.simulator.certificates import write_provider_key
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, reactor
+from tests.google import GoogleTestCase
+from tests.google import call_push as google_call_push
 
 KEY = ("com.example", Platform.GCM)
 
@@ -137,3 +139,41 @@ class AppleTests(AppleTestCase):
 def stop(provider: InstrumentedProvider) -> Deferred[None]:
     """Stop a provider."""
     return Deferred.fromCoroutine(provider.stop())
+
+
+class AndroidTests(GoogleTestCase):
+    """Two Android apps with the service account of one Firebase project."""
+
+    def new_provider(self) -> PushProvider:
+        """Writes the account's file; the apps have providers of their own."""
+        return self.new_fcm()
+
+    def load(self, providers: Providers, *apps: str) -> Mapping[AppKey, InstrumentedRoute]:
+        """The routes of a configuration with these apps, started."""
+        ini = self.folder / "middlewared.ini"
+        lines = (
+            f"url = {self.google.url}\nservice_account = {self.folder / 'account.json'}\n"
+            f"ca_file = {self.authority.certificate}\n"
+        )
+        ini.write_text("".join(f"[app:{app}:android]\n{lines}" for app in apps))
+        routes = providers.routes(load_apps(read_config(ini, {}), now=reactor.seconds()))
+        for route in routes.values():
+            self.kept(route.provider)
+        return routes
+
+    async def test_they_share_connections_over_reloads(self) -> None:
+        """Two connections and one access token for both, and for an app that comes later."""
+        await self.provider.stop()
+        issued, opened = self.google.oauth.issued_count, self.google.protocols["h2"]
+        providers = Providers(
+            reactor=reactor,
+            clock=reactor,
+            endpoints=DirectEndpoints(reactor),
+            metrics=Metrics(),
+        )
+        for apps in (("one", "two"), ("one", "two", "three"), ("three",)):
+            for (app, _), route in self.load(providers, *apps).items():
+                push = google_call_push()
+                self.assertEqual(await route.provider.send(push), Accepted(), app)
+        self.assertEqual(self.google.protocols["h2"] - opened, 2)
+        self.assertEqual(self.google.oauth.issued_count - issued, 1)

@@ -6,8 +6,9 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import treq
 from treq.client import HTTPClient
@@ -31,6 +32,7 @@ from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, 
 from middlewared.simulator.pbx import PBX
 from middlewared.simulator.record import GooglePush
 from middlewared.simulator.scripts import ResetConnection, Stall
+from tests.h2peer import connect
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -287,13 +289,17 @@ class _Output(ProcessProtocol):
 class ProcessTests(SocketTestCase):
     """python -m middlewared.simulator"""
 
-    async def test_runs_alone(self) -> None:
-        """It prints where everything is, serves, and sums up on SIGTERM."""
+    def start_process(self, *options: str) -> tuple[Any, _Output]:
         output = _Output()
-        command = [sys.executable, "-m", "middlewared.simulator", "--answer-ms", "5"]
-        process: Any = cast(Any, reactor).spawnProcess(
+        command = [sys.executable, "-m", "middlewared.simulator", *options]
+        process = cast(Any, reactor).spawnProcess(
             output, sys.executable, command, env=None, path=str(CHECKOUT)
         )
+        return process, output
+
+    async def test_runs_alone(self) -> None:
+        """It prints where everything is, serves, and sums up on SIGTERM."""
+        process, output = self.start_process("--answer-ms", "5")
         world = json.loads(await output.lines[0])
         headers: dict[Any, Any] = {"Authorization": basic("123456789", "x")}
         response = await self.http.get(world["accounts_url"] + PROFILE_PATH, headers=headers)
@@ -316,3 +322,25 @@ class ProcessTests(SocketTestCase):
         seen = json.loads(await output.lines[1])
         await output.ended
         self.assertEqual((seen["google"]["delivered"], output.errors), (1, b""))
+
+    async def test_google_over_https(self) -> None:
+        """Google speaks HTTP/2 to a client that offers it, unless it is left out."""
+        for options, protocol in (((), "h2"), (("--google-http1",), "http/1.1")):
+            process, output = self.start_process("--google-https", *options)
+            world = json.loads(await output.lines[0])
+            port = urlsplit(world["google_url"]).port
+            assert port is not None
+            peer = await connect(
+                reactor,
+                port,
+                authority=Path(world["ca_file"]),
+                protocols=(b"h2", b"http/1.1"),
+            )
+            self.assertEqual(await peer.agreed, protocol.encode())
+            # SETTINGS, or the refusal of the client's HTTP/2.
+            await (peer.ready if protocol == "h2" else peer.lost)
+            process.signalProcess(signal.SIGTERM)
+            seen = json.loads(await output.lines[1])
+            await output.ended
+            await peer.lost
+            self.assertEqual(seen["google_protocols"], {protocol: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import BadRequest
-from middlewared.model import Platform
+from middlewared.model import Platform, SipUserId
 from middlewared.quoting import quoted
 from middlewared.web import fields
 from middlewared.web.bodies import RawFields
@@ -201,3 +202,23 @@ class ReportTests(RulesCase):
         for name in ("reason", "hangup_reason"):
             self.assertEqual(fields.hangup(raw | {name: "user"}, SETTINGS).reason, "user")
         self.assertRefused(lambda raw: fields.hangup(raw, SETTINGS), raw)
+
+
+class TextAccountTests(RulesCase):
+    settings = WebSettings(sip_user_id_pattern=re.compile(r".*@pbx|[0-9]+"))
+
+    def account(self, raw: RawFields) -> SipUserId:
+        return fields.sip_user_id(raw, self.settings)
+
+    def test_texts_that_match_as_a_whole(self) -> None:
+        """Compared exactly, so nothing about them is changed; a number is its text."""
+        for text in ("100@pbx", "Ä:%@pbx", "0100", "x" * 124 + "@pbx"):
+            self.assertEqual(self.account({"sip_user_id": text}), text)
+
+    def test_others_are_refused(self) -> None:
+        """Longer ones, and those that are not one printable word, whatever the pattern."""
+        for text in (
+            *("", None, "100@pbxx", "1.0", "x" * 125 + "@pbx", "a b@pbx", "a\tb@pbx", 'a"@pbx'),
+            *("'@pbx", "a\u202e@pbx", "\ud800@pbx", "a\0@pbx", "100@pbx\n", "\u00a0@pbx"),
+        ):
+            self.assertRaises(BadRequest, self.account, {"sip_user_id": text})

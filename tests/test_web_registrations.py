@@ -208,6 +208,12 @@ class RegistrationTests(WebCase):
         self.calls.failure = RendezvousDown("gone")
         self.assertEqual((await self.register()).status, 503)
 
+    async def test_a_device_is_registered_without_redis(self) -> None:
+        """Only whether a call waits is not known then."""
+        self.calls.failure = RendezvousDown("gone")
+        self.assertEqual((await self.register(**APPLE)).status, 503)
+        self.assertIsNotNone(await self.device())
+
     async def test_is_served_where_calls_are_placed(self) -> None:
         """404 on the public listener when the PBXs have their own."""
         body = json.dumps({"sip_user_id": SIP_USER_ID}).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import ip_network
 from urllib.parse import urlencode
 
@@ -134,6 +135,23 @@ class SheddingTests(SynchronousTestCase):
             self.refused(request(form, FORM), PBX)
         cloud_and_near = [("cloud", Outcome.OVERLOADED), ("near", Outcome.OVERLOADED)]
         self.assertEqual(self.observed, cloud_and_near * 2)
+
+    def test_texts_as_accounts(self) -> None:
+        """As the parser reads them; what does not match is left to it."""
+        near = (ip_network("192.0.2.0/24"),)
+        pattern = re.compile("[a-z0-9 +é]+@pbx")
+        self.settings.current = WebSettings(pbx_networks=near, sip_user_id_pattern=pattern)
+        fields = {**FIELDS, "sip_user_id": "1+é@pbx"}
+        self.refused(request(urlencode(fields), FORM))
+        fields["sip_user_id"] = "1+a@pbx"
+        self.refused(request(json.dumps(fields), JSON))
+        shedded = [each.sip_user_id for each in self.calls.shedded]
+        self.assertEqual(shedded, ["1+é@pbx", "1+a@pbx"])
+        self.calls.shedded.clear()
+        for wrong in ("1@other", "1 2@pbx", 123456789):
+            fields["sip_user_id"] = wrong  # type: ignore[assignment]
+            self.assert_served(request(urlencode(fields), FORM))
+            self.assert_served(request(json.dumps(fields), JSON))
 
     def test_a_connection_is_closed_when_it_is_asked_for(self) -> None:
         """When the client asks for it; the reply then announces it."""

@@ -25,7 +25,15 @@ from middlewared.accounts.interface import Account, Authenticator
 from middlewared.background import Background
 from middlewared.calls.trace import Trace
 from middlewared.errors import CredentialsRefused, MiddlewaredError
-from middlewared.model import Answer, AnswerResult, Device, IncomingCall, Outcome, Platform
+from middlewared.model import (
+    Answer,
+    AnswerResult,
+    Device,
+    IncomingCall,
+    Outcome,
+    Platform,
+    SipUserId,
+)
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet, WebSettings
@@ -51,7 +59,7 @@ class StandInCalls:
         self.rung: list[IncomingCall] = []
         self.ringing: list[Deferred[Outcome]] = []
         self.cancelled: list[IncomingCall] = []
-        self.registered_accounts: list[tuple[int, str]] = []
+        self.registered_accounts: list[tuple[SipUserId, str]] = []
         self.hung_up = 0
         self.at_once: Outcome | None = None
         self.refusals: list[Outcome] = []
@@ -91,7 +99,7 @@ class StandInCalls:
     def refused(self, outcome: Outcome) -> None:
         self.refusals.append(outcome)
 
-    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
         if self.failure is not None:
             raise self.failure
         self.registered_accounts.append((sip_user_id, call_id))
@@ -270,7 +278,7 @@ class WebCase(TestCase):
         self.repeats = StandInRepeats()
         self.background = Background()
         self.lost: list[tuple[Device, Device]] = []
-        self.reports: list[tuple[int, Mapping[str, str]]] = []
+        self.reports: list[tuple[SipUserId, Mapping[str, str]]] = []
         self.hangups: list[tuple[Device, str, str]] = []
         self.pbx_requests: list[tuple[str, Outcome]] = []
         self.observed: list[tuple[str, str, int]] = []

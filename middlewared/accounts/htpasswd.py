@@ -23,6 +23,7 @@ from middlewared.accounts.remembered import Remembered
 from middlewared.background import shielded
 from middlewared.basic_auth import decode_basic
 from middlewared.errors import AccountsDown, ConfigError, CredentialsRefused, Problem
+from middlewared.model import MAX_ACCOUNT, SipUserId
 from middlewared.waiting import with_fair_timeout
 
 MAX_CHECKS = 64
@@ -32,21 +33,29 @@ REMEMBERED_S = 600.0
 _THREADS = 2
 # bcrypt allows 4 to 31, but a check must end in CHECK_TIMEOUT_S: cost 16 takes about 4 s.
 _COSTS = range(4, 17)
-_LINE = re.compile(r"([1-9][0-9]{0,17}):(\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53})")
+_HASH = r":(\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53})"
+_LINE = re.compile(r"([1-9][0-9]{0,17})" + _HASH)
+_TEXT_LINE = re.compile(rf"([^:\s]{{1,{MAX_ACCOUNT}}})" + _HASH)
 
 
 @attrs.frozen
 class Passwords:
-    """The content of a password file; unknown users are checked against ``unknown``."""
+    """
+    The content of a password file; unknown users are checked against ``unknown``.
 
-    hashes: Mapping[int, bytes] = attrs.field(repr=False)
+    ``text``: whether its users are texts, else they are numbers.
+    """
+
+    hashes: Mapping[SipUserId, bytes] = attrs.field(repr=False)
     unknown: bytes = attrs.field(repr=False)
+    text: bool = False
 
 
-def read_passwords(path: Path) -> Passwords:
+def read_passwords(path: Path, *, text: bool = False) -> Passwords:
     """
     Read a password file; empty lines and those that begin with ``#`` are ignored.
 
+    :param text: whether its users are texts, else they are numbers.
     :raises ConfigError: it cannot be read, or some of its lines are wrong; names each.
     """
     try:
@@ -54,29 +63,30 @@ def read_passwords(path: Path) -> Passwords:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError([Problem("accounts", "htpasswd", f"{path}: {why}")]) from error
-    hashes: dict[int, bytes] = {}
+    hashes: dict[SipUserId, bytes] = {}
     problems = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            problem = _read_line(line.strip(), hashes)
+            problem = _read_line(line.strip(), hashes, text)
             if problem:
                 what = f"{path} line {number}: {problem}"
                 problems.append(Problem("accounts", "htpasswd", what))
     if problems:
         raise ConfigError(problems)
-    return Passwords(hashes, _unknown(hashes))
+    return Passwords(hashes, _unknown(hashes), text)
 
 
-def _read_line(line: str, hashes: dict[int, bytes]) -> str | None:
+def _read_line(line: str, hashes: dict[SipUserId, bytes], text: bool) -> str | None:
     """
     Add one line to ``hashes``.
 
     :return: what is wrong with it, without its hash; None: nothing.
     """
-    match = _LINE.fullmatch(line)
+    match = (_TEXT_LINE if text else _LINE).fullmatch(line)
     if match is None:
         return "must be SIP_USER_ID:bcrypt hash"
-    user, hashed, cost = int(match[1]), match[2].encode("ascii"), int(match[3])
+    user: SipUserId = match[1] if text else int(match[1])
+    hashed, cost = match[2].encode("ascii"), int(match[3])
     if user in hashes:
         return f"{user} is there already"
     if cost not in _COSTS:
@@ -85,7 +95,7 @@ def _read_line(line: str, hashes: dict[int, bytes]) -> str | None:
     return None
 
 
-def _unknown(hashes: Mapping[int, bytes]) -> bytes:
+def _unknown(hashes: Mapping[SipUserId, bytes]) -> bytes:
     """A hash that no password fits, as costly as the most costly one in the file."""
     cost = max((int(hashed[4:6]) for hashed in hashes.values()), default=_COSTS[0])
     return b"$2b$%02d$" % cost + b"." * 53
@@ -118,7 +128,7 @@ class HtpasswdAccounts:
         self._threads.stop()
 
     async def authenticate(self, authorization: bytes) -> Account:
-        user, password = _credentials(authorization)
+        user, password = _credentials(authorization, self._settings.text)
         hashed = self._settings.hashes.get(user)
         if hashed is None:
             await self._check(password, self._settings.unknown)
@@ -153,12 +163,18 @@ def _too_slow() -> NoReturn:
     raise AccountsDown(f"the password was not checked in {CHECK_TIMEOUT_S:g} s")
 
 
-def _credentials(authorization: bytes) -> tuple[int, bytes]:
-    """The user and password of a Basic header (RFC 7617); user 0 when it is no account."""
+def _credentials(authorization: bytes, text: bool) -> tuple[SipUserId, bytes]:
+    """
+    The user and password of a Basic header (RFC 7617).
+
+    :param text: whether users are texts. If not, the user is 0 when it is no account.
+    """
     scheme, _, parameters = authorization.strip().partition(b" ")
     credentials = decode_basic(parameters)
     if scheme.lower() != b"basic" or credentials is None:
         raise CredentialsRefused("not Basic credentials")
-    user, password = credentials
-    known = re.fullmatch("[1-9][0-9]{0,17}", user)
-    return (int(user) if known else 0), password.encode("utf-8", "surrogateescape")
+    name, password = credentials
+    user: SipUserId = name
+    if not text:
+        user = int(name) if re.fullmatch("[1-9][0-9]{0,17}", name) else 0
+    return user, password.encode("utf-8", "surrogateescape")

@@ -32,6 +32,8 @@ from typing import Protocol, TypeVar
 
 import attrs
 
+from middlewared.model import SipUserId
+
 Settings = TypeVar("Settings", contravariant=True)
 
 
@@ -39,10 +41,10 @@ Settings = TypeVar("Settings", contravariant=True)
 class Account:
     """An account whose credentials were accepted."""
 
-    sip_user_id: int | None
+    sip_user_id: SipUserId | None
     """The one account that these credentials are for; None: any (backend ``open``)."""
 
-    def owns(self, sip_user_id: int) -> bool:
+    def owns(self, sip_user_id: SipUserId) -> bool:
         """Whether these credentials give access to ``sip_user_id``."""
         return self.sip_user_id is None or self.sip_user_id == sip_user_id
 

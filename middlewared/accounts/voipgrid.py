@@ -18,6 +18,7 @@ from middlewared.accounts.interface import Account
 from middlewared.accounts.remembered import Remembered
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, AccountsDown, CredentialsRefused
+from middlewared.model import SipUserId
 from middlewared.outgoing.interface import HttpClient, HttpResponse, OutgoingFailed, TimedOut
 from middlewared.waiting import with_fair_timeout
 
@@ -36,6 +37,7 @@ class VoipgridSettings:
 
     :ivar base_url: may have a path; ``profile_path`` and an account's path are added to it.
     :ivar timeout_s: for one whole look-up, both its requests.
+    :ivar text_accounts: whether account_ids are texts, else they are numbers.
     :ivar cache_s: how long an accepted answer may be used again; 0: never.
     """
 
@@ -43,6 +45,7 @@ class VoipgridSettings:
     profile_path: str
     timeout_s: float
     cache_s: float
+    text_accounts: bool = False
 
 
 class VoipgridAccounts:
@@ -108,7 +111,7 @@ class VoipgridAccounts:
         profile = await self._get(base + settings.profile_path, authorization, timeout_s)
         path = _app_account(profile)
         account = await self._get(base + path, authorization, timeout_s)
-        return Account(_sip_user_id(account))
+        return Account(_sip_user_id(account, settings.text_accounts))
 
     async def _get(self, url: str, authorization: bytes, timeout_s: float) -> dict[str, object]:
         try:
@@ -186,12 +189,18 @@ def _app_account(profile: dict[str, object]) -> str:
     return path
 
 
-def _sip_user_id(account: dict[str, object]) -> int:
-    """The account's number, which may come as text; any other text is no account of ours."""
+def _sip_user_id(account: dict[str, object], text_accounts: bool) -> SipUserId:
+    """
+    The account's id, which may come as number or text.
+
+    :param text_accounts: whether any text is an account of ours, or only digits are.
+    """
     value = account.get("account_id")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise AccountsDown("the account API's account_id is missing")
     text = str(value)
+    if text_accounts:
+        return text
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or str(int(text)) != text:
         raise AccessForbidden("the account is no SIP account")
     return int(text)

@@ -119,10 +119,12 @@ class CallLog:
         incoming, key = ended.call.incoming, ended.call.unique_key
         # Anyone who reads the key of a waiting call in the log could answer it.
         waits, mark = ended.waits(), fingerprint(key)
+        pbx = {"pbx": ended.pbx} if ended.pbx else {}
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
             " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
-            "{pbx}{pushes} {steps}",
+            + (" pbx={pbx}" if pbx else "")
+            + "{pushes} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
@@ -131,9 +133,9 @@ class CallLog:
             sip_user_id=incoming.sip_user_id,
             app=word(ended.kind.app) if ended.kind is not None else "-",
             platform=_platform(ended),
-            pbx=f" pbx={ended.pbx}" if ended.pbx else "",
             pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
+            **pbx,
         )
         self.log.debug(
             "call {fingerprint} was from {phonenumber}",

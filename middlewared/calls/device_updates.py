@@ -21,6 +21,8 @@ _log = Logger()
 
 def updated(device: Device, accepted: Accepted) -> Device:
     """``device`` as the next push must address it."""
+    if accepted.canonical_token is None and not accepted.other_environment:
+        return device
     token = accepted.canonical_token or device.token
     sandbox = device.sandbox is not accepted.other_environment
     return attrs.evolve(device, token=token, sandbox=sandbox)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from middlewared.calls.trace import Trace
-from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome
+from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome, SipUserId
 
 
 class Calls(Protocol):
@@ -37,7 +37,7 @@ class Calls(Protocol):
     def refused(self, outcome: Outcome) -> None:
         """Count as ``outcome`` a PBX's request that was refused before it became a call."""
 
-    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
         """
         The account has registered at the SIP registrar, which answers its waiting calls.
 

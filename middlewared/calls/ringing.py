@@ -7,7 +7,7 @@ answer and that outcome nothing else is done.
 
 from __future__ import annotations
 
-import uuid
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -29,8 +29,12 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.interface import Rendezvous, Waiter
+
+_HEX = "[0-9A-Fa-f]"
+_UUID = re.compile(f"{_HEX}{{32}}|{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}")
 
 
 @attrs.frozen
@@ -143,7 +147,7 @@ class Ringing:
                 idle, self._idle = self._idle, None
                 idle.callback(None)
 
-    async def registered(self, sip_user_id: int, call_id: str, received_at: float) -> int:
+    async def registered(self, sip_user_id: SipUserId, call_id: str, received_at: float) -> int:
         if not self.settings.answer_by_registration:
             return 0
         answer = Answer(available=True, message_start_time=0.0, received_at=received_at)
@@ -260,10 +264,4 @@ def _may_wait(waiter: Waiter) -> bool:
 
 def is_uuid(text: str) -> bool:
     """Whether ``text`` is a UUID of 32 hex digits, dashed (RFC 9562 section 4) or not."""
-    if len(text) not in (32, 36):
-        return False
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        return False
-    return text.lower() in (parsed.hex, str(parsed))
+    return _UUID.fullmatch(text) is not None

@@ -184,15 +184,21 @@ class Waking:
         now = clock.seconds()
         if self._waiter.took_over and not self._over and sent >= schedule.due(now):
             self._waiter.pushes -= 1  # it had counted all that were due, so it sent no other
-        for at in schedule.times(now, sent=sent):
+        times = schedule.times(now, sent=sent)
+        for at in times:
             await self._sleep(at - clock.seconds())
             if self._over:
                 return
             # Under overload the phone's answer may have arrived, but not been read yet.
             skipped = self._latest > sent and self._waker.overloaded()
-            if not (self._backing_off or skipped):
-                self._latest += 1
-                self._run(self._attempt(self._latest))
+            if self._backing_off or skipped:
+                continue
+            self._latest += 1
+            attempt = self._attempt(self._latest)
+            if at == times[-1]:
+                await attempt
+            else:
+                self._run(attempt)
 
     async def _end_early(self) -> None:
         """End the call of a silent device early: the PBX has other ways to reach its owner."""

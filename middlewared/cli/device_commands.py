@@ -21,7 +21,7 @@ from middlewared.config import Config
 from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, MiddlewaredError, Problem
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
 from middlewared.service.implementations import choose_database
 
@@ -78,7 +78,7 @@ def list_devices(
     return _with_devices(config, work)
 
 
-def show_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
+def show_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
     """Print all fields of a device. :raises NoDevice: there is none."""
 
     async def work(devices: DeviceRegistry) -> int:
@@ -90,7 +90,7 @@ def show_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
     return _with_devices(config, work)
 
 
-def delete_device(config: Config, sip_user_id: int, *, as_json: bool) -> int:
+def delete_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int:
     """Remove a device and print it. :raises NoDevice: there is none."""
 
     async def work(devices: DeviceRegistry) -> int:
@@ -118,7 +118,12 @@ def import_from(config: Config, path: Path) -> int:
     async def work(devices: DeviceRegistry) -> int:
         try:
             with path.open(encoding="utf-8-sig", newline="") as lines:
-                done = await import_devices(devices=devices, lines=lines, report=report)
+                done = await import_devices(
+                    devices=devices,
+                    lines=lines,
+                    report=report,
+                    pattern=config.accounts.sip_user_id_pattern,
+                )
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             raise ConfigError([Problem("", "", f"{path}: {why}")]) from error
@@ -150,15 +155,16 @@ def _with_devices(config: Config, work: Work, *, create: bool = False) -> int:
 
 
 async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIterator[Device]:
-    after: int | None = 0
-    while after is not None:
-        page = await devices.page(after, _PAGE, matching)
+    page = await devices.page(None, _PAGE, matching)
+    while True:
         for device in page.devices:
             yield device
-        after = page.last
+        if page.last is None:
+            return
+        page = await devices.page(page.last, _PAGE, matching)
 
 
-async def _existing(devices: DeviceRegistry, sip_user_id: int) -> Device:
+async def _existing(devices: DeviceRegistry, sip_user_id: SipUserId) -> Device:
     device = await devices.find(sip_user_id)
     if device is None:
         raise NoDevice(f"{sip_user_id} has no device")

@@ -19,6 +19,7 @@ from middlewared.errors import ConfigError, MiddlewaredError
 
 if TYPE_CHECKING:  # each command imports only what it needs: --help does not wait for Twisted
     from middlewared.config import Config
+    from middlewared.model import SipUserId
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -110,16 +111,17 @@ def _add_push(commands: Commands) -> None:
         default="anonymous",
         help="the caller that the phone shows (default: anonymous)",
     )
-    parser.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
-    parser.set_defaults(run=_push)
+    parser.add_argument("sip_user_id", metavar="SIP_USER_ID")
+    parser.set_defaults(run=_push, parser=parser)
 
 
 def _push(arguments: argparse.Namespace) -> int:
     from middlewared.cli.push_command import push
 
+    config = _config(arguments)
     return push(
-        _config(arguments),
-        arguments.sip_user_id,
+        config,
+        _account(arguments, config),
         phonenumber=arguments.phonenumber,
         url=arguments.url,
     )
@@ -139,8 +141,8 @@ def _add_devices(commands: Commands) -> None:
         if name == "list":
             _add_device_filters(action)
         else:
-            action.add_argument("sip_user_id", type=_account, metavar="SIP_USER_ID")
-        action.set_defaults(run=_devices, command=name)
+            action.add_argument("sip_user_id", metavar="SIP_USER_ID")
+        action.set_defaults(run=_devices, command=name, parser=action)
 
 
 def _add_device_filters(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +183,7 @@ def _devices(arguments: argparse.Namespace) -> int:
             command = device_commands.show_device
         case _:
             command = device_commands.delete_device
-    return command(config, arguments.sip_user_id, as_json=arguments.json)
+    return command(config, _account(arguments, config), as_json=arguments.json)
 
 
 def _add_import(commands: Commands) -> None:
@@ -213,9 +215,20 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(serve=arguments.serve)
 
 
-def _account(text: str) -> int:
+def _account(arguments: argparse.Namespace, config: Config) -> SipUserId:
+    """The account of the command line, a text where accounts are texts; others end the command."""
+    from middlewared.model import is_text_account
+
+    text: str = arguments.sip_user_id
+    pattern = config.accounts.sip_user_id_pattern
+    if pattern is not None:
+        if not is_text_account(text, pattern):
+            arguments.parser.error(
+                f"argument SIP_USER_ID: {text!r} does not match sip_user_id_pattern"
+            )
+        return text
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        arguments.parser.error(f"argument SIP_USER_ID: {text!r} is not a number")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from middlewared.cli.daemon_client import DaemonClient, make_daemon_client
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
-from middlewared.model import Outcome
+from middlewared.model import Outcome, SipUserId
 from middlewared.outgoing.interface import HttpResponse, OutgoingFailed
 
 # Beyond the wait for the phone: for the daemon itself and the connection to it.
@@ -29,8 +29,8 @@ _MEANING = {
     "token-dead": "the app is gone from the device; its registration was removed",
     "push-failed": "the push could not be sent; see the daemon's log",
     "cancelled": "the PBX cancelled the call",
-    "malformed": "the account is not between sip_user_id_min and sip_user_id_max, or the"
-    " phone number is invalid",
+    "malformed": "the account is not between sip_user_id_min and sip_user_id_max (or does not match"
+    " sip_user_id_pattern), or the phone number is invalid",
     "forbidden": "this host is not in [http] pbx_networks, or not in the networks of a [pbx:NAME]",
     "overloaded": "the daemon has more calls than it can serve, or [calls] max_waiting are waiting",
     "draining": "the daemon is stopping",
@@ -42,7 +42,7 @@ class PushFailed(MiddlewaredError):
     """The test call could not be placed."""
 
 
-def push(config: Config, sip_user_id: int, *, phonenumber: str, url: str | None) -> int:
+def push(config: Config, sip_user_id: SipUserId, *, phonenumber: str, url: str | None) -> int:
     """
     Place a test call and print its outcome and the time of each step.
 

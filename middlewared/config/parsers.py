@@ -133,6 +133,14 @@ def analytics_label(written: str, _base: Path) -> str:
     return written
 
 
+def pattern(written: str, base: Path) -> re.Pattern[str] | None:
+    """A regular expression of Python's; None when not set."""
+    try:
+        return re.compile(text(written, base)) if written else None
+    except (re.error, RecursionError, OverflowError):
+        raise InvalidValue("must be a regular expression, as Python's re has them") from None
+
+
 def digits(written: str, _base: Path) -> str:
     """A number that is only compared; "": none."""
     if not re.fullmatch(r"[0-9]{0,20}", written):

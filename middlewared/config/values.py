@@ -10,6 +10,7 @@ in the ini file and seconds everywhere else. The text form of each class hides i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +35,7 @@ from middlewared.config.parsers import (
     nodes,
     optional_duration,
     path,
+    pattern,
     proxy_url,
     setting,
     show_url,
@@ -137,6 +139,7 @@ class AccountSettings:
     htpasswd: Path | None = setting(path, "")
     sip_user_id_min: int = setting(account, "100000000")
     sip_user_id_max: int = setting(account, "999999999")
+    sip_user_id_pattern: re.Pattern[str] | None = setting(pattern, "")
 
 
 @attrs.frozen

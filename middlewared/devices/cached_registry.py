@@ -20,7 +20,7 @@ from middlewared.devices.interface import (
 )
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device, Platform
+from middlewared.model import Device, Platform, SipUserId
 from middlewared.waiting import with_fair_timeout
 
 # About 1 KB each; those that were looked up last are kept.
@@ -57,7 +57,7 @@ class CachedRegistry:
         self._devices = devices
         self._clock = clock
         self._keeps_dead = keeps_dead
-        self._cached: OrderedDict[int, tuple[Device, float]] = OrderedDict()
+        self._cached: OrderedDict[SipUserId, tuple[Device, float]] = OrderedDict()
         self.settings = settings
         # The rest is passed on unchanged.
         self.start, self.stop, self.ping = devices.start, devices.stop, devices.ping
@@ -72,7 +72,7 @@ class CachedRegistry:
     def up(self) -> bool | None:
         return self._devices.up
 
-    async def find(self, sip_user_id: int) -> Device | None:
+    async def find(self, sip_user_id: SipUserId) -> Device | None:
         """The device in the database; if that is down, the cached one unless it is too old."""
         before = self._cached.get(sip_user_id)
         cached = self._recall(sip_user_id)
@@ -98,7 +98,9 @@ class CachedRegistry:
         self._remember(continue_streak(device, registered.replaced))
         return registered
 
-    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+    async def delete(
+        self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
+    ) -> bool:
         done = await self._devices.delete(sip_user_id, platform, app, token)
         return self._changed(sip_user_id, done)
 
@@ -116,7 +118,7 @@ class CachedRegistry:
         done = await self._devices.set_sandbox(device, sandbox)
         return self._changed(device.sip_user_id, done)
 
-    def _recall(self, sip_user_id: int) -> Device | None:
+    def _recall(self, sip_user_id: SipUserId) -> Device | None:
         device, cached_at = self._cached.get(sip_user_id, (None, 0.0))
         age_s = self._clock.seconds() - cached_at
         return device if age_s < self.settings.keep_s else None
@@ -127,10 +129,10 @@ class CachedRegistry:
         if len(self._cached) > MAX_DEVICES:
             self._cached.popitem(last=False)
 
-    def _forget(self, sip_user_id: int) -> None:
+    def _forget(self, sip_user_id: SipUserId) -> None:
         self._cached.pop(sip_user_id, None)
 
-    def _changed(self, sip_user_id: int, done: bool) -> bool:
+    def _changed(self, sip_user_id: SipUserId, done: bool) -> bool:
         """Forget a device that has changed; the next look-up caches it again."""
         if done:
             self._forget(sip_user_id)

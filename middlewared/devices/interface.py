@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 
 
 def is_silent(device: Device, silent_calls: int) -> bool:
@@ -59,7 +59,7 @@ class Page:
     """
 
     devices: Sequence[Device] = attrs.field(converter=tuple[Device, ...])
-    last: int | None
+    last: SipUserId | None
 
 
 @attrs.frozen
@@ -97,7 +97,7 @@ class DeviceRegistry(Protocol):
     async def ping(self) -> None:
         """Verify that the database can be read and written, else raise DatabaseDown."""
 
-    async def find(self, sip_user_id: int) -> Device | None:
+    async def find(self, sip_user_id: SipUserId) -> Device | None:
         """The device of this account; None if it has none."""
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
@@ -113,7 +113,9 @@ class DeviceRegistry(Protocol):
             at once, at any daemons, only the last one remains.
         """
 
-    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+    async def delete(
+        self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
+    ) -> bool:
         """Remove the device that matches all four; False if there is none."""
 
     async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
@@ -130,13 +132,20 @@ class DeviceRegistry(Protocol):
     async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
         """Store the environment that accepted a push, if the device is still the same."""
 
-    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
+    async def touch(self, sip_user_id: SipUserId, seen_at: float) -> bool:
         """Set ``last_seen``, in epoch seconds; False if the account has no device."""
 
     async def page(
-        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+        self,
+        after: SipUserId | None = None,
+        limit: int = 1000,
+        matching: DeviceFilter | None = None,
     ) -> Page:
-        """Those of the next ``limit`` devices after the account ``after`` that match."""
+        """
+        Those of the next ``limit`` devices after the account ``after`` that match.
+
+        :param after: None: from the first.
+        """
 
     async def count(self, silent_calls: int) -> DeviceCounts:
         """

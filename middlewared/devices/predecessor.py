@@ -14,6 +14,7 @@ The export, with the app in place of its number::
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -24,7 +25,7 @@ from middlewared.booleans import parse_boolean
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.devices.queries import LARGEST_ID
 from middlewared.errors import ConfigError, Problem
-from middlewared.model import Device, Platform
+from middlewared.model import Device, Platform, SipUserId, is_text_account
 
 _REQUIRED = {"sip_user_id", "platform", "app", "token"}
 # What databases write for NULL.
@@ -51,19 +52,24 @@ class Imported:
 
 
 async def import_devices(
-    *, devices: DeviceRegistry, lines: Iterable[str], report: Callable[[RefusedLine], None]
+    *,
+    devices: DeviceRegistry,
+    lines: Iterable[str],
+    report: Callable[[RefusedLine], None],
+    pattern: re.Pattern[str] | None = None,
 ) -> Imported:
     """
     Store the devices of an export.
 
     :param lines: the CSV file; its first line names the columns, in any order.
     :param report: called with each refused line.
+    :param pattern: accounts are texts that match it; None: numbers.
     :raises ConfigError: a column is missing.
     :raises DatabaseDown: the import is incomplete; it may be repeated.
     """
     imported = Imported()
     batch: list[Device] = []
-    for read in read_devices(lines):
+    for read in read_devices(lines, pattern):
         if isinstance(read, RefusedLine):
             imported.refused += 1
             report(read)
@@ -76,7 +82,9 @@ async def import_devices(
     return imported
 
 
-def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
+def read_devices(
+    lines: Iterable[str], pattern: re.Pattern[str] | None = None
+) -> Iterator[Device | RefusedLine]:
     """The devices of an export, and the refused lines; an account may have one line only."""
     reader = csv.DictReader(lines)
     missing = _REQUIRED - set(reader.fieldnames or ())
@@ -84,10 +92,10 @@ def read_devices(lines: Iterable[str]) -> Iterator[Device | RefusedLine]:
         raise ConfigError(
             Problem("", "", f"the export has no column {name}") for name in sorted(missing)
         )
-    seen: set[int] = set()
+    seen: set[SipUserId] = set()
     while True:
         try:
-            device = _device(next(reader))
+            device = _device(next(reader), pattern)
             if device.sip_user_id in seen:
                 raise ValueError("the account is on a line before this one")
         except StopIteration:
@@ -117,7 +125,7 @@ async def _store_one(devices: DeviceRegistry, device: Device) -> bool:
     return True
 
 
-def _device(row: Mapping[str, str | None]) -> Device:
+def _device(row: Mapping[str, str | None], pattern: re.Pattern[str] | None) -> Device:
     if None in row or None in row.values():
         raise ValueError("not as many values as columns")
     values = {name: "" if value in _ABSENT else value or "" for name, value in row.items()}
@@ -125,7 +133,7 @@ def _device(row: Mapping[str, str | None]) -> Device:
         raise ValueError("NUL character")
     seen_at = _time(values.get("last_seen", ""))
     return Device(
-        sip_user_id=_account(values["sip_user_id"]),
+        sip_user_id=_account(values["sip_user_id"], pattern),
         platform=_platform(values["platform"]),
         app=_text("app", values["app"], required=True),
         token=_token(values["token"]),
@@ -139,7 +147,11 @@ def _device(row: Mapping[str, str | None]) -> Device:
     )
 
 
-def _account(text: str) -> int:
+def _account(text: str, pattern: re.Pattern[str] | None) -> SipUserId:
+    if pattern is not None:
+        if not is_text_account(text, pattern):
+            raise ValueError("sip_user_id does not match sip_user_id_pattern")
+        return text
     if not (text.isascii() and text.isdigit()) or not 0 < int(text[:20]) <= LARGEST_ID:
         raise ValueError("sip_user_id is not a number")
     return int(text)

@@ -7,13 +7,15 @@ the columns are named in one place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import attrs
 
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page
-from middlewared.model import Device, Platform, ResponseRecord
+from middlewared.model import Device, Platform, ResponseRecord, SipUserId
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -34,6 +36,13 @@ COUNT = "select app, platform, count(*) from devices group by app, platform"
 # The second condition lets the planner use the partial index.
 COUNT_SILENT = "select count(*) from devices where silent_streak >= ? and silent_streak > 0"
 
+CARRY_OVER = f"""
+    insert into text_devices ({NAMES})
+    select cast(sip_user_id as text), {", ".join(COLUMNS[1:])} from devices
+    where not exists (select 1 from text_devices) on conflict do nothing
+"""  # noqa: S608
+"""Devices of accounts that were numbers, where accounts are texts now; run as it is."""
+
 LARGEST_ID = 2**63 - 1
 """No database here stores a larger number, so no larger account can have a device."""
 _INDEXED = 128
@@ -47,9 +56,25 @@ def identity(device: Device) -> Row:
 
 @attrs.frozen
 class Dialect:
-    """``position``: the function that returns where one text is in another: from 1; 0: nowhere."""
+    """
+    ``position``: the function that returns where one text is in another: from 1; 0: nowhere.
+
+    ``text_accounts``: accounts are texts, whose devices are in a table of their own.
+    """
 
     position: str
+    text_accounts: bool = False
+
+    @property
+    def before_all(self) -> SipUserId:
+        """What is less than each account."""
+        return "" if self.text_accounts else 0
+
+    def adapted(self, statement: str) -> str:
+        """A statement for the table that has the devices."""
+        if not self.text_accounts:
+            return statement
+        return _text_statement(statement)
 
     def same_phone(self) -> str:
         """The condition that a device is on a phone; its values are those of :func:`phone`."""
@@ -96,6 +121,12 @@ class Dialect:
             f"case when {table}platform = 'apns' or {colon} < 2 then {table}token"
             f" else substr({table}token, 1, {colon} - 1) end"
         )
+
+
+@cache
+def _text_statement(statement: str) -> str:
+    statement = re.sub(r"\bdevices\b", "text_devices", statement)
+    return statement.replace("?::bigint[]", "?::text[]")
 
 
 def phone(device: Device) -> Row:

@@ -6,7 +6,8 @@ A streak belongs to a push token: calls to that token continue it, another token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 
@@ -38,7 +39,8 @@ def merge_wakeups(wakeups: Sequence[Wakeup]) -> list[StreakChange]:
             found[key] = attrs.evolve(before, missed=before.missed + 1)
         else:
             found[key] = StreakChange(wakeup.device, 0, wakeup.answered_at)
-    return sorted(found.values(), key=lambda change: change.device.sip_user_id)
+    account: Callable[[StreakChange], Any] = lambda change: change.device.sip_user_id  # noqa: E731
+    return sorted(found.values(), key=account)
 
 
 def continue_streak(device: Device, replaced: Device | None) -> Device:

@@ -17,7 +17,7 @@ from middlewared.devices import queries
 from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, PeerHeartbeat
 from middlewared.devices.queries import Dialect, Row
 from middlewared.devices.silent_streaks import merge_wakeups
-from middlewared.model import Device, Platform, ResponseRecord, Wakeup
+from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 
 
 class SqlRegistry(ABC):
@@ -30,6 +30,7 @@ class SqlRegistry(ABC):
         self._dialect = dialect
         self._wall = wall
         self._up: bool | None = None
+        self._carries_over = dialect.text_accounts
 
     @property
     def up(self) -> bool | None:
@@ -48,14 +49,19 @@ class SqlRegistry(ABC):
             self._up = False
             raise
         self._up = True
+        if self._carries_over:
+            await self._change_as_it_is(queries.CARRY_OVER)
+            self._carries_over = False
 
-    async def find(self, sip_user_id: int) -> Device | None:
-        if sip_user_id > queries.LARGEST_ID:
+    async def find(self, sip_user_id: SipUserId) -> Device | None:
+        if isinstance(sip_user_id, int) and sip_user_id > queries.LARGEST_ID:
             return None
         row = await self._find_row(sip_user_id)
         return None if row is None else queries.from_row(row)
 
-    async def delete(self, sip_user_id: int, platform: Platform, app: str, token: str) -> bool:
+    async def delete(
+        self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
+    ) -> bool:
         return await self._change(queries.DELETE, sip_user_id, platform.value, app, token)
 
     async def remove_dead(self, device: Device, registered_before: float | None) -> bool:
@@ -68,13 +74,17 @@ class SqlRegistry(ABC):
     async def set_sandbox(self, device: Device, sandbox: bool) -> bool:
         return await self._change(queries.SET_SANDBOX, sandbox, *queries.identity(device))
 
-    async def touch(self, sip_user_id: int, seen_at: float) -> bool:
+    async def touch(self, sip_user_id: SipUserId, seen_at: float) -> bool:
         return await self._change(queries.TOUCH, seen_at, sip_user_id)
 
     async def page(
-        self, after: int = 0, limit: int = 1000, matching: DeviceFilter | None = None
+        self,
+        after: SipUserId | None = None,
+        limit: int = 1000,
+        matching: DeviceFilter | None = None,
     ) -> Page:
         statement, values = self._dialect.page(matching or DeviceFilter())
+        after = self._dialect.before_all if after is None else after
         return queries.to_page(await self._select(statement, after, limit, *values))
 
     async def count(self, silent_calls: int) -> DeviceCounts:
@@ -107,16 +117,21 @@ class SqlRegistry(ABC):
         """Read and write the database."""
 
     @abstractmethod
-    async def _find_row(self, sip_user_id: int) -> Row | None:
+    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
         """The row of one device, ahead of statements for which no call waits."""
 
     @abstractmethod
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         """The rows of a statement that may be slow; no call waits for it."""
 
-    @abstractmethod
     async def _change(self, statement: str, *values: object) -> bool:
         """Run one statement that writes; whether it changed a row."""
+        changed: bool = await self._change_as_it_is(self._dialect.adapted(statement), *values)
+        return changed
+
+    @abstractmethod
+    async def _change_as_it_is(self, statement: str, *values: object) -> bool:
+        """The same with a statement that names its tables itself."""
 
     @abstractmethod
     async def _append_responses(self, rows: Sequence[Row]) -> None:

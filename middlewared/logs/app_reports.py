@@ -13,6 +13,7 @@ from pathlib import Path
 from middlewared.clock import WallClock
 from middlewared.logs.formats import iso_time
 from middlewared.logs.line_file import LineFile, NextTurn
+from middlewared.model import SipUserId
 
 MOST_FIELDS = 64
 LONGEST_NAME = 64
@@ -68,7 +69,7 @@ class ReportFile:
         if self._lines is not None:
             self._lines.stop()
 
-    def write(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
+    def write(self, sip_user_id: SipUserId, fields: Mapping[str, str]) -> None:
         """Write a report, which is :func:`bounded` already."""
         if self._lines is not None:
             time = iso_time(self._wall())

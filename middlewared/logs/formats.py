@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import TypeAlias
 
@@ -29,8 +30,14 @@ _LEGACY = frozenset(("message", "isError", "why", "failure", "format", "system",
 
 def iso_time(epoch_s: float) -> str:
     """ISO 8601, UTC, with milliseconds."""
-    utc = datetime.fromtimestamp(epoch_s, UTC)
-    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, millisecond = divmod(int(epoch_s * 1000), 1000)
+    return f"{_iso_second(second)}.{millisecond:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(epoch_s: int) -> str:
+    """Lines of a busy log have the second in common."""
+    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None).isoformat()
 
 
 def format_text(event: LogEvent) -> str:

@@ -1,34 +1,27 @@
 """
-One HTTP/1.1 exchange: a request and its answer, through treq over a kept connection.
+One HTTP/1.1 exchange: a request and its answer, through treq over one connection.
 
 When an exchange ends (answered, failed or cancelled), its connection is idle in the pool or
-closed, and its :class:`~.interface.Progress` is set.
+closing, and its :class:`~.interface.Progress` is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
-from typing import Any, cast
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
-from hyperlink import EncodedURL
 from OpenSSL import SSL
 from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import CancelledError, Deferred, execute, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.interfaces import IConsumer
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from middlewared.outgoing.http1_connection import AnswerTooLong, Http1Connection
-from middlewared.outgoing.http1_pool import ConnectionPool
+from middlewared.outgoing.http1_pool import ConnectionPool, Http1Connection
 from middlewared.outgoing.interface import (
     AnswerTimes,
     Dropped,
@@ -38,288 +31,230 @@ from middlewared.outgoing.interface import (
     TimedOut,
     Unwanted,
 )
-from middlewared.outgoing.tcp_endpoints import UriEndpoints
 from middlewared.waiting import FairCall
 
+MOST_HEAD_BYTES = 65_536
+"""Of an answer's head, with the interim answers (1xx) before it."""
+MOST_FRAMING = 8
+"""Bytes on the wire for each byte of a body; a chunk of one byte takes six."""
+TOO_LONG = "the answer's head, or what surrounds its chunks, is too long"
 
-@attrs.frozen
-class Http1Request:
-    """One request and its limits, as :meth:`.interface.HttpClient.request` describes them."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str | bytes] = attrs.field(repr=False)
-    body: bytes | None = attrs.field(repr=False)
-    wanted: Callable[[], bool] | None
-    answer: AnswerTimes | None
-    progress: Progress
+# After any number of interim answers.
+_STATUS = re.compile(
+    rb"(?:HTTP/1\.[01] 1[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)*HTTP/1\.[01] ([2-5][0-9]{2})[ \r\n]"
+)
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class Http1Exchange:
     """
-    One request: its connection, its time limits, its result.
-
-    For Twisted's agent it is the connection pool, which provides that one connection; for the
-    connection it is the :class:`~.http1_connection.Watcher`.
+    One request, as :meth:`.interface.HttpClient.request` describes it, and its result.
 
     :param max_body_bytes: the limit at which the answer's body is cut.
     """
 
-    persistent = True
-
-    _request: Http1Request
-    _timeout_s: float
-    _reactor: Any
+    _treq: HTTPClient
     _pool: ConnectionPool
-    _endpoints: UriEndpoints
+    _clock: Any
     _max_body_bytes: int
-    _host: Hashable = attrs.field(default=None, init=False)
+    _method: str
+    _url: str
+    _headers: Mapping[str, str | bytes]
+    _body: bytes | None
+    _wanted: Callable[[], bool] | None
+    _times: AnswerTimes | None
+    _progress: Progress
     _connection: Http1Connection | None = attrs.field(default=None, init=False)
-    _is_kept: bool = attrs.field(default=False, init=False)
-    _sent_at: float | None = attrs.field(default=None, init=False)
-    _heard: bool = attrs.field(default=False, init=False)
-    _content: AnswerBody | None = attrs.field(default=None, init=False)
-    _response: IResponse | None = attrs.field(default=None, init=False)
+    _producer: RequestBody | None = attrs.field(default=None, init=False)
+    _sent_at: float = attrs.field(default=0.0, init=False)
+    _received: int = attrs.field(default=0, init=False)
+    _head: bytearray = attrs.field(factory=bytearray, init=False)
+    _response: Any = attrs.field(default=None, init=False)
+    _content: bytearray = attrs.field(factory=bytearray, init=False)
     _limit: FairCall | None = attrs.field(default=None, init=False)
-    _expired_s: float | None = attrs.field(default=None, init=False)
-    _is_cancelled: bool = attrs.field(default=False, init=False)
+    _leaving: FairCall | None = attrs.field(default=None, init=False)
+    _has_left: bool = attrs.field(default=False, init=False)
+    _ended_by: Exception | None = attrs.field(default=None, init=False)
     _running: Deferred[HttpResponse] | None = attrs.field(default=None, init=False)
 
-    def run(self) -> Deferred[HttpResponse]:
+    def run(self, timeout_s: float) -> Deferred[HttpResponse]:
         """Send the request and read its answer; fails as :meth:`.interface.HttpClient.request`."""
-        if self._request.answer is None:
-            self._limit_to(self._timeout_s)
-        ended: Deferred[HttpResponse] = Deferred(self._cancel)
+        self._limit_to(timeout_s)
+        ended: Deferred[HttpResponse] = Deferred(lambda _: self._end(CancelledError()))
         self._running = running = Deferred.fromCoroutine(self._run())
         running.chainDeferred(ended)
         return ended
 
-    def _cancel(self, _: Deferred[HttpResponse]) -> None:
-        self._is_cancelled = True
-        if self._running is not None:
-            self._running.cancel()
-
     async def _run(self) -> HttpResponse:
-        request = self._request
-        agent = Agent.usingEndpointFactory(self._reactor, self._endpoints, cast(Any, self))
-        client = HTTPClient(cast(IAgent, agent), NO_COOKIES, cast(Any, WholeBody))
         try:
-            self._response = response = await client.request(
-                request.method,
-                parse_url(request.url),
-                headers=_raw_headers(request.headers),
-                data=request.body,
-                cookies=NO_COOKIES,
-                allow_redirects=False,
-                unbuffered=True,
-                reactor=self._reactor,
-            )
-            self._content = AnswerBody(self._max_body_bytes)
-            complete = await self._content.read(response)
+            host = self._pool.host(self._url)
+            kept = host.latest()
+            connection = kept or await host.open()
+            if self._wanted is not None and not self._wanted():
+                raise Unwanted("not wanted any more")
+            return await self._ask(connection, kept is not None)
         except Unwanted:
             raise
         except Exception as error:  # a peer can make the layers below raise nearly anything
+            translated = self._translated(error)
             self._record()
-            if self._connection is not None:
-                self._connection.abandon()
-            raise self._translated(error) from error
+            raise translated from error
         finally:
-            self._end_limit()
-        if not complete and self._connection is not None:
-            self._connection.abandon()
-        request.progress.sent_at = self._sent_at
-        return HttpResponse(response.code, response.headers, self._content.content, complete)
+            self._end_timers()
 
-    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        """Give the agent a connection on which the request can be sent at once."""
-        self._host = key
-        kept = self._pool.take(key)
-        if kept is not None:
-            self._is_kept = True
-            return execute(self._begin, kept)
-        if self._request.answer is not None:
-            self._limit_to(self._timeout_s)
-        return self._pool.connect(key, endpoint).addCallback(self._begin)
+    async def _ask(self, connection: Http1Connection, is_kept: bool) -> HttpResponse:
+        self._connection, connection.on_data = connection, self._heard
+        self._producer = RequestBody(self._body) if self._body else None
+        headers: Any = dict(self._headers)
+        data: Any = self._producer
+        answering = self._treq.request(
+            self._method,
+            self._url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._clock,
+        )
+        self._sent(connection, is_kept)
+        self._response = response = await answering
+        complete = True
+        try:
+            await response.collect(self._collect)
+        except _TooLong:
+            complete = False
+            connection.abortConnection()
+        self._progress.sent_at = self._sent_at
+        return HttpResponse(response.code, response.headers, bytes(self._content), complete)
 
-    def _begin(self, connection: Http1Connection) -> Http1Connection:
-        wanted = self._request.wanted
-        if wanted is not None and not wanted():
-            self._pool.keep(connection)
-            raise Unwanted("not wanted any more")
-        self._connection = connection
-        connection.watcher = self
-        return connection
+    def _collect(self, data: bytes) -> None:
+        self._content += data
+        if len(self._content) > self._max_body_bytes:
+            del self._content[self._max_body_bytes :]
+            raise _TooLong
 
-    def sent(self) -> None:
-        sent_at = self._sent_at = self._reactor.seconds()
-        answer = self._request.answer
-        if answer is None:
-            return
-        self._end_limit()
-        if self._is_kept:
-            patience_s = min(answer.whole_s, self._pool.latency(self._host).patience_s())
-            self._limit = FairCall(
-                self._reactor, patience_s, self._silent, patience_s, sent_at, answer
-            )
+    def _heard(self, data: bytes) -> None:
+        """Bytes of the answer have arrived, which are parsed next."""
+        if self._connection is not None and not self._received:
+            latency = self._connection.factory.latency
+            latency.answered(self._clock.seconds() - self._sent_at)
+        most = MOST_HEAD_BYTES
+        if self._response is None:
+            self._head += data
         else:
-            self._limit_to(answer.whole_s)
+            most += MOST_FRAMING * self._max_body_bytes
+        if self._received > most:
+            self._end(OutgoingFailed(TOO_LONG))
+        self._received += len(data)
 
-    def heard(self) -> None:
-        if not self._heard and self._sent_at is not None:
-            self._heard = True
-            self._pool.latency(self._host).answered(self._reactor.seconds() - self._sent_at)
+    def _sent(self, connection: Http1Connection, is_kept: bool) -> None:
+        self._sent_at = self._clock.seconds()
+        # What was written leaves in the next turn, unless the end of the connection is read first.
+        self._leaving = FairCall(self._clock, 0.0, self._left, slices=1)
+        times = self._times
+        if times is not None and is_kept:
+            patience_s = min(times.whole_s, connection.factory.latency.patience_s())
+            self._restart_limit(patience_s, self._silent, patience_s, times)
+        elif times is not None:
+            self._limit_to(times.whole_s)
 
-    def _silent(self, waited_s: float, sent_at: float, answer: AnswerTimes) -> None:
+    def _left(self) -> None:
+        """All that the connection accepted has left this process."""
+        self._has_left = True
+
+    def _silent(self, waited_s: float, times: AnswerTimes) -> None:
         """The time for the first byte on a kept connection is up."""
-        if self._heard:
-            longest_s = answer.whole_s
-        else:
-            self._pool.drop_unheard(self._host, sent_at)
-            longest_s = min(answer.whole_s, answer.kept_s)
-        if longest_s > waited_s:
-            self._limit = FairCall(self._reactor, longest_s - waited_s, self._expire, longest_s)
-        else:
-            self._expire(waited_s)
+        longest_s = times.whole_s
+        if self._connection is not None and not self._received:
+            self._connection.factory.drop_unheard(self._sent_at)
+            longest_s = max(waited_s, min(longest_s, times.kept_s))
+        self._limit_to(longest_s, longest_s - waited_s)
 
-    def _limit_to(self, longest_s: float) -> None:
-        self._limit = FairCall(self._reactor, longest_s, self._expire, longest_s)
+    def _limit_to(self, longest_s: float, left_s: float | None = None) -> None:
+        late = TimedOut(f"no answer within {longest_s:.3g} s")
+        self._restart_limit(longest_s if left_s is None else left_s, self._end, late)
 
-    def _end_limit(self) -> None:
+    def _restart_limit(self, *call: Any) -> None:
         if self._limit is not None:
             self._limit.cancel()
-            self._limit = None
+        self._limit = FairCall(self._clock, *call)
 
-    def _expire(self, after_s: float) -> None:
-        self._expired_s = after_s
+    def _end_timers(self) -> None:
+        for timer in (self._limit, self._leaving):
+            if timer is not None:
+                timer.cancel()
+
+    def _end(self, reason: Exception) -> None:
+        """Fail with ``reason``."""
+        self._ended_by = reason
         if self._running is not None:
             self._running.cancel()
 
     def _record(self) -> None:
-        """Record how far the request got, for the caller."""
-        connection, progress = self._connection, self._request.progress
-        if connection is None or self._sent_at is None:
+        """Record how far the failed request got, for the caller, and close its connection."""
+        connection, progress = self._connection, self._progress
+        if connection is None:
             return
+        status = _STATUS.match(self._head)
         if self._response is not None:
-            content = b"" if self._content is None else self._content.content
-            progress.partial = HttpResponse(
-                self._response.code, self._response.headers, content, False
-            )
-        elif connection.status is not None:
-            progress.partial = HttpResponse(connection.status, Headers(), b"", False)
-        if progress.partial is not None or connection.is_flushed:
+            code, headers = self._response.code, self._response.headers
+            progress.partial = HttpResponse(code, headers, bytes(self._content), False)
+        elif status is not None:
+            progress.partial = HttpResponse(int(status[1]), Headers(), b"", False)
+        is_written = self._producer is None or self._producer.is_written
+        if progress.partial or (is_written and self._has_left):
             progress.sent_at = self._sent_at
+        if connection.on_data is not None:
+            connection.abortConnection()
 
     def _translated(self, error: Exception) -> Exception:
         """Our own error instead of Twisted's, whose texts quote what peers sent."""
-        if self._expired_s is not None:
-            return TimedOut(f"no answer within {self._expired_s:.3g} s")
-        if self._is_cancelled:
-            return CancelledError()
-        closed = all(isinstance(each, ConnectionClosed) for each in _causes(error))
-        return (Dropped if closed and not self._heard else OutgoingFailed)(explain(error))
+        if self._ended_by is not None:
+            return self._ended_by
+        if not all(isinstance(each, ConnectionClosed) for each in _causes(error)):
+            return OutgoingFailed(explain(error))
+        if self._connection is not None and self._connection.disconnecting:
+            # Twisted's parser closes the connection at a long line, and gives no reason.
+            return OutgoingFailed(TOO_LONG)
+        return (OutgoingFailed if self._received else Dropped)(explain(error))
 
 
-class _Url(EncodedURL):
-    """A URL that is already encoded: treq would encode it again, a fifth of a request's cost."""
-
-    _text: str | None = None
-
-    def to_uri(self) -> EncodedURL:
-        return self
-
-    def to_text(self, with_password: bool = False) -> str:  # noqa: ARG002 - hyperlink's
-        if self._text is None:
-            self._text = super().to_text()
-        return self._text
-
-
-@lru_cache(maxsize=256)
-def parse_url(url: str) -> EncodedURL:
-    """``url`` as treq takes it, encoded."""
-    return _Url.from_text(EncodedURL.from_text(url).to_uri().to_text())
-
-
-class _NoCookies(IndexableCookieJar):
-    """treq shares cookies among all requests of a client, so one account's would reach another."""
-
-    def add_cookie_header(self, request: object) -> None:
-        """There are none."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        """They are ignored."""
-
-
-NO_COOKIES = _NoCookies()
+class _TooLong(Exception):
+    """The limit of the body is reached."""
 
 
 @implementer(IBodyProducer)
-class WholeBody:
-    """Writes the body together with the headers; treq's own producer is one turn later."""
+class RequestBody:
+    """
+    Written together with the headers; treq's own producer writes one turn later.
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
+    :ivar is_written: whether the connection has accepted all of it, so that it may have left.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.length = len(content)
+        self._rest: Deferred[None] | None = None
+        self.is_written = False
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._body)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
-        return succeed(None)
+        consumer.write(self._content)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
+        self.is_written = self._rest is None
+        return self._rest or succeed(None)
 
     def pauseProducing(self) -> None:
-        """All is written."""
+        """The connection has buffered more of it than it sends at once."""
+        if self._rest is None and not self.is_written:
+            self._rest = Deferred()
 
     def resumeProducing(self) -> None:
-        """All is written."""
+        """The connection has sent what it had buffered."""
+        if self._rest is not None and not self._rest.called:
+            self.is_written = True
+            self._rest.callback(None)
 
     def stopProducing(self) -> None:
-        """All is written."""
-
-
-class AnswerBody(Protocol):
-    """Collects at most ``limit`` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._received = bytearray()
-        self._done: Deferred[bool] = Deferred()
-
-    @property
-    def content(self) -> bytes:
-        """The bytes so far."""
-        return bytes(self._received[: self._limit])
-
-    def read(self, response: IResponse) -> Deferred[bool]:
-        """Fires when complete (True) or at the limit (False); fails if the body breaks off."""
-        response.deliverBody(self)  # type: ignore[call-arg, misc]  # Twisted's interface has no self
-        return self._done
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._done.called:
-            return
-        self._received += data
-        if len(self._received) > self._limit:
-            self._done.callback(False)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._done.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self._done.callback(True)
-        else:
-            self._done.errback(reason)
-
-
-def _raw_headers(headers: Mapping[str, str | bytes]) -> Headers:
-    raw = Headers()
-    for name, value in headers.items():
-        raw.setRawHeaders(name, [value])
-    return raw
-
-
-def host_of(url: str) -> tuple[URI, Hashable]:
-    """The host of ``url``, and the key that Twisted's agent uses for it."""
-    uri = URI.fromBytes(parse_url(url).to_text().encode("ascii"))
-    return uri, (uri.scheme, uri.host, uri.port)
+        """The connection is lost."""
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -334,6 +269,6 @@ def explain(error: BaseException) -> str:
 def _explain(error: BaseException) -> str:
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         return f"TLS: {error.args[0][0][2]}"
-    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError | AnswerTooLong):
+    if isinstance(error, ConnectError | ConnectionClosed | DNSLookupError):
         return str(error)
     return type(error).__name__

@@ -6,15 +6,19 @@ A request ends within its time-out, and until then it uses at most one connectio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NoReturn
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NoReturn, cast
 
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.web.client import URI
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgent
 
-from middlewared.outgoing.http1_exchange import Http1Exchange, Http1Request, explain, host_of
-from middlewared.outgoing.http1_pool import REST_S, ConnectionPool
+from middlewared.outgoing.http1_exchange import Http1Exchange, explain
+from middlewared.outgoing.http1_pool import ConnectionPool, Http1Host
 from middlewared.outgoing.interface import (
     AnswerTimes,
     HttpResponse,
@@ -22,16 +26,19 @@ from middlewared.outgoing.interface import (
     Progress,
     TcpEndpoints,
     TimedOut,
-    Unwanted,
 )
 from middlewared.outgoing.slots import Slots
-from middlewared.outgoing.tcp_endpoints import UriEndpoints
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.outgoing.warm_connection import WarmConnection
 from middlewared.waiting import with_fair_timeout
 
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 64
 MAX_BODY_BYTES = 65_536
+REST_S = 60.0
+"""
+How long an idle connection is kept. NAT gateways and load balancers drop idle ones, some
+silently: Azure's after 240 s, AWS's after 350 s.
+"""
 
 
 class PooledHttpClient:
@@ -55,15 +62,16 @@ class PooledHttpClient:
         max_body_bytes: int = MAX_BODY_BYTES,
         rest_s: float = REST_S,
     ) -> None:
-        self._reactor = reactor
-        self._endpoints = UriEndpoints(endpoints, tls)
+        self._clock = reactor
         self._max_body_bytes = max_body_bytes
         self._rest_s = rest_s
-        self._pool = ConnectionPool(
-            reactor=reactor, most=max_connections, max_body_bytes=max_body_bytes, rest_s=rest_s
-        )
-        self._warm: dict[Hashable, WarmConnection] = {}
+        self._pool = ConnectionPool(clock=reactor, endpoints=endpoints, tls=tls, rest_s=rest_s)
+        agent = Agent.usingEndpointFactory(reactor, self._pool, cast(Any, self._pool))
+        # No cookies: one account's would be sent with the requests of others.
+        cookies = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._treq = HTTPClient(cast(IAgent, agent), cookies)
         self._slots = Slots(max_connections)
+        self._warm: dict[Http1Host, WarmConnection] = {}
         self._running: set[Deferred[HttpResponse]] = set()
         self._closed = False
 
@@ -82,9 +90,22 @@ class PooledHttpClient:
     ) -> HttpResponse:
         if self._closed:
             raise OutgoingFailed("closed")
-        request = Http1Request(method, url, headers, body, wanted, answer, progress or Progress())
-        request.progress.clear()
-        running = Deferred.fromCoroutine(self._in_slot(request, timeout_s, turn_s))
+        progress = progress or Progress()
+        progress.clear()
+        exchange = Http1Exchange(
+            treq=self._treq,
+            pool=self._pool,
+            clock=self._clock,
+            max_body_bytes=self._max_body_bytes,
+            method=method,
+            url=url,
+            headers=headers,
+            body=body,
+            wanted=wanted,
+            times=answer,
+            progress=progress,
+        )
+        running = Deferred.fromCoroutine(self._in_slot(exchange, timeout_s, turn_s))
         self._running.add(running)
         try:
             return await running
@@ -96,22 +117,21 @@ class PooledHttpClient:
             self._running.discard(running)
 
     def keep_warm(self, url: str) -> None:
-        uri, host = host_of(url)
+        host = self._pool.host(url)
         if self._closed or host in self._warm:
             return
         warm = self._warm[host] = WarmConnection(
-            clock=self._reactor,
-            host=f"{uri.host.decode()}:{uri.port}",
-            open_one=lambda: self._open(uri, host),
-            heard_at=lambda: self._pool.heard_at(host),
+            clock=self._clock,
+            host=host.name,
+            open_one=host.open,
+            heard_at=host.heard_at,
             explain=explain,
             renew_s=self._rest_s * 5 / 6,
         )
-        self._pool.watch(host, warm.lost)
         warm.start()
 
     def connection_states(self, url: str) -> Mapping[str, int]:
-        return self._pool.states(host_of(url)[1])
+        return self._pool.host(url).states()
 
     async def close(self) -> None:
         self._closed = True
@@ -121,45 +141,24 @@ class PooledHttpClient:
             warm.stop()
         await self._pool.close()
 
-    def _open(self, uri: URI, host: Hashable) -> Deferred[None]:
-        """Open a connection in advance."""
-        connecting = self._pool.connect(host, self._endpoints.endpointForURI(uri))
-        return connecting.addCallback(self._pool.keep)
-
     async def _in_slot(
-        self, request: Http1Request, timeout_s: float, turn_s: float | None
+        self, exchange: Http1Exchange, timeout_s: float, turn_s: float | None
     ) -> HttpResponse:
-        """Wait for a free slot, then send ``request``."""
-        began_at = self._reactor.seconds()
+        """Wait for a free slot, then send the request."""
+        began_at = self._clock.seconds()
         turn = self._slots.acquire()
         if not turn.called:
             # A request sent with little time left would only blame the peer, and break
             # a good connection when its time is up.
             longest_s = timeout_s / 2 if turn_s is None else turn_s
-            with_fair_timeout(turn, longest_s, self._reactor, partial(_none_free, longest_s))
+            with_fair_timeout(turn, longest_s, self._clock, partial(_none_free, longest_s))
         await turn
         if turn_s is None:
-            timeout_s -= self._reactor.seconds() - began_at
-        answered = False
+            timeout_s -= self._clock.seconds() - began_at
         try:
-            response = await self._exchange(request, timeout_s)
-            answered = True
-            return response
-        except Unwanted:
-            answered = True  # the peer is not to blame
-            raise
+            return await exchange.run(timeout_s)
         finally:
-            self._slots.release(answered=answered)
-
-    def _exchange(self, request: Http1Request, timeout_s: float) -> Deferred[HttpResponse]:
-        return Http1Exchange(
-            request=request,
-            timeout_s=timeout_s,
-            reactor=self._reactor,
-            pool=self._pool,
-            endpoints=self._endpoints,
-            max_body_bytes=self._max_body_bytes,
-        ).run()
+            self._slots.release()
 
 
 def _none_free(timeout_s: float) -> NoReturn:

@@ -1,5 +1,5 @@
 """
-Endpoints of outgoing TCP connections, for plain TCP and TLS.
+Endpoints of outgoing TCP connections.
 
 A connect ends within its time-out, however the name server or the peer behave, and a
 cancelled connect leaves nothing open.
@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import attrs
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -26,12 +27,9 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITCPTransport,
 )
-from twisted.web.client import URI
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from middlewared.outgoing.interface import TcpEndpoints
-from middlewared.outgoing.tls import ClientTLS
 from middlewared.waiting import with_fair_timeout
 
 CONNECT_TIMEOUT_S = 5.0
@@ -61,8 +59,8 @@ class DirectEndpoint:
         except ValueError:  # an invalid name (IDNA)
             return fail()
         connecting: Deferred[IProtocol] = endpoint.connect(protocolFactory)
-        connecting.addCallback(_without_delay)
-        return with_fair_timeout(connecting, self.timeout_s, self.reactor)
+        connecting.addCallbacks(_without_delay, _cancelled)
+        return with_fair_timeout(connecting, self.timeout_s, self.reactor, _timed_out)
 
 
 def _without_delay(protocol: IProtocol) -> IProtocol:
@@ -77,6 +75,17 @@ def _without_delay(protocol: IProtocol) -> IProtocol:
     return protocol
 
 
+def _cancelled(failure: Failure) -> NoReturn:
+    """A cancelled connect fails as other cancelled work does."""
+    if failure.check(ConnectingCancelledError):
+        raise CancelledError from failure.value
+    failure.raiseException()
+
+
+def _timed_out() -> NoReturn:
+    raise TimeoutError  # Twisted's own, as of its endpoints
+
+
 @attrs.frozen
 class DirectEndpoints:
     """Direct TCP endpoints (:class:`~middlewared.outgoing.interface.TcpEndpoints`)."""
@@ -88,54 +97,22 @@ class DirectEndpoints:
         return cast(IStreamClientEndpoint, DirectEndpoint(self.reactor, host, port, self.timeout_s))
 
 
-@implementer(IAgentEndpointFactory)
-class UriEndpoints:
-    """Chooses TLS or plain TCP by the scheme; hosts come from the configuration, so are few."""
-
-    def __init__(self, endpoints: TcpEndpoints, tls: ClientTLS) -> None:
-        self._endpoints = endpoints
-        self._tls = tls
-        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        key = uri.scheme, uri.host, uri.port
-        endpoint = self._known.get(key)
-        if endpoint is None:
-            endpoint = self._known[key] = self._endpoint(*key)
-        return endpoint
-
-    def _endpoint(self, scheme: bytes, encoded_host: bytes, port: int) -> IStreamClientEndpoint:
-        host = encoded_host.decode("ascii")
-        endpoint = self._endpoints(host, port)
-        return wrapClientTLS(self._tls(host), endpoint) if scheme == b"https" else endpoint
-
-
-@implementer(IReactorPluggableNameResolver)
+@implementer(IReactorPluggableNameResolver, IHostnameResolver)
 class ShufflingReactor:
     """A reactor whose name look-ups give addresses in a different order each time."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.nameResolver = ShufflingResolver(reactor.nameResolver)
+        self.nameResolver = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
-
-@implementer(IHostnameResolver)
-class ShufflingResolver:
-    """Asks another resolver and shuffles the addresses that it finds."""
-
-    def __init__(self, resolver: Any) -> None:
-        self._resolver = resolver
-
     def resolveHostName(
         self, resolutionReceiver: Any, hostName: str, *args: object, **kwargs: object
     ) -> IHostResolution:
-        shuffling = _Shuffling(resolutionReceiver)
-        resolution: IHostResolution = self._resolver.resolveHostName(
-            shuffling, hostName, *args, **kwargs
-        )
+        resolver, shuffling = self._reactor.nameResolver, _Shuffling(resolutionReceiver)
+        resolution: IHostResolution = resolver.resolveHostName(shuffling, hostName, *args, **kwargs)
         return resolution
 
 

@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, DelayedCall
-from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, DeviceKind, IncomingCall, Outcome, Settlement, SipUserId
 from middlewared.rendezvous.late import WokenDevice
 from middlewared.waiting import FairCall
 
@@ -59,7 +59,8 @@ class HeldCall:
 
     def has_any_of(self, waiter_ids: Collection[str]) -> bool:
         """Whether one of these waiters waits here or wakes the device."""
-        return self.waker in waiter_ids or any(each.id in waiter_ids for each in self.waiters)
+        wakes = bool(self.waker) and self.waker in waiter_ids
+        return wakes or any(each.id in waiter_ids for each in self.waiters)
 
     @property
     def is_answered(self) -> bool:
@@ -141,8 +142,8 @@ class HeldCalls:
         self._left = left
         self._expired = expired or self.time_out
         self._calls: dict[str, HeldCall] = {}
-        self._by_identity: dict[tuple[int, str], HeldCall] = {}
-        self._by_account: dict[int, dict[str, HeldCall]] = {}
+        self._by_identity: dict[tuple[SipUserId, str], HeldCall] = {}
+        self._by_account: dict[SipUserId, dict[str, HeldCall]] = {}
         self.pushes_changed = pushes_changed
         self.waiting = 0
 
@@ -159,9 +160,10 @@ class HeldCalls:
         held = self._by_identity.get(_identity(incoming))
         return held if held is not None and (held.waiters or held.is_answered) else None
 
-    def answerable(self, sip_user_id: int, call_id: str) -> list[HeldCall]:
+    def answerable(self, sip_user_id: SipUserId, call_id: str) -> list[HeldCall]:
         """
-        The account's calls that wait here and had a push from here; a push under way counts.
+        The account's calls that a registration answers: they were opened with
+        ``by_registration``, wait here, and had a push from here; a push under way counts.
 
         :param call_id: of the one call; "": all of them.
         """
@@ -176,8 +178,9 @@ class HeldCalls:
         """Put a call into the table; it expires in ``left_s`` seconds."""
         held = self._calls[call.unique_key] = HeldCall(call)
         held.expiry = self._clock.callLater(max(0.0, left_s), self._expire, held)
-        account = self._by_account.setdefault(call.incoming.sip_user_id, {})
-        account[call.unique_key] = held
+        if call.by_registration:
+            account = self._by_account.setdefault(call.incoming.sip_user_id, {})
+            account[call.unique_key] = held
         if call.incoming.call_id:
             self._by_identity[_identity(call.incoming)] = held
         return held
@@ -266,8 +269,8 @@ class HeldCalls:
         key, sip_user_id = held.call.unique_key, held.call.incoming.sip_user_id
         if self._calls.get(key) is held:
             del self._calls[key]
-        account = self._by_account.get(sip_user_id, {})
-        if account.get(key) is held:
+        account = self._by_account.get(sip_user_id)
+        if account is not None and account.get(key) is held:
             del account[key]
             if not account:
                 del self._by_account[sip_user_id]
@@ -281,6 +284,6 @@ class HeldCalls:
         held.expiry = self._clock.callLater(0, self._expired, held)
 
 
-def _identity(incoming: IncomingCall) -> tuple[int, str]:
+def _identity(incoming: IncomingCall) -> tuple[SipUserId, str]:
     """What makes two requests of a PBX the same call, unless their call_id is empty."""
     return incoming.sip_user_id, incoming.call_id

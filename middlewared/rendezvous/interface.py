@@ -14,6 +14,7 @@ from middlewared.model import (
     IncomingCall,
     Outcome,
     Settlement,
+    SipUserId,
 )
 
 
@@ -138,12 +139,11 @@ class Rendezvous(Protocol):
         :raises RendezvousDown: the result cannot be known now.
         """
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """
         The account has registered at the SIP registrar: answer its calls that had a push.
 
-        Only those that were opened with ``by_registration`` are certain to be found at other
-        members.
+        Only those that were opened with ``by_registration``, at whichever member.
 
         :param call_id: of the one call to answer; "": all of the account.
         :param answer: an available one.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, DeviceKind, LateAnswer
+from middlewared.model import Answer, DeviceKind, LateAnswer, SipUserId
 
 REMEMBERED_S = 60.0
 """
@@ -32,7 +32,7 @@ def ignored(_: LateAnswer) -> None:
 class WokenDevice:
     """The account and kind of the device that was woken for a call."""
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     kind: DeviceKind
 
 

@@ -16,6 +16,7 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, ignored
@@ -103,7 +104,7 @@ class MemoryRendezvous:
                 self._held.refuse(held, answer)
         return AnswerResult.ACCEPTED
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """See :meth:`.interface.Rendezvous.answer_account`; never down."""
         answerable = self._held.answerable(sip_user_id, call_id)
         for held in answerable:

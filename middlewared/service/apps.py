@@ -78,9 +78,9 @@ def file_problems(config: Config, *, now: float) -> Iterator[Problem]:
             yield Problem(section, key, f"no such directory: {path.parent}")
         elif path is not None and path.is_dir():
             yield Problem(section, key, f"is a directory: {path}")
-    htpasswd = config.accounts.htpasswd
+    htpasswd, text = config.accounts.htpasswd, config.accounts.sip_user_id_pattern is not None
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
-        yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd))
+        yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd, text=text))
     yield from _redis_problems(config.redis, now)
 
 

@@ -62,6 +62,7 @@ from middlewared.service.room_settings import (
     needing_restart,
     ringing_settings,
     web_settings,
+    with_kind_of_accounts,
 )
 from middlewared.web.health import Health
 from middlewared.web.root import Web
@@ -204,9 +205,9 @@ class Components:
     def _make_kamailios(self) -> None:
         requests = KamailioRequests(
             clock=self._reactor,
+            calls=self.ringing,
             web=self.web,
             repeats=self.repeats,
-            refused=self.ringing.refused,
             observe_pbx=self.metrics.pbx_request,
         )
         self.kamailios = KamailioLinks(
@@ -275,6 +276,7 @@ class Components:
 
         :raises ConfigError: it cannot be used; nothing has changed.
         """
+        written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
         ringing, web = ringing_settings(config), web_settings(config, apps)
@@ -294,7 +296,7 @@ class Components:
         self.web.settings.current = web
         self.connect_kamailios(config)
         self.devices.reconfigure(cache)
-        for key in needing_restart(self.config, config):
+        for key in needing_restart(self.config, written):
             self.log.warn("{key} has changed: it takes effect at the next start", key=key)
         self.config = config
 

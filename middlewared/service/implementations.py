@@ -46,11 +46,13 @@ class Database(DeviceRegistry, DaemonHeartbeats, Protocol):
 
 def choose_database(config: Config, *, reactor: Any) -> Database:
     """The database of ``[database]``."""
-    path = config.database.sqlite_file
+    database, text = config.database, config.accounts.sip_user_id_pattern is not None
+    path = database.sqlite_file
     if path is not None:
-        return SqliteRegistry(path=path, reactor=reactor)
-    database = config.database
-    return PostgresRegistry(url=database.url, reactor=reactor, pool_size=database.pool_size)
+        return SqliteRegistry(path=path, reactor=reactor, text_accounts=text)
+    return PostgresRegistry(
+        url=database.url, reactor=reactor, pool_size=database.pool_size, text_accounts=text
+    )
 
 
 def choose_rendezvous(
@@ -149,13 +151,14 @@ def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
         profile_path=accounts.profile_path,
         timeout_s=accounts.timeout_s,
         cache_s=accounts.cache_s,
+        text_accounts=accounts.sip_user_id_pattern is not None,
     )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
         raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
-    return read_passwords(accounts.htpasswd)
+    return read_passwords(accounts.htpasswd, text=accounts.sip_user_id_pattern is not None)
 
 
 def _no_settings(_: AccountSettings) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Protocol
 
 import attrs
 
+from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock
 from middlewared.errors import MiddlewaredError
@@ -19,12 +19,6 @@ from middlewared.web.root import Web
 from middlewared.web.settings import Pbx
 
 
-class CountRefusal(Protocol):
-    """Counts a request that was refused before it became a call."""
-
-    def __call__(self, outcome: Outcome) -> None: ...
-
-
 @attrs.frozen(kw_only=True)
 class KamailioRequests:
     """
@@ -34,9 +28,9 @@ class KamailioRequests:
     """
 
     clock: Clock
+    calls: Calls
     web: Web
     repeats: RepeatCounter
-    refused: CountRefusal
     observe_pbx: ObservePbx
 
     async def ring(self, fields: Fields, name: str) -> Rung:
@@ -47,10 +41,14 @@ class KamailioRequests:
             Pbx(name=name, networks=None),
         )
         try:
-            outcome = await self.web.pbx_calls.place(dict(fields), settings, pbx, trace)
+            incoming = self.web.pbx_calls.admit(dict(fields), settings, pbx)
+            del fields  # thousands of calls may wait
+            outcome = Outcome.OVERLOADED
+            if incoming is not None:
+                outcome = await self.calls.ring(incoming, trace)
         except MiddlewaredError as error:
             outcome = self._refusal("a call", name, error)
-            self.refused(outcome)
+            self.calls.refused(outcome)
         self.observe_pbx(name, outcome)
         return Rung(outcome, partial(trace.mark, "replied"))
 

@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from middlewared.logs import ReportFile, bounded
 from middlewared.metrics import Metrics
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint, quoted
 
 
@@ -21,7 +21,7 @@ class PhoneReports:
         self._metrics = metrics
         self._file = file
 
-    def report(self, sip_user_id: int, fields: Mapping[str, str]) -> None:
+    def report(self, sip_user_id: SipUserId, fields: Mapping[str, str]) -> None:
         """A phone sent the figures of a call (/api/log-metrics/)."""
         self._metrics.report(fields)
         kept = bounded(fields)

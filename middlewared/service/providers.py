@@ -7,9 +7,10 @@ A provider is replaced only if its settings or credentials have changed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -24,6 +25,7 @@ from middlewared.push.apns.apple_credentials import CertificateCredentials, KeyC
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.google.fcm import FcmProvider
+from middlewared.push.google.fcm_project import FcmProject
 from middlewared.push.google.legacy import LegacyProvider, fcm_send_url
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.push.http2.pool import HostPools
@@ -58,6 +60,7 @@ class Providers:
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
         self._host_pools = HostPools()
+        self._projects: WeakValueDictionary[Hashable, FcmProject] = WeakValueDictionary()
         self._current: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
@@ -118,25 +121,43 @@ class Providers:
         app = loaded.app
         if isinstance(app, AppleApp):
             return self._apple(app, loaded)
-        http = PooledHttpClient(
-            reactor=self._reactor,
-            endpoints=self._endpoints,
-            tls=ClientTLS(trust=loaded.trust),
-        )
-        if isinstance(loaded.credentials, ServiceAccount):
+        if isinstance(app, AndroidApp) and isinstance(loaded.credentials, ServiceAccount):
             return FcmProvider(
                 app=app.app,
-                account=loaded.credentials,
-                url=app.url,
-                http=http,
+                project=self._project(app, loaded, loaded.credentials),
                 clock=self._clock,
-                address=app.address if isinstance(app, AndroidApp) else "auto",
-                analytics_label=app.analytics_label if isinstance(app, AndroidApp) else "",
+                address=app.address,
+                analytics_label=app.analytics_label,
+                on_round_trip=partial(self._metrics.provider_ping, app.app, "production"),
             )
         url = fcm_send_url(app.url) if isinstance(app, AndroidApp) else app.url
         return LegacyProvider(
-            app=app.app, api_key=app.api_key, url=url, http=http, clock=self._clock
+            app=app.app,
+            api_key=app.api_key,
+            url=url,
+            http=self._http_client(loaded),
+            clock=self._clock,
         )
+
+    def _project(self, app: AndroidApp, loaded: LoadedApp, account: ServiceAccount) -> FcmProject:
+        """The one that other apps of the account use already, or a new one."""
+        key = app.url, account, loaded.roots
+        project = self._projects.get(key)
+        if project is None or not project.usable:
+            project = self._projects[key] = FcmProject(
+                account=account,
+                url=app.url,
+                http=self._http_client(loaded),
+                endpoint=self._endpoints,
+                tls=ClientTLS(trust=loaded.trust, protocols=[b"h2", b"http/1.1"]),
+                clock=self._clock,
+                host_pools=self._host_pools,
+            )
+        return project
+
+    def _http_client(self, loaded: LoadedApp) -> PooledHttpClient:
+        tls = ClientTLS(trust=loaded.trust)
+        return PooledHttpClient(reactor=self._reactor, endpoints=self._endpoints, tls=tls)
 
     def _apple(self, app: AppleApp, loaded: LoadedApp) -> ApnsProvider:
         credentials = loaded.credentials

@@ -1,10 +1,13 @@
 """
 Where the reactor's turns begin and end.
 
-Twisted has no hook for this, so the poller is wrapped: a turn ends when the reactor asks for
-ready sockets, and the next begins when it has them. ``_poller`` is private to
-:class:`twisted.internet.epollreactor.EPollReactor`; tests/test_service_turns.py fails when
-it is gone.
+Twisted has no hook for this, so the reactor's own iteration is replaced: a turn ends when the
+reactor waits for ready sockets, and the next begins when it has them. The attributes of
+:class:`twisted.internet.epollreactor.EPollReactor` that this needs are private;
+tests/test_service_turns.py fails when they are gone.
+
+Twisted's iteration also sets a context for its old log around each event, which costs 4 % of a
+call and which no line of ours shows.
 """
 
 from __future__ import annotations
@@ -15,30 +18,6 @@ from typing import Any
 from twisted.logger import Logger
 
 _log = Logger()
-
-
-class _Poller:
-    """An epoll object that notifies of each wait; all but ``poll`` is the object's own."""
-
-    def __init__(
-        self, poller: Any, turn_began: Callable[[bool], None], turn_ended: Callable[[], None]
-    ) -> None:
-        self._poll = poller.poll
-        self._turn_began = turn_began
-        self._turn_ended = turn_ended
-        self.register, self.unregister = poller.register, poller.unregister
-        self.modify, self.close, self.fileno = poller.modify, poller.close, poller.fileno
-
-    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
-        self._turn_ended()
-        # First without waiting: the duration of a wait does not show whether there was nothing
-        # to do, since a process may be stopped in the middle of it.
-        ready: list[tuple[int, int]] = self._poll(0, maxevents)
-        idle = not ready
-        if idle and timeout:
-            ready = self._poll(timeout, maxevents)
-        self._turn_began(idle)
-        return ready
 
 
 def watch_turns(
@@ -55,4 +34,21 @@ def watch_turns(
     if poller is None:
         _log.warn("this reactor does not show its turns: no calls are refused under overload")
         return
-    reactor._poller = _Poller(poller, turn_began, turn_ended)
+    poll, selectables, serve = poller.poll, reactor._selectables, reactor._doReadOrWrite
+
+    def iterate(timeout: float | None) -> None:
+        turn_ended()
+        most = len(selectables)
+        # First without waiting: the duration of a wait does not show whether there was nothing
+        # to do, since a process may be stopped in the middle of it.
+        ready = poll(0, most)
+        idle = not ready
+        if idle and timeout != 0:
+            ready = poll(-1 if timeout is None else timeout, most)
+        turn_began(idle)
+        for descriptor, events in ready:
+            selectable = selectables.get(descriptor)
+            if selectable is not None:  # an earlier event may have closed it
+                serve(selectable, descriptor, events)
+
+    reactor.doIteration = iterate

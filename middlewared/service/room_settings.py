@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import attrs
+
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import AndroidApp, AppleApp, Config, KamailioSettings, PbxSettings
@@ -55,6 +57,7 @@ def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSetting
         max_connections=http.max_connections,
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
+        sip_user_id_pattern=config.accounts.sip_user_id_pattern,
     )
 
 
@@ -92,12 +95,25 @@ def cache_settings(config: Config) -> CacheSettings:
     return CacheSettings(keep_s=config.database.device_cache_s)
 
 
+def with_kind_of_accounts(current: Config, new: Config) -> Config:
+    """``new``, with numbers or texts as accounts as ``current`` has them: devices are stored so."""
+    pattern = current.accounts.sip_user_id_pattern
+    if _has_text_accounts(current) is _has_text_accounts(new):
+        return new
+    return attrs.evolve(new, accounts=attrs.evolve(new.accounts, sip_user_id_pattern=pattern))
+
+
+def _has_text_accounts(config: Config) -> bool:
+    return config.accounts.sip_user_id_pattern is not None
+
+
 # Keys that are read once: the objects made from them stay for the life of the process.
 _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
     "[metrics] listen": lambda config: config.metrics.listen,
     "[accounts] backend": lambda config: config.accounts.backend,
+    "[accounts] sip_user_id_pattern (numbers or texts)": _has_text_accounts,
     "[database] url": lambda config: config.database.url,
     "[database] pool_size": lambda config: config.database.pool_size,
     "[redis]": lambda config: config.redis,

@@ -21,6 +21,7 @@ from middlewared.simulator.answering import Answering
 from middlewared.simulator.apple.faults import Behaviour
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
+from middlewared.simulator.google_http2 import Habits
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.http1_server import HttpServer
 from middlewared.simulator.record import Record
@@ -35,7 +36,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--answer-ms", type=float, help="phones answer every call after this delay")
     add("--answer-at", nargs="*", default=[], help="host:port of daemons that take turns")
     add("--silent", default="", help="phones whose token ends in one of these do not answer")
-    add("--google-https", action="store_true", help="Google and the accounts speak https")
+    add(
+        "--google-https",
+        action="store_true",
+        help="Google and the accounts speak https, Google HTTP/2 or HTTP/1.1 as the client offers",
+    )
+    add("--google-http1", action="store_true", help="Google does not speak HTTP/2")
     return parser.parse_args(arguments)
 
 
@@ -76,6 +82,8 @@ class World:
             api_keys=[API_KEY],
             listener=self._answering,
             keep=0,
+            habits=Habits(validate_headers=False),
+            http2=not options.google_http1,
         )
         self._accounts = AccountsServer(
             reactor=reactor, certificate=certificate, numbers_are_accounts=True
@@ -112,6 +120,7 @@ class World:
             **{name: _summary(server.record) for name, server in self._apples.items()},
             "google": _summary(self._google.record),
             "google_connections": self._google.connections_opened,
+            "google_protocols": self._google.protocols,
         }
         if self._answering is not None:
             await self._answering.stop()

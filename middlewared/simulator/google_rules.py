@@ -23,6 +23,7 @@ from middlewared.simulator.google_errors import (
     legacy_text,
 )
 from middlewared.simulator.google_oauth import GrantRefused
+from middlewared.simulator.http1_server import Received
 from middlewared.simulator.record import GooglePush
 
 LONGEST_TTL_S = 2_419_200
@@ -49,10 +50,10 @@ _LEGACY_FIELDS = frozenset(
 )
 
 
-def validate_v1(body: bytes, received_at: float) -> GooglePush:
+def validate_v1(received: Received) -> GooglePush:
     """Validate the body of ``messages:send``, or raise GrantRefused."""
     try:
-        document = json.loads(body)
+        document = json.loads(received.body)
     except ValueError:
         raise GrantRefused(bare_error(400, "INVALID_ARGUMENT", "Invalid JSON payload.")) from None
     if not isinstance(document, dict) or not isinstance(document.get("message"), dict):
@@ -65,7 +66,19 @@ def validate_v1(body: bytes, received_at: float) -> GooglePush:
     priority, ttl_s = _check_android(message.get("android", {}))
     label = _check_options(message.get("fcm_options", {}))
     dry = document.get("validate_only") is True
-    return GooglePush("v1", token, data, priority, ttl_s, received_at, is_fid, label, dry)
+    return GooglePush(
+        protocol="v1",
+        token=token,
+        data=data,
+        priority=priority,
+        ttl_s=ttl_s,
+        received_at=received.received_at,
+        is_fid=is_fid,
+        analytics_label=label,
+        dry=dry,
+        connection=received.connection,
+        stream_id=received.stream_id,
+    )
 
 
 def _check_address(message: dict[str, Any]) -> tuple[bool, str]:
@@ -130,10 +143,10 @@ def _check_android(android: Any) -> tuple[str, float | None]:
     return priority, float(ttl[:-1])
 
 
-def validate_legacy(protocol: str, body: bytes, received_at: float) -> GooglePush:
+def validate_legacy(protocol: str, received: Received) -> GooglePush:
     """Validate the body of a legacy send to one token, or raise GrantRefused."""
     try:
-        document = json.loads(body)
+        document = json.loads(received.body)
     except ValueError:
         raise GrantRefused(legacy_text(400, "JSON_PARSING_ERROR")) from None
     if not isinstance(document, dict) or not document.keys() <= _LEGACY_FIELDS:
@@ -149,7 +162,17 @@ def validate_legacy(protocol: str, body: bytes, received_at: float) -> GooglePus
     if priority not in ("high", "normal"):
         raise GrantRefused(legacy_text(400, 'Field "priority" must be "high" or "normal"'))
     dry = document.get("dry_run") is True
-    return GooglePush(protocol, token, data, priority, ttl_s, received_at, dry=dry)
+    return GooglePush(
+        protocol=protocol,
+        token=token,
+        data=data,
+        priority=priority,
+        ttl_s=ttl_s,
+        received_at=received.received_at,
+        dry=dry,
+        connection=received.connection,
+        stream_id=received.stream_id,
+    )
 
 
 def _check_legacy_data(data: Any) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """
-Simulator: the common part of the HTTP/1.1 servers (Google, accounts).
+Simulator: the common part of the servers that speak HTTP/1.1 (Google, accounts).
 
 A request plays the steps of its plan in order, and the first reply
 ends it. A request that was given up, or whose server stopped, leaves no delayed call.
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionClosed
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from middlewared.clock import DelayedCall
+from middlewared.simulator.http2.frame_steps import FrameStep
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
 from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 
@@ -45,7 +47,9 @@ class BreakOff:
     reply: HttpReply
 
 
-HttpStep: TypeAlias = HttpReply | Delay | Deliver | Stall | ResetConnection | HangUp | BreakOff
+HttpStep: TypeAlias = (
+    HttpReply | Delay | Deliver | Stall | ResetConnection | HangUp | BreakOff | FrameStep
+)
 
 
 def json_reply(
@@ -64,19 +68,25 @@ def html_reply(status: int = 502) -> HttpReply:
 
 @attrs.frozen
 class Received:
-    """One request; header names in lower case, of repeated headers the last."""
+    """
+    One request; header names in lower case, of repeated headers the last.
+
+    ``connection`` and ``stream_id`` are those of HTTP/2; over HTTP/1.1 they are 0.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     received_at: float
+    connection: int = 0
+    stream_id: int = 0
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class HttpServer(abc.ABC):
     """
-    An HTTP/1.1 server on loopback whose answers are planned request by request.
+    A server on loopback whose answers are planned request by request, over HTTP/1.1.
 
     :param certificate: PEM file of certificate and key: https; None: http.
     """
@@ -94,6 +104,11 @@ class HttpServer(abc.ABC):
     def plan(self, received: Received) -> Iterator[HttpStep]:
         """Yield the steps that answer ``received``; run only as far as it is played."""
 
+    def begin(self, received: Received) -> Iterator[HttpStep]:
+        """Count a request, and give its plan."""
+        self.request_count += 1
+        return self.plan(received)
+
     @property
     def url(self) -> str:
         """Base URL without a trailing slash, once started."""
@@ -110,12 +125,25 @@ class HttpServer(abc.ABC):
         site: Any = Site(_Leaf(self._reactor, self), reactor=self._reactor)
         site.noisy = False
         site.log = lambda _request: None  # an access log would cost a tenth of the time
-        tls = None if self._certificate is None else ServerTLS(self._certificate)
-        return self._socket.open(site if tls is None else tls.wrap(site))
+        if self._certificate is None:
+            return self._socket.open(site)
+        return self._socket.open(self.secure(ServerTLS(self._certificate), site))
+
+    def secure(self, tls: ServerTLS, site: Factory[Any]) -> Factory[Any]:
+        """Give the factory for connections over TLS."""
+        return tls.wrap(site)
+
+    def standing_fields(self) -> Sequence[tuple[str, str]]:
+        """Give the header fields that every answer has; names in lower case."""
+        return ()
 
     async def stop(self) -> None:
         """Stop listening and reset all connections."""
         await self._socket.close()
+
+    def drop_connections(self) -> None:
+        """Reset every connection, and go on listening."""
+        self._socket.drop_connections()
 
 
 class _Leaf(Resource):
@@ -140,8 +168,12 @@ class _Leaf(Resource):
             body=content.read(),
             received_at=self._reactor.seconds(),
         )
-        self._server.request_count += 1
-        _Performance(self._reactor, request, self._server.plan(received)).proceed()
+        fields = self._server.standing_fields()
+        for name, _ in fields:
+            request.responseHeaders.removeHeader(name)
+        for name, text in fields:
+            request.responseHeaders.addRawHeader(name, text)
+        _Performance(self._reactor, request, self._server.begin(received)).proceed()
         return NOT_DONE_YET
 
 
@@ -180,6 +212,8 @@ class _Performance:
                     return None
                 case Deliver():
                     pass  # the plan's own business
+                case _:
+                    return self._reply(HttpReply(505, f"needs HTTP/2: {step}".encode()))
         return self._reply(HttpReply(500))
 
     @property

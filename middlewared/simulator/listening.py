@@ -7,6 +7,7 @@ peers behave. A second ``open`` listens on the port number of the first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -118,6 +119,17 @@ class ServerTLS:
     def getContext(self) -> SSL.Context:
         """Twisted asks for it at each connection."""
         return self.context
+
+    def choose_protocol(self, spoken: Sequence[str]) -> None:
+        """Choose the first of ``spoken`` that a client offers in ALPN; otherwise none."""
+
+        def choose(_connection: SSL.Connection, offered: list[bytes]) -> Any:
+            for name in spoken:
+                if name.encode() in offered:
+                    return name.encode()
+            return SSL.NO_OVERLAPPING_PROTOCOLS
+
+        self.context.set_alpn_select_callback(choose)
 
     def wrap(self, factory: Factory[Any]) -> TLSMemoryBIOFactory:
         """Put TLS under ``factory``."""

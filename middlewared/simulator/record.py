@@ -41,7 +41,8 @@ class GooglePush:
 
     ``protocol`` is "v1", "fcm" or "gcm"; ``ttl_s`` None when not given; ``priority`` as
     received. ``token`` addresses the device: with ``is_fid`` it is the installation id;
-    ``dry``: it is only validated, and not delivered.
+    ``dry``: it is only validated, and not delivered. ``connection`` and ``stream_id`` are
+    those of HTTP/2; over HTTP/1.1 they are 0.
     """
 
     protocol: str
@@ -53,6 +54,8 @@ class GooglePush:
     is_fid: bool = False
     analytics_label: str = ""
     dry: bool = False
+    connection: int = 0
+    stream_id: int = 0
 
 
 AnyPush: TypeAlias = ReceivedPush | GooglePush

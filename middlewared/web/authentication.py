@@ -13,6 +13,7 @@ from middlewared.accounts.interface import Account, Authenticator
 from middlewared.basic_auth import decode_basic
 from middlewared.clock import Clock
 from middlewared.errors import AccessForbidden, BadRequest
+from middlewared.model import SipUserId
 from middlewared.web import fields
 from middlewared.web.client_address import rate_limit_key
 from middlewared.web.login_throttle import LoginThrottle
@@ -72,7 +73,7 @@ class Authentication:
         )
 
 
-def require_owner(account: Account, sip_user_id: int) -> None:
+def require_owner(account: Account, sip_user_id: SipUserId) -> None:
     """
     :raises AccessForbidden: ``sip_user_id`` is another account.
     """

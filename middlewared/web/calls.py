@@ -8,6 +8,7 @@ between a phone's answer and the ACK.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from middlewared.calls.interface import Calls
 from middlewared.calls.trace import Trace
@@ -81,22 +82,26 @@ class CallEndpoints:
     async def _ring(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
         pbx = self._pbxs.identify(request)
-        raw = request.fields()
-        request.notifyFinish().addCallbacks(lambda _: trace.mark("replied"), lambda _: None)
-        outcome = await self.place(raw, request.settings, pbx, trace)
-        return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+        incoming = self.admit(request.fields(), request.settings, pbx)
+        if incoming is None:
+            return pbx_reply(503, Outcome.OVERLOADED, trace.server_timing())
+        request.release()
+        outcome = await self._calls.ring(incoming, trace)
+        written = partial(trace.mark, "replied")
+        timing = trace.server_timing()
+        return pbx_reply(_STATUS.get(outcome, 200), outcome, timing, written=written)
 
-    async def place(self, raw: RawFields, settings: WebSettings, pbx: Pbx, trace: Trace) -> Outcome:
+    def admit(self, raw: RawFields, settings: WebSettings, pbx: Pbx) -> IncomingCall | None:
         """
-        Ring for a call of ``pbx``; its outcome.
+        A call of ``pbx``; None: it is above the limit of that PBX, and has been counted.
 
         :raises BadRequest: a field is missing or wrong.
         """
         incoming = fields.incoming_call(raw, settings, pbx.name)
         if self._is_above_limit(pbx, incoming):
             self._calls.refused(Outcome.OVERLOADED)
-            return Outcome.OVERLOADED
-        return await self._calls.ring(incoming, trace)
+            return None
+        return incoming
 
     def _is_above_limit(self, pbx: Pbx, incoming: IncomingCall) -> bool:
         """Whether a PBX places more calls than it may; the repeat of a held call always may."""
@@ -144,7 +149,14 @@ class CallEndpoints:
         return Reply(202)
 
 
-def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Headers = ()) -> Reply:
+def pbx_reply(
+    status: int,
+    outcome: Outcome,
+    server_timing: str,
+    headers: Headers = (),
+    *,
+    written: Callable[[], None] | None = None,
+) -> Reply:
     """A reply in the format of the PBX."""
     if status == 503 and not headers:
         headers = (retry_after(_RETRY_AFTER_S),)
@@ -158,4 +170,5 @@ def pbx_reply(status: int, outcome: Outcome, server_timing: str, headers: Header
             *headers,
         ),
         outcome,
+        written,
     )

@@ -30,6 +30,13 @@ MAX_PIECES = 8
 LINGER_ABORT_S = 5
 """How long the client of a closed connection may take to read its last reply."""
 
+_SET_LATER = (
+    *("_receiving", "_busyReceiving", "_buffer", "_receivedHeaderSize", "_receivedHeaderCount"),
+    *("_host", "_HTTPChannel__first_line", "_HTTPChannel__header", "length", "persistent"),
+    *("line_mode", "_savedTimeOut", "_command", "_path", "_version"),
+)
+"""Attributes that the first request would add to a connection."""
+
 RefuseBroken: TypeAlias = Callable[[bytes, int], Reply]
 """From a request target, empty when it could not be read, and a status."""
 
@@ -61,6 +68,9 @@ class Channel(http.HTTPChannel):
     transport: Any
     _networkProducer: Any
     timeOut: float | None  # type: ignore[assignment]
+    _command: Any = b""
+    _path: Any = b""
+    _version: Any = b""
     abortTimeout = LINGER_ABORT_S
     _receiving = False
     _discarding = False
@@ -73,6 +83,10 @@ class Channel(http.HTTPChannel):
     _pieces = 0
 
     def connectionMade(self) -> None:
+        # So all connections have the same attributes, and Python keeps their names only once:
+        # it saves 1 KiB for each, even if many are opened before the first request comes.
+        for name in _SET_LATER:
+            setattr(self, name, getattr(self, name))
         settings = self.site.settings.current
         self.timeOut = min(settings.request_timeout_s, settings.idle_timeout_s)
         super().connectionMade()
@@ -162,7 +176,8 @@ class Channel(http.HTTPChannel):
     def _filter(self, data: bytes) -> bytes:
         """What remains to be parsed of ``data``: nothing when a filter has refused it."""
         idle, pieces = bool(self._held_back) or self.is_idle, self._pieces
-        data, self._held_back, self._pieces = self._held_back + data, b"", 0
+        if self._held_back:
+            data, self._held_back, self._pieces = self._held_back + data, b"", 0
         filters = (each for each in self.site.filters if data.startswith(each.request_line))
         chosen = next(filters, None)
         if chosen is None or not (idle and chosen.active):
@@ -313,7 +328,7 @@ class Channel(http.HTTPChannel):
         """Reply to broken HTTP, once, and close."""
         if self._discarding:
             return
-        reply = self.site.refuse_broken(getattr(self, "_path", b""), status)
+        reply = self.site.refuse_broken(self._path, status)
         self.transport.write(head_of(reply, close=True) + reply.body)
         self._discard()
         self.loseConnection()

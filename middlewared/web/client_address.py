@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, TypeAlias
 
@@ -80,6 +81,7 @@ def peer_address(peer: str | None) -> Address | None:
     return UNIX if peer is None else parse_address(peer)
 
 
+@lru_cache(maxsize=1024)
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """
     An address with or without a port; None: it is none.

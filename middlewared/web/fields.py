@@ -15,7 +15,16 @@ import attrs
 
 from middlewared.booleans import parse_boolean
 from middlewared.errors import BadRequest
-from middlewared.model import GOOGLE_TOKEN, Answer, Device, IncomingCall, Platform
+from middlewared.model import (
+    GOOGLE_TOKEN,
+    MAX_ACCOUNT,
+    Answer,
+    Device,
+    IncomingCall,
+    Platform,
+    SipUserId,
+    is_text_account,
+)
 from middlewared.quoting import quoted
 from middlewared.web.bodies import RawFields
 from middlewared.web.push_parameters import PushParameters
@@ -83,7 +92,7 @@ class SipRegistration:
     0: it has left. ``push``: of its contact; None: that has none.
     """
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     call_id: str
     expires: int
     push: PushParameters | None
@@ -93,7 +102,7 @@ class SipRegistration:
 class DeviceId:
     """What must match for a device to be removed, beside its platform."""
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     app: str
     token: str = attrs.field(repr=False)
 
@@ -102,7 +111,7 @@ class DeviceId:
 class Hangup:
     """Why an app ended a call."""
 
-    sip_user_id: int
+    sip_user_id: SipUserId
     unique_key: str
     reason: str
 
@@ -198,8 +207,13 @@ def report(raw: RawFields) -> Mapping[str, str]:
     return {name: text for name, text in (known | others).items() if text}
 
 
-def sip_user_id(raw: RawFields, settings: WebSettings) -> int:
+def sip_user_id(raw: RawFields, settings: WebSettings) -> SipUserId:
     """The account that a request is for."""
+    if settings.sip_user_id_pattern is not None:
+        text = _required(raw, "sip_user_id", MAX_ACCOUNT)
+        if not is_text_account(text, settings.sip_user_id_pattern):
+            raise BadRequest("sip_user_id: does not match sip_user_id_pattern")
+        return text
     text = _required(raw, "sip_user_id")
     integer = _INTEGER.fullmatch(text)
     if integer is None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import attrs
 
 from middlewared.errors import BadRequest
-from middlewared.model import GOOGLE_TOKEN, Device, Platform
+from middlewared.model import GOOGLE_TOKEN, Device, Platform, SipUserId
 from middlewared.web.replies import NotFound
 from middlewared.web.settings import PushApp
 
@@ -48,7 +48,7 @@ class PushParameters:
             raise BadRequest("pn_provider, pn_param and pn_prid: some are missing")
         return cls(*map(unquote, given))
 
-    def device(self, sip_user_id: int, apps: Iterable[PushApp], now: float) -> Device:
+    def device(self, sip_user_id: SipUserId, apps: Iterable[PushApp], now: float) -> Device:
         """
         The device of an account that registered with these parameters.
 
@@ -65,7 +65,7 @@ class PushParameters:
                 raise NotFound("no such push provider")
         return attrs.evolve(device, registered_at=now, last_seen=now)
 
-    def _apple(self, sip_user_id: int, apps: Iterable[PushApp], *, sandbox: bool) -> Device:
+    def _apple(self, sip_user_id: SipUserId, apps: Iterable[PushApp], *, sandbox: bool) -> Device:
         param = _APPLE_PARAM.fullmatch(self.param)
         if param is None:
             raise BadRequest("pn_param: not TEAM.BUNDLE of an app of Apple's")
@@ -95,7 +95,7 @@ class PushParameters:
             tokens[service] = token
         return tokens
 
-    def _google(self, sip_user_id: int, apps: Iterable[PushApp]) -> Device:
+    def _google(self, sip_user_id: SipUserId, apps: Iterable[PushApp]) -> Device:
         if GOOGLE_TOKEN.fullmatch(self.prid) is None:
             raise BadRequest("pn_prid: not a token of Google's")
         app = _find(apps, Platform.ANDROID, self.param)

@@ -11,6 +11,7 @@ import attrs
 from middlewared.calls.interface import Calls
 from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
+from middlewared.errors import RendezvousDown
 from middlewared.model import Device
 from middlewared.web import fields
 from middlewared.web.bodies import RawFields
@@ -62,11 +63,17 @@ class RegistrationEndpoint:
             if device is not None:
                 await self._unregister(device)
             return False, 0
-        # First: a caller waits, and the database may be away.
-        answered = await self.calls.registered(given.sip_user_id, given.call_id, received_at)
+        # First: a caller waits. What Redis does not know now is reported when all else is done.
+        answered, down = 0, None
+        try:
+            answered = await self.calls.registered(given.sip_user_id, given.call_id, received_at)
+        except RendezvousDown as error:
+            down = error
         is_new = device is not None and await self.registration.register(
             await self._with_details(device), settings
         )
+        if down is not None:
+            raise down
         return is_new, answered
 
     async def _with_details(self, device: Device) -> Device:

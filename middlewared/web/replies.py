@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.web.http import RESPONSES, datetimeToString
 
+from middlewared.clock import wall_clock
 from middlewared.errors import (
     AccessForbidden,
     BadRequest,
@@ -72,7 +74,8 @@ class Reply:
     """
     A whole response; ``headers`` are those beside Content-Type and Content-Length.
 
-    ``outcome``: what it reports to a PBX; None: it is no reply to a call.
+    ``outcome``: what it reports to a PBX; None: it is no reply to a call. ``written`` is
+    called when it was written.
     """
 
     status: int
@@ -80,6 +83,7 @@ class Reply:
     content_type: bytes = b"application/json"
     headers: Headers = ()
     outcome: Outcome | None = None
+    written: Callable[[], None] | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -122,7 +126,7 @@ def head_of(reply: Reply, *, close: bool) -> bytes:
     """Status line and headers; ``close``: it is the last reply of its connection."""
     lines = [
         b"HTTP/1.1 %d %s" % (reply.status, RESPONSES.get(reply.status, b"Refused")),
-        b"Date: " + datetimeToString(),
+        _date_header(int(wall_clock())),
         b"Content-Length: %d" % len(reply.body),
     ]
     if reply.body:
@@ -131,6 +135,13 @@ def head_of(reply: Reply, *, close: bool) -> bytes:
     if close:
         lines.append(b"Connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@lru_cache(maxsize=2)
+def _date_header(second: int) -> bytes:
+    """For all replies of a second (RFC 9110 section 6.6.1)."""
+    date: bytes = datetimeToString(second)
+    return b"Date: " + date
 
 
 def _headers(error: BaseException) -> Headers:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from middlewared.clock import WallClock
 from middlewared.devices.interface import DeviceRegistry
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.web import fields
 from middlewared.web.authentication import Authentication, CredentialUse, require_owner
 from middlewared.web.endpoint import Endpoint
@@ -30,7 +30,7 @@ class ReportEndpoints:
         wall: WallClock,
         devices: DeviceRegistry,
         credentials: Authentication,
-        report: Callable[[int, Mapping[str, str]], None],
+        report: Callable[[SipUserId, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
     ) -> None:
         self._wall = wall

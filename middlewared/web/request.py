@@ -13,12 +13,15 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.web import server
+from twisted.web.http_headers import Headers
 
 from middlewared.model import Outcome
 from middlewared.web.bodies import RawFields, read_body, read_form
 from middlewared.web.client_address import Address, client_address
 from middlewared.web.replies import BodyTooLarge, Reply, head_of
 from middlewared.web.settings import WebSettings
+
+_NO_HEADERS = Headers()
 
 
 class Request(server.Request):
@@ -77,7 +80,13 @@ class Request(server.Request):
         self.code, self.startedWriting, self.outcome = reply.status, 1, reply.outcome
         head = head_of(reply, close=not self.channel.persistent)
         self.channel.write(head if self.method == b"HEAD" else head + reply.body)
+        if reply.written is not None:
+            reply.written()
         self.finish()
+
+    def release(self) -> None:
+        """Drop what was read: a held request needs neither its headers nor its body."""
+        self.requestHeaders, self.body, self._fields = _NO_HEADERS, bytearray(), None
 
     def finish(self) -> None:
         """Finish once: Klein calls this again after a route that has responded."""

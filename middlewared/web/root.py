@@ -9,7 +9,7 @@ Every request gets exactly one reply. A failure becomes one by the table in ``re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -27,9 +27,9 @@ from middlewared.background import Background, shielded
 from middlewared.calls.interface import Calls
 from middlewared.clock import Clock, WallClock
 from middlewared.devices.interface import DeviceRegistry
-from middlewared.errors import BadRequest, MiddlewaredError
+from middlewared.errors import BadRequest
 from middlewared.logs.interface import RepeatCounter
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.web.authentication import Authentication
 from middlewared.web.calls import CallEndpoints
 from middlewared.web.device_registration import DeviceRegistration
@@ -87,7 +87,7 @@ class Web:
         accounts: Authenticator,
         background: Background,
         notify_lost: Callable[[Device, Device], None],
-        report: Callable[[int, Mapping[str, str]], None],
+        report: Callable[[SipUserId, Mapping[str, str]], None],
         hangup: Callable[[Device, str, str], None],
         health: Callable[[], Health],
         repeats: RepeatCounter,
@@ -152,7 +152,7 @@ class Web:
     def site(self, routes: RouteSet = RouteSet.ALL) -> LimitedSite:
         """The factory of a listener that serves ``routes``."""
         return LimitedSite(
-            resource=_Routes(self.endpoints(routes), self._serve, self._no_route),
+            resource=_Routes(self.endpoints(routes), self._start, self._no_route),
             clock=self._clock,
             settings=self.settings,
             refuse_broken=self._refuse_broken,
@@ -171,6 +171,19 @@ class Web:
             case RouteSet.PBX:
                 return [*self._of_pbx, self._health]
 
+    def _start(self, endpoint: Endpoint, request: Request) -> Deferred[None]:
+        """
+        Serve ``request``.
+
+        :return: fires when it has its reply; cancelled when the client has gone.
+        """
+        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        if serving.called or request.method in endpoint.ends_with_client:
+            return serving
+        # A half-made registration is useless, so it does not end with its client.
+        self._background.keep(serving)
+        return shielded(serving)
+
     async def _serve(self, endpoint: Endpoint, request: Request) -> None:
         request.route = endpoint.name
         try:
@@ -179,7 +192,8 @@ class Web:
             if isinstance(error, CancelledError) and request.channel is None:
                 raise  # The client has gone, so this was cancelled; no one gets a reply.
             reply = self._refuse(endpoint, request, error)
-        request.respond(reply)
+        if request.channel is not None:
+            request.respond(reply)
 
     async def _reply(self, endpoint: Endpoint, request: Request) -> Reply:
         if endpoint.methods is None:
@@ -187,16 +201,7 @@ class Web:
         serve = endpoint.methods.get(request.method)
         if serve is None:
             raise MethodNotAllowed(tuple(endpoint.methods))
-        if request.method in endpoint.ends_with_client:
-            return await serve(request)
-        serving = Deferred.fromCoroutine(serve(request))
-        if serving.called:
-            return await serving
-        # A half-made registration is useless, so it does not end with its client.
-        reply = shielded(serving)
-        serving.addErrback(_drop_expected)
-        self._background.run(_until(serving))
-        return await reply
+        return await serve(request)
 
     def _refuse(self, endpoint: Endpoint, request: Request, error: Exception) -> Reply:
         refusal = refusal_of(error)
@@ -228,16 +233,7 @@ class Web:
             self._observe_pbx(request.pbx, request.outcome)
 
 
-async def _until(serving: Deferred[Any]) -> None:
-    await serving
-
-
-def _drop_expected(failure: Failure) -> None:
-    """A client that has gone needs no refusal; other failures are logged."""
-    failure.trap(MiddlewaredError)
-
-
-ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Coroutine[Deferred[Any], Any, None]]
+ServeEndpoint: TypeAlias = Callable[[Endpoint, Request], Deferred[None]]
 
 
 class _Routes(Resource):
@@ -270,7 +266,7 @@ class _Routes(Resource):
             request.postpath = canonical_segments(request.path)
             rendered: int = self._klein.render(request)
             return rendered
-        serving = Deferred.fromCoroutine(self._serve(endpoint, request))
+        serving = self._serve(endpoint, request)
         serving.addErrback(_log_failure)
         if not serving.called:
             request.notifyFinish().addErrback(lambda _: serving.cancel())
@@ -278,7 +274,7 @@ class _Routes(Resource):
 
 
 def _route(serve: ServeEndpoint, endpoint: Endpoint) -> Callable[..., Any]:
-    def route(request: Request) -> Coroutine[Deferred[Any], Any, None]:
+    def route(request: Request) -> Deferred[None]:
         return serve(endpoint, request)
 
     return route

@@ -7,6 +7,7 @@ The settings are frozen; a reload replaces the whole value, and each request rea
 from __future__ import annotations
 
 import enum
+import re
 
 import attrs
 
@@ -84,6 +85,8 @@ class WebSettings:
     """Of each listener, so that a flood of apps does not shut out the PBX."""
     sip_user_id_min: int = 100_000_000
     sip_user_id_max: int = 999_999_999
+    sip_user_id_pattern: re.Pattern[str] | None = None
+    """Accounts are texts that match it; None: numbers from min to max."""
     refusals_allowed: int = 10
     """Refused credentials for one login or account within ``refusals_window_s``, before 429."""
     refusals_allowed_of_address: int = 60

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 
 import attrs
 
-from middlewared.model import IncomingCall, Outcome
+from middlewared.model import IncomingCall, Outcome, SipUserId, is_text_account
 from middlewared.web.calls import pbx_reply
 from middlewared.web.filters import MakeReply, ObservePbx, PlainRequest, RequestFilter
 from middlewared.web.pbx_access import recognise
@@ -24,6 +24,8 @@ MAX_SENDERS = 1000
 MAX_REPLIES = 100
 
 _FORM_ACCOUNT = re.compile(rb"(?:^|&)sip_user_id=([0-9]{1,18})(?=&|$)")
+_FORM_TEXT_ACCOUNT = re.compile(rb"(?:^|&)sip_user_id=([^&]*)")
+_JSON_TEXT_ACCOUNT = re.compile(rb'"sip_user_id"\s*:\s*"([^"]*)"\s*[,}]')
 _FORM_CALL_ID = re.compile(rb"(?:^|&)call_id=([^&]*)")
 _JSON_ACCOUNT = re.compile(rb'"sip_user_id"\s*:\s*"?([0-9]{1,18})"?\s*[,}]')
 _JSON_CALL_ID = re.compile(rb'"call_id"\s*:\s*"?([^",}]*)')
@@ -54,7 +56,7 @@ class Shedding(RequestFilter):
     def _refusal(
         self, plain: PlainRequest, peer: str | None, settings: WebSettings
     ) -> MakeReply | None:
-        incoming = _incoming(plain)
+        incoming = _incoming(plain, settings)
         pbx = None if incoming is None else self._pbx(plain, peer, settings)
         if incoming is None or pbx is None or not self._calls.refuse_if_new(incoming):
             return None
@@ -91,14 +93,26 @@ def _overloaded(took_ms: float) -> Reply:
     return pbx_reply(503, Outcome.OVERLOADED, f"total;dur={took_ms:.2f}")
 
 
-def _incoming(plain: PlainRequest) -> IncomingCall | None:
+def _incoming(plain: PlainRequest, settings: WebSettings) -> IncomingCall | None:
     """The account and call_id of a form or JSON object; None: they need the parser."""
     body, is_json = plain.body, plain.is_json
-    accounts = (_JSON_ACCOUNT if is_json else _FORM_ACCOUNT).findall(body)
+    account = _account(plain, settings.sip_user_id_pattern)
     call_ids = (_JSON_CALL_ID if is_json else _FORM_CALL_ID).findall(body)
-    if len(accounts) != 1 or len(call_ids) > 1:
+    if account is None or len(call_ids) > 1:
         return None
-    call_id = call_ids[0].decode("utf-8", "replace") if call_ids else ""
-    if not is_json and ("%" in call_id or "+" in call_id):
-        call_id = unquote_plus(call_id)
-    return IncomingCall(int(accounts[0]), "", call_id=call_id)
+    return IncomingCall(account, "", call_id=_text(call_ids[0], is_json) if call_ids else "")
+
+
+def _account(plain: PlainRequest, pattern: re.Pattern[str] | None) -> SipUserId | None:
+    body, is_json = plain.body, plain.is_json
+    if pattern is None:
+        numbers = (_JSON_ACCOUNT if is_json else _FORM_ACCOUNT).findall(body)
+        return int(numbers[0]) if len(numbers) == 1 else None
+    texts = (_JSON_TEXT_ACCOUNT if is_json else _FORM_TEXT_ACCOUNT).findall(body)
+    account = _text(texts[0], is_json) if len(texts) == 1 else ""
+    return account if is_text_account(account, pattern) else None
+
+
+def _text(written: bytes, is_json: bool) -> str:
+    text = written.decode("utf-8", "replace")
+    return unquote_plus(text) if not is_json and ("%" in text or "+" in text) else text

@@ -322,14 +322,12 @@ class DeviceRegistryContract(_Case):
 
     async def test_streaks_of_many_devices(self) -> None:
         """A batch changes only the devices in it, each by its own calls."""
-        devices = [a_device(number) for number in range(1, 301)]
-        for device in devices:
+        devices = [(a_device(number), number % 3) for number in range(1, 301)]
+        for device, _ in devices:
             await self.here.register(device)
-        woken = [device for device in devices for _ in range(device.sip_user_id % 3)]
+        woken = [device for device, count in devices for _ in range(count)]
         await self.here.log_wakeups([Wakeup(device, None) for device in woken])
-        expected = [
-            attrs.evolve(device, silent_streak=device.sip_user_id % 3) for device in devices
-        ]
+        expected = [attrs.evolve(device, silent_streak=count) for device, count in devices]
         self.assertEqual(await self.all(), expected)
 
     async def test_batches_at_once(self) -> None:

@@ -30,11 +30,11 @@ from middlewared.outgoing.proxy import ProxyFailed
 from middlewared.outgoing.tls import ClientTLS
 from middlewared.push.apns.apple_credentials import CertificateCredentials, KeyCredentials
 from middlewared.push.apns.certificate_scope import Environment
-from middlewared.push.apns.provider import HTTPS
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import RequestKind, authorization_header
 from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, goaway_fault, interpret
 from middlewared.push.http2.connection import Http2Connection
+from middlewared.push.http2.connector import HTTPS
 from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.failures import (
     NOT_TRUSTED,

@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.devices.queries import Row
+from middlewared.model import SipUserId
 
-Ids: TypeAlias = Sequence[int]
+Ids: TypeAlias = Sequence[SipUserId]
 SelectRows: TypeAlias = Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]
 """Fetches rows; asks for the ids once it has a connection, and again when it repeats."""
 
@@ -33,7 +34,7 @@ class LookupBatch:
 
     def __init__(self, opened_at: float) -> None:
         self._opened_at = opened_at
-        self._waiters: dict[int, list[Deferred[Row | None]]] = defaultdict(list)
+        self._waiters: dict[SipUserId, list[Deferred[Row | None]]] = defaultdict(list)
         self._open = True
 
     def accepts(self, now: float) -> bool:
@@ -41,7 +42,7 @@ class LookupBatch:
         has_room = len(self._waiters) < MAX_IDS
         return self._open and has_room and now < self._opened_at + OPEN_S
 
-    def join(self, sip_user_id: int) -> Deferred[Row | None]:
+    def join(self, sip_user_id: SipUserId) -> Deferred[Row | None]:
         """Fires with the row of ``sip_user_id``, or None if there is none."""
         waiter: Deferred[Row | None] = Deferred()
         self._waiters[sip_user_id].append(waiter)
@@ -63,7 +64,7 @@ class LookupBatch:
         else:
             self._notify(lambda waiter, sip_user_id: waiter.callback(rows.get(sip_user_id)))
 
-    def _notify(self, fire: Callable[[Deferred[Row | None], int], None]) -> None:
+    def _notify(self, fire: Callable[[Deferred[Row | None], SipUserId], None]) -> None:
         for sip_user_id, waiters in self._waiters.items():
             for waiter in waiters:
                 fire(waiter, sip_user_id)
@@ -78,7 +79,7 @@ class BatchedLookups:
         self._batch: LookupBatch | None = None
         self._background = Background()
 
-    async def find(self, sip_user_id: int) -> Row | None:
+    async def find(self, sip_user_id: SipUserId) -> Row | None:
         """
         The row of one device; None if there is none.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
+import attrs
 import psycopg2.errors
 from twisted.logger import Logger
 
@@ -31,7 +32,7 @@ from middlewared.devices.queries import COLUMNS, NAMES, Row, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
 from middlewared.errors import DatabaseDown
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 
 _DIALECT = queries.Dialect(position="strpos")
 _FIND_ALL = f"select {NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
@@ -123,6 +124,7 @@ class PostgresRegistry(SqlRegistry):
     """
     :param url: ``postgresql://`` with one host or several; the one that accepts writes is used.
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :param text_accounts: accounts are texts, else they are numbers.
     :raises ConfigError: the URL cannot be understood.
     """
 
@@ -136,8 +138,10 @@ class PostgresRegistry(SqlRegistry):
         pool_size: int = 5,
         timeout_s: float = 2.0,
         wall: WallClock = wall_clock,
+        text_accounts: bool = False,
     ) -> None:
-        super().__init__(dialect=_DIALECT, wall=wall)
+        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
+        super().__init__(dialect=dialect, wall=wall)
         # A server that is alive ends a statement before it counts as silent, and one
         # silent server leaves time for an attempt with the next.
         query_timeout_s = timeout_s / 2
@@ -173,16 +177,17 @@ class PostgresRegistry(SqlRegistry):
     async def _ping(self) -> None:
         await self._execute(queries.PING, lambda: [self._wall()], urgent=True)
 
-    async def _find_row(self, sip_user_id: int) -> Row | None:
+    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
         return await self._lookups.find(sip_user_id)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
-        return (await self._execute(_FIND_ALL, lambda: [ids()], urgent=True)).rows
+        statement = self._dialect.adapted(_FIND_ALL)
+        return (await self._execute(statement, lambda: [ids()], urgent=True)).rows
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
-        return (await self._execute(statement, lambda: values)).rows
+        return (await self._execute(self._dialect.adapted(statement), lambda: values)).rows
 
-    async def _change(self, statement: str, *values: object) -> bool:
+    async def _change_as_it_is(self, statement: str, *values: object) -> bool:
         return (await self._execute(statement, lambda: values)).count > 0
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:

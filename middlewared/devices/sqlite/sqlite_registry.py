@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
+
 from middlewared.clock import WallClock, wall_clock
 from middlewared.devices import queries
 from middlewared.devices.interface import Registered
@@ -24,7 +26,7 @@ from middlewared.devices.sql_registry import SqlRegistry
 from middlewared.devices.sqlite.sqlite_file import SqliteFile
 from middlewared.devices.sqlite.sqlite_thread import SqliteThread, ThreadReactor
 from middlewared.errors import ConfigError, DatabaseDown
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class SqliteRegistry(SqlRegistry):
     """
     :param path: the database file; its directory must exist.
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :param text_accounts: accounts are texts, else they are numbers.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class SqliteRegistry(SqlRegistry):
         reactor: ThreadReactor,
         timeout_s: float = 2.0,
         wall: WallClock = wall_clock,
+        text_accounts: bool = False,
     ) -> None:
-        super().__init__(dialect=_DIALECT, wall=wall)
+        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
+        super().__init__(dialect=dialect, wall=wall)
 
         def thread(*, read_only: bool) -> SqliteThread:
             # SQLite waits for another process's lock at most half of a request's time, so
@@ -97,32 +102,34 @@ class SqliteRegistry(SqlRegistry):
         await self._writer.stop()
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
-        others = (*queries.phone(device), device.sip_user_id)
+        others, adapted = (*queries.phone(device), device.sip_user_id), self._dialect.adapted
 
         def replace(connection: sqlite3.Connection) -> Registered:
-            row = _row(connection, queries.FIND, device.sip_user_id)
+            row = _row(connection, adapted(queries.FIND), device.sip_user_id)
             before = None if row is None else from_row(row)
-            connection.execute(_REPLACE, to_row(continue_streak(device, before)))
+            connection.execute(adapted(_REPLACE), to_row(continue_streak(device, before)))
             if not exclusive:
                 return Registered(before)
-            removed = connection.execute(_FIND_OTHERS, others).fetchall()
+            removed = connection.execute(adapted(_FIND_OTHERS), others).fetchall()
             if removed:
-                connection.execute(_DELETE_OTHERS, others)
+                connection.execute(adapted(_DELETE_OTHERS), others)
             return Registered(before, [from_row(row) for row in removed])
 
         return await _run(self._writer, replace)
 
     async def _ping(self) -> None:
-        await self._find_row(0)
+        await self._find_row(self._dialect.before_all)
         await self._change(queries.PING, self._wall())
 
-    async def _find_row(self, sip_user_id: int) -> Row | None:
-        return await _run(self._reader, lambda c: _row(c, queries.FIND, sip_user_id))
+    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
+        statement = self._dialect.adapted(queries.FIND)
+        return await _run(self._reader, lambda c: _row(c, statement, sip_user_id))
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
+        statement = self._dialect.adapted(statement)
         return await _run(self._scanner, lambda c: c.execute(statement, values).fetchall())
 
-    async def _change(self, statement: str, *values: object) -> bool:
+    async def _change_as_it_is(self, statement: str, *values: object) -> bool:
         return await _run(self._writer, lambda c: c.execute(statement, values).rowcount > 0)
 
     async def _append_responses(self, rows: Sequence[Row]) -> None:
@@ -130,7 +137,8 @@ class SqliteRegistry(SqlRegistry):
         await self._change(statement, *[value for row in rows for value in row])
 
     async def _update_streaks(self, rows: Sequence[Row]) -> None:
-        await _run(self._writer, lambda c: c.executemany(_UPDATE_STREAK, rows).rowcount)
+        statement = self._dialect.adapted(_UPDATE_STREAK)
+        await _run(self._writer, lambda c: c.executemany(statement, rows).rowcount)
 
     async def _exchange_heartbeats(
         self, daemon: str, redis_up: bool, version: str, waiting: int

@@ -12,8 +12,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import attrs
-from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 from middlewared.background import Background
 from middlewared.clock import Clock, WallClock, wall_clock
@@ -25,6 +24,7 @@ from middlewared.push.apns.mass_refusal import MassRefusal
 from middlewared.push.apns.provider_tokens import ProviderTokens
 from middlewared.push.apns.push_request import NOTICE_LIFE_S
 from middlewared.push.apns.reasons import BAD_DEVICE_TOKEN, PAYLOAD_TOO_LARGE, goaway_fault
+from middlewared.push.http2.connector import PeerHabits, tls_endpoint
 from middlewared.push.http2.pool import HostPools, Http2Pool
 from middlewared.push.interface import (
     MALFORMED_TOKEN,
@@ -48,7 +48,6 @@ How long a push may wait to be sent to the other environment, so that a failed c
 Once it is sent, its response is awaited until the push's deadline.
 """
 
-HTTPS = 443
 SANDBOX_OFF = TokenSuspect("sandbox-off")
 """The device has a sandbox token, and the app has no sandbox."""
 
@@ -202,30 +201,23 @@ class ApnsProvider(PushProvider):
 
     def _make_environment(self, name: str, url: str) -> ApnsEnvironment:
         settings = self._settings
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or HTTPS
-        creator = settings.tls(host)
-
-        def endpoint() -> IStreamClientEndpoint:
-            tcp: IStreamClientEndpoint = wrapClientTLS(creator, self._endpoint(host, port))
-            return tcp
-
+        host, endpoint = tls_endpoint(url, self._endpoint, settings.tls)
         pool = Http2Pool(
             name=f"{settings.app} {name}",
             clock=self._clock,
-            host=f"{host}:{port}",
+            host=host,
             endpoint=endpoint,
             size=settings.connections,
             host_pools=self._host_pools,
             peer="Apple",
-            goaway_fault=goaway_fault,
+            habits=PeerHabits(goaway_fault=goaway_fault),
             on_round_trip=partial(self._on_round_trip, name),
         )
         sandbox_credentials = settings.sandbox_credentials if name == "sandbox" else None
         return ApnsEnvironment(
             name=name,
             pool=pool,
-            authority=parts.netloc,
+            authority=urlsplit(url).netloc,
             topic=settings.topic,
             credentials=sandbox_credentials or settings.credentials,
             tokens=self._tokens,

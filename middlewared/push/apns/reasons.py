@@ -88,7 +88,7 @@ def interpret(response: Response, now: float) -> PushResult:
     if result is TokenDead:
         return TokenDead(reason, since=_seconds(document.get("timestamp")))
     if result is Temporary:
-        pause_s = retry_after_s(response.header(b"retry-after"), now)
+        pause_s = retry_after_s(response.header("Retry-After") or "", now)
         if pause_s is None and reason in _AT_ONCE:
             pause_s = 0.0
         return Temporary(reason, pause_s)

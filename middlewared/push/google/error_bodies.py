@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from middlewared.outgoing.interface import HttpResponse
 from middlewared.push import retry_after
 from middlewared.push.interface import (
     ConfigFault,
@@ -26,6 +25,24 @@ from middlewared.push.retry_after import epoch_of
 
 Refusal: TypeAlias = type[TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary]
 
+
+class GoogleReply(Protocol):
+    """A response, over HTTP/1.1 or HTTP/2."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body came."""
+
+    def header(self, name: str) -> str | None:
+        """The last value of a header; None: it is absent."""
+
+
 _WORD = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
 _MESSAGE_ID = re.compile(r"[!-~]{1,256}")
 
@@ -36,12 +53,12 @@ def refusal_of(table: Mapping[str | int, Refusal], code: str, status: int) -> Re
     return known or (Temporary if status >= 500 else Rejected)
 
 
-def refused(kind: Refusal, reason: str, reply: HttpResponse, now: float) -> PushResult:
+def refused(kind: Refusal, reason: str, reply: GoogleReply, now: float) -> PushResult:
     """The result of a refused push; ``now`` in epoch seconds."""
     return Temporary(reason, retry_after_s(reply, now)) if kind is Temporary else kind(reason)
 
 
-def json_object(reply: HttpResponse) -> dict[str, Any]:
+def json_object(reply: GoogleReply) -> dict[str, Any]:
     """The body as a JSON object; {} when it is anything else."""
     try:
         document = json.loads(reply.body) if reply.complete else None
@@ -70,12 +87,12 @@ def message_id(value: object) -> str:
     return value if isinstance(value, str) and _MESSAGE_ID.fullmatch(value) else ""
 
 
-def retry_after_s(reply: HttpResponse, now: float) -> float | None:
+def retry_after_s(reply: GoogleReply, now: float) -> float | None:
     """Retry-After in seconds from ``now`` (epoch seconds); None when absent or unreadable."""
     text = reply.header("Retry-After") or ""
     return retry_after.retry_after_s(text, server_time(reply) or now)
 
 
-def server_time(reply: HttpResponse) -> float | None:
+def server_time(reply: GoogleReply) -> float | None:
     """Epoch seconds of the Date header; None when absent or unreadable."""
     return epoch_of(reply.header("Date") or "")

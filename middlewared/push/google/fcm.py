@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
 
 from middlewared.clock import Clock, WallClock, wall_clock
-from middlewared.outgoing.interface import HttpResponse, WarmHttpClient
+from middlewared.outgoing.interface import HttpResponse
 from middlewared.push.google.error_bodies import (
+    GoogleReply,
     Refusal,
     as_object,
     json_object,
@@ -27,6 +29,7 @@ from middlewared.push.google.error_bodies import (
     refused,
     word,
 )
+from middlewared.push.google.fcm_project import FcmProject
 from middlewared.push.google.google_payload import google_data, time_to_live_s
 from middlewared.push.google.google_provider import (
     ATTEMPT_TIMEOUT_S,
@@ -34,10 +37,14 @@ from middlewared.push.google.google_provider import (
     Attempt,
     GoogleProvider,
 )
-from middlewared.push.google.oauth import AccessToken, AccessTokens
-from middlewared.push.google.service_account import ServiceAccount
+from middlewared.push.google.oauth import AccessToken, Fault
+from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
+from middlewared.push.http2.failures import WITHOUT_HTTP2
+from middlewared.push.http2.pool import Http2Pool
 from middlewared.push.interface import (
+    MALFORMED_TOKEN,
     Accepted,
+    CallPush,
     ConfigFault,
     Push,
     PushResult,
@@ -45,7 +52,9 @@ from middlewared.push.interface import (
     Temporary,
     TokenDead,
     TokenSuspect,
+    always_wanted,
 )
+from middlewared.waiting import with_fair_timeout
 
 # By FCM's error code, else by the HTTP status. Of all others, 5xx is Temporary, the rest
 # Rejected. A 400 about the push token is TokenDead (``_names_token``).
@@ -83,51 +92,113 @@ class FcmProvider(GoogleProvider):
         self,
         *,
         app: str,
-        account: ServiceAccount,
-        url: str,
-        http: WarmHttpClient,
+        project: FcmProject,
         clock: Clock,
         address: Address = "auto",
         analytics_label: str = "",
         attempt_timeout_s: float = ATTEMPT_TIMEOUT_S,
         wall: WallClock = wall_clock,
+        on_round_trip: Callable[[float], None] = lambda _: None,
     ) -> None:
         """
-        :param url: the base URL, ``https://fcm.googleapis.com``.
+        :param project: shared with the other apps of its account.
         :param analytics_label: the label under which Google's delivery reports count pushes.
+        :param on_round_trip: gets each round trip of a PING, in seconds.
         """
-        project = quote(account.project_id, safe="")
         super().__init__(
             app=app,
-            url=f"{url.rstrip('/')}/v1/projects/{project}/messages:send",
-            http=http,
+            url=project.url,
+            http=project.http,
             clock=clock,
             attempt_timeout_s=attempt_timeout_s,
             wall=wall,
         )
+        self.on_round_trip = on_round_trip
+        self.project = project
+        self._tokens = project.tokens
         self._address: Address = address
         self._options = {"analytics_label": analytics_label} if analytics_label else None
-        self._tokens = AccessTokens(account=account, http=http, clock=clock, wall=wall)
 
     @property
     def up(self) -> bool | None:
         """Whether there is a valid access token."""
         return self._tokens.up
 
+    def connection_states(self) -> Mapping[tuple[str, str], int]:
+        """Connections by environment, which is always production, and state."""
+        states = self.project.connection_states()
+        return {("production", state): count for state, count in states.items()}
+
     async def start(self) -> None:
-        """Connect and fetch the first access token, so that no call has to wait for them."""
-        self._tokens.start()
-        self._http.keep_warm(self._url)
+        """See :meth:`~.interface.PushProvider.start`."""
+        await self.project.start(self)
 
     async def stop(self) -> None:
         """See :meth:`~.interface.PushProvider.stop`."""
-        await self._tokens.stop()
-        await super().stop()
+        await self.project.stop(self)
+
+    async def send(self, push: Push) -> PushResult:
+        """See :meth:`~.interface.PushProvider.send`."""
+        pool = self.project.pool
+        if pool is None:
+            return await super().send(push)
+        if not self._can_address(push.device.token):
+            return MALFORMED_TOKEN
+        result = await self._send_over(pool, push)
+        if result == WITHOUT_HTTP2:
+            self.project.use_http1()
+            return await super().send(push)
+        if isinstance(result, ConfigFault | Rejected):
+            self._problems.refused(result.reason)
+        return result
+
+    async def _send_over(self, pool: Http2Pool, push: Push) -> PushResult:
+        """Push over HTTP/2; a second time if the access token was refused."""
+        token = await self._token_for(push)
+        if not isinstance(token, AccessToken):
+            return token
+        end = await self._request(pool, push, token)
+        if isinstance(end, Response) and _refuses_access_token(end) and self._tokens.discard(token):
+            token = await self._token_for(push)
+            if not isinstance(token, AccessToken):
+                return token
+            end = await self._request(pool, push, token)
+        return interpret(end, self._wall()) if isinstance(end, Response) else end
+
+    async def _token_for(self, push: Push) -> AccessToken | Fault:
+        """The access token, by the push's deadline."""
+        token = self._tokens.current
+        if token is not None:
+            return token
+        left_s = push.deadline - self._clock.seconds()
+        if left_s <= 0:
+            return Temporary("deadline")
+        getting = Deferred.fromCoroutine(self._tokens.get())
+        return await with_fair_timeout(
+            getting, left_s, self._clock, lambda: Temporary("deadline"), slices=1
+        )
+
+    async def _request(self, pool: Http2Pool, push: Push, token: AccessToken) -> ExchangeResult:
+        header_block, header_list_size = self.project.header_block(token)
+        exchange = Exchange(
+            header_block=header_block,
+            body=self._message(push),
+            deadline=push.deadline,
+            answer_s=self._attempt_timeout_s,
+            wanted=push.wanted if isinstance(push, CallPush) else always_wanted,
+            header_list_size=header_list_size,
+        )
+        pool.submit(exchange)
+        end = await exchange.ended
+        answered = isinstance(end, ConfigFault) or (isinstance(end, Response) and end.status < 500)
+        if not answered and exchange.connection is not None:
+            exchange.connection.distrust()
+        return end
 
     def _can_address(self, token: str) -> bool:
         return super()._can_address(token) and bool(_addressed(token, self._address)[1])
 
-    def _interpret(self, _: str, reply: HttpResponse, /) -> PushResult:
+    def _interpret(self, _: str, reply: GoogleReply, /) -> PushResult:
         return interpret(reply, self._wall())
 
     async def _attempt(self, attempt: Attempt) -> PushResult:
@@ -172,7 +243,7 @@ def _addressed(token: str, address: Address) -> tuple[str, str]:
     return ("fid" if address == "auto" and ":" not in token else "token"), token
 
 
-def interpret(reply: HttpResponse, now: float) -> PushResult:
+def interpret(reply: GoogleReply, now: float) -> PushResult:
     """What a response of FCM means for the push; ``now`` in epoch seconds."""
     document = json_object(reply)
     if reply.status == 200:
@@ -207,5 +278,5 @@ def _names_token(error: dict[str, Any]) -> bool:
     return _TOKEN_TEXT.search(str(error.get("message"))) is not None
 
 
-def _refuses_access_token(reply: HttpResponse) -> bool:
+def _refuses_access_token(reply: GoogleReply) -> bool:
     return reply.status == 401 and not _error_code(as_object(json_object(reply).get("error")))

@@ -90,7 +90,7 @@ class AccessTokens:
     def up(self) -> bool | None:
         """Whether there is a valid token; None: a renewal has yet to show it."""
         if self._failures or self._token is not None:
-            return self._valid_token() is not None
+            return self.current is not None
         return None
 
     def start(self) -> None:
@@ -103,16 +103,18 @@ class AccessTokens:
 
         The renewal goes on for other callers if this one is cancelled.
         """
-        token = self._valid_token()
+        token = self.current
         if token is not None:
             return token
         if self._clock.seconds() >= self._retry_at:
             self._start_renewal()
         if self._renewing is None:  # it failed just now
-            return self._valid_token() or self._fault
+            return self.current or self._fault
         return await shielded(self._renewing)
 
-    def _valid_token(self) -> AccessToken | None:
+    @property
+    def current(self) -> AccessToken | None:
+        """The valid token; None: there is none now."""
         token = self._token
         return token if token is not None and self._clock.seconds() < token.expires_at else None
 

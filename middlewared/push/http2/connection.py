@@ -50,6 +50,7 @@ class Http2Connection(Protocol):
     Created by a pool for one connection attempt.
 
     :param peer: the server's name, for the log.
+    :param pings_at_rest: whether PINGs are sent while no request is in flight.
     :param on_capacity: called when exchanges may be opened.
     :param on_unprocessed: gets each exchange that may be sent over another connection.
     :param on_suspect: called when a sign of life is overdue: the path may be dead.
@@ -68,6 +69,7 @@ class Http2Connection(Protocol):
         on_suspect: Callable[[], None] = lambda: None,
         on_round_trip: Callable[[float], None] = lambda _: None,
         peer: str = "the peer",
+        pings_at_rest: bool = True,
     ) -> None:
         self.session = Session(on_unprocessed=on_unprocessed)
         self.ready: Deferred[None] = Deferred(lambda _: self.abort("connect timed out"))
@@ -90,7 +92,7 @@ class Http2Connection(Protocol):
 
         self.on_suspect = on_suspect
         self.on_round_trip = on_round_trip
-        self.liveness = Liveness(self, clock=clock)
+        self.liveness = Liveness(self, clock=clock, pings_at_rest=pings_at_rest)
         self._distrusted_until = -inf
         self._fresh_until = -inf
         self._resets_left = float(RESETS_AT_ONCE)

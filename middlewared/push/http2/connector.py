@@ -13,19 +13,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from middlewared.backoff import backoff_s
+from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.failures import connect_fault, describe
+from middlewared.push.http2.failures import WITHOUT_HTTP2, connect_fault, describe
 from middlewared.push.interface import ConfigFault
 from middlewared.waiting import with_fair_timeout
 
+HTTPS = 443
 READY_TIMEOUT_S = 5.0
 """For TLS and the first SETTINGS; the endpoint bounds the TCP connect itself."""
 
@@ -41,14 +47,40 @@ REST_S = 10.0
 USEFUL_AFTER_S = 10.0
 """A connection that was ready for this long was useful even without a request."""
 
-GoAwayFault: TypeAlias = Callable[[str], ConfigFault | None]
-"""Returns the fault that a GOAWAY reports in its debug data; None: no configuration fault."""
-
 T = TypeVar("T")
 
 
-def no_fault(_: str) -> None:
-    """For peers whose GOAWAYs never report a configuration fault."""
+@attrs.frozen
+class PeerHabits:
+    """
+    How a peer treats connections.
+
+    :ivar pings_at_rest: whether it takes PINGs on a connection without requests.
+    :ivar speaks_http1: whether HTTP/1.1 is used when it does not choose HTTP/2, so that this
+        is no fault.
+    :ivar goaway_fault: the configuration fault that a GOAWAY reports in its debug data, or None.
+    :ivar is_routine: whether a GOAWAY is of the kind that ends every connection some time.
+    """
+
+    pings_at_rest: bool = True
+    speaks_http1: bool = False
+    goaway_fault: Callable[[str], ConfigFault | None] = lambda _: None
+    is_routine: Callable[[str], bool] = lambda _: False
+
+
+def tls_endpoint(
+    url: str, tcp: TcpEndpoints, tls: Callable[[str], IOpenSSLClientConnectionCreator]
+) -> tuple[str, Callable[[], IStreamClientEndpoint]]:
+    """The host and port of an https URL, and what makes an endpoint for each connect to it."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or HTTPS
+    creator = tls(host)
+
+    def endpoint() -> IStreamClientEndpoint:
+        secured: IStreamClientEndpoint = wrapClientTLS(creator, tcp(host, port))
+        return secured
+
+    return f"{host}:{port}", endpoint
 
 
 class ConnectorOwner(Protocol):
@@ -82,7 +114,7 @@ class Connector:
         endpoint: Callable[[], Any],
         factory: Callable[[], Http2Connection],
         pool: ConnectorOwner,
-        goaway_fault: GoAwayFault = no_fault,
+        habits: PeerHabits,
     ) -> None:
         self.connecting = False
         self.problem = ""
@@ -94,11 +126,14 @@ class Connector:
         self._factory = Factory.forProtocol(factory)
         self._factory.noisy = False
         self._pool = pool
-        self._goaway_fault = goaway_fault
+        self._habits = habits
         self._running: Deferred[None] | None = None
         self._stopping = False
         self._notifying = False
         """Whether a callback of the pool is running, which may call :meth:`stop`."""
+
+        self._renewing = False
+        """Whether the last connection ended as every one does some time: not worth a line."""
 
         self._failures = 0
         self._fault: ConfigFault | None = None
@@ -165,7 +200,8 @@ class Connector:
             await with_fair_timeout(connection.ready, READY_TIMEOUT_S, self._clock)
         finally:
             self.connecting = False
-        self.log.info("{name}: connected", name=self._name)
+        log, self._renewing = self.log.debug if self._renewing else self.log.info, False
+        log("{name}: connected", name=self._name)
         return connection
 
     def _evaluate(self, connection: Http2Connection) -> None:
@@ -178,11 +214,14 @@ class Connector:
             self._failures += 1
         goaway = connection.session.goaway
         why = goaway or connection.why or "its stream numbers are used up"
-        self._fault = fault = self._goaway_fault(goaway)
+        self._fault = fault = self._habits.goaway_fault(goaway)
         if fault is not None:
             self._report(fault, why)
         else:
             log = self.log.warn if connection.broken else self.log.info
+            self._renewing = self._habits.is_routine(goaway)
+            if self._renewing:
+                log = self.log.debug
             log("{name}: {what}; connecting again", name=self._name, what=why)
 
     def _report(self, fault: ConfigFault | None, problem: str) -> None:
@@ -191,14 +230,21 @@ class Connector:
         is_new, self.problem = not self._pool.is_known(problem), problem
         if is_new:
             log = self.log.warn if fault is None else self.log.error
+            if self._is_left_to_http1:
+                log = self.log.info
             log("{name}: not connected: {what}", name=self._name, what=problem)
         if fault is not None:
             self._notify(self._pool.refused, fault)
 
+    @property
+    def _is_left_to_http1(self) -> bool:
+        return self._fault == WITHOUT_HTTP2 and self._habits.speaks_http1
+
     async def _back_off(self) -> None:
         """Pause, so that many slots do not return in step; :meth:`hurry` may shorten it."""
         longest_s = MAX_BACKOFF_S if self._fault is None else MAX_FAULT_BACKOFF_S
-        pause_s = backoff_s(self._failures, first_s=FIRST_BACKOFF_S, longest_s=longest_s)
+        first_s = longest_s if self._is_left_to_http1 else FIRST_BACKOFF_S
+        pause_s = backoff_s(self._failures, first_s=first_s, longest_s=longest_s)
         self._back_off_until = self._clock.seconds() + pause_s
         while not self._stopping:
             self._backing_off = deferLater(self._clock, max(pause_s, 0.0))

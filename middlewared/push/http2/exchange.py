@@ -8,6 +8,7 @@ why there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -24,22 +25,29 @@ from middlewared.push.interface import (
 
 @attrs.frozen
 class Response:
-    """The peer's response; ``headers`` without the status, their names in lower case."""
+    """
+    The peer's response; ``headers`` without the status, their names in lower case.
+
+    The headers of a 200 are not read. Not ``complete``: the rest of the body did not come, or
+    is longer than a stream's window.
+    """
 
     status: int
     body: bytes = b""
     headers: Sequence[tuple[bytes, bytes]] = attrs.field(
         default=(), converter=tuple[tuple[bytes, bytes], ...]
     )
+    complete: bool = True
 
-    def header(self, name: bytes) -> str:
-        """The last value of a header; "" if there is none."""
-        values = [value for each, value in self.headers if each == name]
-        return values[-1].decode("latin-1") if values else ""
+    def header(self, name: str) -> str | None:
+        """The last value of a header; None: it is absent."""
+        lower = name.lower().encode()
+        values = [value for each, value in self.headers if each == lower]
+        return values[-1].decode("latin-1") if values else None
 
 
 OK = Response(200)
-"""The response to almost every push, created once; its headers are not read."""
+"""A 200 without a body, created once."""
 
 ExchangeResult: TypeAlias = Response | Temporary | Uncertain | ConfigFault | Rejected
 
@@ -58,6 +66,8 @@ class Exchange:
     """An encoded request, the state of its stream, and its result."""
 
     __slots__ = (
+        "answer_by",
+        "answer_s",
         "body",
         "connection",
         "deadline",
@@ -85,6 +95,7 @@ class Exchange:
         header_block: bytes,
         body: bytes,
         deadline: float,
+        answer_s: float = inf,
         wanted: Callable[[], bool] = always_wanted,
         header_list_size: int = 0,
         request_id: bytes = b"",
@@ -92,6 +103,7 @@ class Exchange:
         """
         :param header_block: the request's headers, encoded by :mod:`.header_blocks`.
         :param deadline: until when the response is awaited, by the pool's clock.
+        :param answer_s: how long it is awaited after the request was sent.
         :param wanted: called right before the request is sent; False drops it.
         :param header_list_size: of the decoded headers, as RFC 9113 section 6.5.2 counts:
             the octets of each name and value, and 32.
@@ -102,6 +114,10 @@ class Exchange:
         self.deadline = deadline
         self.send_by = deadline
         """When it is too late to send the request."""
+
+        self.answer_s = answer_s
+        self.answer_by = deadline
+        """When it is too late for the response; set when the request is sent."""
 
         self.wanted = wanted
         self.header_list_size = header_list_size
@@ -150,15 +166,25 @@ class Exchange:
         the peer cannot have processed it.
         """
         if self.status:
-            return self.response
+            return self.partial_response
         return None if self.sent_at is None else Uncertain(reason, self.sent_at)
 
     @property
     def response(self) -> Response:
-        """The part of the response that was read; :data:`OK` for a 200 without a body."""
+        """The whole response; :data:`OK` for a 200 without a body."""
         if self.status == 200 and not self.response_body:
             return OK
         return Response(self.status, self.response_body, self.response_headers)
+
+    @property
+    def partial_response(self) -> Response:
+        """The part of the response that was read, at least its status."""
+        return Response(self.status, self.response_body, self.response_headers, False)
+
+    def end_late(self) -> None:
+        """End it because no response came by ``answer_by``."""
+        reason = "deadline" if self.answer_by == self.deadline else "timeout"
+        self.end(self.result_if_lost(reason) or Temporary(reason))
 
     def end(self, result: ExchangeResult) -> None:
         """Report the result; only the first one counts."""

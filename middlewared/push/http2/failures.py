@@ -15,6 +15,7 @@ from middlewared.push.interface import ConfigFault
 WRONG_HOST = "wrong host name in the server's certificate"
 NOT_TRUSTED = "server certificate not trusted"
 NO_HTTP2 = "peer did not choose HTTP/2 (h2 by ALPN)"
+WITHOUT_HTTP2 = ConfigFault(NO_HTTP2)
 _CLIENT_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
 """Words in the TLS alerts by which a server refuses our certificate (RFC 8446, section 6.2)."""
 
@@ -29,14 +30,14 @@ class NoHttp2(Exception):
 def connect_fault(error: BaseException) -> ConfigFault | None:
     """The fault behind a failed connect; None when the next try may work."""
     if isinstance(error, NoHttp2):
-        return ConfigFault(NO_HTTP2)
+        return WITHOUT_HTTP2
     if isinstance(error, VerificationError):
         return ConfigFault(WRONG_HOST)
     for reason in _tls_reasons(error):
         if reason == "certificate verify failed":
             return ConfigFault(NOT_TRUSTED)
         if "no application protocol" in reason:
-            return ConfigFault(NO_HTTP2)
+            return WITHOUT_HTTP2
         if "alert" in reason and any(word in reason for word in _CLIENT_ALERTS):
             return ConfigFault("client certificate refused")
     return None

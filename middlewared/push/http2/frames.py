@@ -110,6 +110,8 @@ def goaway(code: ErrorCodes) -> bytes:
 
 def read_word(payload: bytes) -> int:
     """The 32 bits of an RST_STREAM or WINDOW_UPDATE."""
+    if len(payload) != 4:
+        raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "a frame has a wrong length")
     value: int = _WORD.unpack(payload)[0]
     return value
 

@@ -36,6 +36,7 @@ class StaticName(IntEnum):
     AUTHORITY = 1
     PATH = 4
     AUTHORIZATION = 23
+    CONTENT_TYPE = 31
 
 
 def literal(name: bytes | StaticName, value: bytes, *, sensitive: bool = False) -> bytes:
@@ -85,10 +86,10 @@ class ResponseHeaders:
 
     def is_plain(self, block: bytes) -> bool:
         """
-        Whether a whole block that ends its stream is a "200" that need not be decoded.
+        Whether a whole block is a "200" that need not be decoded.
 
-        With a table of size 0 no block changes anything, and an empty response of that
-        status means no more.
+        With a table of size 0 no block changes anything, and no other header of that response
+        means anything for a push.
         """
         return self._independent and block[:1] == STATUS_200
 

@@ -16,6 +16,12 @@ from middlewared.push.http2.session import Session
 KEEP_ALIVE_S = 60.0
 """Shorter than the idle time-out of NAT gateways."""
 
+MOST_PINGS = 2
+"""Without PINGs at rest: how many are sent between two requests. Google closes at the third."""
+
+REST_S = 10.0
+"""Without PINGs at rest: a PING goes with the first request after so long without a sign."""
+
 MIN_TIMEOUT_S = 1.0
 ROUND_TRIPS = 4
 TICKS = 4
@@ -50,18 +56,23 @@ class Liveness:
     """
     Sends PINGs, and waits for signs of life.
 
+    :param pings_at_rest: False: PINGs are only sent while requests are in flight, and few: when
+        no more may be sent, the silence of the peer means nothing.
     :ivar heard_at: when the latest sign came.
     :ivar suspect: whether a sign is overdue; the next one resets it.
     :ivar round_trip_s: the smoothed round trip of PINGs.
     """
 
-    def __init__(self, connection: MonitoredConnection, *, clock: Clock) -> None:
+    def __init__(
+        self, connection: MonitoredConnection, *, clock: Clock, pings_at_rest: bool = True
+    ) -> None:
         self.heard_at = 0.0
         self.suspect = False
         self.round_trip_s = 0.0
         self._connection = connection
         self._session = connection.session
         self._clock = clock
+        self._pings_at_rest = pings_at_rest
         self._timer: DelayedCall | None = None
         self._signs = 0
         self._ping_acks = 0
@@ -70,6 +81,8 @@ class Liveness:
         self._pinged_at = 0.0
         self._ticks_since_ping = 0
         self._expecting_since: float | None = None
+        self._next_id = 1
+        self._pings_since_request = 0
 
     @property
     def timeout_s(self) -> float:
@@ -80,8 +93,9 @@ class Liveness:
         """The connection became ready in ``connecting_s``: measure its path by a first PING."""
         self.heard_at = self._clock.seconds()
         self.round_trip_s = min(connecting_s, MAX_GUESS_S)
-        self._ping()
-        self._tick_in(self._tick_s)
+        if self._pings_at_rest:
+            self._ping()
+            self._tick_in(self._tick_s)
 
     def stop(self) -> None:
         """The connection has ended: stop waiting."""
@@ -93,7 +107,9 @@ class Liveness:
         if not self._session.streams and not self._session.ping_pending:
             self._signs = self._session.signs_of_life
             self._silent_ticks = 0
-            self._expecting_since = self._clock.seconds()
+            self._expecting_since = now = self._clock.seconds()
+            if not self._pings_at_rest and (not self._pinged_at or now - self.heard_at > REST_S):
+                self._ping()
             self._tick_in(self._tick_s)
 
     def verify(self) -> None:
@@ -103,7 +119,7 @@ class Liveness:
         The other half has already passed there. A connection that was heard just now is exempt.
         """
         fresh = self._clock.seconds() - self.heard_at < self._tick_s
-        if fresh or self.suspect or not self._session.ready:
+        if fresh or self.suspect or not self._session.ready or not self._may_ping:
             return
         self._signs = self._session.signs_of_life
         self._silent_ticks = SUSPECT_AFTER_TICKS
@@ -134,7 +150,15 @@ class Liveness:
     def _tick_s(self) -> float:
         return self.timeout_s / TICKS
 
+    @property
+    def _may_ping(self) -> bool:
+        """Whether the peer takes a PING now."""
+        if self._next_id != self._session.next_id:
+            self._next_id, self._pings_since_request = self._session.next_id, 0
+        return self._pings_at_rest or self._pings_since_request < MOST_PINGS
+
     def _ping(self) -> None:
+        self._pings_since_request += 1
         self._pinged_at = self._clock.seconds()
         self._ticks_since_ping = 0
         self._session.ping()
@@ -151,7 +175,7 @@ class Liveness:
         self._ticks_since_ping += 1
         if session.signs_of_life != self._signs:
             self._signs, self._silent_ticks = session.signs_of_life, 0
-        elif session.ping_pending or session.streams:
+        elif session.ping_pending or (session.streams and self._may_ping):
             self._silent_ticks += 1
         if self._silent_ticks > TICKS:
             self._connection.on_silent()
@@ -159,14 +183,16 @@ class Liveness:
             self._tick_in(0)
         else:
             self._ping_if_due()
-            waits = session.ping_pending or session.streams
-            self._tick_in(self._tick_s if waits else KEEP_ALIVE_S)
+            if session.ping_pending or session.streams:
+                self._tick_in(self._tick_s)
+            elif self._pings_at_rest:
+                self._tick_in(KEEP_ALIVE_S)
 
     def _ping_if_due(self) -> None:
         """Send a PING when a sign is overdue, after a rest, and regularly to measure the path."""
         late = self._silent_ticks == SUSPECT_AFTER_TICKS and not self.suspect
         due = self._resting or self._clock.seconds() - self._pinged_at >= KEEP_ALIVE_S
-        if (late or due) and not self._session.ping_pending:
+        if (late or due) and self._may_ping and not self._session.ping_pending:
             self._ping()
             self._connection.flush()
         if late:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from middlewared.clock import Clock, DelayedCall
 from middlewared.push.http2.connection import Http2Connection
-from middlewared.push.http2.connector import Connector, GoAwayFault, no_fault
+from middlewared.push.http2.connector import Connector, PeerHabits
 from middlewared.push.http2.exchange import Exchange, ExchangeResult, UsedConnection
 from middlewared.push.interface import ConfigFault, Rejected, Temporary
 
@@ -76,7 +76,7 @@ class Http2Pool:
     :param host: the host to which ``endpoint`` connects.
     :param endpoint: returns a TLS endpoint for each attempt.
     :param host_pools: the pools of this process.
-    :param goaway_fault: finds the configuration fault in the debug data of a GOAWAY.
+    :param habits: how this peer treats connections.
     :param on_round_trip: gets each round trip of a PING, in seconds.
     """
 
@@ -90,13 +90,14 @@ class Http2Pool:
         size: int,
         host_pools: HostPools,
         peer: str = "the peer",
-        goaway_fault: GoAwayFault = no_fault,
+        habits: PeerHabits = PeerHabits(),  # noqa: B008 - immutable
         on_round_trip: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.name = name
         self._clock = clock
         self._host = host
         self._peer = peer
+        self._habits = habits
         self._host_pools = host_pools
         self._on_round_trip = on_round_trip
         self._prepared: Deferred[None] = Deferred()
@@ -108,7 +109,7 @@ class Http2Pool:
                 endpoint=endpoint,
                 factory=self._make_connection,
                 pool=self,
-                goaway_fault=goaway_fault,
+                habits=habits,
             )
             for _ in range(size)
         ]
@@ -171,7 +172,7 @@ class Http2Pool:
         if exchange.send_by <= now:
             exchange.end(Temporary("deadline"))
         elif connection is not None:
-            self._send(exchange, connection)
+            self._send(exchange, connection, now)
         elif self._stopped is not None:
             exchange.end(self._stopped)
         elif self._fault is not None and not self._is_connected:
@@ -222,6 +223,7 @@ class Http2Pool:
         return Http2Connection(
             clock=self._clock,
             peer=self._peer,
+            pings_at_rest=self._habits.pings_at_rest,
             on_capacity=self._drain_queue,
             on_unprocessed=self._replay,
             on_suspect=lambda: self._host_pools.verify(self._host),
@@ -239,7 +241,7 @@ class Http2Pool:
                     best, least = connection, load
         return best
 
-    def _send(self, exchange: Exchange, connection: Http2Connection) -> None:
+    def _send(self, exchange: Exchange, connection: Http2Connection, now: float) -> None:
         if not exchange.wanted():
             exchange.end(UNWANTED)
             return
@@ -247,8 +249,9 @@ class Http2Pool:
             exchange.end(Rejected("header list larger than the peer takes"))
             return
         exchange.connection = connection
+        exchange.answer_by = min(exchange.deadline, now + exchange.answer_s)
         connection.send(exchange)
-        self._sweep_by(exchange.deadline)
+        self._sweep_by(exchange.answer_by)
 
     def _drain_queue(self) -> None:
         """A stream is free: send the exchanges that have waited longest."""
@@ -261,7 +264,7 @@ class Http2Pool:
             if exchange.send_by <= now:
                 exchange.end(Temporary("deadline"))
             elif not exchange.over:
-                self._send(exchange, connection)
+                self._send(exchange, connection, now)
 
     def _replay(self, exchange: Exchange) -> None:
         """The server did not process it: it goes first, on any connection with a free stream."""
@@ -328,13 +331,13 @@ class Http2Pool:
                 exchange.end(Temporary("deadline"))
 
     def _cancel_late(self, connection: Http2Connection, now: float) -> None:
-        """Cancel sent exchanges past their deadline; not all streams may be reset at once."""
+        """Cancel sent exchanges that are too late; not all streams may be reset at once."""
         kept = False
         for exchange in list(connection.session.streams.values()):
-            if exchange.deadline > now:
-                self._sweep_by(exchange.deadline)
+            if exchange.answer_by > now:
+                self._sweep_by(exchange.answer_by)
                 continue
-            exchange.end(exchange.result_if_lost("deadline") or Temporary("deadline"))
+            exchange.end_late()
             kept |= not connection.cancel(exchange)
         if kept:
             self._sweep_by(now + RESET_AGAIN_S)

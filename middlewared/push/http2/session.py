@@ -5,10 +5,9 @@ Every exchange that was opened leaves ``streams`` exactly once: with a response,
 uncertain, or as unprocessed (it may be sent over another connection, since the peer never
 had all of it, or reported that it did not process it).
 
-Requests are small, all alike and need no state of HPACK's encoder; responses are mostly
-"200" and nothing else. Streams are therefore kept here in the few lines they need: a
-general state machine for each of them costs more than all the rest of a push. The ``h2``
-package validates settings here and is the peer in the tests.
+Requests are small and alike, and responses mostly a 200. So a stream is kept in the few lines
+it needs: a general state machine costs more than all the rest of a push. The ``h2`` package
+validates settings here and is the peer in the tests.
 """
 
 from __future__ import annotations
@@ -38,6 +37,9 @@ MAX_IDLE_FRAMES = 10_000
 
 MAX_STREAMS = 2_000
 """We open no more at a time, even if the peer allows it."""
+
+MAX_BODY = frames.DEFAULT_WINDOW // 2
+"""Of a response. The window of its stream is never enlarged, and padding counts there, too."""
 
 CONNECTION_WINDOW = 1 << 20
 """How much the peer may send before we read it: a thousand error responses fit."""
@@ -76,7 +78,7 @@ class Session:
         self.output = FlowControl(self.streams)
         self._pings = 0
         self._ping_data = b""
-        self._next_id = 1
+        self.next_id = 1  # of the stream that is opened next
         self._buffer = b""
         self._heads = ResponseHeaders()
         self._consumed = 0
@@ -102,12 +104,8 @@ class Session:
     @property
     def can_open(self) -> bool:
         """Whether a stream may be opened now."""
-        return (
-            self.ready
-            and not self.leaving
-            and self.output.window > 0
-            and len(self.streams) < self.limit
-        )
+        has_room = self.output.window > 0 and len(self.streams) < self.limit
+        return has_room and self.ready and not self.leaving
 
     @property
     def signs_of_life(self) -> int:
@@ -116,15 +114,15 @@ class Session:
 
     def open(self, exchange: Exchange) -> None:
         """Send ``exchange`` on a stream of its own; its body may have to wait for a window."""
-        stream_id = exchange.stream_id = self._next_id
-        self._next_id = stream_id + 2
-        if self._next_id > frames.MAX_WINDOW:
+        stream_id = exchange.stream_id = self.next_id
+        self.next_id = stream_id + 2
+        if self.next_id > frames.MAX_WINDOW:
             self.leaving = True
         self.streams[stream_id] = exchange
         self.output.write_request(exchange)
 
     def cancel(self, exchange: Exchange) -> None:
-        """Reset the stream of an exchange for which no one waits."""
+        """Reset the stream of an exchange: no one waits for the rest of its response."""
         if self.streams.pop(exchange.stream_id, None) is not None:
             self.output.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
 
@@ -162,7 +160,7 @@ class Session:
         """The peer reported that it did not process it; a status that was read stands."""
         if exchange.status:
             self.responses += 1
-            exchange.end(exchange.response)
+            exchange.end(exchange.partial_response)
         else:
             exchange.lost_connections += by_error
             self._on_unprocessed(exchange)
@@ -190,15 +188,20 @@ class Session:
             stream_id &= frames.MAX_WINDOW
             payload = data[start:stop]
             kind = word & 0xFF
-            plain = kind == frames.HEADERS and flags == _COMPLETE and self._heads.is_plain(payload)
-            if not plain or not self._succeed(stream_id):
+            plain = kind == frames.HEADERS and self._heads.is_plain(payload)
+            if not plain or not self._succeed(stream_id, flags):
                 self._read_frame(frames.Frame(kind, flags, stream_id, payload))
         self._buffer = data[offset:]
 
-    def _succeed(self, stream_id: int) -> bool:
-        """Take a whole response that is a 200 and no more, as almost all are: the short way."""
+    def _succeed(self, stream_id: int, flags: int) -> bool:
+        """Take the head of a 200, as almost all are: the short way. False: it is none."""
         exchange = self.streams.get(stream_id)
         if exchange is None or exchange.status or not exchange.sent_whole:
+            return False
+        if flags == frames.END_HEADERS:
+            exchange.status = 200
+            return True
+        if flags != _COMPLETE:
             return False
         del self.streams[stream_id]
         self.responses += 1
@@ -265,17 +268,19 @@ class Session:
             self._malformed(exchange)
             return
         exchange.response_body += payload
-        # The window of a stream is never enlarged.
-        if len(exchange.response_body) > frames.DEFAULT_WINDOW:
-            raise ProtocolFault(ErrorCodes.FLOW_CONTROL_ERROR, "an answer exceeds its window")
         if frame.flags & frames.END_STREAM:
             self._complete(exchange)
+        elif len(exchange.response_body) >= MAX_BODY:
+            self.responses += 1
+            self.cancel(exchange)
+            exchange.end(exchange.partial_response)
 
     def _complete(self, exchange: Exchange) -> None:
-        del self.streams[exchange.stream_id]
         self.responses += 1
-        if not exchange.sent_whole:  # the response came early; our half is still open
-            self.output.write(frames.rst_stream(exchange.stream_id, ErrorCodes.CANCEL))
+        if exchange.sent_whole:
+            del self.streams[exchange.stream_id]
+        else:  # the response came early; our half is still open
+            self.cancel(exchange)
         exchange.end(exchange.response)
 
     def _malformed(self, exchange: Exchange) -> None:
@@ -286,7 +291,7 @@ class Session:
 
     def _rst_stream(self, frame: frames.Frame) -> None:
         self._expect_opened(frame.stream_id)
-        code = _word(frame.payload)
+        code = frames.read_word(frame.payload)
         exchange = self.streams.pop(frame.stream_id, None)
         if exchange is None:
             return
@@ -347,7 +352,7 @@ class Session:
             self._refused(exchange, by_error=code != ErrorCodes.NO_ERROR)
 
     def _window_update(self, frame: frames.Frame) -> None:
-        increment = _word(frame.payload) & frames.MAX_WINDOW
+        increment = frames.read_word(frame.payload) & frames.MAX_WINDOW
         if frame.stream_id:
             self._expect_opened(frame.stream_id)
             self._enlarge(frame.stream_id, increment)
@@ -371,19 +376,13 @@ class Session:
 
     def _expect_opened(self, stream_id: int) -> None:
         """Frames belong to streams that we opened, even if closed (RFC 9113, section 5.1)."""
-        if not stream_id & 1 or stream_id >= self._next_id:
+        if not stream_id & 1 or stream_id >= self.next_id:
             raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a frame on a stream never opened")
 
 
 def _expect_connection(frame: frames.Frame) -> None:
     if frame.stream_id:
         raise ProtocolFault(ErrorCodes.PROTOCOL_ERROR, "a connection frame on a stream")
-
-
-def _word(payload: bytes) -> int:
-    if len(payload) != 4:
-        raise ProtocolFault(ErrorCodes.FRAME_SIZE_ERROR, "a frame has a wrong length")
-    return frames.read_word(payload)
 
 
 _READERS: dict[int, Callable[[Session, frames.Frame], None]] = {

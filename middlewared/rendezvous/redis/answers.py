@@ -6,11 +6,13 @@ An available answer settles the waiters here before Redis is asked.
 
 from __future__ import annotations
 
+import secrets
+
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.errors import RendezvousDown
-from middlewared.model import Answer, AnswerResult, Settlement
+from middlewared.model import Answer, AnswerResult, Settlement, SipUserId
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
 from middlewared.rendezvous.late import LateCalls
 from middlewared.rendezvous.redis import records
@@ -47,8 +49,9 @@ class Answers:
             case None:
                 return await self._answer_unrecorded(held, unique_key, answer, None)
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """See :meth:`middlewared.rendezvous.interface.Rendezvous.answer_account`."""
+        answer = attrs.evolve(answer, id=secrets.token_hex(4))  # to know which calls it decides
         here = [held.call.unique_key for held in self.held.answerable(sip_user_id, call_id)]
         answering = [Deferred.fromCoroutine(self._decide(key, answer)) for key in here]
         down: RendezvousDown | None = None
@@ -59,14 +62,14 @@ class Answers:
             down = error
         answering += [Deferred.fromCoroutine(self._decide(key, answer)) for key in listed - {*here}]
         decided = sum(await gatherResults(answering))
-        settlement = Settlement.by(answer)
-        decided += await self.unrecorded.answer_account(
-            sip_user_id, call_id, settlement, down=down is not None
-        )
+        try:
+            decided += await self.unrecorded.answer_account(
+                sip_user_id, call_id, Settlement.by(answer), down=down is not None
+            )
+        except RendezvousDown as error:
+            down = error
         if not decided and down is not None:
             raise down
-        if not decided and not self.unrecorded.redis_knows_all():
-            raise RendezvousDown("a daemon that may hold a call cannot be asked")
         return decided
 
     async def _store(

@@ -70,26 +70,31 @@ class Cancellations:
             self._settle(waiter.held)
         return waiter.held.settlement == CANCELLED and not join.cancelled
 
+    def cancel_here(self, incoming: IncomingCall) -> bool:
+        """Cancel a call for those who wait here, as Redis may not know it; False: none does."""
+        held = self._held.find_repeated(incoming)
+        if held is None or held.settlement is not None:
+            return False
+        self._settle(held)
+        return True
+
     async def _cancel_unrecorded(self, incoming: IncomingCall, down: RendezvousDown | None) -> bool:
         """Redis is ``down``, or does not know the call: the daemons may."""
         held = self._held.find_repeated(incoming)
         if held is not None and held.is_answered:
             return False
-        waiter_ids = [] if held is None else [waiter.id for waiter in held.waiters]
-        cancelled = await self._unrecorded.cancel(incoming, down=down is not None)
-        if held is not None:
-            for waiter_id in waiter_ids:
-                self._remove(held, waiter_id)
-        if not cancelled and down is not None:
+        if await self._unrecorded.cancel(incoming, down=down is not None):
+            return True
+        if down is not None:
             raise down
-        if not cancelled and not self._unrecorded.redis_knows_all():
+        if not self._unrecorded.redis_knows_all():
             raise RendezvousDown("a daemon that may hold the call cannot be asked")
-        return cancelled
+        return False
 
     def _settle(self, held: HeldCall) -> None:
         """
-        Notify those who wait here. A renewal may just have added them to the record of a
-        later call, so they are removed there.
+        Notify those who wait here, and remove them from the record: it may be one that was not
+        cancelled, or that of a later call to which a renewal has just added them.
         """
         waiter_ids = [waiter.id for waiter in held.waiters]
         self._held.settle(held, CANCELLED)

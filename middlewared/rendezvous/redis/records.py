@@ -19,6 +19,7 @@ from middlewared.model import (
     Outcome,
     Platform,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.late import WokenDevice
 
@@ -47,7 +48,7 @@ def late_key(unique_key: str) -> str:
     return f"{PREFIX}{{{tag_of(unique_key):04x}}}:late:{unique_key}"
 
 
-def account_key(sip_user_id: int) -> str:
+def account_key(sip_user_id: SipUserId) -> str:
     """The list of an account's calls; on any node, as their records are."""
     return f"{PREFIX}{{{tag_of(str(sip_user_id)):04x}}}:account:{sip_user_id}"
 
@@ -57,7 +58,10 @@ def identity_key(incoming: IncomingCall) -> str:
     if not incoming.call_id:
         return ""
     tag = f"{tag_of(incoming.call_id):04x}"
-    return f"{PREFIX}{{{tag}}}:same:{incoming.sip_user_id}:{incoming.call_id}"
+    account = incoming.sip_user_id
+    if isinstance(account, str):
+        account = json.dumps(account)  # it may contain colons, as the call_id may
+    return f"{PREFIX}{{{tag}}}:same:{account}:{incoming.call_id}"
 
 
 def is_key(text: str) -> bool:

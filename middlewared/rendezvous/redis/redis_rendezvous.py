@@ -36,6 +36,7 @@ from middlewared.model import (
     LateAnswer,
     Outcome,
     Settlement,
+    SipUserId,
 )
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls, LocalWaiter
 from middlewared.rendezvous.late import LateCalls, WokenDevice, ignored
@@ -149,6 +150,7 @@ class RedisRendezvous:
             knows_key=self.knows_key,
             nodes=self._nodes,
             peers=self._peers,
+            cancel_here=lambda incoming: self._cancellations.cancel_here(incoming),
         )
         self._answers = Answers(
             held=self._held,
@@ -235,7 +237,7 @@ class RedisRendezvous:
         """See :meth:`.interface.Rendezvous.answer`; an available one settles waiters here first."""
         return await self._answers.answer(unique_key, answer)
 
-    async def answer_account(self, sip_user_id: int, call_id: str, answer: Answer) -> int:
+    async def answer_account(self, sip_user_id: SipUserId, call_id: str, answer: Answer) -> int:
         """See :meth:`.interface.Rendezvous.answer_account`."""
         return await self._answers.answer_account(sip_user_id, call_id, answer)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from middlewared.clock import Clock
-from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement
+from middlewared.model import Answer, Call, IncomingCall, Outcome, Settlement, SipUserId
 from middlewared.rendezvous.late import REMEMBERED_S, WokenDevice
 from middlewared.rendezvous.redis.lua_scripts import (
     ANSWER,
@@ -232,7 +232,7 @@ class SharedCalls:
         args = (call.unique_key, call.incoming.call_id, self._left_ms(call), str(MOST_LISTED))
         await self.nodes.run(LIST, [account_key(call.incoming.sip_user_id)], args)
 
-    async def listed_for(self, sip_user_id: int, call_id: str) -> Sequence[str]:
+    async def listed_for(self, sip_user_id: SipUserId, call_id: str) -> Sequence[str]:
         """
         The keys of the account's calls that were listed; some may be over.
 

@@ -15,7 +15,7 @@ from typing import Any
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.errors import RendezvousDown
-from middlewared.model import IncomingCall, Settlement
+from middlewared.model import IncomingCall, Settlement, SipUserId
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
 from middlewared.rendezvous.redis.joins_under_way import JoinsUnderWay
 from middlewared.rendezvous.redis.nodes import Nodes
@@ -39,6 +39,7 @@ class UnrecordedCalls:
 
     :param joins: those for which Redis was asked and has not replied.
     :param knows_key: whether a key is certainly one of ours.
+    :param cancel_here: cancels a call for those who wait here; returns whether any did.
     :ivar queries: takes the messages between daemons.
     """
 
@@ -53,6 +54,7 @@ class UnrecordedCalls:
         knows_key: Callable[[str], bool],
         nodes: Nodes,
         peers: PeerReports,
+        cancel_here: Callable[[IncomingCall], bool],
     ) -> None:
         self._clock = clock
         self._held = held
@@ -61,6 +63,7 @@ class UnrecordedCalls:
         self._knows_key = knows_key
         self._nodes = nodes
         self._peers = peers
+        self._cancel_here = cancel_here
         self.queries = PeerQueries(
             clock=clock,
             background=background,
@@ -99,7 +102,7 @@ class UnrecordedCalls:
         :return: whether it waited at any daemon.
         :raises RendezvousDown: too many queries are open already.
         """
-        here = self._held.cancel(incoming)
+        here = self._cancel_here(incoming)
         if not here and not down and not self._nodes.troubled_lately:
             return False
         there = self.queries.ask(
@@ -113,7 +116,7 @@ class UnrecordedCalls:
         return await there
 
     async def answer_account(
-        self, sip_user_id: int, call_id: str, settlement: Settlement, *, down: bool
+        self, sip_user_id: SipUserId, call_id: str, settlement: Settlement, *, down: bool
     ) -> bool:
         """
         Settle calls of an account that are not listed in Redis, at the other daemons.
@@ -163,7 +166,7 @@ class UnrecordedCalls:
             return self._answer_here(unique_key, settlement)
         if query == CANCELLED:
             sip_user_id, call_id = words
-            return self._held.cancel(IncomingCall(sip_user_id, "", call_id=call_id))
+            return self._cancel_here(IncomingCall(sip_user_id, "", call_id=call_id))
         if query == REGISTERED:
             sip_user_id, call_id, text = words
             settlement = settlement_from(text, received_at=self._clock.seconds())

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.internet.protocol import Protocol
 
-from middlewared.simulator.apple.apple_connection import AppleConnection, Office
-from middlewared.simulator.apple.faults import Behaviour, Greeting, Step
+from middlewared.simulator.apple.apple_connection import AppleConnection, AppleOffice
+from middlewared.simulator.apple.faults import Behaviour, Step
 from middlewared.simulator.apple.validation import KnownTokens, Validator
 from middlewared.simulator.certificates import ProviderKey
+from middlewared.simulator.http2.greeter import Greeter
 from middlewared.simulator.listening import LOOPBACK, ListeningSocket, ServerTLS
 from middlewared.simulator.record import ReceivedPush, Record
 from middlewared.simulator.scripts import Scripts
@@ -74,7 +73,7 @@ class AppleServer:
         keys = {key.key_id: key for key in provider_keys}
         provider_tokens = KnownTokens(keys, update_interval_s)
         self._validator = Validator(topics=topics, tokens=tokens, provider_tokens=provider_tokens)
-        self._office = Office(
+        self._office = AppleOffice(
             environment=environment,
             clock=reactor,
             validator=self._validator,
@@ -95,7 +94,7 @@ class AppleServer:
         if self._client_authority is not None:
             tls.context.load_verify_locations(str(self._client_authority))
             tls.context.set_verify(SSL.VERIFY_PEER, self._verified)
-        port = self._socket.open(_Greeter(self, tls))
+        port = self._socket.open(Greeter(tls, self._next_behaviour, self.connect))
         self._validator.authorities = [
             self._socket.address,
             *(f"{host}:{port}" for host in ("localhost", LOOPBACK, "[::1]")),
@@ -119,6 +118,9 @@ class AppleServer:
         self.connections.add(connection)
         return connection
 
+    def _next_behaviour(self) -> Behaviour:
+        return self.next_behaviours.popleft() if self.next_behaviours else self.behaviour
+
     def _forget(self, connection: Protocol) -> None:
         self.connections.discard(connection)
 
@@ -126,46 +128,6 @@ class AppleServer:
         self, _connection: SSL.Connection, _certificate: object, _error: int, _depth: int, ok: int
     ) -> bool:
         return bool(ok) and not self.behaviour.refuse_certificate
-
-
-class _Greeter(Factory[Protocol]):
-    """Meets each new connection as its behaviour demands."""
-
-    noisy = False
-
-    def __init__(self, server: AppleServer, tls: ServerTLS) -> None:
-        self._server = server
-        self._tls = tls
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        server = self._server
-        behaviour = server.next_behaviours.popleft() if server.next_behaviours else server.behaviour
-        match behaviour.greeting:
-            case Greeting.SILENT:
-                return Protocol()
-            case Greeting.CLOSE:
-                return _Leaver(abort=False)
-            case Greeting.RESET:
-                return _Leaver(abort=True)
-        inner = Factory.forProtocol(lambda: server.connect(behaviour))
-        factory: TLSMemoryBIOFactory = self._tls.wrap(inner)
-        factory.noisy = inner.noisy = False
-        return factory.buildProtocol(addr)
-
-
-class _Leaver(Protocol):
-    """Is gone as soon as it came."""
-
-    transport: Any
-
-    def __init__(self, *, abort: bool) -> None:
-        self._abort = abort
-
-    def connectionMade(self) -> None:
-        if self._abort:
-            self.transport.abortConnection()
-        else:
-            self.transport.loseConnection()
 
 
 def _select_h2(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

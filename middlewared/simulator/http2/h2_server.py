@@ -1,5 +1,5 @@
 """
-Simulator, Apple: h2 set up as Apple's side of a connection.
+Simulator, HTTP/2: h2 set up as the server's side of a connection.
 
 The peer's frames are validated by h2 as strictly as possible, the stream
 limit from its acknowledgement on.
@@ -8,6 +8,7 @@ limit from its acknowledgement on.
 from __future__ import annotations
 
 import json
+from typing import TypeAlias
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -15,20 +16,23 @@ from h2.settings import SettingCodes, Settings
 from h2.stream import StreamClosedBy
 from hyperframe.frame import GoAwayFrame
 
-from middlewared.simulator.apple.faults import Behaviour, GoAway
+from middlewared.simulator.http2.frame_steps import GoAway, Http2Behaviour
 
 # How many finished streams h2 may keep before it is asked to forget them.
 _FORGET_AT = 256
-# HPACK (RFC 7541): ":status 200" of the static table, then apns-id, never indexed.
-_ACCEPTED = b"\x88\x10\x07apns-id"
-# HEADERS with END_STREAM and END_HEADERS.
+_DEFAULT_WINDOW = 65_535
+# Type and flags: HEADERS with END_HEADERS, with END_STREAM too, and DATA with END_STREAM.
+_HEADERS = b"\x01\x04"
 _HEADERS_END = b"\x01\x05"
+_DATA_END = b"\x00\x01"
+
+HeaderFields: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class ServerConnection(H2Connection):
     """h2 that is notified of ended streams: it would scan all of them at each request."""
 
-    def __init__(self, behaviour: Behaviour, first_limit: int) -> None:
+    def __init__(self, behaviour: Http2Behaviour, first_limit: int) -> None:
         super().__init__(
             H2Configuration(
                 client_side=False,
@@ -39,6 +43,10 @@ class ServerConnection(H2Connection):
             )
         )
         self.finished_count = 0
+        # Header blocks of indices only, valid while the encoder's table is as it was.
+        self._indexed: dict[HeaderFields, bytes] = {}
+        self._newest: object = None
+        self._table_size = 0
         initial = {
             SettingCodes.MAX_CONCURRENT_STREAMS: first_limit,
             SettingCodes.INITIAL_WINDOW_SIZE: behaviour.initial_window,
@@ -46,6 +54,8 @@ class ServerConnection(H2Connection):
         }
         self.local_settings = Settings(client=False, initial_values=initial)
         self.initiate_connection()
+        if behaviour.connection_window > _DEFAULT_WINDOW:
+            self.increment_flow_control_window(behaviour.connection_window - _DEFAULT_WINDOW)
         if behaviour.header_table_size != self.local_settings.header_table_size:
             # In force only when acknowledged: the peer's encoder may be ahead of it.
             self.update_settings({SettingCodes.HEADER_TABLE_SIZE: behaviour.header_table_size})
@@ -65,23 +75,47 @@ class ServerConnection(H2Connection):
             return super().open_inbound_streams
         return count
 
-    def accept(self, stream_id: int, apns_id: bytes) -> bytes | None:
-        """
-        End a stream with Apple's plain 200 and give the frame, past h2's slower way.
+    def can_answer(self, stream_id: int, body: bytes = b"") -> bool:
+        """Whether :meth:`answer` may be used: windows are open, the table is settled."""
+        if self.encoder.table_size_changes or len(body) > self.max_outbound_frame_size:
+            return False
+        return not body or self.local_flow_control_window(stream_id) >= len(body)
 
-        None when it cannot be done so: the encoder has yet to announce its table size.
+    def answer(self, stream_id: int, block: bytes, body: bytes = b"") -> bytes:
         """
-        if self.encoder.table_size_changes or len(apns_id) > 126:
-            return None
+        End the stream of a complete request and give the frames, past h2's slower way.
+
+        :param block: the header block, at most a frame long.
+        """
         del self.streams[stream_id]
         self._closed_streams[stream_id] = StreamClosedBy.SEND_END_STREAM
-        block = _ACCEPTED + bytes((len(apns_id),)) + apns_id
-        return len(block).to_bytes(3, "big") + _HEADERS_END + stream_id.to_bytes(4, "big") + block
+        stream = stream_id.to_bytes(4, "big")
+        size = len(block).to_bytes(3, "big")
+        if not body:
+            return size + _HEADERS_END + stream + block
+        self.outbound_flow_control_window -= len(body)
+        head = size + _HEADERS + stream + block
+        return head + len(body).to_bytes(3, "big") + _DATA_END + stream + body
+
+    def encode(self, fields: HeaderFields) -> bytes:
+        """Encode a header block, which must be sent next; one of indices only is kept."""
+        entries = self.encoder.header_table.dynamic_entries
+        newest, size = (entries[0] if entries else None), len(entries)
+        if newest is not self._newest or size != self._table_size:
+            self._indexed.clear()  # a new entry moves all others
+            self._newest, self._table_size = newest, size
+        block = self._indexed.get(fields)
+        if block is None:
+            block = self.encoder.encode(fields)
+            if entries and entries[0] is newest:
+                self._indexed[fields] = block
+        return block
 
 
 def goaway_frame(order: GoAway, last_stream_id: int) -> bytes:
     """Make the frame of ``order``, with Apple's JSON as debug data when it has a reason."""
     frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=order.code)
+    frame.additional_data = order.debug
     if order.reason is not None:
         frame.additional_data = json.dumps({"reason": order.reason}).encode()
     return frame.serialize()
