@@ -93,6 +93,15 @@ python "$root/tests/operations/balancer.py"
 echo "-- Kamailio: apps that are woken, over evapi"
 python "$root/tests/operations/waking.py" "$work"
 
+echo "-- Kamailio: every option"
+mkdir -p "$work/options"
+cp "$root/etc/kamailio/middlewared.cfg" "$work/options"
+for options in 'RINGBACK "183"' 'DESK_PHONES' 'HTTP "http://10.0.0.5:8081"' 'ACCOUNT $rU + "@" + $rd'; do
+    sed -e "s#^\#!define WITH_TLS#\#!define MIDDLEWARED_$options#" -e 's#10.0.0.6#127.0.0.1#' \
+        "$root/etc/kamailio/kamailio.cfg" >"$work/options/kamailio.cfg"
+    kamailio -c -E -f "$work/options/kamailio.cfg" 2>"$work/options/log" || { cat "$work/options/log"; exit 1; }
+done
+
 echo "-- Kamailio: calls that wait for their phone, over HTTP"
 python "$root/tests/operations/sip.py" "$work"
 echo "the shipped files work"

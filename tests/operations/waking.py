@@ -160,6 +160,7 @@ class Site:
             ("/etc/kamailio/sip.example.com.key", str(folder / "key.pem")),
             ("/etc/kamailio/sip.example.com.pem", str(folder / "cert.pem")),
             ("#!define WITH_TLS", f'#!define WITH_TLS\n#!define MIDDLEWARED_EVAPI "{evapi}"'),
+            ('##!define MIDDLEWARED_RINGBACK "180"', '#!define MIDDLEWARED_RINGBACK "180"'),
             ("log_stderror=no", "log_stderror=yes"),
         ):
             assert old in text, old
@@ -333,7 +334,7 @@ async def calls_an_awake_phone_at_once(site: Site) -> None:
 
 
 async def vialer_app_beside_it(site: Site) -> None:
-    """It registers at the daemon, and answers there: with yes, or with no."""
+    """It registers at the daemon and answers there, yes or no; its caller hears ringing."""
     status = await deferToThread(
         post,
         site.daemon.url("/api/android-device/"),
