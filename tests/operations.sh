@@ -19,6 +19,7 @@ for module in evapi:extra jansson:json tls:tls http_client:utils; do
 done
 command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
+command -v luac5.2 >/dev/null || missing+=(lua5.2)
 command -v openssl >/dev/null || missing+=(openssl)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -89,6 +90,11 @@ python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
 
 echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
 python "$root/tests/operations/balancer.py"
+
+echo "-- FreeSWITCH: the syntax of scripts and dialplan, and what the script does"
+luac5.2 -p "$root"/etc/freeswitch/*.lua
+python -c 'import sys, xml.dom.minidom as dom; dom.parse(sys.argv[1])' "$root/etc/freeswitch/middlewared.xml"
+lua5.2 "$root/tests/operations/freeswitch.lua" "$root/etc/freeswitch"
 
 echo "-- Kamailio: apps that are woken, over evapi"
 python "$root/tests/operations/waking.py" "$work"
