@@ -48,6 +48,11 @@ class EvapiPeer(NetstringReceiver):
         transport: Any = self.transport
         transport.write(data)
 
+    def close(self) -> None:
+        """Close the connection."""
+        transport: Any = self.transport
+        transport.loseConnection()
+
     def send(self, **members: object) -> None:
         """Send one message."""
         self.sendString(json.dumps(members).encode())

@@ -197,6 +197,22 @@ class ConnectionTests(KamailioTestCase):
         await self.kamailio.until(lambda: len(self.kamailio.peers) == 2)
         self.assertIn("it does not respond", self.stage.daemon.log)
 
+    async def test_kamailio_that_has_no_place_is_reported_once(self) -> None:
+        """It closes each connection at once, as evapi does beyond max_clients."""
+        await self.start()
+        full = await self.started_kamailio()
+        full.responsive = False
+        config = self.directory / "middlewared.ini"
+        config.write_text(config.read_text() + self.section("full", full))
+        await self.reload()
+        for number in range(3):
+            await full.until_ready(number + 1)
+            full.peers[number].close()
+        await self.until_metric('middlewared_kamailio_connected{kamailio="full"} 0.0')
+        log = self.stage.daemon.log
+        self.assertNotIn("connected to kamailio full", log)
+        self.assertEqual(log.count("kamailio full at"), 1)
+
     async def test_several_kamailios_and_a_reload(self) -> None:
         """Each has its own connection; a reload adds and removes them, and touches no other."""
         await self.start()

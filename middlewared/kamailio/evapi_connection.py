@@ -59,6 +59,7 @@ class EvapiConnection(NetstringReceiver):
     Each call that Kamailio asked for and that has no outcome yet is in ``_held``, so that the
     loss of the connection ends all of them.
 
+    :param up: called once when Kamailio has responded.
     :param lost: called once with the reason in words.
     """
 
@@ -73,6 +74,7 @@ class EvapiConnection(NetstringReceiver):
         requests: Requests,
         repeats: RepeatCounter,
         draining: Callable[[], bool],
+        up: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
         self._name = name
@@ -80,7 +82,9 @@ class EvapiConnection(NetstringReceiver):
         self._requests = requests
         self._repeats = repeats
         self._draining = draining
+        self._up = up
         self._lost = lost
+        self._responded = False
         self._held: dict[str, Deferred[Any]] = {}
         self._registering: set[Deferred[Any]] = set()
         self._unseen = 0
@@ -155,6 +159,9 @@ class EvapiConnection(NetstringReceiver):
 
     def _seen(self, _: dict[str, Any]) -> None:
         self._unseen = 0
+        if not self._responded:
+            self._responded = True
+            self._up()
 
     def _call(self, message: dict[str, Any]) -> None:
         call, fields = message.get("id"), _fields(message)

@@ -62,8 +62,7 @@ class KamailioLinks:
         """Let all Kamailios know that new calls should go to other daemons."""
         self.draining = True
         for link in self._links.values():
-            if link.connection is not None:
-                link.connection.report_state()
+            link.report_state()
 
     def stop(self) -> None:
         """Disconnect."""
@@ -71,7 +70,7 @@ class KamailioLinks:
 
     def connected(self) -> Mapping[str, bool]:
         """Whether each Kamailio is connected, by name."""
-        return {link.name: link.connection is not None for link in self._links.values()}
+        return {link.name: link.is_up for link in self._links.values()}
 
     def _factory(self, link: _Link) -> ConnectionFactory:
         return ConnectionFactory(
@@ -80,6 +79,7 @@ class KamailioLinks:
             requests=self._requests,
             repeats=self._repeats,
             draining=lambda: self.draining,
+            up=link.up,
             lost=link.lost,
         )
 
@@ -89,7 +89,8 @@ class _Link:
     """
     The link to one Kamailio: connecting, connected, pausing or stopped.
 
-    :ivar connection: None: there is none now.
+    :ivar is_up: whether it is connected, and Kamailio has responded: one that has no place for
+        another client closes the connection at once.
     """
 
     log = Logger()
@@ -99,10 +100,11 @@ class _Link:
     _endpoint: IStreamClientEndpoint
     _factory: Callable[[_Link], ConnectionFactory]
     _clock: Clock
-    connection: EvapiConnection | None = attrs.field(default=None, init=False)
+    is_up: bool = attrs.field(default=False, init=False)
+    _connection: EvapiConnection | None = attrs.field(default=None, init=False)
     _connecting: Deferred[Any] | None = attrs.field(default=None, init=False)
     _pause: DelayedCall | None = attrs.field(default=None, init=False)
-    _connected_at: float = attrs.field(default=0.0, init=False)
+    _up_at: float = attrs.field(default=0.0, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _problem: str = attrs.field(default="", init=False)
     _stopped: bool = attrs.field(default=False, init=False)
@@ -121,24 +123,34 @@ class _Link:
             self._pause.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
-        if self.connection is not None:
-            self.connection.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def report_state(self) -> None:
+        """Let Kamailio know whether new calls are taken here."""
+        if self._connection is not None:
+            self._connection.report_state()
+
+    def up(self) -> None:
+        """Kamailio has responded on the connection."""
+        self.is_up = True
+        self._up_at = self._clock.seconds()
+        self._problem = ""
+        self.log.info("connected to kamailio {name}", name=self.name)
 
     def lost(self, why: str) -> None:
         """The connection has ended."""
-        self.connection = None
-        if self._clock.seconds() - self._connected_at >= GOOD_LIFE_S:
+        self._connection = None
+        if self.is_up and self._clock.seconds() - self._up_at >= GOOD_LIFE_S:
             self._failures = 0
+        self.is_up = False
         self._again(why)
 
     def _made(self, connection: EvapiConnection) -> None:
         self._connecting = None
         if not connection.connected:
             return  # lost before Twisted could report that it was made
-        self.connection = connection
-        self._connected_at = self._clock.seconds()
-        self._problem = ""
-        self.log.info("connected to kamailio {name}", name=self.name)
+        self._connection = connection
         if self._stopped:
             connection.close()
 
