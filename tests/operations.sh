@@ -13,8 +13,13 @@ command -v promtool >/dev/null || missing+=(prometheus)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v kamailio >/dev/null || missing+=(kamailio)
-[ -n "$(find /usr/lib -path '*kamailio/modules/http_client.so' -print -quit)" ] || missing+=(kamailio-utils-modules)
+for module in evapi:extra jansson:json tls:tls http_client:utils; do
+    [ -n "$(find /usr/lib -path "*kamailio/modules/${module%:*}.so" -print -quit)" ] ||
+        missing+=("kamailio-${module#*:}-modules")
+done
+command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
+command -v luac5.2 >/dev/null || missing+=(lua5.2)
 command -v openssl >/dev/null || missing+=(openssl)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -86,6 +91,23 @@ python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
 echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
 python "$root/tests/operations/balancer.py"
 
-echo "-- Kamailio: calls that wait for their phone"
+echo "-- FreeSWITCH: the syntax of scripts and dialplan, and what the script does"
+luac5.2 -p "$root"/etc/freeswitch/*.lua
+python -c 'import sys, xml.dom.minidom as dom; dom.parse(sys.argv[1])' "$root/etc/freeswitch/middlewared.xml"
+lua5.2 "$root/tests/operations/freeswitch.lua" "$root/etc/freeswitch"
+
+echo "-- Kamailio: apps that are woken, over evapi"
+python "$root/tests/operations/waking.py" "$work"
+
+echo "-- Kamailio: every option"
+mkdir -p "$work/options"
+cp "$root/etc/kamailio/middlewared.cfg" "$work/options"
+for options in 'RINGBACK "183"' 'DESK_PHONES' 'HTTP "http://10.0.0.5:8081"' 'ACCOUNT $rU + "@" + $rd'; do
+    sed -e "s#^\#!define WITH_TLS#\#!define MIDDLEWARED_$options#" -e 's#10.0.0.6#127.0.0.1#' \
+        "$root/etc/kamailio/kamailio.cfg" >"$work/options/kamailio.cfg"
+    kamailio -c -E -f "$work/options/kamailio.cfg" 2>"$work/options/log" || { cat "$work/options/log"; exit 1; }
+done
+
+echo "-- Kamailio: calls that wait for their phone, over HTTP"
 python "$root/tests/operations/sip.py" "$work"
 echo "the shipped files work"

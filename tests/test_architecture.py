@@ -22,6 +22,7 @@ COMMON = {
     "backoff",
     "basic_auth",
     "booleans",
+    "immediate_writes",
     "networks",
     "waiting",
     "quoting",

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import attrs
 
-from middlewared.config import AndroidApp, AppleApp, GcmApp, PbxSettings, read_config
+from middlewared.config import (
+    AndroidApp,
+    AppleApp,
+    GcmApp,
+    KamailioSettings,
+    PbxSettings,
+    read_config,
+)
 from middlewared.config.reader import SECTIONS, keyed_settings
 from middlewared.model import Platform
 from middlewared.service.room_settings import web_settings
@@ -16,6 +23,9 @@ from tests.test_config_reader import ConfigCase
 
 SHIPPED = Path(__file__).parent.parent / "etc" / "middlewared.ini"
 EXAMPLE_CREDENTIALS = {"certificate", "service_account", "api_key"}
+
+NAMED = (PbxSettings, KamailioSettings, AppleApp, AndroidApp, GcmApp)
+"""Sections of which there may be several."""
 
 
 class ShippedFileTests(ConfigCase):
@@ -45,7 +55,7 @@ class ShippedFileTests(ConfigCase):
 
     def test_every_key_is_documented(self) -> None:
         """The file has each section and key that the reader knows, after a comment."""
-        for kind in (*SECTIONS.values(), PbxSettings, AppleApp, AndroidApp, GcmApp):
+        for kind in (*SECTIONS.values(), *NAMED):
             for key in keyed_settings(kind):
                 self.assertRegex(self.text, rf"(?m)^;?{key} =")
 
@@ -55,6 +65,7 @@ class ShippedFileTests(ConfigCase):
         text = re.sub(r"(\[pbx:office\][^\[]*?\npassword =)", r"\1 secret", text)
         config = self.read(text, GCM_API_KEY="k")
         self.assertEqual(config.pbxs, (PbxSettings("office", password="secret"),))
+        self.assertEqual(config.kamailios, (KamailioSettings("edge", ("127.0.0.1", 8448)),))
         apps = config.apps
         self.assertEqual(
             [(app, p) for app, p in apps], [("com.example.phone", p) for p in Platform]

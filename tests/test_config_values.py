@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from ipaddress import ip_network
 
-from middlewared.config import AndroidApp, AppleApp, PbxSettings, read_config
+from middlewared.config import (
+    AndroidApp,
+    AppleApp,
+    KamailioSettings,
+    PbxSettings,
+    read_config,
+)
 from middlewared.errors import ConfigError
 from middlewared.model import Platform
 from tests.test_config_reader import APPLE, ConfigCase
@@ -582,3 +588,41 @@ class ErrorTests(ConfigCase):
         error = self.assertRaises(ConfigError, self.read, "[log]\nlevel=x\nformat=y\n")
         self.assertEqual("\n".join(error.lines), str(error))
         self.assertEqual(2, len(error.problems))
+
+
+class KamailioTests(ConfigCase):
+    def test_sections(self) -> None:
+        """In the order of the file; what is left out is that of [calls], or no limit."""
+        one, two = self.read(
+            "[kamailio:edge]\nevapi = 127.0.0.1:8448\n"
+            "[kamailio:core]\nevapi = [fd00::1]:8448\nroundtrip_wait_ms = 6000\n"
+            "max_calls_per_s = 50\n"
+        ).kamailios
+        self.assertEqual(one, KamailioSettings("edge", ("127.0.0.1", 8448)))
+        self.assertEqual(two, KamailioSettings("core", ("fd00::1", 8448), 6.0, 50))
+
+    def test_problems(self) -> None:
+        """No address, one that is none, one that two have, a name that a PBX has."""
+        edge = "[kamailio:edge]\nevapi = 127.0.0.1:8448\n"
+        for text, what in (
+            ("[kamailio:edge]\n", "[kamailio:edge] evapi: must be set"),
+            ("[kamailio:edge]\nevapi = 127.0.0.1\n", "[kamailio:edge] evapi: must be host:port"),
+            (f"{edge}roundtrip_wait_ms = 200000\n", "roundtrip_wait_ms: must leave"),
+            (f"{edge}[kamailio:b]\nevapi = 127.0.0.1:8448\n", "evapi: is that of [kamailio:edge]"),
+            (f"{edge}[pbx:edge]\npassword = x\n", "must not have the name of [pbx:edge]"),
+            ("[kamailio]\n", "nearest known one is [kamailio:NAME]"),
+        ):
+            self.assert_one_problem(text, what)
+
+    def test_public_address_is_warned_about(self) -> None:
+        """evapi has no passwords; what a name means is not known."""
+        for host, count in (
+            ("8.8.8.8", 1),
+            ("[2001:db9::1]", 1),
+            ("10.0.0.1", 0),
+            ("[::1]", 0),
+            ("k1.internal", 0),
+        ):
+            warnings = self.read(f"[kamailio:edge]\nevapi = {host}:8448\n").warnings
+            found = [each for each in warnings if each.key == "evapi"]
+            self.assertEqual((host, len(found)), (host, count))

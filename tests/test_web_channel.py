@@ -16,9 +16,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import LoopingCall
 
+from middlewared.immediate_writes import write_immediately
 from middlewared.model import Outcome
 from middlewared.simulator.certificates import Authority
-from middlewared.web.channel import write_immediately
 from tests.web_stand_ins import RawClient, WebCase, basic, http_message, reactor
 
 CALL = b"sip_user_id=260010001&phonenumber=1"

@@ -140,6 +140,22 @@ def clear_text_passwords(config: Config) -> Iterator[Problem]:
         yield Problem("redis", "tls", what)
 
 
+def public_kamailios(config: Config) -> Iterator[Problem]:
+    """Each Kamailio that strangers may reach: its evapi has neither passwords nor TLS."""
+    for kamailio in config.kamailios:
+        host = kamailio.evapi[0] if kamailio.evapi is not None else ""
+        try:
+            network = ipaddress.ip_network(host)
+        except ValueError:
+            continue  # a name, whose addresses are not known here
+        if not _is_private(network):
+            what = (
+                "is a public address: evapi has neither passwords nor TLS, so whoever reaches it"
+                " reads and answers every call; use a loopback or private one"
+            )
+            yield Problem(kamailio.section, "evapi", what)
+
+
 def _sends_password(given: Mapping[str, str]) -> bool:
     """Whether libpq, with these parameters, may send a password over a network in clear text."""
     if not (given.get("password") or given.get("passfile")):

@@ -222,6 +222,11 @@ def _node(entry: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def node(written: str, _base: Path) -> tuple[str, int] | None:
+    """One ``host:port``, as in :func:`nodes`; None when not set."""
+    return _node(written) if written else None
+
+
 def _parse_url(written: str, schemes: tuple[str, ...]) -> SplitResult:
     expected = " or ".join(f"{scheme}://" for scheme in schemes)
     try:

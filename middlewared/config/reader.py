@@ -33,6 +33,7 @@ from middlewared.config.values import (
     Config,
     GcmApp,
     IncludeSettings,
+    KamailioSettings,
     PbxSettings,
 )
 from middlewared.errors import ConfigError, Problem
@@ -47,6 +48,7 @@ SECTIONS: dict[str, type[Any]] = {
 _APPS: dict[str, type[App]] = {kind.platform.value: kind for kind in (AppleApp, AndroidApp, GcmApp)}
 _APP_SECTION = re.compile(r"app:([^\s:]{1,255}):([a-z]+)")
 _PBX_SECTION = re.compile(r"pbx:([^\s:]{1,64})")
+_KAMAILIO_SECTION = re.compile(r"kamailio:([^\s:]{1,64})")
 _ANY_APP = "*"
 """The app id in the title of a section with defaults."""
 
@@ -72,17 +74,19 @@ def read_config(
     sections = {} if path is None else read_ini(path, problems)
     files = reader.read("include", sections, IncludeSettings).files
     include(sections, files, problems)
-    apps, pbxs = {}, []
+    apps, pbxs, kamailios = {}, [], []
     for title in (title for title in sections if title not in SECTIONS):
         if match := _PBX_SECTION.fullmatch(title):
             pbxs.append(reader.read(title, sections, PbxSettings, name=match[1]))
+        elif match := _KAMAILIO_SECTION.fullmatch(title):
+            kamailios.append(reader.read(title, sections, KamailioSettings, name=match[1]))
         elif found := _app_kind(title, problems):
             app, kind = found
             apps[app, kind.platform] = reader.read(title, sections, kind, app=app)
     apps = {key: app for key, app in apps.items() if key[0] != _ANY_APP}
     fixed = {title: reader.read(title, sections, kind) for title, kind in SECTIONS.items()}
     source = DEFAULTS if path is None else str(path)
-    config = Config(**fixed, pbxs=tuple(pbxs), apps=apps, source=source)
+    config = Config(**fixed, pbxs=tuple(pbxs), kamailios=tuple(kamailios), apps=apps, source=source)
     problems.add_unbroken(broken_rules(config))
     problems.add_unbroken(find_problems(config))
     if problems.found:
@@ -103,7 +107,8 @@ def _app_kind(title: str, problems: ProblemList) -> tuple[str, type[App]] | None
         return match[1], _APPS[match[2]]
     app = (title.split(":")[1].strip() if ":" in title else "") or "APP_ID"
     name = (title.partition(":")[2].strip() if ":" in title else "") or "NAME"
-    known = [*SECTIONS, f"pbx:{name}", *(f"app:{app}:{platform}" for platform in _APPS)]
+    named = (f"pbx:{name}", f"kamailio:{name}")
+    known = [*SECTIONS, *named, *(f"app:{app}:{platform}" for platform in _APPS)]
     problems.add(title, "", f"unknown section; the nearest known one is [{_nearest(title, known)}]")
     return None
 

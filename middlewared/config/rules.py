@@ -14,6 +14,7 @@ from middlewared.config.endpoint_descriptions import has_fixed_port
 from middlewared.config.exposure import (
     clear_text_passwords,
     is_loopback,
+    public_kamailios,
     response_apis,
     stranger_warnings,
 )
@@ -42,6 +43,7 @@ def broken_rules(config: Config) -> Iterator[Problem]:
     for pbx in config.pbxs:
         if not (pbx.networks or pbx.password):
             yield Problem(pbx.section, "", "must have networks, a password, or both")
+    yield from _kamailios(config)
     yield from _accounts(config.accounts)
     yield from _redis(config.redis)
     for app in config.apps.values():
@@ -61,6 +63,7 @@ def warnings(config: Config) -> Iterator[Problem]:
     yield from _plain_http("accounts", "base_url", config.accounts.base_url)
     yield from _response_api(config)
     yield from clear_text_passwords(config)
+    yield from public_kamailios(config)
     for app in config.apps.values():
         yield from _apple_warnings(app) if isinstance(app, AppleApp) else _google_warnings(app)
 
@@ -85,16 +88,32 @@ def _timing(config: Config) -> Iterator[Problem]:
     if config.calls.roundtrip_wait_s > most_s:
         what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
         yield Problem("calls", "resend_interval_ms", what)
-    for pbx in config.pbxs:
-        if pbx.roundtrip_wait_s is not None and pbx.roundtrip_wait_s > most_s:
+    for caller in config.callers:
+        if caller.roundtrip_wait_s is not None and caller.roundtrip_wait_s > most_s:
             what = f"must leave at most {_MOST_PUSHES} pushes every resend_interval_ms"
-            yield Problem(pbx.section, "roundtrip_wait_ms", what)
-    waits_s = [config.calls.roundtrip_wait_s, *(pbx.roundtrip_wait_s or 0 for pbx in config.pbxs)]
+            yield Problem(caller.section, "roundtrip_wait_ms", what)
+    own_waits_s = [each.roundtrip_wait_s or 0 for each in config.callers]
+    waits_s = [config.calls.roundtrip_wait_s, *own_waits_s]
     for app in config.apps.values():
         interval_s = app.resend_interval_s
         if interval_s is not None and max(waits_s) > interval_s * (_MOST_PUSHES + 1e-9):
             what = f"must leave at most {_MOST_PUSHES} pushes in roundtrip_wait_ms"
             yield Problem(app.section, "resend_interval_ms", what)
+
+
+def _kamailios(config: Config) -> Iterator[Problem]:
+    names = {pbx.name for pbx in config.pbxs}
+    addresses: dict[tuple[str, int], str] = {}
+    for kamailio in config.kamailios:
+        if kamailio.name in names:
+            yield Problem(kamailio.section, "", f"must not have the name of [pbx:{kamailio.name}]")
+        if kamailio.evapi is None:
+            yield Problem(kamailio.section, "evapi", "must be set")
+        elif kamailio.evapi in addresses:
+            what = f"is that of [{addresses[kamailio.evapi]}]"
+            yield Problem(kamailio.section, "evapi", what)
+        else:
+            addresses[kamailio.evapi] = kamailio.section
 
 
 def _accounts(accounts: AccountSettings) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ from middlewared.config.parsers import (
     duration_or_0,
     integer,
     networks,
+    node,
     nodes,
     optional_duration,
     path,
@@ -94,6 +95,21 @@ class IncludeSettings:
     """``[include]``: further files, as patterns of absolute names."""
 
     files: tuple[str, ...] = setting(patterns, "")
+
+
+@attrs.frozen
+class KamailioSettings:
+    """``[kamailio:NAME]``: a Kamailio whose module evapi listens at ``evapi``."""
+
+    name: str
+    evapi: tuple[str, int] | None = setting(node, "")
+    roundtrip_wait_s: float | None = setting(optional_duration, "", key="roundtrip_wait_ms")
+    max_calls_per_s: int = setting(integer(0, 1_000_000), "0")
+
+    @property
+    def section(self) -> str:
+        """The section's title."""
+        return f"kamailio:{self.name}"
 
 
 @attrs.frozen
@@ -283,9 +299,9 @@ class Config:
     """
     A complete configuration that has passed every check.
 
-    ``pbxs`` are in the order of the file. ``apps`` is keyed by app id and platform.
-    ``warnings`` are about what works but is probably not intended. ``source`` is the file's
-    name, for messages.
+    ``pbxs`` and ``kamailios`` are in the order of the file. ``apps`` is keyed by app id and
+    platform. ``warnings`` are about what works but is probably not intended. ``source`` is the
+    file's name, for messages.
     """
 
     include: IncludeSettings = attrs.field(factory=IncludeSettings)
@@ -299,6 +315,12 @@ class Config:
     history: HistorySettings = attrs.field(factory=HistorySettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     pbxs: tuple[PbxSettings, ...] = ()
+    kamailios: tuple[KamailioSettings, ...] = ()
     apps: Apps = attrs.field(factory=dict, converter=_frozen)
     warnings: tuple[Problem, ...] = ()
     source: str = attrs.field(default=DEFAULTS, eq=False)
+
+    @property
+    def callers(self) -> tuple[PbxSettings | KamailioSettings, ...]:
+        """Everything with a name that places calls."""
+        return (*self.pbxs, *self.kamailios)

@@ -41,6 +41,7 @@ class Sources:
     silent_devices: Callable[[], int | None] = lambda: None
     token_removals_paused: Callable[[], Mapping[tuple[str, Platform], bool]] = dict
     config_reload: Callable[[], tuple[bool, float]] = lambda: (True, 0.0)
+    kamailios: Callable[[], Mapping[str, bool]] = dict
 
 
 class Gauges(Collector):
@@ -112,6 +113,12 @@ class Gauges(Collector):
             "When the configuration in use was read",
             (),
             lambda: {(): sources.config_reload()[1]},
+        )
+        yield from self._read(
+            "middlewared_kamailio_connected",
+            "Whether the evapi of a Kamailio is connected",
+            ("kamailio",),
+            lambda: {(name,): up for name, up in sources.kamailios().items()},
         )
 
     def _read(

@@ -36,10 +36,12 @@ from middlewared.errors import DatabaseDown
 from middlewared.history.history_purge import HistoryPurge
 from middlewared.history.history_writer import HistoryWriter
 from middlewared.history.recorded_registry import RecordedRegistry
+from middlewared.kamailio.kamailio_links import KamailioLinks
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
 from middlewared.model import LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
 from middlewared.outgoing.http_client import PooledHttpClient
+from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.lost_account_notices import LostAccountNotices
 from middlewared.push.removal_brake import RemovalBrake
@@ -54,6 +56,7 @@ from middlewared.service.implementations import (
     choose_rendezvous,
     choose_storage,
 )
+from middlewared.service.kamailio_requests import KamailioRequests
 from middlewared.service.listeners import choose_listeners
 from middlewared.service.loaded_files import LoadedFiles
 from middlewared.service.log_files import LogFiles
@@ -63,6 +66,7 @@ from middlewared.service.providers import Providers
 from middlewared.service.reactor_turns import watch_turns
 from middlewared.service.room_settings import (
     cache_settings,
+    kamailio_addresses,
     needing_restart,
     retention,
     ringing_settings,
@@ -82,6 +86,7 @@ class Components:
     :ivar reloaded: whether the last reload was accepted, and when the configuration in use was
         read, in epoch seconds.
     :ivar draining: as /health/ reports it.
+    :ivar ready: whether calls are taken.
     """
 
     log = Logger()
@@ -96,6 +101,7 @@ class Components:
             config, now=wall_clock(), files=self._files
         )
         self.reloaded = True, wall_clock()
+        self.ready = False
         self._call_work = Background()
         self._request_work = Background()
         self._notice_work = Background()
@@ -107,6 +113,7 @@ class Components:
         self._make_push()
         self._make_ringing()
         self._make_web()
+        self._make_kamailios()
         self._make_gauges()
 
     def _make_observers(self) -> None:
@@ -235,6 +242,21 @@ class Components:
             observe_pbx=self.metrics.pbx_request,
         )
 
+    def _make_kamailios(self) -> None:
+        requests = KamailioRequests(
+            clock=self._reactor,
+            calls=self.ringing,
+            web=self.web,
+            repeats=self.repeats,
+            observe_pbx=self.metrics.pbx_request,
+        )
+        self.kamailios = KamailioLinks(
+            clock=self._reactor,
+            endpoints=DirectEndpoints(self._reactor),
+            requests=requests,
+            repeats=self.repeats,
+        )
+
     def _make_gauges(self) -> None:
         self.metrics.sources = Sources(
             waiting=lambda: self.ringing.waiting,
@@ -246,6 +268,7 @@ class Components:
             silent_devices=lambda: self.counts.silent,
             token_removals_paused=self._removals_paused,
             config_reload=lambda: self.reloaded,
+            kamailios=self.kamailios.connected,
         )
 
     def listeners(self) -> list[Listener]:
@@ -311,6 +334,7 @@ class Components:
         self.routes.replace(routes)
         self.ringing.settings = ringing
         self.web.settings.current = web
+        self.connect_kamailios(config)
         self.devices.reconfigure(cache)
         self.history.reconfigure(kept)
         self.recorder.reconfigure(kept)
@@ -350,6 +374,11 @@ class Components:
         if not self.overload.late:
             await note_late_answer(late, received_time, self.devices, self.wakeups.add)
 
+    def connect_kamailios(self, config: Config) -> None:
+        """Take the calls of the Kamailios in ``config``, once the daemon is ready for calls."""
+        if self.ready:
+            self.kamailios.use(kamailio_addresses(config))
+
     async def until_idle(self, longest_s: float) -> None:
         """Wait until no request is held, at most ``longest_s``."""
         with suppress(TimeoutError):
@@ -381,6 +410,7 @@ class Components:
                 self.log.failure("stopping continues after a failure")
 
     async def _stop_calls(self) -> None:
+        self.kamailios.stop()
         await self.rendezvous.stop()
         self.call_log.flush()
         self.overload.report()

@@ -97,7 +97,8 @@ class Daemon(Service):
             ports = await listen(self._reactor, listener)
             self._ports += ports
             where.append(addresses(listener.name, ports))
-        self._ready = True
+        self._ready = self._components.ready = True
+        self._components.connect_kamailios(self._components.config)
         self.log.info("middlewared ready {where}", where=" ".join(filter(None, where)))
         self._manager.ready()
 
@@ -197,6 +198,7 @@ class Daemon(Service):
         components = self._components
         calls = components.config.calls
         components.draining = True
+        components.kamailios.drain()
         components.web.settings.keep_alive = False
         self.log.info("draining, {waiting} calls wait", waiting=components.ringing.waiting)
         await deferLater(self._reactor, calls.drain_notice_s)

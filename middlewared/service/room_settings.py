@@ -10,7 +10,7 @@ import attrs
 
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
-from middlewared.config import AndroidApp, AppleApp, Config, PbxSettings
+from middlewared.config import AndroidApp, AppleApp, Config, KamailioSettings, PbxSettings
 from middlewared.devices.cached_registry import CacheSettings
 from middlewared.history.interface import Retention
 from middlewared.push.google.service_account import ServiceAccount
@@ -26,9 +26,9 @@ def ringing_settings(config: Config) -> RingingSettings:
         max_waiting=calls.max_waiting,
         answer_by_registration=calls.answer_by_registration,
         waits_s={
-            pbx.name: pbx.roundtrip_wait_s
-            for pbx in config.pbxs
-            if pbx.roundtrip_wait_s is not None
+            caller.name: caller.roundtrip_wait_s
+            for caller in config.callers
+            if caller.roundtrip_wait_s is not None
         },
         waking=WakingSettings(
             calls.response_api,
@@ -45,6 +45,7 @@ def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSetting
     return WebSettings(
         pbx_networks=http.pbx_networks,
         pbxs=tuple(map(_pbx, config.pbxs)),
+        kamailios=tuple(map(_kamailio, config.kamailios)),
         trusted_proxies=http.trusted_proxies,
         known_apps=frozenset(config.apps),
         push_apps=tuple(map(_push_app, apps.values())),
@@ -68,6 +69,15 @@ def _pbx(pbx: PbxSettings) -> Pbx:
         password=pbx.password,
         max_calls_per_s=pbx.max_calls_per_s,
     )
+
+
+def _kamailio(kamailio: KamailioSettings) -> Pbx:
+    return Pbx(name=kamailio.name, networks=None, max_calls_per_s=kamailio.max_calls_per_s)
+
+
+def kamailio_addresses(config: Config) -> Mapping[str, tuple[str, int]]:
+    """Where the evapi of each Kamailio listens, by name."""
+    return {each.name: each.evapi for each in config.kamailios if each.evapi is not None}
 
 
 def _push_app(loaded: LoadedApp) -> PushApp:

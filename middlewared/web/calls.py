@@ -16,6 +16,7 @@ from middlewared.clock import Clock
 from middlewared.logs.interface import RepeatCounter
 from middlewared.model import AnswerResult, IncomingCall, Outcome
 from middlewared.web import fields
+from middlewared.web.bodies import RawFields
 from middlewared.web.client_address import Address
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.fields import PhoneAnswer
@@ -29,7 +30,7 @@ from middlewared.web.replies import (
     retry_after,
 )
 from middlewared.web.request import Request
-from middlewared.web.settings import Pbx, Rate
+from middlewared.web.settings import Pbx, Rate, WebSettings
 
 _STATUS = {
     Outcome.NO_CALL: 404,
@@ -81,15 +82,26 @@ class CallEndpoints:
     async def _ring(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
         pbx = self._pbxs.identify(request)
-        incoming = fields.incoming_call(request.fields(), request.settings, pbx.name)
-        if self._is_above_limit(pbx, incoming):
-            self._calls.refused(Outcome.OVERLOADED)
+        incoming = self.admit(request.fields(), request.settings, pbx)
+        if incoming is None:
             return pbx_reply(503, Outcome.OVERLOADED, trace.server_timing())
         request.release()
         outcome = await self._calls.ring(incoming, trace)
         written = partial(trace.mark, "replied")
         timing = trace.server_timing()
         return pbx_reply(_STATUS.get(outcome, 200), outcome, timing, written=written)
+
+    def admit(self, raw: RawFields, settings: WebSettings, pbx: Pbx) -> IncomingCall | None:
+        """
+        A call of ``pbx``; None: it is above the limit of that PBX, and has been counted.
+
+        :raises BadRequest: a field is missing or wrong.
+        """
+        incoming = fields.incoming_call(raw, settings, pbx.name)
+        if self._is_above_limit(pbx, incoming):
+            self._calls.refused(Outcome.OVERLOADED)
+            return None
+        return incoming
 
     def _is_above_limit(self, pbx: Pbx, incoming: IncomingCall) -> bool:
         """Whether a PBX places more calls than it may; the repeat of a held call always may."""
@@ -105,11 +117,19 @@ class CallEndpoints:
     async def _cancel(self, request: Request) -> Reply:
         trace = Trace(self._clock.seconds)
         self._pbxs.identify(request)
-        incoming = fields.cancelled_call(request.fields(), request.settings)
-        cancelled = await self._calls.cancel(incoming)
+        outcome = await self.cancel(request.fields(), request.settings)
         trace.mark("cancel")
-        outcome = Outcome.CANCELLED if cancelled else Outcome.NO_CALL
         return pbx_reply(_STATUS.get(outcome, 200), outcome, trace.server_timing())
+
+    async def cancel(self, raw: RawFields, settings: WebSettings) -> Outcome:
+        """
+        End the call whose caller gave up: CANCELLED or NO_CALL.
+
+        :raises BadRequest: a field is missing or wrong.
+        :raises RendezvousDown: it cannot be known now.
+        """
+        cancelled = await self._calls.cancel(fields.cancelled_call(raw, settings))
+        return Outcome.CANCELLED if cancelled else Outcome.NO_CALL
 
     def _refuse(self, refusal: Refusal, elapsed_ms: float) -> Reply:
         """A refusal in the format of the PBX."""

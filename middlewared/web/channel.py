@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from twisted.internet.interfaces import IAddress, ISSLTransport
-from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web import http
 
 from middlewared.clock import Clock, DelayedCall
+from middlewared.immediate_writes import write_immediately
 from middlewared.web.filters import PLAIN_START, EarlyRefusal, NotRefused, RequestFilter
 from middlewared.web.replies import Reply, head_of
 from middlewared.web.request import Request, host_of
@@ -338,28 +338,3 @@ class Channel(http.HTTPChannel):
         self._receiving = False
         self.setRawMode()
         self.setTimeout(self.site.settings.current.request_timeout_s)
-
-
-def write_immediately(transport: Any, data: bytes) -> None:
-    """
-    Send what the socket takes now, and leave the rest to ``transport``.
-
-    Twisted leaves all sending to the reactor's next turn, where an ACK would wait for all
-    other work that has arrived. Bytes leave in the order they were written, so this needs an
-    empty buffer. A transport that is no plain socket is written to as usual.
-    """
-    if _is_idle_socket(transport):
-        sent = transport.writeSomeData(data)
-        # A failure is left to the reactor, which meets it again and closes.
-        data = data[sent:] if isinstance(sent, int) else data
-    if data:
-        transport.write(data)
-
-
-def _is_idle_socket(transport: Any) -> bool:
-    """Whether ``transport`` is a plain socket, connected, with nothing left to send."""
-    return (
-        isinstance(transport, Connection)
-        and bool(transport.connected)
-        and not (transport.TLS or transport.dataBuffer or transport._tempDataBuffer)
-    )

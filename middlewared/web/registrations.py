@@ -14,11 +14,13 @@ from middlewared.devices.interface import DeviceRegistry
 from middlewared.errors import RendezvousDown
 from middlewared.model import Device
 from middlewared.web import fields
+from middlewared.web.bodies import RawFields
 from middlewared.web.device_registration import DeviceRegistration
 from middlewared.web.endpoint import Endpoint
 from middlewared.web.pbx_access import PbxAccess
 from middlewared.web.replies import Reply, json_reply
 from middlewared.web.request import Request
+from middlewared.web.settings import WebSettings
 
 
 @attrs.frozen(kw_only=True)
@@ -37,28 +39,42 @@ class RegistrationEndpoint:
 
     async def _register(self, request: Request) -> Reply:
         self.pbxs.identify(request)
-        given = fields.sip_registration(request.fields(), request.settings)
+        is_new, answered = await self.report(
+            request.fields(), request.settings, request.received_at
+        )
+        return json_reply(201 if is_new else 200, {"answered": answered})
+
+    async def report(
+        self, raw: RawFields, settings: WebSettings, received_at: float
+    ) -> tuple[bool, int]:
+        """
+        An account has registered, or left.
+
+        :return: whether it has a device now and had none before; how many calls it answered.
+        :raises BadRequest: a field is missing or wrong.
+        :raises NotFound: its app is not configured.
+        :raises ServiceDown: it cannot be stored, or it cannot be known whether a call waits.
+        """
+        given = fields.sip_registration(raw, settings)
         device = None
         if given.push is not None:
-            apps = request.settings.push_apps
-            device = given.push.device(given.sip_user_id, apps, self.wall())
+            device = given.push.device(given.sip_user_id, settings.push_apps, self.wall())
         if not given.expires:
             if device is not None:
                 await self._unregister(device)
-            return _reply(200, 0)
+            return False, 0
         # First: a caller waits. What Redis does not know now is reported when all else is done.
-        answering = self.calls.registered(given.sip_user_id, given.call_id, request.received_at)
         answered, down = 0, None
         try:
-            answered = await answering
+            answered = await self.calls.registered(given.sip_user_id, given.call_id, received_at)
         except RendezvousDown as error:
             down = error
         is_new = device is not None and await self.registration.register(
-            await self._with_details(device), request.settings
+            await self._with_details(device), settings
         )
         if down is not None:
             raise down
-        return _reply(201 if is_new else 200, answered)
+        return is_new, answered
 
     async def _with_details(self, device: Device) -> Device:
         """``device`` with what its app registered itself, and a SIP contact does not have."""
@@ -76,7 +92,3 @@ class RegistrationEndpoint:
 
     async def _unregister(self, device: Device) -> None:
         await self.devices.delete(device.sip_user_id, device.platform, device.app, device.token)
-
-
-def _reply(status: int, answered: int) -> Reply:
-    return json_reply(status, {"answered": answered})

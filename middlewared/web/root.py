@@ -72,6 +72,8 @@ class Web:
     :param observe_request: called with route, method, status and seconds of each request.
     :param observe_pbx: called with a PBX's name and the outcome of each of its requests.
     :ivar settings: a reload assigns its ``current``, a stop its ``keep_alive``.
+    :ivar pbx_calls: places and cancels the calls of PBXs, also those that do not use HTTP.
+    :ivar pbx_registrations: likewise for what SIP registrars report.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class Web:
             RouteSet.PBX: (shedding,),
         }
         pbxs = PbxAccess(clock=clock)
-        call_endpoints = CallEndpoints(
+        self.pbx_calls = call_endpoints = CallEndpoints(
             clock=clock,
             calls=calls,
             pbxs=pbxs,
@@ -124,12 +126,10 @@ class Web:
         credentials = Authentication(clock=clock, accounts=accounts)
         registration = DeviceRegistration(devices=devices, notify_lost=notify_lost)
         self._incoming_call = call_endpoints.incoming_call()
-        self._of_pbx = [
-            self._incoming_call,
-            RegistrationEndpoint(
-                wall=wall, calls=calls, pbxs=pbxs, devices=devices, registration=registration
-            ).endpoint(),
-        ]
+        self.pbx_registrations = RegistrationEndpoint(
+            wall=wall, calls=calls, pbxs=pbxs, devices=devices, registration=registration
+        )
+        self._of_pbx = [self._incoming_call, self.pbx_registrations.endpoint()]
         self._health = health_endpoint(health)
         self._others = [
             call_endpoints.call_response(),

@@ -70,6 +70,8 @@ class WebSettings:
     pbx_networks: tuple[Network, ...] = LOOPBACK_NETWORKS
     """Where PBXs are, unless ``pbxs`` names them."""
     pbxs: tuple[Pbx, ...] = ()
+    kamailios: tuple[Pbx, ...] = ()
+    """Those that are connected over evapi; no one else is one of them."""
     trusted_proxies: tuple[Network, ...] = ()
     known_apps: frozenset[tuple[str, Platform]] = frozenset()
     push_apps: tuple[PushApp, ...] = ()
