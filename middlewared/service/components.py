@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from os import getpid
-from socket import gethostname
 from typing import Any
 
 from twisted.internet.defer import TimeoutError
@@ -29,17 +27,12 @@ from middlewared.calls.ringing import Ringing
 from middlewared.calls.waking import Waker
 from middlewared.clock import wall_clock
 from middlewared.config import Config
-from middlewared.database.batched_writes import BatchedWrites
-from middlewared.devices.cached_registry import CachedRegistry
-from middlewared.devices.device_counter import DeviceCounter
 from middlewared.errors import DatabaseDown
-from middlewared.history.history_purge import HistoryPurge
-from middlewared.history.history_writer import HistoryWriter
 from middlewared.history.recorded_registry import RecordedRegistry
 from middlewared.kamailio.kamailio_links import KamailioLinks
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
-from middlewared.model import LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
+from middlewared.model import LateAnswer, Outcome, Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
@@ -49,12 +42,10 @@ from middlewared.push.routing import RouteTable
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.service.apps import AppKey, LoadedApp, load_apps
 from middlewared.service.config_changes import PreparedReload, describe_changes
-from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import (
     choose_accounts,
     choose_endpoints,
     choose_rendezvous,
-    choose_storage,
 )
 from middlewared.service.kamailio_requests import KamailioRequests
 from middlewared.service.listeners import choose_listeners
@@ -64,6 +55,7 @@ from middlewared.service.phone_reports import PhoneReports
 from middlewared.service.ports import Listener
 from middlewared.service.providers import Providers
 from middlewared.service.reactor_turns import watch_turns
+from middlewared.service.record_keeping import RecordKeeping
 from middlewared.service.room_settings import (
     cache_settings,
     kamailio_addresses,
@@ -106,8 +98,7 @@ class Components:
         self._request_work = Background()
         self._notice_work = Background()
         self._make_observers()
-        self._make_devices()
-        self._make_history()
+        self._make_records()
         self._make_rendezvous()
         self._make_accounts()
         self._make_push()
@@ -123,39 +114,16 @@ class Components:
         self.repeats = Repeats(clock=self._reactor)
         self.overload = Overload(clock=self._reactor, metrics=self.metrics)
 
-    def _make_devices(self) -> None:
+    def _make_records(self) -> None:
         self.brake = RemovalBrake(clock=self._reactor)
-        self._storage = choose_storage(self.config, reactor=self._reactor)
-        self.devices = CachedRegistry(
-            devices=self._storage.devices,
-            clock=self._reactor,
-            settings=cache_settings(self.config),
+        self.records = records = RecordKeeping(
+            reactor=self._reactor,
+            config=lambda: self.config,
             keeps_dead=self.brake.paused,
-        )
-        self.watch = DependencyWatch(clock=self._reactor, pings={"database": self.devices.ping})
-        self.responses: BatchedWrites[ResponseRecord] = BatchedWrites(
-            name="response log", write=self.devices.log_responses, clock=self._reactor
-        )
-        self.wakeups: BatchedWrites[Wakeup] = BatchedWrites(
-            name="silent streaks", write=self.devices.log_wakeups, clock=self._reactor
-        )
-        self.counts = DeviceCounter(
-            count=self.devices.count,
-            clock=self._reactor,
-            silent_calls=lambda: self.config.calls.silent_calls,
-        )
-
-    def _make_history(self) -> None:
-        self.history = self._storage.history
-        self.recorder = HistoryWriter(
-            store=self.history,
-            clock=self._reactor,
-            wall=wall_clock,
-            daemon=f"{gethostname()}:{getpid()}",
-            settings=retention(self.config),
             lost=self.metrics.history_lost,
         )
-        self.purge = HistoryPurge(store=self.history, clock=self._reactor)
+        self.devices, self.history = records.devices, records.history
+        self.recorder, self.watch = records.recorder, records.watch
         self.reports = PhoneReports(
             metrics=self.metrics,
             file=self.logs.reports,
@@ -168,15 +136,15 @@ class Components:
             clock=self._reactor,
             wall=wall_clock,
             metrics=self.metrics,
-            log_response=self.responses.add,
-            log_wakeup=self.wakeups.add,
+            log_response=self.records.responses.add,
+            log_wakeup=self.records.wakeups.add,
             log_late=lambda late, time: self._call_work.run(self._note_late(late, time)),
             recorder=self.recorder,
         )
         self.rendezvous = choose_rendezvous(
             self.config,
             reactor=self._reactor,
-            table=self._storage.devices,
+            table=self.records.heartbeats,
             late=self.call_log.ended,
         )
 
@@ -264,8 +232,8 @@ class Components:
             provider_connections=self.providers.provider_connections,
             credential_expiry=self.providers.credential_expiry,
             dependencies=self._dependencies,
-            devices=lambda: self.counts.devices,
-            silent_devices=lambda: self.counts.silent,
+            devices=lambda: self.records.counts.devices,
+            silent_devices=lambda: self.records.counts.silent,
             token_removals_paused=self._removals_paused,
             config_reload=lambda: self.reloaded,
             kamailios=self.kamailios.connected,
@@ -290,8 +258,8 @@ class Components:
         await self.accounts.start()
         self.routes.replace(self.providers.routes(self._apps))
         self.watch.start()
-        self.counts.start()
-        self.purge.start()
+        self.records.counts.start()
+        self.records.purge.start()
         watch_turns(
             self._reactor,
             turn_began=self.overload.turn_began,
@@ -321,7 +289,7 @@ class Components:
             ringing, web = ringing_settings(config), web_settings(config, apps)
             cache, kept = cache_settings(config), retention(config)
             changes = describe_changes(
-                (self.config, self._apps), (config, apps), self.counts.devices
+                (self.config, self._apps), (config, apps), self.records.counts.devices
             )
             routes = self.providers.routes(apps)
         except BaseException:
@@ -372,7 +340,7 @@ class Components:
 
     async def _note_late(self, late: LateAnswer, received_time: float) -> None:
         if not self.overload.late:
-            await note_late_answer(late, received_time, self.devices, self.wakeups.add)
+            await note_late_answer(late, received_time, self.devices, self.records.wakeups.add)
 
     def connect_kamailios(self, config: Config) -> None:
         """Take the calls of the Kamailios in ``config``, once the daemon is ready for calls."""
@@ -392,13 +360,13 @@ class Components:
         """Stop everything except the log: each before what it depends on."""
         for step in (
             self.watch.stop,
-            self.counts.stop,
-            self.purge.stop,
+            self.records.counts.stop,
+            self.records.purge.stop,
             self._request_work.finish,
             self._stop_calls,
             self._stop_pushes,
-            self.responses.stop,
-            self.wakeups.stop,
+            self.records.responses.stop,
+            self.records.wakeups.stop,
             self.recorder.stop,
             self.accounts.stop,
             self._client.close,
