@@ -174,6 +174,11 @@ def split_list(written: str) -> list[str]:
     return [entry for entry in re.split(r"[\s,]+", written) if entry]
 
 
+def names(written: str, _base: Path) -> tuple[str, ...]:
+    """Names of users."""
+    return tuple(split_list(written))
+
+
 def parse_each(entries: list[str], parse: Callable[[str], T]) -> tuple[T, ...]:
     """All ``entries`` parsed. :raises InvalidValue: names every entry that is invalid."""
     values: list[T] = []
