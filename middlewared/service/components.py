@@ -4,10 +4,9 @@ The composition root: which objects the daemon consists of, and what each of the
 * :class:`Components` makes them, room by room, and joins them. Collaborators arrive in
   constructors and stay; a reload brings only settings.
 * :mod:`.implementations` chooses between the implementations of a seam (SQLite or PostgreSQL,
-  in-process or Redis, which account backend), :mod:`.providers` those of the apps' providers.
+  in-process or Redis, which account backend), :mod:`.providers` those of the apps' providers;
+  :mod:`.console_parts` makes the console.
 * :mod:`.room_settings` has what each room takes from the configuration.
-* :mod:`.options` makes what surrounds all this: the life of the process (:mod:`.daemon`), the
-  service manager and the garbage collector.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from middlewared.history.recorded_registry import RecordedRegistry
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
 from middlewared.metrics.exposition import MetricsResource
-from middlewared.model import DeviceKind, LateAnswer, Outcome, Platform, ResponseRecord, Wakeup
+from middlewared.model import DeviceKind, LateAnswer, Outcome, ResponseRecord, Wakeup
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tls import ClientTLS, load_trust
 from middlewared.push.lost_account_notices import LostAccountNotices
@@ -46,6 +45,7 @@ from middlewared.push.removal_brake import RemovalBrake
 from middlewared.push.routing import RouteTable
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.service.apps import load_apps
+from middlewared.service.console_parts import ConsoleParts, Shown
 from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import (
     choose_accounts,
@@ -88,8 +88,7 @@ class Components:
         self.config = config
         self.draining = False
         self._apps = load_apps(config, now=wall_clock())
-        self._call_work = Background()
-        self._request_work = Background()
+        self._call_work, self._request_work = Background(), Background()
         self._notice_work = Background()
         self._make_observers()
         self._make_devices()
@@ -100,6 +99,7 @@ class Components:
         self._make_ringing()
         self._make_web()
         self._make_gauges()
+        self._make_console()
 
     def _make_observers(self) -> None:
         self.logs = LogFiles(wall=wall_clock)
@@ -236,8 +236,21 @@ class Components:
             dependencies=self._dependencies,
             devices=lambda: self.counts.devices,
             silent_devices=lambda: self.counts.silent,
-            token_removals_paused=self._removals_paused,
+            token_removals_paused=lambda: {key: self.brake.paused(*key) for key in self._apps},
         )
+
+    def _make_console(self) -> None:
+        shown = Shown(
+            ringing=self.ringing,
+            devices=self.devices,
+            storage=self._storage,
+            recorder=self.recorder,
+            health=self.health,
+            sources=self.metrics.sources,
+            apps=lambda: self._apps.keys(),
+            busy=lambda: self.overload.late,
+        )
+        self.console = ConsoleParts(reactor=self._reactor, config=self.config, shown=shown)
 
     def listeners(self) -> list[Listener]:
         """Where to listen and what is served there."""
@@ -249,6 +262,7 @@ class Components:
         )
         listeners = (
             ("metrics", "listen", "metrics", self.config.metrics.listen, metrics),
+            ("admin", "listen", "admin", self.config.admin.listen, self.console.site),
             ("http", "pbx_listen", "pbx", http.pbx_listen, self.web.site(RouteSet.PBX)),
             ("http", "listen", "http", http.listen, self.web.site(public)),
         )
@@ -274,6 +288,7 @@ class Components:
         self.watch.start()
         self.counts.start()
         self.purge.start()
+        await self.console.start()
         watch_turns(
             self._reactor,
             turn_began=self.overload.turn_began,
@@ -289,6 +304,7 @@ class Components:
         written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock())
         use_accounts = self._accounts.prepare(config.accounts)
+        use_console = self.console.prepare(config)
         ringing, web = ringing_settings(config), web_settings(config, apps)
         cache, kept = cache_settings(config), retention(config)
         log_files = self.logs.open(config.log)
@@ -300,6 +316,7 @@ class Components:
         # All files are read and opened: nothing below can fail.
         self.logs.use(log_files)
         use_accounts()
+        use_console()
         self._apps = apps
         self.routes.replace(routes)
         self.ringing.settings = ringing
@@ -330,9 +347,6 @@ class Components:
         }
         return {name: value for name, value in up.items() if value is not None}
 
-    def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
-        return {key: self.brake.paused(*key) for key in self._apps}
-
     async def _note_late_answer(self, late: LateAnswer, received_time: float) -> None:
         """A phone that answers late is not silent, although its call timed out."""
         if self.overload.late:
@@ -355,6 +369,7 @@ class Components:
         """Stop everything except the log: each before what it depends on."""
         for step in (
             self.watch.stop,
+            self.console.stop,
             self.counts.stop,
             self.purge.stop,
             self._request_work.finish,
