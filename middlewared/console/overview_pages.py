@@ -49,7 +49,7 @@ def overview_parts(overview: Overview) -> Mapping[str, str]:
         notice = element("p", text, class_="notice")
     return {
         "held": _held(overview),
-        "now": joined(notice, _daemons(overview), _dependencies(overview)),
+        "now": joined(notice, _daemons(overview), _dependencies(overview), _providers(overview)),
         "past": _past(overview),
     }
 
@@ -90,6 +90,38 @@ def _dependencies(overview: Overview) -> Markup:
     if overview.silent_devices is not None:
         pairs.append(("silent devices", overview.silent_devices))
     return facts(pairs)
+
+
+def _providers(overview: Overview) -> Markup:
+    rows: list[tuple[Child, ...]] = [
+        (app.app, app.platform, _connections(app), _expiry(app), app.devices)
+        for app in overview.apps
+        if app.configured
+    ]
+    if not rows:
+        return element("p", _NO_APPS, class_="empty")
+    head = ("app", "platform", "connections of this daemon", "credential expires", "devices")
+    return table("Providers and credentials; devices are counted every 20 s", head, rows)
+
+
+def _connections(app: AppFigures) -> Markup:
+    parts: list[Child] = []
+    for (environment, word), count in sorted(app.connections.items()):
+        if count:
+            parts += [f"{environment}: ", count, " ", state(word), element("br")]
+    return joined(*parts[:-1]) if parts else joined("none")
+
+
+def _expiry(app: AppFigures) -> Child:
+    if app.expires is None:
+        return "does not expire" if app.configured else "-"
+    return moment(app.expires)
+
+
+_NO_APPS = (
+    "No app is configured. Add a section [app:APP_ID:apns] or [app:APP_ID:android], check it with"
+    " middlewared check, and reload with SIGHUP."
+)
 
 
 def _past(overview: Overview) -> Markup:
@@ -171,31 +203,19 @@ def apps_page(overview: Overview, user: str) -> bytes:
     shown = [app for app in overview.apps if app.platform != "none"]
     parts: list[Child] = [element("h1", "Apps")]
     if not shown:
-        text = (
-            "No app is configured. Add a section [app:APP_ID:apns] or [app:APP_ID:android], check"
-            " it with middlewared check, and reload with SIGHUP."
-        )
-        parts.append(element("p", text, class_="empty"))
+        parts.append(element("p", _NO_APPS, class_="empty"))
     for number, app in enumerate(shown):
         parts.append(section(f"{app.app} ({app.platform})", _app(app), id=f"app-{number}"))
     return page("Apps", *parts, user=user)
 
 
 def _app(app: AppFigures) -> Markup:
-    connections: list[Child] = []
-    for (environment, word), count in sorted(app.connections.items()):
-        if not count:
-            continue
-        connections += [f"{environment}: ", count, " ", state(word), element("br")]
-    expires: Child = "does not expire" if app.configured else "-"
-    if app.expires is not None:
-        expires = moment(app.expires)
     configured = state("ok") if app.configured else joined(state("missing"), " no section here")
     pairs: list[tuple[str, Child]] = [
         ("configuration", configured),
-        ("credential expires", expires),
+        ("credential expires", _expiry(app)),
         ("registered devices, counted every 20 s", app.devices),
-        ("connections of this daemon", joined(*connections[:-1]) if connections else "none"),
+        ("connections of this daemon", _connections(app)),
         ("half of the phones woke within", median_text(app.wakeups)),
         ("calls of the last six hours", joined(*_counts(app.outcomes)) if app.outcomes else "none"),
     ]

@@ -31,6 +31,8 @@ from middlewared.simulator.phone import Phone
 from middlewared.simulator.record import AnyPush, ReceivedPush
 
 CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
+SERVED_CALLS = "roundtrip_wait_ms = 30000\nresend_interval_ms = 5000\n"
+"""With ``--serve`` a person answers, by a command that has to be copied."""
 PUSH_S = 5.0
 FIRST_ACCOUNT = 100_000_001
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
@@ -99,6 +101,7 @@ class Demo:
             self._timelines.print(f"daemon and peers are up after {took:.1f} s\n")
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
+                await self._give_time()
                 # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
                 await _serve(self._reactor, self._stage, self._timelines, self._password)
             drained = stay or await self._show_drain()
@@ -111,6 +114,13 @@ class Demo:
             await self._pool.closeCachedConnections()
             await self._stage.stop()
         return self._conclude(failed, drained)
+
+    async def _give_time(self) -> None:
+        """Let calls wait longer from now on."""
+        self._stage.write_config(SERVED_CALLS)
+        self._stage.daemon.signal(signal.SIGHUP)
+        while "configuration reloaded" not in self._stage.daemon.log:
+            await deferLater(self._reactor, 0.05)
 
     async def _show(self, number: int, scene: Scene) -> bool:
         """Play a scene and print its time-lines; whether it ended as announced."""

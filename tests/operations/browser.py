@@ -252,10 +252,12 @@ def follow(browser: Browser, demo: Demo, api: str) -> None:
     calling = threading.Thread(target=place)
     calling.start()
     browser.shows(ACCOUNT)  # without loading the page again
+    browser.check("overview-held")
     browser.check_quiet()
     browser.driver.find_element(By.CSS_SELECTOR, "#held td a[href^='/calls/']").click()
     browser.shows("waiting")
     browser.shows("accepted")
+    browser.check("held-call")
     pushed = demo.printed(r"unique_key=(\S+) -d message_start_time=(\S+)")
     assert browser.path == f"/calls/{pushed[1]}", browser.path
     post(f"{api}/api/call-response/", unique_key=pushed[1], message_start_time=pushed[2])
