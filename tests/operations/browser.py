@@ -10,6 +10,7 @@ WORK_DIRECTORY. Nothing may be logged to the browser's console, and no request m
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -82,8 +83,6 @@ def post(url: str, credentials: str = "", **fields: str) -> str:
     """POST a form; the body of the answer."""
     request = urllib.request.Request(url, urllib.parse.urlencode(fields).encode())
     if credentials:
-        import base64
-
         request.add_header(
             "Authorization", "Basic " + base64.b64encode(credentials.encode()).decode()
         )
@@ -168,8 +167,6 @@ class Browser:
         return {"clip": {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}}
 
     def _write(self, name: str, data: str) -> None:
-        import base64
-
         (self._work / name).write_bytes(base64.b64decode(data))
 
     def _check_width(self, where: str, width: int) -> None:
@@ -261,7 +258,7 @@ def follow(browser: Browser, demo: Demo, api: str) -> None:
     pushed = demo.printed(r"unique_key=(\S+) -d message_start_time=(\S+)")
     assert browser.path == f"/calls/{pushed[1]}", browser.path
     post(f"{api}/api/call-response/", unique_key=pushed[1], message_start_time=pushed[2])
-    browser.shows("The phone was woken and took the call")
+    browser.shows("took the call")
     calling.join()
     assert outcome == ["status=ACK"], outcome
     browser.check_quiet()
