@@ -37,9 +37,15 @@ _STATEMENT_TIMEOUT_MS = 1800
 _CLOCK = "select extract(epoch from clock_timestamp())::float8"
 # Privileges are checked before rows are read, so no row needs to match.
 _WRITES = (
-    "insert into devices select * from devices where false",
-    "update devices set last_seen = last_seen where false",
-    "delete from devices where false",
+    *(
+        statement.format(table)
+        for table in ("devices", "text_devices")
+        for statement in (
+            "insert into {0} select * from {0} where false",
+            "update {0} set last_seen = last_seen where false",
+            "delete from {0} where false",
+        )
+    ),
     "insert into response_log (platform, roundtrip_seconds, available, date)"
     " select 'apns', 0, true, now() where false",
     "insert into daemons select * from daemons where false",
