@@ -64,6 +64,41 @@ class Overview:
     silent_devices: int | None
 
 
+class Totals:
+    """The sums of figures: by app and platform, and by ten minutes."""
+
+    def __init__(self, figures: Iterable[CallFigures] = ()) -> None:
+        self.outcomes: dict[tuple[str, str], Counter[str]] = {}
+        self.wakeups: dict[tuple[str, str], Counter[str]] = {}
+        self.calls: Counter[float] = Counter()
+        self.answered: Counter[float] = Counter()
+        self.add(figures)
+
+    def add(self, figures: Iterable[CallFigures]) -> None:
+        """Add more figures."""
+        for each in figures:
+            key, slot = (each.app, each.platform), each.at - each.at % SLOT_S
+            self.outcomes.setdefault(key, Counter()).update(each.outcomes)
+            self.wakeups.setdefault(key, Counter()).update(each.wakeups)
+            self.calls[slot] += sum(each.outcomes.values())
+            self.answered[slot] += each.outcomes.get("answered", 0)
+
+    def plus(self, figures: Iterable[CallFigures]) -> Totals:
+        """The sums with more figures; these stay as they are."""
+        copy = Totals()
+        copy.outcomes = {key: Counter(counts) for key, counts in self.outcomes.items()}
+        copy.wakeups = {key: Counter(counts) for key, counts in self.wakeups.items()}
+        copy.calls, copy.answered = Counter(self.calls), Counter(self.answered)
+        copy.add(figures)
+        return copy
+
+    def slots(self, now: float) -> Sequence[tuple[float, int, int]]:
+        """Calls and those answered, for each ten minutes of the last hours."""
+        last = now - now % SLOT_S
+        starts = [last - number * SLOT_S for number in reversed(range(int(HOURS_S / SLOT_S)))]
+        return [(start, self.calls[start], self.answered[start]) for start in starts]
+
+
 class OverviewReader:
     """Puts an overview together."""
 
@@ -80,6 +115,7 @@ class OverviewReader:
         self._reports = reports
         self._sources = sources
         self._known: dict[tuple[float, str, str, str], CallFigures] = {}
+        self._totals = Totals()
         self._read_until = 0.0
 
     async def read(self) -> Overview:
@@ -90,38 +126,37 @@ class OverviewReader:
             await self._read_figures(now)
         except DatabaseDown:
             daemons, complete = [self._sources.report()], False
-        figures = [*self._known.values(), *self._sources.figures()]
-        minute = now - now % 60
-        recent = [each for each in figures if each.at >= minute - 60]
+        current = self._sources.figures()
+        totals, minute = self._totals.plus(current), now - now % 60
+        recent = [each for each in (*self._known.values(), *current) if each.at >= minute - 60]
         calls = sum(sum(each.outcomes.values()) for each in recent)
         return Overview(
             daemons=daemons,
             complete=complete,
             dependencies=self._sources.dependencies(),
-            apps=self._apps(figures, recent),
+            apps=self._apps(totals, Totals(recent)),
             calls_per_second=calls / (now - minute + 60),
-            slots=_slots(figures, now),
+            slots=totals.slots(now),
             silent_devices=self._sources.silent_devices(),
         )
 
     async def _read_figures(self, now: float) -> None:
-        oldest = now - HOURS_S
+        before, oldest = dict(self._known), now - HOURS_S
         for figures in await self._history.call_figures(max(oldest, self._read_until)):
             self._known[figures.at, figures.daemon, figures.app, figures.platform] = figures
         self._read_until = now - _OVERLAP_S
         for key in [key for key in self._known if key[0] < oldest]:
             del self._known[key]
+        if self._known != before:  # once a minute
+            self._totals = Totals(self._known.values())
 
-    def _apps(
-        self, figures: Iterable[CallFigures], recent: Iterable[CallFigures]
-    ) -> Sequence[AppFigures]:
+    def _apps(self, totals: Totals, recent: Totals) -> Sequence[AppFigures]:
         sources = self._sources
         expiry, devices = sources.expiry(), sources.devices()
         connections: dict[str, dict[tuple[str, str], int]] = {}
         for (app, environment, state), count in sources.connections().items():
             connections.setdefault(app, {})[environment, state] = count
-        outcomes, wakeups = _sums(figures)
-        lately, _ = _sums(recent)
+        outcomes, wakeups, lately = totals.outcomes, totals.wakeups, recent.outcomes
         configured = {(app, platform.value) for app, platform in expiry}
         registered = {(app, platform.value) for app, platform in devices}
         found = []
@@ -141,32 +176,6 @@ class OverviewReader:
                 )
             )
         return found
-
-
-_Sums = dict[tuple[str, str], Counter[str]]
-
-
-def _sums(figures: Iterable[CallFigures]) -> tuple[_Sums, _Sums]:
-    outcomes: _Sums = {}
-    wakeups: _Sums = {}
-    for each in figures:
-        key = (each.app, each.platform)
-        outcomes.setdefault(key, Counter()).update(each.outcomes)
-        wakeups.setdefault(key, Counter()).update(each.wakeups)
-    return outcomes, wakeups
-
-
-def _slots(figures: Iterable[CallFigures], now: float) -> Sequence[tuple[float, int, int]]:
-    calls: Counter[float] = Counter()
-    answered: Counter[float] = Counter()
-    for each in figures:
-        slot = each.at - each.at % SLOT_S
-        calls[slot] += sum(each.outcomes.values())
-        answered[slot] += each.outcomes.get("answered", 0)
-    last = now - now % SLOT_S
-    count = int(HOURS_S / SLOT_S)
-    starts = [last - number * SLOT_S for number in reversed(range(count))]
-    return [(start, calls[start], answered[start]) for start in starts]
 
 
 def median_wakeup(wakeups: Mapping[str, int]) -> str | None:
