@@ -297,7 +297,7 @@ class DocumentTests(ConsoleTestCase):
         (daemon,) = overview["daemons"]
         self.assertEqual((daemon["health"], daemon["waiting"]), ("ok", 1))
         (waiting,) = daemon["held_calls"]
-        self.assertEqual(waiting["sip_user_id"], str(phone.sip_user_id))
+        self.assertEqual(waiting["sip_user_id"], phone.sip_user_id)
         self.assertEqual(waiting["call_id"], "held-one")
         self.assertEqual(overview["dependencies"]["database"], "up")
         expires = {each["platform"]: each["expires"] for each in overview["credentials"]}

@@ -33,7 +33,7 @@ class ConsoleFleetTests(ConsoleClient, FleetTestCase):
 
         def is_named(found: Any) -> bool:
             calls = [call for each in found["daemons"] for call in each["held_calls"]]
-            return [call["sip_user_id"] for call in calls] == [str(FIRST_ACCOUNT)]
+            return [call["sip_user_id"] for call in calls] == [FIRST_ACCOUNT]
 
         await self.until_document("/api/overview", is_named)
         key = str(push.data["unique_key"])
