@@ -23,7 +23,12 @@ setup(
     python_requires=">=3.11",
     # twisted.plugins is a namespace of Twisted's: only our one module is added to it.
     packages=[*find_packages(include=["middlewared", "middlewared.*"]), "twisted.plugins"],
-    package_data={"middlewared": ["py.typed", "database/schema/*/*.sql", "web/openapi.json"]},
+    package_data={
+        "middlewared": [
+            *("py.typed", "database/schema/*/*.sql", "web/openapi.json"),
+            *("console/openapi.json", "console/static/*"),
+        ]
+    },
     entry_points={"console_scripts": ["middlewared = middlewared.cli.main:main"]},
     install_requires=[
         "attrs>=24.2",
@@ -34,6 +39,7 @@ setup(
         "hiredis>=3.0",  # txredisapi parses replies with it: twice as fast
         "hyperlink>=21",
         "klein>=24.8",
+        "MarkupSafe>=2.1",
         "multipart>=1.2",
         "prometheus-client>=0.21",
         "psycopg2-binary>=2.9.10",

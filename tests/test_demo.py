@@ -98,6 +98,17 @@ class DemoTests(DaemonTestCase):
         key, start = re.findall(r"unique_key=(\S+) -d message_start_time=(\S+)", output.text)[0]
         await self.post(f"{url}/api/call-response/", unique_key=key, message_start_time=start)
         self.assertEqual((await held).text, "status=ACK")
+        console, user, password = re.findall(
+            r"the console +(http://\S+)/\n +user (\S+), password (\S+):", output.text
+        )[0]
+        page = await self.client.get(f"{console}/", auth=(user, password))
+        self.assertIn("com.example.ios", await page.text())
+        kept: list[object] = []
+        while not kept:  # they are written within a second
+            calls = await self.client.get(
+                f"{console}/api/calls?outcome=token-dead", auth=(user, password)
+            )
+            kept = (await calls.json())["calls"]
         os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
         self.assertEqual(await output.ended, 0)
         self.assertNotIn("Traceback", output.text)

@@ -23,6 +23,7 @@ from middlewared.model import Wakeup
 from tests.contracts.devices import (
     ACCOUNT,
     DaemonHeartbeatsContract,
+    DaemonStatesContract,
     DeviceRegistryContract,
     a_device,
     older_device,
@@ -147,6 +148,17 @@ class PostgresHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):
 
     async def daemons(self) -> set[str]:
         return {name for (name,) in self.server.sql(self.database, "select daemon from daemons")}
+
+
+class PostgresStateTests(TwoDaemonsCase, DaemonStatesContract):
+    """The contract of the states."""
+
+    async def make_state_older(self, daemon: str, seconds: int) -> None:
+        older = f"update daemon_states set seen_at = seen_at - {seconds} where daemon = '{daemon}'"
+        self.server.sql(self.database, older)
+
+    async def state_count(self) -> int:
+        return len(self.server.sql(self.database, "select daemon from daemon_states"))
 
 
 class PostgresStartTests(PostgresCase):
@@ -296,9 +308,9 @@ class PostgresConnectionTests(PostgresCase):
             "insert into devices select n, 'android', 'app', 'i' || n || ':t', '', '', '', '',"
             " false, '', false, '', 0, 0 from generate_series(1, 20000) as n",
         )
-        phone = queries.Dialect(position="strpos").same_phone().replace("?", "'{}'")
+        phone = queries.Dialect(position="strpos", now="0").same_phone().replace("?", "'{}'")
         phone = phone.format("i7", "i7", "android", "app")
-        page, _ = queries.Dialect(position="strpos").page(DeviceFilter(shared=True))
+        page, _ = queries.Dialect(position="strpos", now="0").page(DeviceFilter(shared=True))
         for statement in (
             f"select from devices where sip_user_id = 1 or (true and {phone})",
             page.replace("?", "5"),

@@ -28,6 +28,7 @@ from middlewared.model import Wakeup
 from tests.contracts.devices import (
     ACCOUNT,
     DaemonHeartbeatsContract,
+    DaemonStatesContract,
     DeviceRegistryContract,
     a_device,
     older_device,
@@ -177,6 +178,17 @@ class SqliteHeartbeatTests(TwoDaemonsCase, DaemonHeartbeatsContract):
         return {str(name) for (name,) in self.sql("select daemon from daemons")}
 
 
+class SqliteStateTests(TwoDaemonsCase, DaemonStatesContract):
+    """The contract of the states."""
+
+    async def make_state_older(self, daemon: str, seconds: int) -> None:
+        older = f"update daemon_states set seen_at = seen_at - {seconds} where daemon = '{daemon}'"
+        self.sql(older)
+
+    async def state_count(self) -> int:
+        return len(self.sql("select daemon from daemon_states"))
+
+
 class SqliteStartTests(SqliteCase):
     """Opening the file."""
 
@@ -266,7 +278,7 @@ class SqliteLargeTests(SqliteCase):
     async def test_large_tables_are_not_scanned(self) -> None:
         """A registration and a page of shared phones use indexes; counts read only an index."""
         await self.started()
-        dialect = Dialect(position="instr")
+        dialect = Dialect(position="instr", now="0")
         page, _ = dialect.page(DeviceFilter(shared=True))
         for statement, used in (
             (f"delete from devices where {dialect.same_phone()} and sip_user_id <> ?", 1),

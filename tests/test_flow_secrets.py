@@ -18,6 +18,7 @@ from middlewared.simulator.apple.faults import rejection
 from middlewared.simulator.daemon_process import LOG_LIMIT
 from middlewared.simulator.generations import ANDROID_6, FLUTTER_IOS, GCM_3, IOS_6
 from middlewared.simulator.google_errors import fcm_error, invalid_token, legacy_error
+from tests.console import ADMIN, PASSWORDS, users_file
 from tests.test_flow_calls import FIRST_ACCOUNT, FlowTestCase
 
 PASSWORD = "correct-horse-battery"
@@ -54,8 +55,9 @@ class SecretTests(FlowTestCase):
 
     async def log_of(self, form: str) -> str:
         """Play everything; the log, in which no secret was found."""
+        (self.directory / "console-users").write_text(users_file())
         await self.start(
-            f"[log]\nlevel = debug\nformat = {form}\nmetrics_file = reports.jsonl\n"
+            f"{ADMIN}[log]\nlevel = debug\nformat = {form}\nmetrics_file = reports.jsonl\n"
             "[database]\nurl = sqlite:devices.sqlite3\n"
         )
         self.tokens: list[str] = []
@@ -63,6 +65,7 @@ class SecretTests(FlowTestCase):
         await self.call_with_a_provider_token()
         await self.refused_pushes()
         await self.wrong_requests()
+        await self.assert_console_is_clean()
         await self.reload_with_a_fault()
         await self.stage.stop()
         log = self.stage.daemon.log
@@ -75,6 +78,27 @@ class SecretTests(FlowTestCase):
         self.assertNotIn(PASSWORD, reports)
         self.assert_history_is_clean()
         return log
+
+    async def assert_console_is_clean(self) -> None:
+        """No page and no document of the console has a secret, and the log not its passwords."""
+        admin = self.stage.daemon.url("", "admin")
+        user = ("op", PASSWORDS["op"])
+        page = await self.client.get(f"{admin}/api/calls?limit=500", auth=user)
+        calls = (await page.json())["calls"]
+        accounts = {call["sip_user_id"] for call in calls}
+        paths = ["/", "/apps", "/calls", "/api/calls?limit=500", "/api/overview"]
+        paths += [f"/calls/{call['unique_key']}" for call in calls]
+        paths += [f"/{kind}/{one}" for one in accounts for kind in ("accounts", "api/devices")]
+        self.assertGreater(len(paths), 15)
+        for path in paths:
+            answered = await self.client.get(f"{admin}{path}", auth=user)
+            text = await answered.text()
+            self.assertEqual((path, answered.code), (path, 200))
+            for secret in self.secrets():
+                self.assertNotIn(secret, text, path)
+        refused = await self.client.get(f"{admin}/?q={PASSWORD}", auth=("op", PASSWORD))
+        self.assertEqual(refused.code, 401)
+        await refused.text()
 
     def assert_history_is_clean(self) -> None:
         """The history has no secret either, though it has calls, reports and events."""
@@ -212,7 +236,14 @@ class SecretTests(FlowTestCase):
 
     def secrets(self) -> set[str]:
         """Everything that no log may have: what was sent, and what the files hold."""
-        found = {PASSWORD, ALERT_TOKEN, "relay-key", *self.tokens, *self.stage.google.oauth.tokens}
+        found = {
+            PASSWORD,
+            ALERT_TOKEN,
+            "relay-key",
+            *PASSWORDS.values(),
+            *self.tokens,
+            *self.stage.google.oauth.tokens,
+        }
         found.add(base64.b64encode(f"{FIRST_ACCOUNT}:{PASSWORD}".encode()).decode())
         for server in (self.stage.apple, self.stage.apple_sandbox):
             headers = [push.headers.get("authorization", "") for push in server.record.received]

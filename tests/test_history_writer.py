@@ -35,6 +35,7 @@ class Table:
         self.calls: list[Sequence[HistoryRow]] = []
         self.facts: list[HistoryRow] = []
         self.events: list[HistoryRow] = []
+        self.figures: list[HistoryRow] = []
         self.fault: Exception | None = None
         self.pause: Deferred[None] = succeed(None)
 
@@ -50,6 +51,9 @@ class Table:
 
     async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
         self.events += rows
+
+    async def add_call_figures(self, rows: Sequence[HistoryRow]) -> None:
+        self.figures += rows
 
 
 class WriterTests(SynchronousTestCase):
@@ -78,6 +82,26 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual(self.table.calls, [])
         self.clock.advance(1)
         self.assertEqual([len(rows) for rows in self.table.calls], [BATCH, BATCH, 1])
+
+    def test_calls_are_counted_by_minute(self) -> None:
+        """One row for a minute, an app and a platform; the minute that is not over is known."""
+        self.keep(3)
+        self.writer.keep_call(a_call(4, outcome="timeout", answer=None))
+        self.writer.keep_call(a_call(5, app="other", pushes=[], answer=None))
+        current = self.writer.counter.current()
+        self.assertEqual([each.app for each in current], ["com.example.phone", "other"])
+        self.assertEqual(current[0].outcomes, {"answered": 3, "timeout": 1})
+        self.assertEqual(current[0].wakeups, {"1.0": 3})
+        self.assertEqual((current[0].at, current[1].wakeups), (0.0, {}))
+        self.clock.advance(55)
+        self.assertEqual(self.writer.counter.current(), [])
+        self.assertEqual(self.table.figures, [])
+        self.clock.advance(1)
+        self.assertEqual(len(self.table.figures), 2)
+        self.assertEqual(
+            self.table.figures[0],
+            (0.0, "d", "com.example.phone", "apns", '{"answered":3,"timeout":1}', '{"1.0":3}'),
+        )
 
     def test_history_that_is_off_costs_nothing(self) -> None:
         """Nothing is encoded, queued or timed; a reload switches it on and off."""

@@ -100,6 +100,14 @@ class ShippedFileTests(SynchronousTestCase):
         ids = [panel["id"] for panel in dashboard["panels"]]
         self.assertEqual(len(ids), len(set(ids)))
 
+    def test_every_alert_names_its_paragraph(self) -> None:
+        """The annotation ``manual`` of each alert is an anchor of the manual."""
+        rules = (ETC / "prometheus" / "alerts.yml").read_text()
+        manuals = re.findall(r"(?m)^ +manual: docs/metrics\.md#(\S+)$", rules)
+        self.assertEqual(manuals, [name.lower() for name in ALERT.findall(rules)])
+        page = (DOCS / "metrics.md").read_text()
+        self.assertEqual([name for name in manuals if f'<a id="{name}"></a>' not in page], [])
+
     def test_every_metric_and_alert_is_explained(self) -> None:
         """docs/metrics.md explains each metric of ours, and for each alert what to do."""
         page = (DOCS / "metrics.md").read_text()

@@ -77,6 +77,9 @@ class NumberedAccounts:
         last = None if page.last is None else number_of(page.last)
         return Page([_some(each) for each in page.devices], last)
 
+    async def shares_phone(self, device: Device) -> bool:
+        return await self._devices.shares_phone(_texted(device))
+
     async def count(self, silent_calls: int) -> DeviceCounts:
         return await self._devices.count(silent_calls)
 

@@ -1,5 +1,6 @@
 """
-The account backend that reads a file of ``SIP_USER_ID:bcrypt`` lines.
+The account backend that reads a file of ``SIP_USER_ID:bcrypt`` lines; the console checks its
+users with another one.
 
 A check costs the same whether the user exists or not, and never runs in the reactor's thread.
 A password that was accepted lately needs no check, so apps get in however many strangers
@@ -51,32 +52,40 @@ class Passwords:
     text: bool = False
 
 
-def read_passwords(path: Path, *, text: bool = False) -> Passwords:
+def read_passwords(
+    path: Path, *, text: bool = False, section: str = "accounts", name: str = "SIP_USER_ID"
+) -> Passwords:
     """
     Read a password file; empty lines and those that begin with ``#`` are ignored.
 
     :param text: whether its users are texts, else they are numbers.
+    :param section: where problems are reported, with ``name`` for what its users are.
     :raises ConfigError: it cannot be read, or some of its lines are wrong; names each.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError([Problem("accounts", "htpasswd", f"{path}: {why}")]) from error
+        raise ConfigError([Problem(section, "htpasswd", f"{path}: {why}")]) from error
     hashes: dict[SipUserId, bytes] = {}
     problems = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            problem = _read_line(line.strip(), hashes, text)
+            problem = _read_line(line.strip(), hashes, text, name)
             if problem:
                 what = f"{path} line {number}: {problem}"
-                problems.append(Problem("accounts", "htpasswd", what))
+                problems.append(Problem(section, "htpasswd", what))
     if problems:
         raise ConfigError(problems)
     return Passwords(hashes, _unknown(hashes), text)
 
 
-def _read_line(line: str, hashes: dict[SipUserId, bytes], text: bool) -> str | None:
+def read_console_users(path: Path) -> Passwords:
+    """As :func:`read_passwords`, for the console's users: lines of ``USER:bcrypt``."""
+    return read_passwords(path, text=True, section="admin", name="USER")
+
+
+def _read_line(line: str, hashes: dict[SipUserId, bytes], text: bool, name: str) -> str | None:
     """
     Add one line to ``hashes``.
 
@@ -84,7 +93,7 @@ def _read_line(line: str, hashes: dict[SipUserId, bytes], text: bool) -> str | N
     """
     match = (_TEXT_LINE if text else _LINE).fullmatch(line)
     if match is None:
-        return "must be SIP_USER_ID:bcrypt hash"
+        return f"must be {name}:bcrypt hash"
     user: SipUserId = match[1] if text else int(match[1])
     hashed, cost = match[2].encode("ascii"), int(match[3])
     if user in hashes:

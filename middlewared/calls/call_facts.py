@@ -1,11 +1,13 @@
 """
-What the history keeps of calls, from what the calls room knows of them. Pure.
+What the history keeps of calls and the console shows of those that wait, from what the calls
+room knows of them. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from middlewared.calls.interface import OpenCall
 from middlewared.calls.sent_pushes import SentPush
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waking
@@ -39,6 +41,21 @@ def woken_call(waking: Waking, settlement: Settlement | None, pbx: str) -> CallR
         token="" if device is None else fingerprint(device.token),
         inherited=waking.inherited,
         pbx=pbx,
+    )
+
+
+def open_call(waking: Waking) -> OpenCall:
+    """A call that waits, for those who watch it."""
+    incoming, device = waking.call.incoming, waking.device
+    return OpenCall(
+        unique_key=waking.call.unique_key,
+        call_id=incoming.call_id,
+        sip_user_id=str(incoming.sip_user_id),
+        app="" if device is None else device.app,
+        platform=NO_PLATFORM if device is None else device.platform.value,
+        start=waking.call.start_time,
+        wait_ms=waking.wait_s * 1000,
+        steps=[(step.label, took_ms) for step, took_ms in waking.trace.durations_ms()],
     )
 
 

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+import attrs
 
 from middlewared.calls.trace import Trace
 from middlewared.model import Answer, AnswerResult, IncomingCall, Outcome, SipUserId
+
+
+@attrs.frozen(kw_only=True)
+class OpenCall:
+    """
+    A call whose device is being woken here.
+
+    ``start``: epoch seconds. ``steps``: names with their milliseconds, as in ``Server-Timing``.
+    """
+
+    unique_key: str
+    call_id: str
+    sip_user_id: str
+    app: str
+    platform: str
+    start: float
+    wait_ms: float
+    steps: Sequence[tuple[str, float]]
+
+
+class OpenCalls(Protocol):
+    """The calls that are held here, for those who watch them; no call waits for it."""
+
+    def open_calls(self, most: int) -> Sequence[OpenCall]:
+        """At most ``most`` of them, the newest first."""
+
+    def open_call(self, unique_key: str) -> OpenCall | None:
+        """The call of this key; None: none is held here."""
 
 
 class Calls(Protocol):

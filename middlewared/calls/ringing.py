@@ -8,13 +8,16 @@ answer and that outcome nothing else is done.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
+from middlewared.calls import call_facts
+from middlewared.calls.interface import OpenCall
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waker, Waking, WakingSettings
 from middlewared.clock import Clock, WallClock
@@ -118,7 +121,7 @@ class Admission(Protocol):
 @attrs.define(kw_only=True, eq=False, repr=False)
 class Ringing:
     """
-    Rings devices; implements :class:`~.interface.Calls`.
+    Rings devices; implements :class:`~.interface.Calls` and :class:`~.interface.OpenCalls`.
 
     :param ended: notified of every request and every call that ended, right before the reply
         is written, and of every answer that was accepted, so it must defer all work.
@@ -138,6 +141,7 @@ class Ringing:
     draining: bool = attrs.field(default=False, init=False)
     waiting: int = attrs.field(default=0, init=False)
     _idle: Deferred[None] | None = attrs.field(default=None, init=False)
+    _wakings: dict[str, Waking] = attrs.field(factory=dict, init=False)
 
     async def ring(self, incoming: IncomingCall, trace: Trace) -> Outcome:
         call = self._call(incoming)
@@ -228,6 +232,14 @@ class Ringing:
             self._ended(ended)
         return settlement.outcome
 
+    def open_calls(self, most: int) -> Sequence[OpenCall]:
+        newest = islice(reversed(self._wakings.values()), most)
+        return [call_facts.open_call(waking) for waking in newest]
+
+    def open_call(self, unique_key: str) -> OpenCall | None:
+        waking = self._wakings.get(unique_key)
+        return None if waking is None else call_facts.open_call(waking)
+
     def _refusal(self, call: Call) -> Outcome | None:
         """Why ``call`` is refused now; None: it is not. A repeat of a held call never is."""
         if not (self.draining or self.overloaded) or self._rendezvous.holds(call.incoming):
@@ -258,6 +270,8 @@ class Ringing:
 
         def over(settlement: Settlement | None) -> None:
             waking.stop()
+            if self._wakings.get(waiter.call.unique_key) is waking:
+                del self._wakings[waiter.call.unique_key]
             ended = EndedCall(
                 kind=waiter.kind,
                 started_at=waiter.call.started_at,
@@ -270,6 +284,7 @@ class Ringing:
             )
             self._ended(ended)
 
+        self._wakings[waiter.call.unique_key] = waking
         waiter.ended.addCallback(over)
         waking.start()
 

@@ -8,6 +8,7 @@ No text form of a value or a problem contains a secret.
 from middlewared.config.reader import read_config
 from middlewared.config.values import (
     AccountSettings,
+    AdminSettings,
     AndroidApp,
     App,
     AppleApp,
@@ -28,6 +29,7 @@ from middlewared.networks import Network
 
 __all__ = [
     "AccountSettings",
+    "AdminSettings",
     "AndroidApp",
     "App",
     "AppleApp",

@@ -134,6 +134,10 @@ def clear_text_passwords(config: Config) -> Iterator[Problem]:
             " sslmode=require"
         )
         yield Problem("database", "url", what)
+    for endpoint in config.admin.listen:
+        if arguments(endpoint)[0] != "ssl" and not is_local(endpoint):
+            what = f"{endpoint} is no TLS: passwords go over the network in clear text"
+            yield Problem("admin", "listen", what)
     redis = config.redis
     if redis.password and not redis.tls and not all(is_loopback(host) for host, _ in redis.nodes):
         what = "the password goes over the network in clear text; set tls = yes"

@@ -181,6 +181,11 @@ def patterns(written: str, base: Path) -> tuple[str, ...]:
     return tuple(os.path.join(glob.escape(str(base)), entry) for entry in split_list(written))
 
 
+def names(written: str, _base: Path) -> tuple[str, ...]:
+    """Names of users."""
+    return tuple(split_list(written))
+
+
 def parse_each(entries: list[str], parse: Callable[[str], T]) -> tuple[T, ...]:
     """All ``entries`` parsed. :raises InvalidValue: names every entry that is invalid."""
     values: list[T] = []

@@ -20,6 +20,7 @@ from middlewared.config.exposure import (
 )
 from middlewared.config.values import (
     AccountSettings,
+    AdminSettings,
     AndroidApp,
     App,
     AppleApp,
@@ -45,6 +46,7 @@ def broken_rules(config: Config) -> Iterator[Problem]:
             yield Problem(pbx.section, "", "must have networks, a password, or both")
     yield from _kamailios(config)
     yield from _accounts(config.accounts)
+    yield from _admin(config.admin)
     yield from _redis(config.redis)
     for app in config.apps.values():
         yield from _credentials(app)
@@ -76,6 +78,7 @@ def _listening(config: Config) -> Iterator[Problem]:
         ("http", "listen", config.http.listen),
         ("http", "pbx_listen", config.http.pbx_listen),
         ("metrics", "listen", config.metrics.listen),
+        ("admin", "listen", config.admin.listen),
     ):
         for endpoint in filter(has_fixed_port, listen):
             if endpoint in taken:
@@ -124,6 +127,12 @@ def _accounts(accounts: AccountSettings) -> Iterator[Problem]:
     if accounts.sip_user_id_min > accounts.sip_user_id_max:
         what = "must not be greater than sip_user_id_max"
         yield Problem("accounts", "sip_user_id_min", what)
+
+
+def _admin(admin: AdminSettings) -> Iterator[Problem]:
+    if admin.listen and admin.htpasswd is None:
+        what = "must name a file while listen is set (middlewared passwd makes one)"
+        yield Problem("admin", "htpasswd", what)
 
 
 def _redis(redis: RedisSettings) -> Iterator[Problem]:

@@ -30,6 +30,7 @@ from middlewared.config.parsers import (
     duration,
     duration_or_0,
     integer,
+    names,
     networks,
     node,
     nodes,
@@ -196,6 +197,15 @@ class HistorySettings:
 
 
 @attrs.frozen
+class AdminSettings:
+    """``[admin]``: the console; off when ``listen`` is empty."""
+
+    listen: tuple[str, ...] = setting(endpoints, "")
+    htpasswd: Path | None = setting(path, "")
+    operators: tuple[str, ...] = setting(names, "")
+
+
+@attrs.frozen
 class LogSettings:
     """``[log]``: without ``file`` standard output, without ``metrics_file`` no app reports."""
 
@@ -313,6 +323,7 @@ class Config:
     redis: RedisSettings = attrs.field(factory=RedisSettings)
     http_proxy: ProxySettings = attrs.field(factory=ProxySettings)
     history: HistorySettings = attrs.field(factory=HistorySettings)
+    admin: AdminSettings = attrs.field(factory=AdminSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     pbxs: tuple[PbxSettings, ...] = ()
     kamailios: tuple[KamailioSettings, ...] = ()

@@ -6,6 +6,7 @@ The exit code is 0 only if every scene ended as announced.
 
 from __future__ import annotations
 
+import secrets
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.demo.scenes import SCENES, Scene
-from middlewared.demo.stage import RELAY_APP, Stage
+from middlewared.demo.stage import OPERATOR, RELAY_APP, Stage
 from middlewared.demo.timeline import Event, Timelines
 from middlewared.simulator.accounts_server import basic
 from middlewared.simulator.apple.faults import Reject
@@ -30,6 +31,8 @@ from middlewared.simulator.phone import Phone
 from middlewared.simulator.record import AnyPush, ReceivedPush
 
 CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
+SERVED_CALLS = "roundtrip_wait_ms = 30000\nresend_interval_ms = 5000\n"
+"""With ``--serve`` a person answers, by a command that has to be copied."""
 PUSH_S = 5.0
 FIRST_ACCOUNT = 100_000_001
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
@@ -38,6 +41,8 @@ FREE_ACCOUNT = 123456789
 _COMMANDS = """\
 The daemon stays up at {url}. Accounts answer to any password. Things to try:
 
+  the console            {console}/
+                           user {user}, password {password}: why a phone did not ring, test calls
   register a phone       curl -u {account}:secret {url}/api/gcm-device/ \\
                            -d sip_user_id={account} -d token=my-phone -d app={app}
   place a call           curl -i {url}/api/incoming-call/ \\
@@ -59,16 +64,25 @@ def run_demo(*, serve: bool) -> int:
     :return: the exit code.
     """
     with tempfile.TemporaryDirectory(prefix="middlewared-demo-") as folder:
-        return run_in_reactor(lambda reactor: Demo(reactor, Path(folder), sys.stdout).play(serve))
+        return run_in_reactor(
+            lambda reactor: Demo(reactor, Path(folder), sys.stdout, console=serve).play(serve)
+        )
 
 
 class Demo:
     """One performance."""
 
-    def __init__(self, reactor: Any, folder: Path, out: Any) -> None:
+    def __init__(self, reactor: Any, folder: Path, out: Any, *, console: bool = False) -> None:
         self._reactor = reactor
         self._timelines = Timelines(out)
-        self._stage = Stage(reactor=reactor, folder=folder, listener=self._pushed, calls=CALLS)
+        self._password = secrets.token_urlsafe(9) if console else ""
+        self._stage = Stage(
+            reactor=reactor,
+            folder=folder,
+            listener=self._pushed,
+            calls=CALLS,
+            console_password=self._password,
+        )
         self._pool = HTTPConnectionPool(reactor)
         agent: Any = Agent(reactor, pool=self._pool)
         http = treq.client.HTTPClient(agent)
@@ -87,8 +101,9 @@ class Demo:
             self._timelines.print(f"daemon and peers are up after {took:.1f} s\n")
             failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
             if stay:
+                await self._give_time()
                 # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
-                await _serve(self._reactor, self._stage, self._timelines)
+                await _serve(self._reactor, self._stage, self._timelines, self._password)
             drained = stay or await self._show_drain()
         except DaemonFailed as error:
             self._timelines.print(f"the daemon did not start:\n{error}", good=False)
@@ -99,6 +114,13 @@ class Demo:
             await self._pool.closeCachedConnections()
             await self._stage.stop()
         return self._conclude(failed, drained)
+
+    async def _give_time(self) -> None:
+        """Let calls wait longer from now on."""
+        self._stage.write_config(SERVED_CALLS)
+        self._stage.daemon.signal(signal.SIGHUP)
+        while "configuration reloaded" not in self._stage.daemon.log:
+            await deferLater(self._reactor, 0.05)
 
     async def _show(self, number: int, scene: Scene) -> bool:
         """Play a scene and print its time-lines; whether it ended as announced."""
@@ -226,12 +248,18 @@ def _push_event(push: AnyPush) -> Event:
     return Event(push.received_at, who, f"delivers push {push.data.get('attempt')} to the phone")
 
 
-async def _serve(reactor: Any, stage: Stage, timelines: Timelines) -> None:
+async def _serve(reactor: Any, stage: Stage, timelines: Timelines, password: str) -> None:
     """Print the commands, and each push that arrives, until SIGINT or SIGTERM."""
-    metrics = f"http://{stage.daemon.addresses['metrics']}"
-    timelines.print(
-        _COMMANDS.format(url=stage.url, metrics=metrics, account=FREE_ACCOUNT, app=RELAY_APP)
+    commands = _COMMANDS.format(
+        url=stage.url,
+        metrics=f"http://{stage.daemon.addresses['metrics']}",
+        console=f"http://{stage.daemon.addresses['admin']}",
+        user=OPERATOR,
+        password=password,
+        account=FREE_ACCOUNT,
+        app=RELAY_APP,
     )
+    timelines.print(commands)
 
     def show(push: AnyPush) -> None:
         data = push.data

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import bcrypt
+
 from middlewared.simulator.accounts_server import AccountsServer
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key, write_service_account
@@ -38,6 +40,7 @@ def free_port() -> int:
 IOS_APP = "com.example.ios"
 ANDROID_APP = "com.example.android"
 RELAY_APP = "com.example.relay"
+OPERATOR = "demo"
 
 
 class Stage:
@@ -47,6 +50,7 @@ class Stage:
     :param listener: notified of each push that reaches a phone.
     :param calls: lines for ``[calls]``.
     :param sections: further sections.
+    :param console_password: of the operator :data:`OPERATOR`; "": there is no console.
     """
 
     def __init__(
@@ -57,10 +61,13 @@ class Stage:
         listener: Callable[[AnyPush], None],
         calls: str = "",
         sections: str = "",
+        console_password: str = "",
     ) -> None:
         self._folder = folder
         self._calls = calls
         self._sections = sections
+        if console_password:
+            self._sections += self._console(console_password)
         self._authority = Authority(folder=folder)
         self._key = write_provider_key(folder)
         topics = [IOS_APP, f"{IOS_APP}.voip"]
@@ -91,6 +98,15 @@ class Stage:
     def url(self) -> str:
         """The daemon's base URL."""
         return f"http://127.0.0.1:{self._port}"
+
+    def _console(self, password: str) -> str:
+        """A section for the console, whose file of users is made."""
+        hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(6)).decode("ascii")
+        (self._folder / "console-users").write_text(f"{OPERATOR}:{hashed}\n")
+        return (
+            "[admin]\nlisten = tcp:0:interface=127.0.0.1\nhtpasswd = console-users\n"
+            f"operators = {OPERATOR}\n"
+        )
 
     async def start(self) -> None:
         """Start the peers, write the configuration, and start the daemon."""

@@ -62,6 +62,7 @@ class CachedRegistry:
         # The rest is passed on unchanged.
         self.start, self.stop, self.ping = devices.start, devices.stop, devices.ping
         self.touch, self.page, self.count = devices.touch, devices.page, devices.count
+        self.shares_phone = devices.shares_phone
         self.log_responses, self.log_wakeups = devices.log_responses, devices.log_wakeups
 
     def reconfigure(self, settings: CacheSettings) -> None:

@@ -147,6 +147,9 @@ class DeviceRegistry(Protocol):
         :param after: None: from the first.
         """
 
+    async def shares_phone(self, device: Device) -> bool:
+        """Whether other accounts have the phone of ``device``: the same installation of its app."""
+
     async def count(self, silent_calls: int) -> DeviceCounts:
         """
         Count the devices.
@@ -179,6 +182,33 @@ class PeerHeartbeat:
     version: str
     waiting: int
     age_s: float
+
+
+@attrs.frozen
+class DaemonState:
+    """What a daemon last reported of itself; ``age_s``: how long ago, by the database's clock."""
+
+    daemon: str
+    state: str
+    age_s: float
+
+
+class DaemonStates(Protocol):
+    """
+    What the daemons at one database report of themselves, for their consoles.
+
+    All methods raise :class:`~middlewared.errors.DatabaseDown` when the database cannot answer
+    in time.
+    """
+
+    async def report_state(self, daemon: str, state: str) -> None:
+        """Replace what ``daemon`` reported before."""
+
+    async def withdraw_state(self, daemon: str) -> None:
+        """Forget ``daemon``, which stops, and those that have not reported for a minute."""
+
+    async def daemon_states(self) -> Sequence[DaemonState]:
+        """The states that are at most a minute old, by the daemons' names."""
 
 
 class DaemonHeartbeats(Protocol):

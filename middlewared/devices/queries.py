@@ -56,11 +56,13 @@ def identity(device: Device) -> Row:
 class Dialect:
     """
     ``position``: the function that returns where one text is in another: from 1; 0: nowhere.
+    ``now``: a number of seconds by the clock of the database.
 
     ``text_accounts``: accounts are texts, whose devices are in a table of their own.
     """
 
     position: str
+    now: str
     text_accounts: bool = False
 
     @property
@@ -80,6 +82,24 @@ class Dialect:
         return (
             f"substr({installation}, 1, {_INDEXED}) = ? and {installation} = ?"
             " and platform = ? and app = ?"
+        )
+
+    def report_state(self) -> str:
+        """The statement that stores the state of a daemon."""
+        return (
+            f"insert into daemon_states (daemon, seen_at, state) values (?, {self.now}, ?)"  # noqa: S608
+            " on conflict (daemon) do update set seen_at = excluded.seen_at, state = excluded.state"
+        )
+
+    def withdraw_state(self) -> str:
+        """The statement that deletes a daemon's state, and those of daemons that have gone."""
+        return f"delete from daemon_states where daemon = ? or seen_at < {self.now} - 60"  # noqa: S608
+
+    def daemon_states(self) -> str:
+        """The statement that reads the states of all daemons."""
+        return (
+            f"select daemon, state, {self.now} - seen_at from daemon_states"  # noqa: S608
+            f" where seen_at > {self.now} - 60 order by daemon"
         )
 
     def page(self, matching: DeviceFilter) -> tuple[str, Row]:

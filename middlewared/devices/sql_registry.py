@@ -15,7 +15,13 @@ from middlewared import __version__
 from middlewared.clock import WallClock
 from middlewared.database import Row
 from middlewared.devices import queries
-from middlewared.devices.interface import DeviceCounts, DeviceFilter, Page, PeerHeartbeat
+from middlewared.devices.interface import (
+    DaemonState,
+    DeviceCounts,
+    DeviceFilter,
+    Page,
+    PeerHeartbeat,
+)
 from middlewared.devices.queries import Dialect
 from middlewared.devices.silent_streaks import merge_wakeups
 from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
@@ -23,8 +29,9 @@ from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeu
 
 class SqlRegistry(ABC):
     """
-    Most of :class:`~middlewared.devices.interface.DeviceRegistry` and
-    :class:`~middlewared.devices.interface.DaemonHeartbeats`.
+    Most of :class:`~middlewared.devices.interface.DeviceRegistry`, and of
+    :class:`~middlewared.devices.interface.DaemonHeartbeats` and
+    :class:`~middlewared.devices.interface.DaemonStates`.
     """
 
     def __init__(self, *, dialect: Dialect, wall: WallClock) -> None:
@@ -108,6 +115,21 @@ class SqlRegistry(ABC):
     async def report(self, daemon: str, *, redis_up: bool, waiting: int) -> Sequence[PeerHeartbeat]:
         rows = await self._exchange_heartbeats(daemon, redis_up, __version__, waiting)
         return [PeerHeartbeat(row[0], bool(row[1]), *row[2:]) for row in rows]
+
+    async def shares_phone(self, device: Device) -> bool:
+        phone, others = queries.phone(device), f"{self._dialect.same_phone()} and sip_user_id <> ?"
+        statement = f"select 1 from devices where {others} limit 1"  # noqa: S608 (our own names)
+        return bool(await self._select(statement, *phone, device.sip_user_id))
+
+    async def report_state(self, daemon: str, state: str) -> None:
+        await self._change(self._dialect.report_state(), daemon, state)
+
+    async def withdraw_state(self, daemon: str) -> None:
+        await self._change(self._dialect.withdraw_state(), daemon)
+
+    async def daemon_states(self) -> Sequence[DaemonState]:
+        rows = await self._select(self._dialect.daemon_states())
+        return [DaemonState(daemon, state, max(0.0, age_s)) for daemon, state, age_s in rows]
 
     @abstractmethod
     async def _connect(self) -> None:

@@ -17,6 +17,7 @@ import attrs
 
 from middlewared.database import Row
 from middlewared.history.interface import (
+    CallFigures,
     CallRecord,
     DeviceEvent,
     Hindrance,
@@ -39,6 +40,8 @@ FACT_COLUMNS = ("unique_key", "sip_user_id", "at", "kind", "details")
 EVENT_COLUMNS = (
     *("sip_user_id", "at", "event", "why", "reason", "platform", "app", "token", "daemon"),
 )
+
+FIGURE_COLUMNS = ("at", "daemon", "app", "platform", "outcomes", "wakeups")
 
 ANSWER, JOINED = "answer", "joined"
 """The kinds of facts that are not reports."""
@@ -124,6 +127,14 @@ def device_event_row(event: DeviceEvent, daemon: str) -> HistoryRow:
     return (
         *(event.sip_user_id, round(event.time, 6), event.event, event.why, reason),
         *(event.platform, event.app, event.token, daemon),
+    )
+
+
+def figures_row(figures: CallFigures) -> HistoryRow:
+    """A row of ``call_figures``."""
+    return (
+        *(figures.at, figures.daemon, figures.app, figures.platform),
+        *(_json(figures.outcomes), _json(figures.wakeups)),
     )
 
 
@@ -241,6 +252,21 @@ def _with_facts(call: KeptCall, facts: Sequence[Row]) -> KeptCall:
             reports.append(KeptReport(at, kind, details))
     in_order = sorted(answers, key=lambda answer: answer.time)
     return attrs.evolve(call, answers=in_order, joined=joined, reports=reports)
+
+
+def call_figures(rows: Iterable[Row]) -> list[CallFigures]:
+    """The figures of rows with the columns of :data:`FIGURE_COLUMNS`."""
+    return [
+        CallFigures(
+            at=at,
+            daemon=daemon,
+            app=app,
+            platform=platform,
+            outcomes=json.loads(outcomes),
+            wakeups=json.loads(wakeups),
+        )
+        for at, daemon, app, platform, outcomes, wakeups in dict.fromkeys(rows)
+    ]
 
 
 def _is_deciding(answer: KeptAnswer, deciding: KeptAnswer | None) -> bool:

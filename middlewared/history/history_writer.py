@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from middlewared.clock import Clock, WallClock
 from middlewared.database.batched_writes import BatchedWrites
 from middlewared.history import history_rows
+from middlewared.history.call_counter import CallCounter
 from middlewared.history.interface import (
     CallRecord,
     DeviceEvent,
@@ -44,6 +45,8 @@ class HistoryWriter:
 
     :param daemon: the name of this daemon, kept with each row.
     :param lost: called with the number of rows that were dropped.
+    :ivar daemon: the name of this daemon.
+    :ivar counter: counts the calls that are kept.
     """
 
     def __init__(
@@ -62,11 +65,18 @@ class HistoryWriter:
             )
 
         self._wall = wall
-        self._daemon = daemon
+        self.daemon = daemon
         self._settings = settings
         self._calls = writes("history of calls", store.add_calls)
         self._facts = writes("facts of calls", store.add_facts)
         self._events = writes("events of devices", store.add_device_events)
+        self._figures = writes("figures of calls", store.add_call_figures)
+        self.counter = CallCounter(
+            clock=clock,
+            wall=wall,
+            daemon=daemon,
+            keep=lambda figures: self._figures.add(history_rows.figures_row(figures)),
+        )
         self._taken: dict[tuple[str, str], int] = {}
 
     @property
@@ -82,11 +92,14 @@ class HistoryWriter:
         await self._calls.stop()
         await self._facts.stop()
         await self._events.stop()
+        self.counter.flush()
+        await self._figures.stop()
 
     def keep_call(self, record: CallRecord) -> None:
         if self.recording:
-            row = history_rows.call_row(record, self._daemon, self._settings.numbers)
+            row = history_rows.call_row(record, self.daemon, self._settings.numbers)
             self._calls.add(row)
+            self.counter.count(record)
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
         if self._takes_fact(unique_key, sip_user_id):
@@ -118,4 +131,4 @@ class HistoryWriter:
     def keep_device_event(self, event: DeviceEvent) -> None:
         if self.recording:
             timed = attrs.evolve(event, time=event.time or self._wall())
-            self._events.add(history_rows.device_event_row(timed, self._daemon))
+            self._events.add(history_rows.device_event_row(timed, self.daemon))

@@ -183,6 +183,27 @@ class DeviceEvent:
 
 
 @attrs.frozen(kw_only=True)
+class CallFigures:
+    """
+    The calls of one app and platform that a daemon counted in a minute, which began at ``at``.
+
+    ``outcomes``: calls by outcome. ``wakeups``: answered calls by the upper bound of their
+    wake-up time in seconds, one of :data:`WAKEUP_BOUNDS_S`; longer ones have "inf".
+    """
+
+    at: float
+    daemon: str
+    app: str
+    platform: str
+    outcomes: Mapping[str, int]
+    wakeups: Mapping[str, int]
+
+
+WAKEUP_BOUNDS_S = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""From the first push that was accepted to the answer."""
+
+
+@attrs.frozen(kw_only=True)
 class CallSearch:
     """
     Which calls to find; "" and None mean any.
@@ -323,6 +344,9 @@ class HistoryReader(Protocol):
     async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
         """What happened to the devices of an account, newest first."""
 
+    async def call_figures(self, since: float) -> Sequence[CallFigures]:
+        """The figures of all daemons for the minutes that began at or after ``since``."""
+
     async def last_answered(self, sip_user_id: str) -> float | None:
         """
         The start of the last kept call that a phone of the account answered, with yes or no.
@@ -346,6 +370,9 @@ class HistoryStore(HistoryReader, Protocol):
     async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
         """Append events of devices in one transaction."""
 
+    async def add_call_figures(self, rows: Sequence[HistoryRow]) -> None:
+        """Append figures in one transaction."""
+
     async def purge_step(self, table: str, most: int) -> int:
         """
         Delete at most ``most`` of the oldest rows that are too old or too many.
@@ -355,5 +382,5 @@ class HistoryStore(HistoryReader, Protocol):
         """
 
 
-PURGED = ("calls", "call_facts", "device_events", "response_log")
+PURGED = ("calls", "call_facts", "device_events", "call_figures", "response_log")
 """The tables with rows that are deleted by age and number."""

@@ -24,6 +24,7 @@ class RecordedRegistry:
         # The rest is passed on unchanged, and so are look-ups.
         self.start, self.stop, self.ping = devices.start, devices.stop, devices.ping
         self.find, self.touch, self.page = devices.find, devices.touch, devices.page
+        self.shares_phone = devices.shares_phone
         self.count, self.remove_dead = devices.count, devices.remove_dead
         self.replace_token, self.set_sandbox = devices.replace_token, devices.set_sandbox
         self.log_responses, self.log_wakeups = devices.log_responses, devices.log_wakeups

@@ -16,7 +16,12 @@ from typing import TypeAlias
 import attrs
 
 from middlewared.errors import BadRequest
-from middlewared.history.history_rows import CALL_COLUMNS, EVENT_COLUMNS, FACT_COLUMNS
+from middlewared.history.history_rows import (
+    CALL_COLUMNS,
+    EVENT_COLUMNS,
+    FACT_COLUMNS,
+    FIGURE_COLUMNS,
+)
 from middlewared.history.interface import CallSearch
 from middlewared.model import Platform
 
@@ -44,6 +49,10 @@ _MOST_ID = 2**63
 EVENTS = (
     f"select {', '.join(EVENT_COLUMNS)} from device_events"  # noqa: S608 (our own names)
     " where sip_user_id = ? order by at desc, id desc limit ?"
+)
+FIGURES = (
+    f"select {', '.join(FIGURE_COLUMNS)} from call_figures"  # noqa: S608 (our own names)
+    " where at >= ? order by at"
 )
 LAST_ANSWERED = """
     select started_at from calls

@@ -15,9 +15,15 @@ import attrs
 from middlewared.clock import WallClock
 from middlewared.database import Row
 from middlewared.history import history_rows, searches
-from middlewared.history.history_rows import CALL_COLUMNS, EVENT_COLUMNS, FACT_COLUMNS
+from middlewared.history.history_rows import (
+    CALL_COLUMNS,
+    EVENT_COLUMNS,
+    FACT_COLUMNS,
+    FIGURE_COLUMNS,
+)
 from middlewared.history.interface import (
     CallCount,
+    CallFigures,
     CallPage,
     CallSearch,
     DeviceEvent,
@@ -38,7 +44,13 @@ _FACTS_PER_CALL = 4
 """Facts that may be kept for each call that may be kept."""
 
 
-TIMES = {"calls": "started_at", "call_facts": "at", "device_events": "at", "response_log": "date"}
+TIMES = {
+    "calls": "started_at",
+    "call_facts": "at",
+    "device_events": "at",
+    "call_figures": "at",
+    "response_log": "date",
+}
 """The column with the time of a row, for each table that is purged."""
 
 
@@ -101,6 +113,11 @@ class SqlHistory(ABC):
         rows = await self._select(searches.LAST_ANSWERED, sip_user_id)
         return rows[0][0] if rows else None
 
+    async def call_figures(self, since: float) -> Sequence[CallFigures]:
+        if not self._settings.days:
+            return []
+        return history_rows.call_figures(await self._select(searches.FIGURES, since))
+
     async def add_calls(self, rows: Sequence[HistoryRow]) -> None:
         await self._append("calls", CALL_COLUMNS, rows)
 
@@ -109,6 +126,9 @@ class SqlHistory(ABC):
 
     async def add_device_events(self, rows: Sequence[HistoryRow]) -> None:
         await self._append("device_events", EVENT_COLUMNS, rows)
+
+    async def add_call_figures(self, rows: Sequence[HistoryRow]) -> None:
+        await self._append("call_figures", FIGURE_COLUMNS, rows)
 
     async def purge_step(self, table: str, most: int) -> int:
         settings = self._settings

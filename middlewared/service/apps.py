@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import attrs
 
-from middlewared.accounts.htpasswd import read_passwords
+from middlewared.accounts.htpasswd import read_console_users, read_passwords
 from middlewared.config import AndroidApp, App, AppleApp, Config, RedisSettings
 from middlewared.errors import ConfigError, Problem
 from middlewared.model import Platform
@@ -93,6 +93,9 @@ def file_problems(
     htpasswd, text = config.accounts.htpasswd, config.accounts.sip_user_id_pattern is not None
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
         yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd, text=text))
+    admin = config.admin
+    if admin.listen and admin.htpasswd is not None:
+        yield from _problems("admin", "htpasswd", partial(read_console_users, admin.htpasswd))
     yield from _redis_problems(config.redis, now)
 
 

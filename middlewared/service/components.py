@@ -4,15 +4,13 @@ The composition root: which objects the daemon consists of, and what each of the
 * :class:`Components` makes them, room by room, and joins them. Collaborators arrive in
   constructors and stay; a reload brings only settings.
 * :mod:`.implementations` chooses between the implementations of a seam (SQLite or PostgreSQL,
-  in-process or Redis, which account backend), :mod:`.providers` those of the apps' providers.
+  in-process or Redis, which account backend), :mod:`.providers` those of the apps' providers;
+  :mod:`.console_parts` makes the console.
 * :mod:`.room_settings` has what each room takes from the configuration.
-* :mod:`.options` makes what surrounds all this: the life of the process (:mod:`.daemon`), the
-  service manager and the garbage collector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +30,7 @@ from middlewared.history.recorded_registry import RecordedRegistry
 from middlewared.kamailio.kamailio_links import KamailioLinks
 from middlewared.logs import Repeats
 from middlewared.metrics import Metrics, Sources
-from middlewared.model import LateAnswer, Outcome, Platform
+from middlewared.model import LateAnswer, Outcome
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, load_trust
@@ -40,8 +38,9 @@ from middlewared.push.lost_account_notices import LostAccountNotices
 from middlewared.push.removal_brake import RemovalBrake
 from middlewared.push.routing import RouteTable
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.service.apps import AppKey, LoadedApp, load_apps
-from middlewared.service.config_changes import PreparedReload, describe_changes
+from middlewared.service.apps import load_apps
+from middlewared.service.config_changes import Apps, PreparedReload, describe_changes
+from middlewared.service.console_parts import ConsoleParts, Shown
 from middlewared.service.implementations import (
     choose_accounts,
     choose_endpoints,
@@ -89,13 +88,10 @@ class Components:
         self.config = config
         self.draining = False
         self._files = files or LoadedFiles()
-        self._apps: Mapping[AppKey, LoadedApp] = load_apps(
-            config, now=wall_clock(), files=self._files
-        )
+        self._apps: Apps = load_apps(config, now=wall_clock(), files=self._files)
         self.reloaded = True, wall_clock()
         self.ready = False
-        self._call_work = Background()
-        self._request_work = Background()
+        self._call_work, self._request_work = Background(), Background()
         self._notice_work = Background()
         self._make_observers()
         self._make_records()
@@ -106,6 +102,7 @@ class Components:
         self._make_web()
         self._make_kamailios()
         self._make_gauges()
+        self._make_console()
 
     def _make_observers(self) -> None:
         self.logs = LogFiles(wall=wall_clock)
@@ -234,14 +231,27 @@ class Components:
             dependencies=self._dependencies,
             devices=lambda: self.records.counts.devices,
             silent_devices=lambda: self.records.counts.silent,
-            token_removals_paused=self._removals_paused,
+            token_removals_paused=lambda: {key: self.brake.paused(*key) for key in self._apps},
             config_reload=lambda: self.reloaded,
             kamailios=self.kamailios.connected,
         )
 
+    def _make_console(self) -> None:
+        shown = Shown(
+            ringing=self.ringing,
+            devices=self.devices,
+            storage=self.records.storage,
+            recorder=self.recorder,
+            health=self.health,
+            sources=self.metrics.sources,
+            apps=lambda: self._apps.keys(),
+            busy=lambda: self.overload.late,
+        )
+        self.console = ConsoleParts(reactor=self._reactor, config=self.config, shown=shown)
+
     def listeners(self) -> list[Listener]:
         """Where to listen and what is served there."""
-        return choose_listeners(self.config, self.web, self.metrics, clock=self._reactor)
+        return choose_listeners(self._reactor, self.config, self.web, self.console, self.metrics)
 
     async def start(self) -> None:
         """
@@ -260,6 +270,7 @@ class Components:
         self.watch.start()
         self.records.counts.start()
         self.records.purge.start()
+        await self.console.start()
         watch_turns(
             self._reactor,
             turn_began=self.overload.turn_began,
@@ -275,7 +286,9 @@ class Components:
         written, config = config, with_kind_of_accounts(self.config, config)
         apps = load_apps(config, now=wall_clock(), files=self._files)
         use_accounts = self._accounts.prepare(config.accounts)
-        return PreparedReload(written, config, apps, use_accounts, self.logs.open(config.log))
+        use_console = self.console.prepare(config)
+        log_files = self.logs.open(config.log)
+        return PreparedReload(written, config, apps, use_accounts, use_console, log_files)
 
     def use(self, prepared: PreparedReload) -> str:
         """
@@ -298,6 +311,7 @@ class Components:
         # Nothing below can fail.
         self.logs.use(prepared.log_files)
         prepared.use_accounts()
+        prepared.use_console()
         self._apps = apps
         self.routes.replace(routes)
         self.ringing.settings = ringing
@@ -328,22 +342,16 @@ class Components:
 
     def _dependencies(self) -> dict[str, bool]:
         """Which of those in use are up."""
-        up = {
-            "database": self.watch.is_up("database"),
-            "redis": self.rendezvous.up,
-            "accounts": self.accounts.up,
-        }
-        return {name: value for name, value in up.items() if value is not None}
-
-    def _removals_paused(self) -> dict[tuple[str, Platform], bool]:
-        return {key: self.brake.paused(*key) for key in self._apps}
+        up = self.watch.is_up("database"), self.rendezvous.up, self.accounts.up
+        names = "database", "redis", "accounts"
+        return {name: each for name, each in zip(names, up, strict=True) if each is not None}
 
     async def _note_late(self, late: LateAnswer, received_time: float) -> None:
         if not self.overload.late:
             await note_late_answer(late, received_time, self.devices, self.records.wakeups.add)
 
     def connect_kamailios(self, config: Config) -> None:
-        """Take the calls of the Kamailios in ``config``, once the daemon is ready for calls."""
+        """Take the calls of the Kamailios in ``config``, once calls are taken."""
         if self.ready:
             self.kamailios.use(kamailio_addresses(config))
 
@@ -360,6 +368,7 @@ class Components:
         """Stop everything except the log: each before what it depends on."""
         for step in (
             self.watch.stop,
+            self.console.stop,
             self.records.counts.stop,
             self.records.purge.stop,
             self._request_work.finish,

@@ -37,6 +37,7 @@ class PreparedReload:
     config: Config
     apps: Apps
     use_accounts: Callable[[], None]
+    use_console: Callable[[], None]
     log_files: OpenedLogs
 
 

@@ -26,7 +26,7 @@ from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
 from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.database.sqlite_database import SqliteDatabase
-from middlewared.devices.interface import DaemonHeartbeats, DeviceRegistry
+from middlewared.devices.interface import DaemonHeartbeats, DaemonStates, DeviceRegistry
 from middlewared.devices.postgres.postgres_registry import PostgresRegistry
 from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
 from middlewared.errors import ConfigError, Problem
@@ -47,8 +47,8 @@ from middlewared.service.room_settings import retention
 Settings = TypeVar("Settings")
 
 
-class Database(DeviceRegistry, DaemonHeartbeats, Protocol):
-    """A device registry, with the heartbeats of the daemons that share its database."""
+class Database(DeviceRegistry, DaemonHeartbeats, DaemonStates, Protocol):
+    """A device registry, with what the daemons that share its database report."""
 
 
 @attrs.frozen

@@ -9,13 +9,16 @@ from middlewared.config import Config
 from middlewared.metrics import Metrics
 from middlewared.metrics.exposition import MetricsResource
 from middlewared.networks import Network
+from middlewared.service.console_parts import ConsoleParts
 from middlewared.service.ports import Listener
 from middlewared.web.root import Web
 from middlewared.web.settings import RouteSet
 from middlewared.web.site import internal_site
 
 
-def choose_listeners(config: Config, web: Web, metrics: Metrics, *, clock: Any) -> list[Listener]:
+def choose_listeners(
+    clock: Any, config: Config, web: Web, console: ConsoleParts, metrics: Metrics
+) -> list[Listener]:
     """The listeners of ``config``; those without an address listen nowhere."""
     http = config.http
     public = RouteSet.PUBLIC if http.pbx_listen else RouteSet.ALL
@@ -27,6 +30,7 @@ def choose_listeners(config: Config, web: Web, metrics: Metrics, *, clock: Any) 
 
     listeners = (
         ("metrics", "listen", "metrics", config.metrics.listen, metrics_site),
+        ("admin", "listen", "admin", config.admin.listen, console.site),
         ("http", "pbx_listen", "pbx", http.pbx_listen, web.site(RouteSet.PBX)),
         ("http", "listen", "http", http.listen, web.site(public)),
     )

@@ -38,7 +38,7 @@ class RecordKeeping:
         keeps_dead: Callable[[str, Platform], bool],
         lost: Callable[[int], None],
     ) -> None:
-        storage = choose_storage(config(), reactor=reactor)
+        self.storage = storage = choose_storage(config(), reactor=reactor)
         self.heartbeats = storage.devices
         self.devices = CachedRegistry(
             devices=storage.devices,

@@ -11,11 +11,17 @@ import attrs
 from middlewared.calls.ringing import RingingSettings
 from middlewared.calls.waking import WakingSettings
 from middlewared.config import AndroidApp, AppleApp, Config, KamailioSettings, PbxSettings
+from middlewared.console.sources import ConsoleSettings
 from middlewared.devices.cached_registry import CacheSettings
 from middlewared.history.interface import Retention
+from middlewared.model import SipUserId, is_text_account
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.service.apps import AppKey, LoadedApp
 from middlewared.web.settings import Pbx, PushApp, WebSettings
+
+_MOST_DIGITS = 18
+_CONSOLE_BODY_BYTES = 4096
+_CONSOLE_CONNECTIONS = 200
 
 
 def ringing_settings(config: Config) -> RingingSettings:
@@ -59,6 +65,37 @@ def web_settings(config: Config, apps: Mapping[AppKey, LoadedApp]) -> WebSetting
         sip_user_id_min=config.accounts.sip_user_id_min,
         sip_user_id_max=config.accounts.sip_user_id_max,
         sip_user_id_pattern=config.accounts.sip_user_id_pattern,
+    )
+
+
+def console_settings(config: Config) -> ConsoleSettings:
+    """What the console takes from the configuration."""
+    accounts = config.accounts
+
+    def account(text: str) -> SipUserId | None:
+        if accounts.sip_user_id_pattern is not None:
+            return text if is_text_account(text, accounts.sip_user_id_pattern) else None
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+            return None
+        known = accounts.sip_user_id_min <= int(text) <= accounts.sip_user_id_max
+        return int(text) if known and str(int(text)) == text else None
+
+    return ConsoleSettings(
+        operators=frozenset(config.admin.operators),
+        account=account,
+        history_days=config.history.days,
+    )
+
+
+def console_limits(config: Config) -> WebSettings:
+    """The limits of the console's listener, whose clients are few."""
+    http = config.http
+    return WebSettings(
+        trusted_proxies=http.trusted_proxies,
+        max_body_bytes=min(http.max_body_bytes, _CONSOLE_BODY_BYTES),
+        request_timeout_s=http.request_timeout_s,
+        idle_timeout_s=http.idle_timeout_s,
+        max_connections=min(http.max_connections, _CONSOLE_CONNECTIONS),
     )
 
 
@@ -119,6 +156,7 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[http] listen": lambda config: config.http.listen,
     "[http] pbx_listen": lambda config: config.http.pbx_listen,
     "[metrics] listen": lambda config: config.metrics.listen,
+    "[admin] listen": lambda config: config.admin.listen,
     "[accounts] backend": lambda config: config.accounts.backend,
     "[accounts] sip_user_id_pattern (numbers or texts)": _has_text_accounts,
     "[database] url": lambda config: config.database.url,

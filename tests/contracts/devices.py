@@ -7,6 +7,7 @@ the same database, which is empty at first.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ from twisted.trial.unittest import TestCase
 from middlewared import __version__
 from middlewared.devices.interface import (
     DaemonHeartbeats,
+    DaemonStates,
     DeviceCounts,
     DeviceFilter,
     DeviceRegistry,
@@ -427,6 +429,8 @@ class DeviceRegistryContract(_Case):
         ):
             found = [device.sip_user_id for device in await self.all(matching)]
             self.assertEqual(found, accounts, matching)
+        for device in (*shared, *single):
+            self.assertEqual(await self.there.shares_phone(device), device in shared)
 
     async def test_page_without_a_matching_device(self) -> None:
         """The next page can still be found."""
@@ -530,4 +534,44 @@ class DaemonHeartbeatsContract(_Case):
 
     async def daemons(self) -> set[str]:
         """The daemons in the table."""
+        raise NotImplementedError
+
+
+class DaemonStatesContract(_Case):
+    """What daemons report of themselves through the members ``here`` and ``there``."""
+
+    here: DaemonStates
+    there: DaemonStates
+
+    async def test_each_daemon_has_its_last_state(self) -> None:
+        """By name, whoever asks, with its age; any text that is JSON comes back."""
+        text = json.dumps({"name": "\0\ud800\u202e' ? %s"})
+        await self.there.report_state("b", "{}")
+        await self.here.report_state("a", "{}")
+        await self.here.report_state("a", text)
+        for member in (self.here, self.there):
+            states = await member.daemon_states()
+            found = [(each.daemon, each.state) for each in states]
+            self.assertEqual(found, [("a", text), ("b", "{}")])
+            for each in states:
+                self.assertTrue(0 <= each.age_s < 30, each.age_s)
+
+    async def test_a_daemon_withdraws(self) -> None:
+        """It takes those along that have not reported for a minute, which no one sees before."""
+        for name in ("stops", "silent", "gone", "stays"):
+            await self.here.report_state(name, "{}")
+        await self.make_state_older("silent", 30)
+        await self.make_state_older("gone", 61)
+        states = {each.daemon: each.age_s for each in await self.there.daemon_states()}
+        self.assertEqual(set(states), {"stops", "silent", "stays"})
+        self.assertTrue(30 <= states["silent"] < 60)
+        await self.there.withdraw_state("stops")
+        self.assertEqual(await self.state_count(), 2)
+
+    async def make_state_older(self, daemon: str, seconds: int) -> None:
+        """Make a daemon's last state ``seconds`` older, in the SQL of its database."""
+        raise NotImplementedError
+
+    async def state_count(self) -> int:
+        """How many states the table has."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from middlewared.history import history_rows
 from middlewared.history.interface import (
     PURGED,
     CallCount,
+    CallFigures,
     CallRecord,
     CallSearch,
     DeviceEvent,
@@ -358,6 +359,29 @@ class HistoryContract(_Case):
         await self.here.add_device_events(rows)
         found = await self.there.device_events("123456789", 2)
         self.assertEqual(list(found), [events[2], events[1]])
+
+    async def test_call_figures(self) -> None:
+        """Of all daemons, since a time; a batch that was written twice counts once."""
+        figures = [
+            CallFigures(
+                at=NOW + 60 * minute,
+                daemon=daemon,
+                app="com.example.phone",
+                platform="apns",
+                outcomes={"answered": 2, "timeout": minute},
+                wakeups={"0.5": 1, "inf": 1},
+            )
+            for minute in (0, 1)
+            for daemon in ("daemon-1", "daemon-2")
+        ]
+        rows = [history_rows.figures_row(each) for each in figures]
+        await self.here.add_call_figures(rows[:2])
+        await self.there.add_call_figures(rows[2:])
+        await self.there.add_call_figures(rows[2:])
+        self.assertEqual(await self.there.call_figures(NOW), figures)
+        self.assertEqual(await self.here.call_figures(NOW + 1), figures[2:])
+        await self.age(NOW + 15 * DAY)
+        self.assertEqual(await self.here.purge_step("call_figures", 100), 6)
 
     async def test_last_answered(self) -> None:
         """A refusal is an answer; a call that timed out is not."""

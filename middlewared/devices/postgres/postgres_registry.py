@@ -24,7 +24,7 @@ from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
 from middlewared.model import Device, SipUserId
 
-_DIALECT = queries.Dialect(position="strpos")
+_DIALECT = queries.Dialect(position="strpos", now="extract(epoch from now())::float8")
 _FIND_ALL = f"select {NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
 _IDENTITY = ("sip_user_id", "platform", "app", "token")
 _SAME_TOKEN = " and ".join(f"devices.{name} = excluded.{name}" for name in _IDENTITY)

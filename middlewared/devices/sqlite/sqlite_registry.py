@@ -22,7 +22,8 @@ from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
 from middlewared.model import Device, SipUserId
 
-_DIALECT = Dialect(position="instr")
+_NOW_S = "(julianday('now') * 86400)"
+_DIALECT = Dialect(position="instr", now=_NOW_S)
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
 _OTHERS = f"from devices where {_DIALECT.same_phone()} and sip_user_id <> ?"
 _FIND_OTHERS = f"select {NAMES} {_OTHERS}"
@@ -35,7 +36,6 @@ _UPDATE_STREAK = """
 """
 _APPEND = "insert into response_log (platform, roundtrip_seconds, available, date) values "
 _APPENDED_ROW = "(?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch'))"
-_NOW_S = "(julianday('now') * 86400)"
 _STORE_HEARTBEAT = f"""
     insert or replace into daemons (daemon, seen_at, redis_up, version, waiting)
     values (?, {_NOW_S}, ?, ?, ?)
