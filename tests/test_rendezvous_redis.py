@@ -12,8 +12,14 @@ from twisted.internet.task import deferLater
 from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
 from middlewared.rendezvous.memory import fresh_key
-from middlewared.rendezvous.redis.lua_scripts import GRACE_S
-from middlewared.rendezvous.redis.records import account_key, record_key
+from middlewared.rendezvous.redis.lua_scripts import GRACE_S, JOIN
+from middlewared.rendezvous.redis.records import (
+    account_key,
+    call_text,
+    identity_key,
+    record_key,
+    record_prefix,
+)
 from middlewared.rendezvous.redis.shared_calls import MOST_LISTED
 from tests.contracts.rendezvous import (
     ACCEPTED,
@@ -222,6 +228,17 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
                 pass
             settled = await (await joining).settled.addTimeout(0.5, reactor)
             self.assertIs(settled.outcome, Outcome.CANCELLED)
+
+    async def test_taking_over_opens_no_call_that_has_ended(self) -> None:
+        """A daemon that finds the waker gone, because the call was just settled, leaves it so."""
+        waiter = await self.here.join(a_call(call_id="abc"))
+        await self.here.settle(waiter.call.unique_key, Outcome.TOKEN_DEAD)
+        key = waiter.call.unique_key
+        keys = record_key(key), identity_key(waiter.call.incoming)
+        args = (record_prefix(key), key, call_text(waiter.call), 20_000, "x/1", "y/1")
+        *_, waker, _ = self.server.run("EVAL", JOIN.text, 2, *keys, *args)
+        self.assertEqual(waker, "")
+        self.assertIs(await self.answered(self.there, waiter.call), UNKNOWN)
 
     async def test_a_join_costs_one_command(self) -> None:
         """Also one that a registration may answer: it is listed with its first push, unawaited."""

@@ -104,7 +104,7 @@ end
 # Opens or joins a call. The record that the identity leads to is not among KEYS: only the
 # script can find it. It has the same tag, so it is on the same node.
 # KEYS: record, identity (absent without call_id)
-# ARGV: prefix of records, unique_key, call, ms to live, waiter, waker known to be dead
+# ARGV: prefix of records, unique_key, call, ms to live, waiter, waker known to be dead or '-'
 # -> nil when the key belongs to another call; else call, answered, ms to live, waker, pushes
 JOIN = Script(
     _COMMON
@@ -116,6 +116,8 @@ if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity'
   record = prefix .. known
 end
 if not lives(record) or left_ms(record) <= 0 then
+  -- Who takes over from a dead waker has joined before: the call has ended since.
+  if dead ~= '-' then return {text, '', 0, '', '0'} end
   open(record, text, identity, waiter, ttl_ms)
   if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms) end
 elseif call('HEXISTS', record, waiter) == 0
