@@ -1,0 +1,7 @@
+"""What pytest has no option for."""
+
+from xdist.workermanage import NodeManager
+
+# A worker stops its servers at its end and saves its coverage last. After 10 s, the default,
+# it was killed, and all that its tests had covered was lost.
+NodeManager.EXIT_TIMEOUT = 120
