@@ -1,6 +1,6 @@
 """What pytest has no option for."""
 
-from xdist.workermanage import NodeManager
+from xdist.workermanage import NodeManager  # type: ignore[import-untyped]
 
 # A worker stops its servers at its end and saves its coverage last. After 10 s, the default,
 # it was killed, and all that its tests had covered was lost.
