@@ -149,7 +149,7 @@ async def search_all(history: HistoryStore, known: CallRecord) -> None:
     await timed("page 101", lambda: history.search(CallSearch(before=mark)))
     await timed("one call", lambda: history.find_call(known.unique_key))
     day_ago = time.time() - 86_400
-    await timed("summary of a day", lambda: history.summary(day_ago))
+    await timed("figures of a day", lambda: history.call_figures(day_ago))
     await timed("last answered", lambda: history.last_answered(known.sip_user_id))
 
 

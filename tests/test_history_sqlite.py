@@ -93,11 +93,7 @@ class SqliteHistoryTests(TwoDaemonsCase, HistoryContract):
         self.assertIn("USING INDEX device_events_account", self.plan(EVENTS))
 
     def plan_of(self, wanted: CallSearch, *numbers: str) -> str:
-        return self.plan(
-            CallStatements(unindexed="+", whole="cast({} as integer)").page(
-                wanted, None, numbers, 0.0
-            )[0]
-        )
+        return self.plan(CallStatements(unindexed="+").page(wanted, None, numbers, 0.0)[0])
 
     def plan(self, statement: str) -> str:
         with closing(sqlite3.connect(self.path)) as connection:

@@ -34,7 +34,7 @@ from middlewared.logs import redacted
 
 CALL_COLUMNS = (
     *("unique_key", "call_id", "sip_user_id", "app", "platform", "daemon", "pbx"),
-    *("started_at", "outcome", "phonenumber", "caller_id", "number", "woken_ms", "details"),
+    *("started_at", "outcome", "phonenumber", "caller_id", "number", "details"),
 )
 FACT_COLUMNS = ("unique_key", "sip_user_id", "at", "kind", "details")
 EVENT_COLUMNS = (
@@ -82,19 +82,8 @@ def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
     return (
         *(record.unique_key, record.call_id, record.sip_user_id, record.app, record.platform),
         *(daemon, record.pbx, round(start, 6), record.outcome, phonenumber),
-        *(kept_name(record.caller_id, numbers), digits_of(phonenumber)),
-        *(_woken_ms(record), _json(details)),
+        *(kept_name(record.caller_id, numbers), digits_of(phonenumber), _json(details)),
     )
-
-
-def _woken_ms(record: CallRecord) -> float | None:
-    """From the first accepted push to the answer; None: it was not answered, or before that."""
-    if record.answer is not None:
-        for push in record.pushes:
-            if push.verdict == "accepted":
-                accepted_at = push.time + push.milliseconds / 1000
-                return round(max(0.0, record.answer.time - accepted_at) * 1000, 3)
-    return None
 
 
 def answer_row(unique_key: str, sip_user_id: str, answer: KeptAnswer) -> HistoryRow:

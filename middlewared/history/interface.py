@@ -238,38 +238,6 @@ class CallPage:
     next: str | None
 
 
-@attrs.frozen
-class CallCount:
-    """How many calls that began within an hour, from ``hour`` on, had this outcome."""
-
-    hour: float
-    app: str
-    platform: str
-    outcome: str
-    calls: int
-
-
-@attrs.frozen
-class WakeupCount:
-    """
-    How many phones of an app answered between ``from_ms`` and ``from_ms`` + 100 milliseconds
-    after the provider had accepted the first push.
-    """
-
-    app: str
-    platform: str
-    from_ms: int
-    calls: int
-
-
-@attrs.frozen
-class HistorySummary:
-    """What the calls of some hours had in common."""
-
-    calls: Sequence[CallCount]
-    wakeups: Sequence[WakeupCount]
-
-
 class Recorder(Protocol):
     """
     Takes what happened. Every method returns at once and never fails.
@@ -333,13 +301,6 @@ class HistoryReader(Protocol):
 
     async def find_call(self, unique_key: str) -> KeptCall | None:
         """The newest call of this key; None: none is kept."""
-
-    async def summary(self, since: float) -> HistorySummary:
-        """
-        Count the calls since then, in the order of hours and of times.
-
-        It reads all of them: a few hours of a busy installation, or some days of a small one.
-        """
 
     async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
         """What happened to the devices of an account, newest first."""

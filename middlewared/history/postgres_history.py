@@ -20,14 +20,14 @@ from middlewared.history.interface import HistoryRow, Retention
 from middlewared.history.searches import CallStatements
 from middlewared.history.sql_history import SqlHistory
 
-_NUMBERS = {"started_at", "at", "woken_ms"}
+_NUMBERS = {"started_at", "at"}
 
 
 class PostgresHistory(SqlHistory):
     """:param database: started and stopped by the registry that shares it."""
 
     _response_older = "date < to_timestamp(?)"
-    _statements = CallStatements(unindexed="", whole="floor({})")
+    _statements = CallStatements(unindexed="")
 
     def __init__(
         self, *, database: PostgresDatabase, settings: Retention, wall: WallClock = wall_clock

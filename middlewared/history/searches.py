@@ -97,11 +97,9 @@ class CallStatements:
 
     :param unindexed: put before a column whose index must not be used. Without statistics of
         single values SQLite would prefer the index with more columns, however many calls match.
-    :param whole: rounds a number down, with ``{}`` in its place.
     """
 
     unindexed: str
-    whole: str
 
     def page(
         self, wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
@@ -121,22 +119,6 @@ class CallStatements:
         union = " union ".join(f"select * from ({statement}) as part" for statement, _ in parts)  # noqa: S608
         values = [value for _, values in parts for value in values]
         return f"{union} {_ORDER}", [*values, wanted.limit + 1]
-
-    def counts(self) -> str:
-        """The statement of the counts of calls since a time."""
-        hour = self.whole.format("started_at / 3600")
-        return f"""
-            select {hour} * 3600.0, app, platform, outcome, count(*) from calls
-            where started_at >= ? group by 1, 2, 3, 4 order by 1, 2, 3, 4
-        """  # noqa: S608
-
-    def wakeups(self) -> str:
-        """The statement of the counts of wake-up times since a time."""
-        tenth = self.whole.format("woken_ms / 100")
-        return f"""
-            select app, platform, {tenth} * 100, count(*) from calls
-            where started_at >= ? and woken_ms is not null group by 1, 2, 3 order by 1, 2, 3
-        """  # noqa: S608
 
     def _filters(self, wanted: CallSearch, leading: Sequence[Condition]) -> Iterator[Condition]:
         """The conditions for which calls are not looked up."""

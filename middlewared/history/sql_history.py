@@ -22,16 +22,13 @@ from middlewared.history.history_rows import (
     FIGURE_COLUMNS,
 )
 from middlewared.history.interface import (
-    CallCount,
     CallFigures,
     CallPage,
     CallSearch,
     DeviceEvent,
     HistoryRow,
-    HistorySummary,
     KeptCall,
     Retention,
-    WakeupCount,
 )
 from middlewared.history.numbers import digits_of, searched_numbers
 from middlewared.history.searches import CallStatements, PageMark, facts_statement, read_mark
@@ -90,17 +87,6 @@ class SqlHistory(ABC):
         wanted = CallSearch(unique_key=unique_key, limit=_SAME_KEY)
         calls = await self._calls(await self._find(wanted, None, ""))
         return calls[0] if calls else None
-
-    async def summary(self, since: float) -> HistorySummary:
-        if not self._settings.days:
-            return HistorySummary([], [])
-        since = max(since, self._wall() - self._settings.days * DAY_S)
-        counts = await self._select(self._statements.counts(), since)
-        wakeups = await self._select(self._statements.wakeups(), since)
-        return HistorySummary(
-            [CallCount(float(hour), *rest) for hour, *rest in counts],
-            [WakeupCount(app, platform, int(ms), calls) for app, platform, ms, calls in wakeups],
-        )
 
     async def device_events(self, sip_user_id: str, limit: int = 100) -> Sequence[DeviceEvent]:
         if not self._settings.days:

@@ -21,7 +21,7 @@ class SqliteHistory(SqlHistory):
     """:param database: started and stopped by the registry that shares it."""
 
     _response_older = "date < strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch')"
-    _statements = CallStatements(unindexed="+", whole="cast({} as integer)")
+    _statements = CallStatements(unindexed="+")
 
     def __init__(
         self, *, database: SqliteDatabase, settings: Retention, wall: WallClock = wall_clock

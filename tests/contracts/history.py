@@ -18,7 +18,6 @@ from middlewared.errors import BadRequest
 from middlewared.history import history_rows
 from middlewared.history.interface import (
     PURGED,
-    CallCount,
     CallFigures,
     CallRecord,
     CallSearch,
@@ -32,7 +31,6 @@ from middlewared.history.interface import (
     Numbers,
     Retention,
     StepTime,
-    WakeupCount,
 )
 from middlewared.history.searches import PageMark
 
@@ -319,26 +317,6 @@ class HistoryContract(_Case):
         reasons = [[r.fields["reason"] for r in call.reports] for call in page.calls]
         self.assertEqual(reasons, [["1005.0"], ["5.0"]])
 
-    async def test_summary(self) -> None:
-        """Calls by hour, app, platform and outcome, and wake-up times, since then."""
-        hour = NOW // 3600 * 3600
-        slow = a_call(3601, answer=KeptAnswer(NOW + 3601 + 2.0, True, True))
-        silent = a_call(2, outcome="timeout", answer=None)
-        await self.keep(a_call(-7200), a_call(0), a_call(1), silent, slow)
-        found = await self.there.summary(NOW)
-        kind = ("com.example.phone", "apns")
-        self.assertEqual(
-            list(found.calls),
-            [
-                CallCount(hour, *kind, "answered", 2),
-                CallCount(hour, *kind, "timeout", 1),
-                CallCount(hour + 3600, *kind, "answered", 1),
-            ],
-        )
-        self.assertEqual(
-            list(found.wakeups), [WakeupCount(*kind, 700, 2), WakeupCount(*kind, 1900, 1)]
-        )
-
     async def test_device_events(self) -> None:
         """Those of the account, newest first, as many as wanted."""
         events = [
@@ -451,7 +429,7 @@ class HistoryContract(_Case):
         self.assertIsNone(await self.here.find_call("key-0"))
         self.assertEqual(list(await self.here.device_events("123456789")), [])
         self.assertIsNone(await self.here.last_answered("123456789"))
-        self.assertEqual(list((await self.here.summary(0.0)).calls), [])
+        self.assertEqual(list(await self.here.call_figures(0.0)), [])
         await self.purge()
         self.assertEqual(await self.responses(), 1)
         self.use(days=14)

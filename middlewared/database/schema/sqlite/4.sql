@@ -1,7 +1,6 @@
 -- compatible since 3
 -- The history: calls that have ended. Times are seconds since the epoch. started_at is when the
--- PBX placed the call, number what can be searched of its caller, woken_ms from the accepted push
--- to the answer, details JSON.
+-- PBX placed the call, number what can be searched of its caller, details JSON.
 create table calls (
     id integer primary key,
     unique_key text not null,
@@ -16,7 +15,6 @@ create table calls (
     phonenumber text not null,
     caller_id text not null,
     number text not null,
-    woken_ms real,
     details text not null
 );
 
