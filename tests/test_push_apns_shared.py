@@ -10,9 +10,10 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from middlewared.push.apns.apple_connections import SharedAppleConnections
+from middlewared.push.apns.apple_connections import AppleConnections
 from middlewared.push.apns.provider import ApnsProvider
 from middlewared.push.interface import Accepted, Temporary
+from middlewared.push.shared_connections import SharedConnections
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.scripts import Deliver, Stall
 from tests.apns import AppleTestCase, call_push, reactor
@@ -25,7 +26,7 @@ class SharedConnectionsTests(AppleTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.shared = SharedAppleConnections()
+        self.shared: SharedConnections[AppleConnections] = SharedConnections()
         self.credentials = self.by_key()
 
     def app(self, apple: AppleServer, name: str, **changes: Any) -> ApnsProvider:

@@ -7,10 +7,9 @@ A provider is replaced only if its settings or credentials have changed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import attrs
 
@@ -21,7 +20,7 @@ from middlewared.model import Platform
 from middlewared.outgoing.http_client import PooledHttpClient
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.outgoing.tls import ClientTLS
-from middlewared.push.apns.apple_connections import SharedAppleConnections
+from middlewared.push.apns.apple_connections import AppleConnections
 from middlewared.push.apns.apple_credentials import CertificateCredentials, KeyCredentials
 from middlewared.push.apns.provider import ApnsProvider, ApnsSettings
 from middlewared.push.apns.provider_tokens import ProviderTokens
@@ -33,6 +32,7 @@ from middlewared.push.http2.pool import HostPools
 from middlewared.push.instrumented import InstrumentedProvider, OnResult
 from middlewared.push.interface import PushProvider, Resend
 from middlewared.push.routing import InstrumentedRoute
+from middlewared.push.shared_connections import SharedConnections
 from middlewared.service.apps import AppKey, LoadedApp
 from middlewared.service.certificate_checks import sends_alerts
 
@@ -61,8 +61,8 @@ class Providers:
         self._metrics = metrics
         self._tokens = ProviderTokens(clock=clock)
         self._host_pools = HostPools()
-        self._apple_connections = SharedAppleConnections()
-        self._projects: WeakValueDictionary[Hashable, FcmProject] = WeakValueDictionary()
+        self._apple_connections: SharedConnections[AppleConnections] = SharedConnections()
+        self._projects: SharedConnections[FcmProject] = SharedConnections()
         self._current: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
@@ -142,11 +142,10 @@ class Providers:
         )
 
     def _project(self, app: AndroidApp, loaded: LoadedApp, account: ServiceAccount) -> FcmProject:
-        """The one that other apps of the account use already, or a new one."""
-        key = app.url, account, loaded.roots
-        project = self._projects.get(key)
-        if project is None or not project.usable:
-            project = self._projects[key] = FcmProject(
+        """The one of all apps of the account at this server."""
+
+        def make() -> FcmProject:
+            return FcmProject(
                 account=account,
                 url=app.url,
                 http=self._http_client(loaded),
@@ -155,7 +154,8 @@ class Providers:
                 clock=self._clock,
                 host_pools=self._host_pools,
             )
-        return project
+
+        return self._projects.get((app.url, account, loaded.roots), make)
 
     def _http_client(self, loaded: LoadedApp) -> PooledHttpClient:
         tls = ClientTLS(trust=loaded.trust)

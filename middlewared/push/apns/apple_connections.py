@@ -8,10 +8,9 @@ close look like an attack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
-from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
@@ -104,17 +103,3 @@ class AppleConnections:
     def _on_round_trip(self, seconds: float) -> None:
         for user in self._users:
             user.on_round_trip(seconds)
-
-
-class SharedAppleConnections:
-    """The connections of this process that are in use, by what apps must have in common."""
-
-    def __init__(self) -> None:
-        self._known: WeakValueDictionary[Hashable, AppleConnections] = WeakValueDictionary()
-
-    def get(self, key: Hashable, make: Callable[[], AppleConnections]) -> AppleConnections:
-        """Those that other apps use already, or new ones."""
-        connections = self._known.get(key)
-        if connections is None or not connections.usable:
-            connections = self._known[key] = make()
-        return connections

@@ -19,7 +19,7 @@ from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.push.apns.apns_environment import ApnsEnvironment, ApnsMessage
 from middlewared.push.apns.apns_payload import apple_call_payload, apple_notice_payload
-from middlewared.push.apns.apple_connections import AppleConnections, SharedAppleConnections
+from middlewared.push.apns.apple_connections import AppleConnections
 from middlewared.push.apns.apple_credentials import Credentials, KeyCredentials
 from middlewared.push.apns.mass_refusal import MassRefusal
 from middlewared.push.apns.provider_tokens import ProviderTokens
@@ -41,6 +41,7 @@ from middlewared.push.interface import (
     always_wanted,
 )
 from middlewared.push.problem_log import ProblemLog
+from middlewared.push.shared_connections import SharedConnections
 
 OTHER_ENVIRONMENT_S = 1.5
 """
@@ -88,7 +89,7 @@ class ApnsProvider(PushProvider):
         settings: ApnsSettings,
         wall: WallClock = wall_clock,
         host_pools: HostPools | None = None,
-        shared: SharedAppleConnections | None = None,
+        shared: SharedConnections[AppleConnections] | None = None,
         on_round_trip: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """
@@ -101,7 +102,7 @@ class ApnsProvider(PushProvider):
         self._tokens = tokens
         self._settings = settings
         self._host_pools = host_pools or HostPools()
-        self._shared = shared or SharedAppleConnections()
+        self._shared = shared or SharedConnections()
         self._on_round_trip = on_round_trip
         self._problems = ProblemLog(provider="Apple", app=settings.app, clock=clock)
         self._alarms = {
