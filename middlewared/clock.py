@@ -9,14 +9,31 @@ expirations, rows, log lines) is stamped by a :data:`WallClock`, which may step 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 WallClock: TypeAlias = Callable[[], float]
 """Epoch seconds, as others read them; may step in either direction."""
 
 wall_clock: WallClock = time.time
+
+
+def iso_time(epoch_s: float) -> str:
+    """ISO 8601, UTC, with milliseconds."""
+    # Rounded to microseconds as datetime does, the second apart: a product would lose digits.
+    fraction, whole = math.modf(epoch_s)
+    more, microsecond = divmod(round(fraction * 1_000_000), 1_000_000)
+    return f"{_iso_second(int(whole) + more)}.{microsecond // 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(epoch_s: int) -> str:
+    """Lines of a busy log have the second in common."""
+    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None).isoformat()
 
 
 class DelayedCall(Protocol):

@@ -12,6 +12,7 @@ import attrs
 
 from middlewared.cli.storage_access import with_storage
 from middlewared.cli.tables import shown, table_row, utc, wrapped, write_line
+from middlewared.clock import iso_time
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
 from middlewared.history.interface import (
@@ -22,7 +23,7 @@ from middlewared.history.interface import (
     KeptCall,
     KeptPush,
 )
-from middlewared.history.json_forms import call_json, time_json
+from middlewared.history.json_forms import call_json
 from middlewared.service.implementations import Storage
 
 _PAGE = 100
@@ -133,7 +134,7 @@ def call_lines(call: KeptCall) -> Iterator[str]:
         "caller": caller,
         "daemon": call.daemon,
         **({"pbx": record.pbx} if record.pbx else {}),
-        "start": time_json(record.start),
+        "start": iso_time(record.start),
         "outcome": record.outcome,
     }
     for name, value in fields.items():

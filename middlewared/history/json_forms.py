@@ -7,9 +7,9 @@ Times are ISO 8601 in UTC.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
+from middlewared.clock import iso_time
 from middlewared.history.interface import DeviceEvent, KeptCall
 from middlewared.model import Device
 from middlewared.quoting import fingerprint
@@ -28,7 +28,7 @@ def call_json(call: KeptCall) -> dict[str, Any]:
         "platform": record.platform,
         "daemon": call.daemon,
         "pbx": record.pbx,
-        "start": time_json(record.start),
+        "start": iso_time(record.start),
         "outcome": record.outcome,
         "verdict": call.verdict,
         "phonenumber": record.phonenumber,
@@ -37,7 +37,7 @@ def call_json(call: KeptCall) -> dict[str, Any]:
         "pushes": [
             {
                 "attempt": push.attempt,
-                "time": time_json(push.time),
+                "time": iso_time(push.time),
                 "verdict": push.verdict,
                 "reason": push.reason,
                 "milliseconds": push.milliseconds,
@@ -48,17 +48,17 @@ def call_json(call: KeptCall) -> dict[str, Any]:
         ],
         "answers": [
             {
-                "time": time_json(answer.time),
+                "time": iso_time(answer.time),
                 "available": answer.available,
                 "decided": answer.decided,
                 "late_milliseconds": answer.late_milliseconds,
             }
             for answer in call.answers
         ],
-        "joined": [{"time": time_json(time)} for time in call.joined],
+        "joined": [{"time": iso_time(time)} for time in call.joined],
         # An app cannot replace the time and the kind by fields of those names.
         "reports": [
-            {**report.fields, "time": time_json(report.time), "kind": report.kind}
+            {**report.fields, "time": iso_time(report.time), "kind": report.kind}
             for report in call.reports
         ],
     }
@@ -67,7 +67,7 @@ def call_json(call: KeptCall) -> dict[str, Any]:
 def event_json(event: DeviceEvent) -> dict[str, Any]:
     """An event of a device."""
     return {
-        "time": time_json(event.time),
+        "time": iso_time(event.time),
         "event": event.event,
         "why": event.why,
         "reason": event.reason,
@@ -98,11 +98,11 @@ def device_json(
             "app": device.app,
             "name": device.name,
             "token": fingerprint(device.token),
-            "registered_at": time_json(device.registered_at),
+            "registered_at": iso_time(device.registered_at),
         },
         "events": [event_json(event) for event in events],
         "silent_streak": 0 if device is None else device.silent_streak,
-        "last_answered": None if answered is None else time_json(answered),
+        "last_answered": None if answered is None else iso_time(answered),
     }
 
 
@@ -110,9 +110,3 @@ def account_json(sip_user_id: str) -> int | str:
     """An account as the API takes it: a number, unless it is another text."""
     numeric = sip_user_id.isascii() and sip_user_id.isdigit() and len(sip_user_id) <= _MOST_DIGITS
     return int(sip_user_id) if numeric and str(int(sip_user_id)) == sip_user_id else sip_user_id
-
-
-def time_json(epoch_s: float) -> str:
-    """ISO 8601 in UTC, with milliseconds."""
-    utc = datetime.fromtimestamp(epoch_s, UTC)
-    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

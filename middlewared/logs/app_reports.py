@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-from middlewared.clock import WallClock
-from middlewared.logs.formats import iso_time
+from middlewared.clock import WallClock, iso_time
 from middlewared.logs.line_file import LineFile, NextTurn
 from middlewared.model import SipUserId
 

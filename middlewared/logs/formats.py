@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from math import isfinite
 from typing import TypeAlias
 
 from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 
+from middlewared.clock import iso_time
 from middlewared.logs.redaction import HIDDEN, redacted, secret_name
 from middlewared.quoting import escaped
 
@@ -26,18 +25,6 @@ LONGEST = 10_000
 Format: TypeAlias = Callable[[LogEvent], str]
 # What events of the old twisted.python.log carry in addition to their text.
 _LEGACY = frozenset(("message", "isError", "why", "failure", "format", "system", "logLevel"))
-
-
-def iso_time(epoch_s: float) -> str:
-    """ISO 8601, UTC, with milliseconds."""
-    second, millisecond = divmod(int(epoch_s * 1000), 1000)
-    return f"{_iso_second(second)}.{millisecond:03d}Z"
-
-
-@lru_cache(maxsize=16)
-def _iso_second(epoch_s: int) -> str:
-    """Lines of a busy log have the second in common."""
-    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None).isoformat()
 
 
 def format_text(event: LogEvent) -> str:
