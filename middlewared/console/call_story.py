@@ -9,9 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from middlewared.calls.interface import OpenCall
-from middlewared.history.interface import LOG_METRICS, KeptAnswer, KeptCall, KeptPush
+from middlewared.history.interface import (
+    LOG_METRICS,
+    KeptAnswer,
+    KeptCall,
+    KeptPush,
+    provider_of,
+)
 
-_PROVIDERS = {"apns": "Apple", "android": "Google", "gcm": "Google"}
 _STEPS = {
     "device": "the device was looked up",
     "sent": "a push was sent",
@@ -62,7 +67,7 @@ def _kept(call: KeptCall) -> Iterator[Moment]:
     for moment in _steps((step.step, step.milliseconds) for step in record.steps):
         if moment.kind == "daemon":  # pushes and answers are known better
             yield moment
-    provider = _PROVIDERS.get(record.platform, "the push service")
+    provider = provider_of(record.platform)
     for push in record.pushes:
         after_ms = (push.time - record.start) * 1000 + push.milliseconds
         kind = "calm" if push.uncertain else "good" if push.verdict == "accepted" else "bad"

@@ -30,6 +30,14 @@ LOG_METRICS, HANGUP_REASON = "log-metrics", "hangup-reason"
 """The kinds of reports."""
 
 
+def provider_of(platform: str) -> str:
+    """Whose push service it is, for people; ``platform`` as a call or a device has it."""
+    return _PROVIDERS.get(platform, "the push service")
+
+
+_PROVIDERS = {"apns": "Apple", "android": "Google", "gcm": "Google"}
+
+
 class Hindrance(enum.Enum):
     """Why a device was not woken as usual; kept with the call."""
 

@@ -13,14 +13,20 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from middlewared.booleans import parse_boolean
-from middlewared.history.interface import HUNG_UP, Hindrance, KeptAnswer, KeptCall, KeptPush
+from middlewared.history.interface import (
+    HUNG_UP,
+    Hindrance,
+    KeptAnswer,
+    KeptCall,
+    KeptPush,
+    provider_of,
+)
 from middlewared.quoting import quoted
 
 SLOW_MS = 2000.0
 """A phone that answered later than this after its call had begun was slow."""
 LATE_PUSH_MS = 1000.0
 """A first push that was sent later than this after the call had begun was late."""
-_PROVIDERS = {"apns": "Apple", "android": "Google", "gcm": "Google"}
 
 
 class Facts:
@@ -49,7 +55,7 @@ class Facts:
     @property
     def provider(self) -> str:
         """Whose push service it is."""
-        return _PROVIDERS.get(self.record.platform, "the push service")
+        return provider_of(self.record.platform)
 
     @property
     def platform(self) -> str:
