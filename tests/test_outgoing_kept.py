@@ -30,6 +30,7 @@ from middlewared.outgoing.tcp_endpoints import DirectEndpoints
 from middlewared.outgoing.tls import ClientTLS, TrustRoots, load_trust
 from middlewared.simulator.certificates import Authority
 from middlewared.simulator.listening import ServerTLS
+from tests.waiting import until
 
 reactor = cast(Any, twisted_reactor)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -75,12 +76,6 @@ class Server(Factory):
 
     def buildProtocol(self, addr: object) -> Peer:
         return Peer(self)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds, within the test's own time-out."""
-    while not condition():
-        await deferLater(reactor, 0.01)
 
 
 class KeptTestCase(TestCase):

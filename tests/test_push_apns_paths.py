@@ -18,12 +18,7 @@ from middlewared.simulator.apple.faults import Behaviour, GoAway
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
 from middlewared.simulator.scripts import Delay, HangUp, Stall
 from tests.apns import APP, OTHER_TOKEN, AppleTestCase, by_way_of, call_push, reactor
-
-
-async def until(condition: Any) -> None:
-    """Run the reactor until ``condition`` holds."""
-    while not condition():
-        await deferLater(reactor, 0.005)
+from tests.waiting import until
 
 
 def ready(provider: ApnsProvider, environment: str = "production") -> int:

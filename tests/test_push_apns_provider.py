@@ -38,6 +38,7 @@ from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority
 from middlewared.simulator.scripts import Delay, ResetConnection, Stall
 from tests.apns import APP, OTHER_TOKEN, TOKEN, AppleTestCase, call_push, device, reactor
+from tests.waiting import until
 
 ODD_TOKENS = (
     "a",
@@ -57,12 +58,6 @@ ODD_TOKENS = (
 def tokens(count: int) -> list[str]:
     """Different device tokens."""
     return [f"{number:064x}" for number in range(count)]
-
-
-async def until(condition: Any) -> None:
-    """Let the reactor turn until something is so."""
-    while not condition():
-        await deferLater(reactor, 0.005)
 
 
 class SendingTests(AppleTestCase):

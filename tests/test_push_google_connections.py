@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import gatherResults
@@ -14,12 +14,7 @@ from middlewared.push.interface import Accepted, PushProvider
 from middlewared.simulator.google_http2 import Habits
 from middlewared.simulator.scripts import Delay, Stall
 from tests.google import GoogleTestCase, call_push, reactor
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds, within the test's own time-out."""
-    while not condition():
-        await deferLater(reactor, 0.01)
+from tests.waiting import until
 
 
 def lines(events: Sequence[LogEvent]) -> list[LogEvent]:

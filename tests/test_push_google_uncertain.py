@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -25,12 +25,7 @@ from middlewared.simulator.http1_server import BreakOff, HttpReply
 from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 from tests.contracts.push_transport import PushTransportContract
 from tests.google import GoogleTestCase, call_push, reactor
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds, within the test's own time-out."""
-    while not condition():
-        await deferLater(reactor, 0.02)
+from tests.waiting import until
 
 
 class Uncertainties:

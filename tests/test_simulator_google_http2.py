@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +44,7 @@ from middlewared.simulator.http2.frame_steps import (
 from middlewared.simulator.record import GooglePush
 from middlewared.simulator.scripts import Delay, Deliver, HangUp, ResetConnection, Stall
 from tests.h2peer import Answer, H2Peer, connect
+from tests.waiting import until
 
 TOKEN = "phone-1:APA91"
 REFUSED_STREAM = 7
@@ -68,11 +68,6 @@ def credentials() -> Credentials:
     authority = Authority(folder=Path(folder.name))
     account = write_service_account(Path(folder.name), token_uri="https://unused.example/token")
     return Credentials(folder, authority.certificate, authority.server(), account)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    while not condition():
-        await deferLater(reactor, 0.005)
 
 
 def last_stream_ids(peer: H2Peer) -> list[int | None]:
