@@ -65,7 +65,7 @@ class PasswdTests(SynchronousTestCase):
         self.assertTrue(bcrypt.checkpw(SECRET.encode(), second.removeprefix("ann:").encode()))
 
     def test_file_is_replaced(self) -> None:
-        """Whoever has it open reads the old one to its end; a file that all may read is closed."""
+        """A reader sees the old one to its end; a file that all may read is closed to others."""
         self.file.write_text("bob:other\n")
         self.file.chmod(0o644)
         with self.file.open() as before:

@@ -79,7 +79,7 @@ class RegistrationTests(FlowTestCase):
         self.assertEqual(await registered(FIRST_ACCOUNT), (200, 0))
 
     async def test_apps_that_are_not_configured(self) -> None:
-        """Another project and another bundle are 404, whoever asks."""
+        """Another project and another bundle are 404."""
         await self.start()
         url = self.stage.url + "/api/registration/"
         account = str(FIRST_ACCOUNT)

@@ -135,7 +135,7 @@ class WriterTests(SynchronousTestCase):
         )
 
     def test_database_that_comes_and_goes_fills_no_log(self) -> None:
-        """Whatever is lost meanwhile, the same line comes once a minute."""
+        """However much is lost meanwhile, the same line comes once a minute."""
         with capturedLogs() as events:
             for _ in range(3):
                 self.table.fault = DatabaseDown("away")

@@ -70,6 +70,6 @@ freeswitch.consoleLog("info", call_id .. " to " .. account .. ": " .. outcome ..
 if CAUSES[outcome] then
     session:hangup(CAUSES[outcome])
 else
-    -- Answered, and whatever is no clear no: no answer, 404, another 5xx.
+    -- Answered, and everything but a clear no: no answer, 404, another 5xx.
     session:execute("bridge", "user/" .. account .. "@" .. domain)
 end

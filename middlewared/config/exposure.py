@@ -154,7 +154,7 @@ def public_kamailios(config: Config) -> Iterator[Problem]:
             continue  # a name, whose addresses are not known here
         if not _is_private(network):
             what = (
-                "is a public address: evapi has neither passwords nor TLS, so whoever reaches it"
+                "is a public address: evapi has neither passwords nor TLS, so anyone who reaches it"
                 " reads and answers every call; use a loopback or private one"
             )
             yield Problem(kamailio.section, "evapi", what)

@@ -106,7 +106,7 @@ def kept_call_page(call: KeptCall, document: Mapping[str, Any], user: str) -> by
 
 
 def _lines(document: Mapping[str, Any]) -> Sequence[str]:
-    # ASCII: whatever is not visible is an escape.
+    # ASCII: what is not visible is an escape.
     return json.dumps(document, indent=2).split("\n")
 
 

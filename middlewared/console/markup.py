@@ -50,7 +50,7 @@ def element(
 
 
 def joined(*children: Child) -> Markup:
-    """Elements and texts one after the other."""
+    """Elements and texts in order."""
     return Markup("".join(_safe(child) for child in children if child is not None))  # noqa: S704
 
 

@@ -4,7 +4,7 @@ The numbered schema files, and which programs may use the schema that they make.
 A schema file that was released never changes; a change gets the next number. Most files only
 add tables, columns or indexes, which an older program does not notice. Such a file begins with
 the line ``-- compatible since N``: programs that know the files up to N can go on using the
-database, so daemons can be upgraded one after the other. A file without that line stops all
+database, so daemons can be upgraded in turn. A file without that line stops all
 programs that do not know it.
 
 A database records the lowest number that a program must know (``schema_version``, in SQLite

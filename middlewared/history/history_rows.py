@@ -152,7 +152,7 @@ def kept_calls(calls: Iterable[Row], facts: Iterable[Row]) -> list[KeptCall]:
     """
     The calls of rows of ``calls``, with the facts of their keys.
 
-    A key that several calls had one after the other gives each fact to the last call that had
+    A key that several calls had in turn gives each fact to the last call that had
     begun by then. What one account reports is never attached to a call to another.
     """
     found = [_kept_call(row) for row in calls]

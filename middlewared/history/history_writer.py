@@ -115,7 +115,7 @@ class HistoryWriter:
 
     def _takes_fact(self, unique_key: str, sip_user_id: str) -> bool:
         """
-        Whether one more fact of a call is kept. Whoever has its key may send any number, which
+        Whether one more fact of a call is kept. Anyone who has its key may send any number, which
         must not use up what the account itself may send. A report may name any text; no call
         has a longer key.
         """

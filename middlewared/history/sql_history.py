@@ -165,7 +165,7 @@ class SqlHistory(ABC):
         """
         Delete at most ``most`` rows that are older, or beyond the newest ``kept`` ones.
 
-        Ids are given one after the other, so the newest are counted by them.
+        Ids are given in order, so the newest are counted by them.
         """
 
 

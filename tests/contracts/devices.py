@@ -544,7 +544,7 @@ class DaemonStatesContract(_Case):
     there: DaemonStates
 
     async def test_each_daemon_has_its_last_state(self) -> None:
-        """By name, whoever asks, with its age; any text that is JSON comes back."""
+        """By name, at any daemon, with its age; any text that is JSON comes back."""
         text = json.dumps({"name": "\0\ud800\u202e' ? %s"})
         await self.there.report_state("b", "{}")
         await self.here.report_state("a", "{}")

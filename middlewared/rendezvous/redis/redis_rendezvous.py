@@ -10,7 +10,7 @@ Redis decides how a call ends, with three exceptions:
 * While Redis is away for all, each daemon goes on with its own calls and puts them into Redis
   when it is back. A daemon that alone has lost Redis refuses new calls.
 
-Whatever is sent twice changes nothing the second time: waiters and answers have ids.
+What is sent twice changes nothing the second time: waiters and answers have ids.
 """
 
 from __future__ import annotations
