@@ -7,9 +7,10 @@ A provider is replaced only if its settings or credentials have changed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -63,6 +64,7 @@ class Providers:
         self._host_pools = HostPools()
         self._apple_connections: SharedConnections[AppleConnections] = SharedConnections()
         self._projects: SharedConnections[FcmProject] = SharedConnections()
+        self._tls: WeakValueDictionary[Hashable, ClientTLS] = WeakValueDictionary()
         self._current: dict[AppKey, tuple[LoadedApp, InstrumentedProvider]] = {}
 
     def routes(self, apps: Mapping[AppKey, LoadedApp]) -> dict[AppKey, InstrumentedRoute]:
@@ -150,7 +152,7 @@ class Providers:
                 url=app.url,
                 http=self._http_client(loaded),
                 endpoint=self._endpoints,
-                tls=ClientTLS(trust=loaded.trust, protocols=[b"h2", b"http/1.1"]),
+                tls=self._client_tls(loaded, b"h2", b"http/1.1"),
                 clock=self._clock,
                 host_pools=self._host_pools,
             )
@@ -158,8 +160,16 @@ class Providers:
         return self._projects.get((app.url, account, loaded.roots), make)
 
     def _http_client(self, loaded: LoadedApp) -> PooledHttpClient:
-        tls = ClientTLS(trust=loaded.trust)
+        tls = self._client_tls(loaded)
         return PooledHttpClient(reactor=self._reactor, endpoints=self._endpoints, tls=tls)
+
+    def _client_tls(self, loaded: LoadedApp, *protocols: bytes) -> ClientTLS:
+        """The one of all apps with these roots: each holds a copy of the platform's."""
+        key = loaded.roots, protocols
+        tls = self._tls.get(key)
+        if tls is None:
+            tls = self._tls[key] = ClientTLS(trust=loaded.trust, protocols=protocols)
+        return tls
 
     def _apple(self, app: AppleApp, loaded: LoadedApp) -> ApnsProvider:
         credentials = loaded.credentials
