@@ -370,14 +370,35 @@ class SqliteOutageTests(SqliteCase):
         self.assertEqual((await registry.page()).devices, (a_device(2),))
 
     async def test_file_is_replaced(self) -> None:
-        """A file that an operator replaced is used from then on."""
+        """A backup that an operator puts in its place is used from then on."""
         registry = await self.started()
         await registry.register(a_device(1))
+        backup = self.path.with_name("backup")
+        self.sql(f"vacuum into '{backup}'")
+        await registry.register(a_device(2))
+        for file in self.path.parent.iterdir():
+            if file != backup:
+                file.unlink()
+        backup.rename(self.path)
+        self.assertEqual(await registry.find(1), a_device(1))
+        self.assertIsNone(await registry.find(2))
+        await registry.register(a_device(3))
+
+    async def test_no_schema_is_made_once_it_runs(self) -> None:
+        """A file that is gone, or an empty one in its place: down, until it is restored."""
+        registry = await self.started()
         for file in self.path.parent.iterdir():
             file.unlink()
-        await registry.register(a_device(2))
-        self.assertIsNone(await registry.find(1))
-        self.assertEqual(await registry.find(2), a_device(2))
+        await self.down(Deferred.fromCoroutine(registry.ping()))
+        self.assertEqual(list(self.path.parent.iterdir()), [])
+        self.path.touch()
+        await self.down(Deferred.fromCoroutine(registry.ping()))
+        await self.down(Deferred.fromCoroutine(registry.find(1)))
+        self.assertEqual(self.sql("select name from sqlite_master"), [])
+        other = await self.started()
+        await other.stop()
+        await registry.register(a_device(1))
+        self.assertEqual(await registry.find(1), a_device(1))
 
     async def test_file_becomes_unusable_and_returns(self) -> None:
         """While the file is away all requests fail; then they work again."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from pathlib import Path
 
 from middlewared.simulator.generations import ANDROID_6
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, program
 from tests.test_flow_calls import FIRST_ACCOUNT, FlowTestCase
 
 
@@ -24,9 +27,10 @@ class DatabaseTests(FlowTestCase):
             pass
 
     async def test_start_without_a_database(self) -> None:
-        """Prompt refusals until it is there; then the schema is made, and all works."""
+        """It is starting, with prompt refusals, until it is there; then the schema is made."""
         await self.start(self.section)
-        await self.until_health("degraded")
+        health = await self.get(self.stage.url + "/health/")
+        self.assertEqual((health.status, json.loads(health.text)), (503, {"status": "starting"}))
         refused = await self.call()
         self.assertEqual((refused.status, refused.outcome), (503, "service-down"))
         self.server.start()
@@ -52,3 +56,39 @@ class DatabaseTests(FlowTestCase):
         self.assertEqual(rows, [("android", True)])
         device = self.server.sql("postgres", "select sip_user_id from devices")
         self.assertEqual(device, [(FIRST_ACCOUNT,)])
+
+    async def test_restore_while_it_runs(self) -> None:
+        """The commands of docs/operating.md: nothing is made in the database that is restored."""
+        self.server.start()
+        await self.start(self.section)
+        await self.phone(ANDROID_6)
+        self.run_recipe("pg_dump")
+        self.run_recipe("dropdb")
+        await self.until_health("degraded")
+        self.run_recipe("createdb")
+        log = self.stage.daemon.log
+        while "the database has no schema, or an older one; restore it" not in log:
+            await self.get(self.stage.url + "/health/")
+            log = self.stage.daemon.log
+        self.assertEqual(await self.database(), "down")
+        self.assertEqual((await self.call()).outcome, "answered")  # it remembers the device
+        self.run_recipe("pg_restore")
+        await self.until_health("ok")
+        self.assertEqual((await self.call()).outcome, "answered")
+        self.assertEqual(log.count("database schema"), log.count("installed"))
+        self.assertNotIn("installed", self.stage.daemon.log[len(log) :])
+
+    async def database(self) -> str:
+        """The database, as /health/ reports it."""
+        return str(json.loads((await self.get(self.stage.url + "/health/")).text)["database"])
+
+    def run_recipe(self, name: str) -> None:
+        """Run this command of the recipe, at the server of this test."""
+        recipe = (Path(__file__).parent.parent / "docs" / "operating.md").read_text()
+        (line,) = re.findall(rf"(?m)^    ({name} .*)$", recipe)
+        line = line.replace("-d middlewared", "-d postgres").replace(" middlewared", " postgres")
+        line = line.replace("-h db1", f"-h 127.0.0.1 -p {self.server.port} -U postgres")
+        first, *arguments = line.split()
+        if first in ("dropdb", "createdb"):
+            arguments += ["--maintenance-db", "template1"]
+        subprocess.run([program(first), *arguments], check=True, cwd=self.directory)

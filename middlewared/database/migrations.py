@@ -25,6 +25,14 @@ CREATE_ADDITIONS = "create table if not exists schema_additions (number integer 
 ADDITIONS = "select number from schema_additions"
 ADD = "insert into schema_additions (number) values (?)"
 
+MISSING_SCHEMA = (
+    "the database has no schema, or an older one; restore it, or run middlewared migrate"
+)
+"""
+Of a database that was replaced while the daemon runs. The daemon makes the schema at its start
+only: otherwise it would do so in a database that is about to be restored.
+"""
+
 _COMPATIBLE = re.compile(r"-- compatible since ([0-9]+)\n")
 
 

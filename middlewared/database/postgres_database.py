@@ -16,6 +16,7 @@ from middlewared.database.migrations import (
     ADD,
     ADDITIONS,
     CREATE_ADDITIONS,
+    MISSING_SCHEMA,
     SchemaState,
     pending,
 )
@@ -62,6 +63,8 @@ class PostgresDatabase:
             request_timeout_s=timeout_s,
             query_timeout_s=query_timeout_s,
         )
+        self._reached = False
+        """Whether there was a connection: from then on a missing schema is a fault."""
 
     async def start(self) -> None:
         """
@@ -101,13 +104,18 @@ class PostgresDatabase:
         return (await self.execute(statement, lambda: values)).count
 
     async def _prepare(self, connection: PostgresConnection) -> None:
-        """Check the schema of this server; a new primary may lag behind."""
+        """Check the schema of this server, and make it if this is the first connection."""
+        may_make = not self._reached
         try:
             state = await read_state(connection, CONNECT_TIMEOUT_S)
-            if pending("postgres", state.version, state.additions):
+            missing = pending("postgres", state.version, state.additions)
+            if missing and may_make:
                 await self._upgrade(connection)
         except psycopg2.Error as error:
             raise DatabaseDown(f"the schema cannot be used: {first_line(error)}") from error
+        if missing and not may_make:
+            raise DatabaseDown(MISSING_SCHEMA)
+        self._reached = True
 
     async def _upgrade(self, connection: PostgresConnection) -> None:
         """Bring the schema up to date under a lock: several daemons may start at once."""

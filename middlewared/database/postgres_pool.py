@@ -39,6 +39,7 @@ _LONGEST_PAUSE_S = 2.0
 # A failover may be that quick; later, requests fail at once instead of waiting.
 _FAILOVER_S = 1.0
 _MIN_ATTEMPT_S = 0.1
+_MOST_REASONS = 10
 
 
 class PostgresPool:
@@ -79,6 +80,9 @@ class PostgresPool:
         self._stopping = False
         self._live = 0
         self._fault: Exception | None = None
+        self._reported: set[str] = set()
+        """Why there was no connection, since there was one; each reason is logged once."""
+
         self._none_since = 0.0
 
     def start(self) -> None:
@@ -245,7 +249,8 @@ class PostgresPool:
         return connection
 
     def _unreachable(self, error: Exception) -> None:
-        if self._fault is None:
+        if str(error) not in self._reported and len(self._reported) < _MOST_REASONS:
+            self._reported.add(str(error))
             self._log.warn("database: no connection: {why}", why=str(error))
         self._fault = error
         if self._unavailable():
@@ -256,3 +261,4 @@ class PostgresPool:
         if self._fault is not None:
             self._log.info("database: connected again")
         self._fault = None
+        self._reported.clear()

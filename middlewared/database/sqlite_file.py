@@ -15,6 +15,7 @@ from middlewared.database.migrations import (
     ADD,
     ADDITIONS,
     CREATE_ADDITIONS,
+    MISSING_SCHEMA,
     SchemaState,
     pending,
 )
@@ -39,10 +40,12 @@ class SqliteFile:
         self._lock_wait_s = lock_wait_s
         self._read_only = read_only
         self._identity: tuple[int, int] | None = None
+        self._reached = False
+        """Whether the file was opened: from then on it must be there, with its schema."""
 
     def open(self) -> sqlite3.Connection:
         """:raises ConfigError: the file cannot be used, or a newer release used it."""
-        if not self._read_only:
+        if not self._read_only and not self._reached:
             self._create()
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode=rw",
@@ -56,6 +59,7 @@ class SqliteFile:
             connection.close()
             raise
         self._identity = self._identify()
+        self._reached = True
         return connection
 
     def replaced(self) -> bool:
@@ -118,6 +122,8 @@ class SqliteFile:
         connection.execute("begin immediate")
         state = read_state(connection)
         missing = pending("sqlite", state.version, state.additions)
+        if missing and self._reached:
+            raise _unusable(self._path, MISSING_SCHEMA)
         if missing:
             connection.execute(CREATE_ADDITIONS)
         for number, script in missing:

@@ -39,6 +39,7 @@ from middlewared.push.removal_brake import RemovalBrake
 from middlewared.push.routing import RouteTable
 from middlewared.rendezvous.memory import fresh_key
 from middlewared.service.apps import load_apps
+from middlewared.service.condition import Condition
 from middlewared.service.config_changes import Apps, PreparedReload, describe_changes
 from middlewared.service.console_parts import ConsoleParts, Shown
 from middlewared.service.implementations import (
@@ -190,6 +191,15 @@ class Components:
         )
 
     def _make_web(self) -> None:
+        self.condition = Condition(
+            clock=self._reactor,
+            watch=self.watch,
+            devices=self.devices,
+            rendezvous=self.rendezvous,
+            accounts=self.accounts,
+            ringing=self.ringing,
+            overload=self.overload,
+        )
         self.web = Web(
             clock=self._reactor,
             wall=wall_clock,
@@ -228,7 +238,7 @@ class Components:
             apns_connections=self.providers.apns_connections,
             provider_connections=self.providers.provider_connections,
             credential_expiry=self.providers.credential_expiry,
-            dependencies=self._dependencies,
+            dependencies=self.condition.dependencies,
             devices=lambda: self.records.counts.devices,
             silent_devices=lambda: self.records.counts.silent,
             token_removals_paused=lambda: {key: self.brake.paused(*key) for key in self._apps},
@@ -267,6 +277,7 @@ class Components:
         await self.rendezvous.start()
         await self.accounts.start()
         self.routes.replace(self.providers.routes(self._apps))
+        self.condition.readiness.start()
         self.watch.start()
         self.records.counts.start()
         self.records.purge.start()
@@ -332,19 +343,7 @@ class Components:
 
     def health(self) -> Health:
         """How the daemon is at this moment."""
-        return Health(
-            database_up=self.watch.is_up("database") is True,
-            redis_up=self.rendezvous.up,
-            waiting=self.ringing.waiting,
-            lag_ms=round(self.overload.lag_s * 1000),
-            draining=self.draining,
-        )
-
-    def _dependencies(self) -> dict[str, bool]:
-        """Which of those in use are up."""
-        up = self.watch.is_up("database"), self.rendezvous.up, self.accounts.up
-        names = "database", "redis", "accounts"
-        return {name: each for name, each in zip(names, up, strict=True) if each is not None}
+        return self.condition.health(draining=self.draining)
 
     async def _note_late(self, late: LateAnswer, received_time: float) -> None:
         if not self.overload.late:
@@ -366,6 +365,7 @@ class Components:
 
     async def stop(self) -> None:
         """Stop everything except the log: each before what it depends on."""
+        self.condition.readiness.stop()
         for step in (
             self.watch.stop,
             self.console.stop,

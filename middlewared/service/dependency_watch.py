@@ -36,13 +36,13 @@ class DependencyWatch:
     def __init__(self, *, clock: Clock, pings: Mapping[str, Ping]) -> None:
         self._clock = clock
         self._pings = pings
-        self._up = dict.fromkeys(pings, True)
+        self._up: dict[str, bool | None] = dict.fromkeys(pings)
         self._timers: dict[str, DelayedCall] = {}
         self._running: dict[str, Deferred[None]] = {}
         self._stopped = False
 
     def is_up(self, name: str) -> bool | None:
-        """The result of the last ping; None: no such dependency is watched."""
+        """The result of the last ping; None: there was none yet."""
         return self._up.get(name)
 
     def start(self) -> None:
@@ -83,10 +83,10 @@ class DependencyWatch:
             self._note(name, True, "")
 
     def _note(self, name: str, up: bool, why: str) -> None:
-        if up is self._up[name]:
+        before, self._up[name] = self._up[name], up
+        if up is before:
             return
-        self._up[name] = up
-        if up:
+        if up and before is not None:
             self.log.warn("{name} is back", name=name)
-        else:
+        elif not up:
             self.log.error("{name} is down: {why}", name=name, why=why)

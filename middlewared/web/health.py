@@ -19,7 +19,8 @@ class Health:
     """
     The state of the daemon.
 
-    A dependency that is down makes the daemon degraded: calls to known devices still work.
+    A dependency that is down makes the daemon degraded: calls to known devices still work. It
+    takes calls while it is not ``started``, but a balancer should ask others.
 
     :ivar redis_up: None when Redis is not used.
     :ivar waiting: the number of held calls.
@@ -31,6 +32,7 @@ class Health:
     waiting: int
     lag_ms: int = 0
     draining: bool = False
+    started: bool = True
 
 
 def health_endpoint(health: Callable[[], Health]) -> Endpoint:
@@ -59,6 +61,8 @@ def _readable(name: str, path: str, serve: Serve) -> Endpoint:
 def _health_reply(health: Health) -> Reply:
     if health.draining:
         return json_reply(503, {"status": "draining"})
+    if not health.started:
+        return json_reply(503, {"status": "starting"})
     up = health.database_up and health.redis_up is not False
     return json_reply(
         200,

@@ -60,7 +60,7 @@ class PostgresServer:
         if standby_of is None:
             subprocess.run(["cp", "-a", str(_template()), str(self.data)], check=True)
         else:
-            copy = [_program("pg_basebackup"), "-d", standby_of.url("postgres"), "--no-sync"]
+            copy = [program("pg_basebackup"), "-d", standby_of.url("postgres"), "--no-sync"]
             _finish([*copy, "-D", str(self.data), "-R", "-c", "fast"], cwd=self.folder)
 
     def start(self, *, file_limit: int = resource.RLIM_INFINITY, **options: str) -> None:
@@ -77,7 +77,7 @@ class PostgresServer:
             **options,
         }
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [_program("postgres"), "-D", str(self.data), *given]
+        command = [program("postgres"), "-D", str(self.data), *given]
         with (self.folder / "log").open("ab") as log:
             self._process = _run(
                 command, cwd=self.folder, stdout=log, stderr=log, file_limit=file_limit
@@ -174,7 +174,8 @@ def shared_server() -> PostgresServer:
     return server
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """One of PostgreSQL's programs."""
     return str(_programs() / name)
 
 
@@ -204,7 +205,7 @@ def _template() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _give_away(folder)
     data = folder / "data"
-    initdb = [_program("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
+    initdb = [program("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"]
     # Small segments, since the files are copied for each server.
     options = ["--no-sync", "-E", "UTF8", "--locale=C", "--wal-segsize=1"]
     _finish([*initdb, *options], cwd=folder)
