@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
 from middlewared.demo.stage import free_port
-from middlewared.simulator.certificates import Authority
+from middlewared.simulator.certificates import Authority, write_provider_key
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.record import GooglePush
 from tests.daemons import PORTS, DaemonTestCase
@@ -221,7 +221,13 @@ class DeviceTests(CommandTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.config = self.write_config("")
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        key = write_provider_key(folder)
+        self.config = self.write_config(
+            f"[app:com.example.ios:apns]\nkey_file = {key.path}\nkey_id = {key.key_id}\n"
+            f"team_id = {key.team_id}\n[app:com.example.android:android]\napi_key = k\n"
+        )
 
     async def imported(self, *rows: str) -> Ran:
         """Import devices."""
@@ -298,6 +304,26 @@ class DeviceTests(CommandTestCase):
         self.assertEqual(ran.code, 1)
         self.assertEqual(ran.err, "export.csv: line 3: sip_user_id is not a number\n")
         self.assertIn("1 stored, 0 newer here and kept, 1 refused", ran.out)
+
+    async def test_import_refuses_what_no_call_can_reach(self) -> None:
+        """Accounts outside the configured range, and apps without a section."""
+        ran = await self.imported(
+            f"1234,apns,com.example.ios,{TOKEN},",
+            f"123456789,apns,com.example.android,{TOKEN},",
+            f"123456790,android,com.example.android,{TOKEN},",
+        )
+        self.assertEqual(
+            (ran.code, ran.err.splitlines()),
+            (
+                1,
+                [
+                    "export.csv: line 2: sip_user_id is not between [accounts] sip_user_id_min"
+                    " and sip_user_id_max",
+                    "export.csv: line 3: there is no section [app:com.example.android:apns]",
+                ],
+            ),
+        )
+        self.assertIn("1 stored, 0 newer here and kept, 2 refused", ran.out)
 
     async def test_import_may_be_repeated(self) -> None:
         """The second import finds all as it is."""

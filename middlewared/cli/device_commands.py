@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -190,6 +191,7 @@ def import_from(config: Config, path: Path) -> int:
                     lines=lines,
                     report=report,
                     pattern=config.accounts.sip_user_id_pattern,
+                    why_uncallable=partial(_why_uncallable, config),
                 )
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
@@ -198,6 +200,18 @@ def import_from(config: Config, path: Path) -> int:
         return 1 if done.refused else 0
 
     return with_storage(config, work, create=True)
+
+
+def _why_uncallable(config: Config, device: Device) -> str:
+    """Why no call can ever reach a device; "": it can be called."""
+    account, accounts = device.sip_user_id, config.accounts
+    if isinstance(account, int) and not (
+        accounts.sip_user_id_min <= account <= accounts.sip_user_id_max
+    ):
+        return "sip_user_id is not between [accounts] sip_user_id_min and sip_user_id_max"
+    if (device.app, device.platform) not in config.apps:
+        return f"there is no section [app:{device.app}:{device.platform.value}]"
+    return ""
 
 
 async def _matching(devices: DeviceRegistry, matching: DeviceFilter) -> AsyncIterator[Device]:

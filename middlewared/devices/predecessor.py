@@ -51,12 +51,18 @@ class Imported:
     refused: int = 0
 
 
+def always_callable(_: Device) -> str:
+    """There is no reason to refuse any device."""
+    return ""
+
+
 async def import_devices(
     *,
     devices: DeviceRegistry,
     lines: Iterable[str],
     report: Callable[[RefusedLine], None],
     pattern: re.Pattern[str] | None = None,
+    why_uncallable: Callable[[Device], str] = always_callable,
 ) -> Imported:
     """
     Store the devices of an export.
@@ -64,12 +70,13 @@ async def import_devices(
     :param lines: the CSV file; its first line names the columns, in any order.
     :param report: called with each refused line.
     :param pattern: accounts are texts that match it; None: numbers.
+    :param why_uncallable: why no call can ever reach a device; "": it can be called.
     :raises ConfigError: a column is missing.
     :raises DatabaseDown: the import is incomplete; it may be repeated.
     """
     imported = Imported()
     batch: list[Device] = []
-    for read in read_devices(lines, pattern):
+    for read in read_devices(lines, pattern, why_uncallable):
         if isinstance(read, RefusedLine):
             imported.refused += 1
             report(read)
@@ -83,7 +90,9 @@ async def import_devices(
 
 
 def read_devices(
-    lines: Iterable[str], pattern: re.Pattern[str] | None = None
+    lines: Iterable[str],
+    pattern: re.Pattern[str] | None = None,
+    why_uncallable: Callable[[Device], str] = always_callable,
 ) -> Iterator[Device | RefusedLine]:
     """The devices of an export, and the refused lines; an account may have one line only."""
     reader = csv.DictReader(lines)
@@ -98,6 +107,8 @@ def read_devices(
             device = _device(next(reader), pattern)
             if device.sip_user_id in seen:
                 raise ValueError("the account is on a line before this one")
+            if why := why_uncallable(device):
+                raise ValueError(why)
         except StopIteration:
             return
         except (ValueError, csv.Error) as error:
