@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import cast
 
 import attrs
@@ -13,6 +14,7 @@ from middlewared.calls.call_log import CallLog
 from middlewared.calls.ringing import EndedCall, EndedRequest
 from middlewared.calls.trace import Trace
 from middlewared.history.interface import NotRecording
+from middlewared.logs.formats import format_json
 from middlewared.metrics import Metrics
 from middlewared.model import (
     Answer,
@@ -115,6 +117,22 @@ class CallLogTests(SynchronousTestCase):
         self.assertNotIn("pbx", plain)
         fields = [event for event in self.events if event["log_level"] is LogLevel.info]
         self.assertEqual([event.get("pbx") for event in fields], ["office", None])
+
+    def test_steps_are_numbers_in_json(self) -> None:
+        """A program need not parse the line."""
+        trace = Trace(lambda: START)
+        trace.mark("push", START + 0.0412, note="accepted")
+        trace.mark("replied", START + 0.0415)
+        self.call_log.ended(EndedRequest(CALL, trace, False, KIND, ANSWERED))
+        self.call_log.flush()
+        (event,) = (each for each in self.events if "durations" in each)
+        self.assertEqual(
+            json.loads(format_json(event))["durations"],
+            [
+                {"step": "push", "milliseconds": 41.2, "note": "accepted"},
+                {"step": "replied", "milliseconds": 0.3},
+            ],
+        )
 
     def test_key_of_a_call_that_waits_is_not_shown(self) -> None:
         """One of two PBXs has hung up: who reads the line could answer the other's call."""

@@ -700,6 +700,15 @@ class RingingTests(RingingCase):
         )
         self.assertIn("push;dur=500.00;desc=accepted", ended.trace.server_timing())
 
+    def test_the_rest_of_a_wait_has_a_name(self) -> None:
+        """A timeout is the phone's time, not that of the reply."""
+        held = self.ring()
+        self.advance(4.1)
+        self.assertIs(self.successResultOf(held), Outcome.TIMEOUT)
+        (request,) = [each for each in self.ended if isinstance(each, EndedRequest)]
+        self.assertEqual(request.trace.steps[-1].name, "timeout")
+        self.assertGreater(request.trace.durations_ms()[-1][1], 1000)
+
     def test_joined_call_is_reported_once(self) -> None:
         """Two requests, one call, each with the platform of the device."""
         first, second = self.ring(), self.ring()

@@ -130,9 +130,10 @@ class FormatTests(SynchronousTestCase):
         self.assertEqual("1970-01-01T00:00:01.500Z warn middlewared.x a 1", format_text(events[0]))
 
     def test_json_has_the_fields(self) -> None:
-        """Each named field under its name; numbers stay numbers."""
+        """Each named field under its name; numbers stay numbers, and lists and mappings as well."""
         log, events = self.events()
-        log.info("a {b}", b=1, c="x\ny", d=None, e=2.5, f=[1], g=float("nan"))
+        f = [1, {"step": "sent", "ms": 1.5}]
+        log.info("a {b}", b=1, c="x\ny", d=None, e=2.5, f=f, g=float("nan"))
         events[0]["log_time"] = 0.0
         self.assertEqual(
             {
@@ -144,7 +145,7 @@ class FormatTests(SynchronousTestCase):
                 "c": "x\ny",
                 "d": None,
                 "e": 2.5,
-                "f": "[1]",
+                "f": [1, {"step": "sent", "ms": 1.5}],
                 "g": "nan",
             },
             json.loads(format_json(events[0])),

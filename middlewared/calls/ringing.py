@@ -37,6 +37,9 @@ from middlewared.model import (
 from middlewared.rendezvous.interface import Rendezvous, Waiter
 
 _HEX = "[0-9A-Fa-f]"
+_WAITED = (Outcome.TIMEOUT, Outcome.DRAINING)
+"""Outcomes that end a wait: its time is not the reply's."""
+
 _UUID = re.compile(f"{_HEX}{{32}}|{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}")
 
 
@@ -224,6 +227,8 @@ class Ringing:
                 trace.mark("hung-up")
             elif settlement.answer is not None:
                 trace.mark("answer", settlement.answer.received_at)
+            elif settlement.outcome in _WAITED:
+                trace.mark(settlement.outcome.value)
             joined = not waiter.first
             pbx = call.incoming.pbx
             ended = EndedRequest(waiter.call, trace, joined, waiter.kind, settlement, pbx)

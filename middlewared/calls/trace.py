@@ -61,6 +61,14 @@ class Trace:
         """The steps as the log line shows them: name, milliseconds and note of each."""
         return " ".join(f"{step.label}={ms:.1f}" for step, ms in self.durations_ms())
 
+    def fields(self) -> list[dict[str, object]]:
+        """The steps as the JSON log has them, with milliseconds as numbers."""
+        return [
+            {"step": step.name, "milliseconds": round(ms, 1)}
+            | ({"note": step.note} if step.note else {})
+            for step, ms in self.durations_ms()
+        ]
+
     def server_timing(self) -> str:
         """The value of a Server-Timing header (W3C Server Timing, section 2)."""
         parts = [

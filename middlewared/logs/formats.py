@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import islice
 from math import isfinite
 from typing import TypeAlias
 
@@ -21,6 +22,9 @@ from middlewared.quoting import escaped
 
 LONGEST = 10_000
 """Characters of a message, a field or a traceback; the rest is cut off."""
+
+MOST_ENTRIES = 1000
+"""Of a list or a mapping; the rest is cut off."""
 
 Format: TypeAlias = Callable[[LogEvent], str]
 # What events of the old twisted.python.log carry in addition to their text.
@@ -77,4 +81,9 @@ def _traceback(event: LogEvent) -> str:
 def _plain(value: object) -> object:
     if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
         return value
+    if isinstance(value, list):
+        return [_plain(each) for each in value[:MOST_ENTRIES]]
+    if isinstance(value, dict):
+        pairs = islice(value.items(), MOST_ENTRIES)
+        return {str(name): HIDDEN if secret_name(str(name)) else _plain(e) for name, e in pairs}
     return redacted(str(value)[:LONGEST])
