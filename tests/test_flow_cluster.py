@@ -288,13 +288,13 @@ class StartTests(FleetTestCase):
     """Daemons that start, and the schema."""
 
     async def test_start_before_database_and_redis(self) -> None:
-        """A daemon that starts first takes calls, reports what it lacks, and finds both."""
+        """A daemon that starts first refuses calls, is starting, and finds both."""
         database, redis = PostgresServer(), Redis()
         self.addCleanup(database.stop)
         self.addCleanup(redis.remove)
         redis.kill()
         await self.start_fleet(Shared.of(redis, database), daemons=2)
-        await self.until_all(status="degraded", database="down", redis="down")
+        await self.until_all(status="starting")
         self.assert_service_down(await self.register(at=0))
         self.assert_service_down(await self.call(0))
         redis.start()
