@@ -700,6 +700,17 @@ class RingingTests(RingingCase):
         )
         self.assertIn("push;dur=500.00;desc=accepted", ended.trace.server_timing())
 
+    def test_why_there_is_no_device(self) -> None:
+        """Both are no-device to the PBX; the steps differ."""
+        other = attrs.evolve(CALL, sip_user_id=987654321)
+        self.assertIs(self.successResultOf(self.ring(other)), Outcome.NO_DEVICE)
+        self.devices.put(attrs.evolve(PHONE, dnd=True))
+        self.assertIs(self.successResultOf(self.ring()), Outcome.NO_DEVICE)
+        labels = [
+            each.trace.steps[1].label for each in self.ended if isinstance(each, EndedRequest)
+        ]
+        self.assertEqual(labels, ["device(not-registered)", "device(dnd)"])
+
     def test_the_rest_of_a_wait_has_a_name(self) -> None:
         """A timeout is the phone's time, not that of the reply."""
         held = self.ring()

@@ -173,11 +173,10 @@ class Waking:
         except DatabaseDown:
             await self._fail(Outcome.SERVICE_DOWN)
             return
-        self.trace.mark("device")
         self.registered = device
+        self.hindrance = _hindrance(device)
+        self.trace.mark("device", note=self.hindrance.value)
         if device is None or device.dnd:
-            known = device is not None
-            self.hindrance = Hindrance.DO_NOT_DISTURB if known else Hindrance.NOT_REGISTERED
             await self._fail(Outcome.NO_DEVICE)
             return
         self.device = device
@@ -386,6 +385,13 @@ class _OutstandingPush:
         if self._counted is not may_arrive and not self._waiter.ended.called:
             self._counted = may_arrive
             self._waiter.pushes += 1 if may_arrive else -1
+
+
+def _hindrance(device: Device | None) -> Hindrance:
+    """Why a device that was looked up is not to be woken."""
+    if device is None:
+        return Hindrance.NOT_REGISTERED
+    return Hindrance.DO_NOT_DISTURB if device.dnd else Hindrance.NONE
 
 
 def _label(result: PushResult) -> str:
