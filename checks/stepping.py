@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +29,7 @@ SILENT = "048c"
 LATE_S = 1.0  # more than this is wrong, on a busy machine too
 PLACES = ("/usr/lib", "/usr/local/lib", "/opt")
 DURATION = re.compile(r"\b([a-z_-]+)=(-?\d+\.\d+)\b")
+TIME = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:.]+Z) ", re.MULTILINE)
 SAMPLE = re.compile(r"^(\w+_seconds)(?:_(sum|count))?(\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -47,10 +49,15 @@ class Clock:
         self.environment = {
             "LD_PRELOAD": str(found),
             "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
+            # Read the file once a second. Without its cache libfaketime reads it for each wait
+            # of a thread, too, and doubles what a daemon costs.
+            "FAKETIME_CACHE_DURATION": "1",
             "DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DONT_RESET": "1",
+            # Waits for CPython's lock are timed by the monotonic clock; without this libfaketime
+            # lets some of them last for half a second and more.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "1",
         }
 
     def step_to(self, offset_s: int) -> None:
@@ -70,9 +77,8 @@ class Scene:
     """
     Calls at a steady rate while the clock steps; a quarter of the phones are silent.
 
-    The others are the simulator's and answer their push. libfaketime makes each reading of the
-    clock read a file, so daemons are slower here than otherwise; phones that answered at a
-    fixed time, push or no push, would be ahead of them.
+    The others are the simulator's and answer their push: phones that answered at a fixed time,
+    push or no push, would be ahead of daemons that libfaketime makes slower.
     """
 
     def __init__(self, world: World, calls: Calls, clock: Clock, *, wait_s: float) -> None:
@@ -101,6 +107,7 @@ class Scene:
         missed = [f"{len(self._wrong)} wrong calls"] if self._wrong else []
         missed += [f"{len(strange)} strange figures"] if strange else []
         missed += [f"/health/ replied {status}" for status in self._health if status != "200"]
+        missed += self._not_stepped()
         return {
             "steps_s": OFFSETS_S,
             "calls": dict(self._counts),
@@ -145,6 +152,13 @@ class Scene:
                 for name, figure in DURATION.findall(line) if "unique_key=" in line else ():
                     if not 0 <= float(figure) <= most_ms:
                         yield f"{name}={figure} in: {line}"
+
+    def _not_stepped(self) -> Iterator[str]:
+        """Daemons whose log does not show the greatest step: the scene did not reach them."""
+        for number, daemon in enumerate(self._world.daemons):
+            times = [datetime.fromisoformat(found) for found in TIME.findall(daemon.output)]
+            if (max(times) - min(times)).total_seconds() < max(OFFSETS_S):
+                yield f"the clock of daemon {number} did not step"
 
     async def _strange_metrics(self) -> Any:
         """Negative seconds, or means that are longer than any wait."""
