@@ -185,7 +185,7 @@ class CallLog:
             platform=_platform(ended),
             pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
-            durations=ended.trace.fields(),
+            durations=ended.trace.fields,
             **pbx,
         )
         self.log.debug(

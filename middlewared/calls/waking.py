@@ -282,6 +282,8 @@ class Waking:
             if self.accepted_at is None:
                 self.accepted_at = self._waker.clock.seconds()
             self.device = updated(device, result)
+            if self.device is device:
+                return
         else:
             self.stop()
         # It starts at once, so that a look-up made after it sees the change.

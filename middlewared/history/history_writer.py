@@ -35,8 +35,11 @@ MOST_FACTS = 50
 """Facts of one call from one account that are kept by this daemon."""
 MOST_KEYS = 10_000
 """Keys whose facts are counted, the latest ones."""
-BATCH = 100
-"""Rows of a statement: short enough to be no long turn for the reactor and the database."""
+BATCH = 250
+"""
+Rows of a statement. They share the pages of the indexes: a row costs SQLite 13 us of CPU in
+batches of 250, 20 in batches of 100. More at once would hold up registrations.
+"""
 
 
 class HistoryWriter:

@@ -79,6 +79,8 @@ def _traceback(event: LogEvent) -> str:
 
 
 def _plain(value: object) -> object:
+    if callable(value):  # what only this format needs
+        value = value()
     if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, list):
