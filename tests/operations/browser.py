@@ -298,7 +298,7 @@ def hostile(browser: Browser, api: str) -> None:
 def main(work: Path, axe: Path) -> None:
     demo = Demo()
     try:
-        printed = demo.printed(r"the console +(http://\S+)/\n +user (\S+), password (\S+):")
+        printed = demo.printed(r"the console +(http://\S+)/\n +user (\S+), password (\S+)\n")
         demo.printed("Ctrl-C ends it")
         api = demo.printed(r"curl (http://\S+)/health/")[1]
         browser = Browser(printed[1], printed[2], printed[3], axe.read_text(), work)
