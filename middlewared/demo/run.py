@@ -122,7 +122,7 @@ class Demo:
         return 0 if good else 1
 
     async def _open(self) -> None:
-        """Say what is to be seen, and start it."""
+        """Print what the demo is, and start the daemon and its peers."""
         self._screen.line("middlewared demo", Style.BOLD)
         self._screen.text(INTRODUCTION)
         self._screen.line(PICTURE)

@@ -42,7 +42,7 @@ _TITLES = {
 
 class Serving:
     """
-    The daemon at a person's disposal.
+    The daemon for a person to try.
 
     :param password: of the console's operator.
     """
