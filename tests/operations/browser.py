@@ -5,7 +5,8 @@ Usage: browser.py WORK_DIRECTORY AXE_MIN_JS
 
 Starts ``middlewared demo --serve``, whose calls and phones it uses. Every page is opened in both
 modes and at two widths, checked by the rules of axe-core, and left as a picture in
-WORK_DIRECTORY; two more, console-*.png, are those of docs/. Nothing may be logged to the browser's console, and no request may go elsewhere.
+WORK_DIRECTORY; two more, console-*.png, are those of docs/. Nothing may be logged to the
+browser's console, and no request may go elsewhere.
 """
 
 from __future__ import annotations
