@@ -79,8 +79,13 @@ class DemoTests(DaemonTestCase):
             env=self.environ(),
             path=str(self.directory),
         )
-        self.addCleanup(lambda: output.ended.called or process.signalProcess("KILL"))
+        self.addCleanup(self.kill, process, output)
         return process, output
+
+    def kill(self, process: Any, output: Output) -> None:
+        """End a demo that still runs, with its daemon."""
+        if not output.ended.called:
+            os.killpg(process.pid, signal.SIGKILL)
 
     def test_demo_shows_every_outcome(self) -> None:
         """Exit code 0, each scene with its outcome, and no colours into a pipe."""
