@@ -28,7 +28,7 @@ from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, DatabaseDown, MiddlewaredError, Problem
 from middlewared.history.history_rows import device_event_row
 from middlewared.history.interface import CallSearch, DeviceEvent, KeptCall
-from middlewared.history.json_forms import call_json, device_json
+from middlewared.history.json_forms import JsonForms
 from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
 from middlewared.service.implementations import Storage
@@ -105,8 +105,9 @@ def show_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int
             raise NoDevice(f"{sip_user_id} has no device")
         last_answered = await storage.history.last_answered(account)
         if as_json:
-            form = device_json(account, device, events, last_answered)
-            calls = {"calls": [call_json(call) for call in page.calls]}
+            forms = JsonForms(text_accounts=config.accounts.are_texts)
+            form = forms.device(account, device, events, last_answered)
+            calls = {"calls": [forms.call(call) for call in page.calls]}
             write_line(json.dumps(form | calls | (_fields(device) if device else {})))
         else:
             _show_account(device, events, page.calls)
