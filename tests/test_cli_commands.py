@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -38,12 +39,12 @@ class Ran:
 class CommandTestCase(DaemonTestCase):
     """Runs ``middlewared`` in a process of its own."""
 
-    async def command(self, *arguments: object) -> Ran:
-        """Run a command."""
+    async def command(self, *arguments: object, environ: Mapping[str, str] | None = None) -> Ran:
+        """Run a command, with more variables in its environment."""
         out, err, code = await getProcessOutputAndValue(
             sys.executable,
             [*MAIN, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
             path=str(self.directory),
             reactor=self.spawner,
         )
