@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.certificate_scope import Scope, scope_of
+from middlewared.push.apns.certificate_scope import Environment, Scope, scope_of
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import made_folder
 
 APP = "com.example.phone"
 TOPICS = [APP, f"{APP}.voip", f"{APP}.complication"]
-BOTH = frozenset(("sandbox", "production"))
+BOTH: frozenset[Environment] = frozenset(("sandbox", "production"))
 
 
 def self_signed(subject: str) -> x509.Certificate:
