@@ -361,6 +361,7 @@ class Waking:
         )
 
     def _log_failed_push(self, device: Device, attempt: int, result: PushResult) -> None:
+        pbx = self.call.incoming.pbx
         _log.info(
             "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"
             " {result} {reason}",
@@ -371,6 +372,7 @@ class Waking:
             platform=device.platform.value,
             result=_label(result),
             reason=result.reason,
+            **({"pbx": pbx} if pbx else {}),
         )
 
 
