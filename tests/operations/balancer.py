@@ -14,6 +14,7 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -96,13 +97,25 @@ def check_watched(deployment: Deployment) -> None:
     shown = _ask(path, b"show stat\n")
     for row in ("pbx,daemon1,", "pbx,daemon2,", "answers,daemon1,", "phones,FRONTEND,"):
         assert f"\n{row}" in shown, (row, shown)
-    exporter = f"http://{rolling.HOST}:{deployment.exporter}"
-    with urllib.request.urlopen(f"{exporter}/metrics", timeout=10) as reply:
-        metrics = reply.read().decode()
+    metrics = _scrape(deployment)
     for name in ("daemon1", "daemon2"):
         line = f'haproxy_server_status{{proxy="pbx",server="{name}",state="UP"}} 1'
         assert line in metrics, line
-    assert status(f"{exporter}/") == 404
+    assert status(f"http://{rolling.HOST}:{deployment.exporter}/") == 404
+
+
+async def until_scraped(deployment: Deployment, line: str) -> None:
+    """Wait until the exporter has this line, as the alerts expect it."""
+    give_up = time.monotonic() + 30
+    while line not in await asyncio.to_thread(_scrape, deployment):
+        assert time.monotonic() < give_up, line
+        await asyncio.sleep(0.2)
+
+
+def _scrape(deployment: Deployment) -> str:
+    url = f"http://{rolling.HOST}:{deployment.exporter}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return str(reply.read().decode())
 
 
 def _ask(path: Path, command: bytes) -> str:
@@ -125,6 +138,12 @@ async def check(deployment: Deployment) -> None:
     stopped.send_signal(signal.SIGSTOP)
     try:
         answers = await ring(deployment.ports[1][1], 10)
+        for line in (
+            'haproxy_server_status{proxy="pbx",server="daemon1",state="DOWN"} 1',
+            'haproxy_server_status{proxy="phones",server="daemon1",state="DOWN"} 1',
+            'haproxy_backend_active_servers{proxy="answers"} 1',
+        ):
+            await until_scraped(deployment, line)
     finally:
         stopped.send_signal(signal.SIGCONT)
     assert set(answers) == {ACK}, f"a paused daemon cost answers: {answers}"
