@@ -46,7 +46,7 @@ class JsonLogTests(ConsoleClient, CommandTestCase):
         """The objects of the log that have a field of this name, once there are enough."""
         while True:
             self.assertNotIn("phone-", self.daemon.log)
-            lines = self.daemon.log.splitlines()
+            lines = self.daemon.log.rpartition("\n")[0].splitlines()  # those that are complete
             found = [event for line in lines if name in (event := json.loads(line))]
             if len(found) >= least:
                 return found
