@@ -86,7 +86,24 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=push.example.com \
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 cat "$work/cert.pem" "$work/key.pem" >"$work/middlewared.pem"
 sed "s#/etc/haproxy/middlewared.pem#$work/middlewared.pem#" "$root/etc/haproxy/haproxy.cfg" >"$work/haproxy.cfg"
-haproxy -c -q -f "$work/haproxy.cfg"
+haproxy -c -f "$work/haproxy.cfg" >"$work/haproxy.log" 2>&1 || { cat "$work/haproxy.log"; exit 1; }
+if grep -i warning "$work/haproxy.log"; then exit 1; fi
+# Without its section "global" it stands beside other proxies.
+awk '/^defaults/ { shown = 1 } shown' "$work/haproxy.cfg" >"$work/beside.cfg"
+cat >"$work/other.cfg" <<'CFG'
+global
+    log stdout local0
+    user haproxy
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+listen other
+    bind 127.0.0.1:1
+    server other 127.0.0.1:2
+CFG
+haproxy -c -q -f "$work/other.cfg" -f "$work/beside.cfg"
 
 echo "-- HAProxy: two daemons restarted one after the other during calls"
 python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1

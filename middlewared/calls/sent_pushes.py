@@ -1,5 +1,5 @@
 """
-The pushes of one call: those that may still arrive, and for the history all that were sent.
+The pushes of one call: how many may still arrive, and all of them for the history.
 
 A call may end before the result of its last push arrives. Each push that was sent is in flight
 until it is in the list.
@@ -67,6 +67,7 @@ class OutstandingPush:
     _counted: bool = False
 
     def count(self, may_arrive: bool) -> None:
+        """Count it, or no more; what is counted stays so once the call is over."""
         if self._counted is not may_arrive and not self._waiter.ended.called:
             self._counted = may_arrive
             self._waiter.pushes += 1 if may_arrive else -1

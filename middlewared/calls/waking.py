@@ -363,6 +363,7 @@ class Waking:
         )
 
     def _log_failed_push(self, device: Device, attempt: int, result: PushResult) -> None:
+        pbx = self.call.incoming.pbx
         _log.info(
             "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"
             " {result} {reason}",
@@ -373,6 +374,7 @@ class Waking:
             platform=device.platform.value,
             result=_label(result),
             reason=result.reason,
+            **({"pbx": pbx} if pbx else {}),
         )
 
 

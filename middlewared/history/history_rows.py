@@ -116,7 +116,7 @@ def device_event_row(event: DeviceEvent, daemon: str) -> HistoryRow:
     """A row of ``device_events``."""
     reason = _cleaned(event.reason[:LONGEST_TEXT])
     return (
-        *(event.sip_user_id, round(event.time, 6), event.event, event.why, reason),
+        *(str(event.sip_user_id), round(event.time, 6), event.event, event.why, reason),
         *(event.platform, event.app, event.token, daemon),
     )
 

@@ -17,6 +17,7 @@ from middlewared.clock import Clock, WallClock
 from middlewared.database.batched_writes import BatchedWrites
 from middlewared.history import history_rows
 from middlewared.history.call_counter import CallCounter
+from middlewared.history.device_log import log_device_event
 from middlewared.history.interface import (
     CallRecord,
     DeviceEvent,
@@ -132,6 +133,7 @@ class HistoryWriter:
         return number <= MOST_FACTS
 
     def keep_device_event(self, event: DeviceEvent) -> None:
+        log_device_event(event)
         if self.recording:
             timed = attrs.evolve(event, time=event.time or self._wall())
             self._events.add(history_rows.device_event_row(timed, self.daemon))

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from middlewared.background import shielded
 
-READY = re.compile(r"middlewared ready (.*)")
+READY = re.compile(r"middlewared ready ([^\"\n]*)")  # as text, or in JSON
 LOG_LIMIT = 1 << 20
 CHECKOUT = Path(__file__).parent.parent.parent
 
