@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests what is shipped for operators with the programs that read it: Prometheus, systemd,
-# HAProxy and Kamailio; and the console with a browser. What is missing is installed when run by
-# root on Debian, else named.
+# HAProxy and Kamailio; the console with a browser; and deploy/ with podman, Docker Compose and
+# Kubernetes' schemas. What is missing is installed when run by root on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,6 +24,8 @@ command -v luac5.2 >/dev/null || missing+=(lua5.2)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
 command -v chromedriver >/dev/null || missing+=(chromium-driver)
+command -v podman >/dev/null || missing+=(podman)
+command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "these packages are needed, and only root can install them: ${missing[*]}" >&2
@@ -40,6 +42,14 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$work/apt.log"
     [ $ours = no ] || rm /usr/sbin/policy-rc.d
 fi
+
+# It mostly waits, for packages and for the disk: beside all that follows.
+bash "$root/tests/operations/image.sh" "$work/image" >"$work/image.log" 2>&1 &
+image=$!
+
+echo "-- Docker Compose, Kubernetes: the manifests"
+bash "$root/tests/operations/manifests.sh" "$work/manifests" >"$work/manifests.log" 2>&1 ||
+    { cat "$work/manifests.log"; exit 1; }
 
 echo "-- Prometheus: alerts, their tests, the dashboard's queries"
 promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null
@@ -140,4 +150,8 @@ python -m pip install --quiet --no-compile --target "$work/browser/selenium" "se
     && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
 PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \
     "$work/browser" "$work/browser/package/axe.min.js"
+
+echo "-- podman: the image"
+wait "$image" || { cat "$work/image.log"; exit 1; }
+tail -n 1 "$work/image.log"
 echo "the shipped files work"

@@ -6,7 +6,7 @@ work=$(mkdir -p "$1" && cd "$1" && pwd)
 constraints=$PWD/constraints.txt
 python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 tar -tzf "$work"/dist/*.tar.gz >"$work/sdist.txt"
-for file in etc/middlewared.ini middlewared/database/schema/sqlite/1.sql twisted/plugins/middlewared_plugin.py ci.sh; do
+for file in etc/middlewared.ini middlewared/database/schema/sqlite/1.sql twisted/plugins/middlewared_plugin.py deploy/Containerfile ci.sh; do
     grep -q "/$file\$" "$work/sdist.txt" || { echo "the sdist lacks $file" >&2; exit 1; }
 done
 
