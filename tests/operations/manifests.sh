@@ -39,7 +39,7 @@ assert (shell, option) == ("sh", "-c"), (shell, option)
 for there, here in (
     ("/usr/local/etc/haproxy/shipped.cfg", f"{work}/checkout/etc/haproxy/haproxy.cfg"),
     ("/tmp/haproxy.cfg", f"{work}/haproxy.cfg"),
-    ("exec haproxy -W -db", f"sed -i s#/etc/haproxy/middlewared.pem#secrets/certificate.pem# {work}/haproxy.cfg; exec haproxy -c -q"),
+    ("exec haproxy -W -db", f"sed -i s#/etc/haproxy/middlewared.pem#{work}/checkout/deploy/compose/secrets/certificate.pem# {work}/haproxy.cfg; exec haproxy -c -q"),
 ):
     assert there in command, there
     command = command.replace(there, here)
