@@ -177,9 +177,13 @@ class ComposeTests(DeployTestCase):
             self.assertGreater(given, drain_s(self.config))
 
     def test_prometheus_scrapes_all_daemons(self) -> None:
-        """At [metrics] listen; the shipped rules are beside its configuration."""
+        """At [metrics] listen, and HAProxy; the shipped rules are beside its configuration."""
         prometheus = document(COMPOSE / "prometheus.yml")
-        (job,) = prometheus["scrape_configs"]
+        job, balancer = prometheus["scrape_configs"]
+        (exporter,) = (each["targets"][0] for each in balancer["static_configs"])
+        address = self.services["haproxy"]["networks"]["default"]["ipv4_address"]
+        self.assertIn(f"{address}:8405", self.services["haproxy"]["command"][2])
+        self.assertEqual(exporter, "haproxy:8405")
         daemons = [name for name in self.services if name.startswith("middlewared-")]
         port = ports(self.config)[2]
         targets = [f"{name}:{port}" for name in daemons]
