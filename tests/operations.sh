@@ -57,9 +57,11 @@ fish -n "$root/etc/completion/middlewared.fish"
 completed=$(fish -N -c "source $root/etc/completion/middlewared.fish; complete -C 'middlewared devices list --not'")
 [[ $completed == --not-seen-for* ]] || { echo "fish completes: $completed" >&2; exit 1; }
 
-echo "-- The manual: its commands, on a copy of this system"
-unshare --mount-proc --pid --fork --kill-child python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" ||
-    { cat "$work/manual.log"; exit 1; }
+# Beside all that follows: it installs, and waits for that, most of the time.
+nice unshare --mount-proc --pid --fork --kill-child \
+    python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" 2>&1 &
+manual=$!
+trap 'kill $(jobs -p) 2>/dev/null || true; kill -KILL $manual 2>/dev/null || true' EXIT # unshare ignores TERM
 
 echo "-- Prometheus: alerts, their tests, the dashboard's queries"
 promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null
@@ -143,4 +145,6 @@ python -m pip install --quiet --no-compile --target "$work/browser/selenium" "se
     && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
 PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \
     "$work/browser" "$work/browser/package/axe.min.js"
+echo "-- The manual: its commands, on a copy of this system"
+wait $manual || { cat "$work/manual.log"; exit 1; }
 echo "the shipped files work"
