@@ -55,6 +55,10 @@ class Copy:
         call("mount", "-t", "overlay", "-o", layers, "manual", str(self.root))
         call("mount", "-t", "proc", "proc", str(self.root / "proc"))
         call("mount", "--rbind", "/dev", str(self.root / "dev"))
+        for name in ("hosts", "resolv.conf"):  # mounts of their own in containers
+            text = Path("/etc", name).read_text()
+            (self.root / "etc" / name).unlink()
+            (self.root / "etc" / name).write_text(text)
         hold = "ip link set lo up && ip address add 10.0.0.11/32 dev lo && echo up && exec cat"
         self._network = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -76,11 +80,13 @@ class Copy:
         """Run a line of bash in the copy, without a terminal; ``given`` is its standard input."""
         installs = re.search(r"\bpip install\b|^apt-get ", text) is not None
         inside = ["chroot", str(self.root), "bash", "-c", f'cd "{self.directory}" && {text}']
-        if not installs:
+        environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
+        if installs:
+            registries = re.compile("PIP_.*|https?_proxy|no_proxy", re.IGNORECASE)
+            kept = {n: value for n, value in os.environ.items() if registries.fullmatch(n)}
+            environment |= {"DEBIAN_FRONTEND": "noninteractive"} | kept | self.environment
+        else:
             inside = ["nsenter", f"--net=/proc/{self._network.pid}/ns/net", *inside]
-        kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        environment = {**kept, "PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
-        environment |= {"DEBIAN_FRONTEND": "noninteractive"} | self.environment
         return subprocess.run(
             ["setsid", "--wait", *inside],
             check=False,
@@ -159,6 +165,7 @@ class Copy:
                     str(command)
                     for command in commands_of(document)
                     if command.heading == heading
+                    and command.run
                     and command not in self.done
                     and not PARSED.match(command.text)
                     and command.program not in RUN_ELSEWHERE
@@ -256,7 +263,6 @@ def use(copy: Copy) -> None:
     ):
         shown = copy.run(document, heading, check, code=1)  # nothing else can be reached
         assert re.search(r"(?m)^\[database\] +ok ", shown), shown
-    copy.run("docs/credentials.md", "Credentials of Apple and Google", "systemctl")
     assert ACCOUNT in copy.run("docs/install.md", "Try it", MIDDLEWARED + "devices list")
     shown = copy.run("docs/install.md", "Try it", MIDDLEWARED + "push", code=1)
     assert "push-failed" in shown or "timeout" in shown, shown
@@ -275,7 +281,7 @@ def use(copy: Copy) -> None:
 def main(work: Path) -> None:
     """Everything, in the order of the life of an installation."""
     copy = Copy(work)
-    copy.prepare("apt-get update -qq")
+    copy.prepare("apt-get update -qq")  # the lists of a new system may be old
     release(copy, work)
     copy.run("docs/install.md", "Install")
     shown = copy.bash("middlewared --version && man -w middlewared").stdout
@@ -283,7 +289,6 @@ def main(work: Path) -> None:
     assert shown.split()[-1].endswith("/man1/middlewared.1"), shown
     configure(copy)
     copy.run("docs/install.md", "Configure")
-    copy.run("docs/install.md", "Start")
     use(copy)
     copy.directory = f"/root/release/middlewared-{__version__}"
     copy.environment["PIP_NO_COMPILE"] = "1"  # these are used once
