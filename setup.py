@@ -72,6 +72,7 @@ setup(
             "pytest>=8.3",
             "pytest-twisted>=1.14",
             "pytest-xdist>=3.6",
+            "PyYAML>=6",  # the shipped manifests
             "ruff>=0.9",
             "schemathesis>=4.32",
             "shtab>=1.7",

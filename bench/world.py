@@ -158,13 +158,14 @@ class World:
     All processes of one measurement; a context that stops them.
 
     :ivar addresses: of the daemons; ``metrics`` those of their metrics.
+    :ivar folder: has their configurations and logs.
     :ivar start_s: from the start of the first daemon to its being ready, wall and CPU.
     :ivar seen: what the simulator has seen, after the end.
     """
 
     def __init__(self, folder: Path, setup: Setup) -> None:
         self.setup = setup
-        self._folder = folder
+        self.folder = folder
         self.daemons: list[Process] = []
         self.addresses: list[tuple[str, int]] = []
         self.metrics: list[tuple[str, int]] = []
@@ -181,7 +182,7 @@ class World:
             options += ["--answer-ms", str(setup.answer_ms), "--answer-at"]
             options += [f"{host}:{port}" for host, port in self.addresses]
             options += ["--silent", setup.silent]
-        self.simulator = Process(self._folder, "simulator", "-m", "middlewared.simulator", *options)
+        self.simulator = Process(self.folder, "simulator", "-m", "middlewared.simulator", *options)
         self._known = json.loads(self.simulator.wait_for("\n").splitlines()[0])
         shared = self._servers() if setup.cluster else ""
         for number in range(setup.daemons):
@@ -202,14 +203,14 @@ class World:
         self._shares += shares
 
     def _start_daemon(self, number: int, shared: str) -> None:
-        config = self._folder / f"daemon{number}.ini"
+        config = self.folder / f"daemon{number}.ini"
         own = self.setup.sections
         config.write_text(self._config(number) + shared + (own(number) if own else ""))
         began = time.perf_counter()
         profile = self.setup.profile
         profiling = (f"--profile={profile}", "--profiler=cprofile", "--savestats")
         daemon = Process(
-            *(self._folder, f"daemon{number}", "-c", TWISTD, "-n", "--pidfile="),
+            *(self.folder, f"daemon{number}", "-c", TWISTD, "-n", "--pidfile="),
             *(profiling if profile else ()),
             *("middlewared", "--config", str(config)),
             piped=self.setup.piped,

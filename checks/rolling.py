@@ -96,7 +96,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.redis = Redis()
-        self.phones, self.pbx, *ports = free_ports(6)
+        self.phones, self.pbx, self.exporter, *ports = free_ports(7)
         self.ports = [(ports[0], ports[1]), (ports[2], ports[3])]
         self.daemons: list[Process] = []
         self.others: list[Process] = []
@@ -175,8 +175,10 @@ class Deployment:
         """What is shipped, with our addresses and without TLS."""
         text = (CHECKOUT / "etc/haproxy/haproxy.cfg").read_text()
         changes = [
-            ("    log /dev/log local0\n", f"    stats socket {self.folder}/stats.sock\n"),
+            ("/run/haproxy/admin.sock", f"{self.folder}/stats.sock"),
+            ("    log /dev/log local0\n    log /dev/log local1 notice\n", ""),
             ("    log global\n", ""),
+            ("bind 127.0.0.1:8405", f"bind {HOST}:{self.exporter}"),
             ("maxconn 40000", "maxconn 4000"),  # what file descriptors allow
             (
                 "bind :443 ssl crt /etc/haproxy/middlewared.pem alpn h2,http/1.1",
@@ -187,6 +189,9 @@ class Deployment:
         for number, (port, pbx_port) in enumerate(self.ports, 1):
             changes.append((f"10.0.0.1{number}:8080", f"{HOST}:{port}"))
             changes.append((f"10.0.0.1{number}:8081", f"{HOST}:{pbx_port}"))
+        if os.geteuid() != 0:  # only root can become another user
+            names = ("chroot /var/lib/haproxy", "user haproxy", "group haproxy")
+            changes += [(f"    {name}\n", "") for name in names]
         for old, new in changes:
             if old not in text:
                 raise SystemExit(f"etc/haproxy/haproxy.cfg has no {old!r}")

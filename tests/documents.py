@@ -29,6 +29,7 @@ RUN_BY = {
     ("docs/history.md", "History: why didn't my phone ring?"): "tests/operations/manual.py",
     ("docs/install.md", "Install"): "tests/operations/manual.py",
     ("docs/install.md", "Configure"): "tests/operations/manual.py",
+    ("docs/install.md", "Secrets"): "tests/operations/manual.py",
     ("docs/install.md", "Try it"): "tests/operations/manual.py",
     ("docs/operating.md", "Check everything online"): "tests/operations/manual.py",
     ("docs/operating.md", "Several daemons"): "tests/operations/manual.py",
@@ -45,14 +46,21 @@ RUN_ELSEWHERE = {
     **dict.fromkeys(("pg_dump", "dropdb", "createdb", "pg_restore"), "tests/test_flow_database.py"),
 }
 """Who runs those that begin so; they need a server."""
-PARSED = re.compile(r"(\.venv/bin/)?(python|nox)(?= |$)|\./ci\.sh")
-"""Commands of developers, which take too long: tests/test_documents.py checks what they name."""
+PARSED = re.compile(r"(python|nox|\.venv/bin/(python|middlewared|twistd))(?= |$)|\./ci\.sh")
+"""Commands in a checkout, of which many take long: test_documents.py checks what they name."""
 
 CONFIGURATION = re.compile(r"\[[^]]+\]|[\w@.-]+ ?=.*|[#;].*|")
 OUTPUT = re.compile(
-    r"\[.*\] .* (ok|wrong) .*|call answered .*|configuration reloaded: .*|sha256 Fingerprint=.*"
+    r"\[.*\] .* (ok|wrong) .*|sha256 Fingerprint=.*"
+    r"|call answered .*|configuration reloaded: .*|device removed: .*"
 )
-LOGROTATE = re.compile(r"/\S+\.log .*\{")
+BRACES = re.compile(r"[^'\"|]+ \{")
+"""The first line of a configuration of logrotate or keepalived."""
+
+
+def opened(text: str) -> bool:
+    """Whether a bracket is still open."""
+    return any(text.count(begin) > text.count(end) for begin, end in ("()", "{}"))
 
 
 @attrs.frozen
@@ -75,16 +83,19 @@ class Block:
         return not (
             all(CONFIGURATION.fullmatch(line) for line in self.lines)
             or all(OUTPUT.fullmatch(line) for line in self.lines)
-            or LOGROTATE.fullmatch(self.lines[0])
+            or BRACES.fullmatch(self.lines[0])
         )
 
     def commands(self) -> Iterator[Command]:
-        """Each command; a backslash continues it on the next line."""
+        """Each command, to the end of its brackets, its pipe, or its last line with a backslash."""
         run, text, begin = True, "", 0
         for number, line in enumerate(self.lines, self.line):
             begin = begin or number
             text += line.removesuffix("\\")
             if line.endswith("\\") or not text:
+                continue
+            if not text.startswith("#") and (line.endswith("|") or opened(text)):
+                text += "\n"
                 continue
             if text.startswith("#"):
                 run = run and not text.startswith(NOT_RUN)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests what is shipped for operators with the programs that read it: shells, Prometheus, systemd,
-# HAProxy and Kamailio; the manual, whose commands are run; and the console with a browser. What is
-# missing is installed when run by root on Debian, else named.
+# HAProxy and Kamailio; the manual, whose commands are run; the console with a browser; and deploy/
+# with podman, Docker Compose and Kubernetes' schemas. What is missing is installed when run by root
+# on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -33,6 +34,8 @@ command -v fish >/dev/null || missing+=(fish)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
 command -v chromedriver >/dev/null || missing+=(chromium-driver)
+command -v podman >/dev/null || missing+=(podman)
+command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "these packages are needed, and only root can install them: ${missing[*]}" >&2
@@ -62,6 +65,14 @@ nice unshare --mount-proc --pid --fork --kill-child \
     python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" 2>&1 &
 manual=$!
 trap 'kill $(jobs -p) 2>/dev/null || true; kill -KILL $manual 2>/dev/null || true' EXIT # unshare ignores TERM
+
+# It mostly waits, for packages and for the disk: beside all that follows.
+bash "$root/tests/operations/image.sh" "$work/image" >"$work/image.log" 2>&1 &
+image=$!
+
+echo "-- Docker Compose, Kubernetes: the manifests"
+bash "$root/tests/operations/manifests.sh" "$work/manifests" >"$work/manifests.log" 2>&1 ||
+    { cat "$work/manifests.log"; exit 1; }
 
 echo "-- Prometheus: alerts, their tests, the dashboard's queries"
 promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null
@@ -108,7 +119,24 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=push.example.com \
     -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 cat "$work/cert.pem" "$work/key.pem" >"$work/middlewared.pem"
 sed "s#/etc/haproxy/middlewared.pem#$work/middlewared.pem#" "$root/etc/haproxy/haproxy.cfg" >"$work/haproxy.cfg"
-haproxy -c -q -f "$work/haproxy.cfg"
+haproxy -c -f "$work/haproxy.cfg" >"$work/haproxy.log" 2>&1 || { cat "$work/haproxy.log"; exit 1; }
+if grep -i warning "$work/haproxy.log"; then exit 1; fi
+# Without its section "global" it stands beside other proxies.
+awk '/^defaults/ { shown = 1 } shown' "$work/haproxy.cfg" >"$work/beside.cfg"
+cat >"$work/other.cfg" <<'CFG'
+global
+    log stdout local0
+    user haproxy
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+listen other
+    bind 127.0.0.1:1
+    server other 127.0.0.1:2
+CFG
+haproxy -c -q -f "$work/other.cfg" -f "$work/beside.cfg"
 
 echo "-- HAProxy: two daemons restarted one after the other during calls"
 python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
@@ -147,4 +175,8 @@ PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser
     "$work/browser" "$work/browser/package/axe.min.js"
 echo "-- The manual: its commands, on a copy of this system"
 wait $manual || { cat "$work/manual.log"; exit 1; }
+
+echo "-- podman: the image"
+wait "$image" || { cat "$work/image.log"; exit 1; }
+tail -n 1 "$work/image.log"
 echo "the shipped files work"

@@ -7,7 +7,7 @@ constraints=$PWD/constraints.txt
 python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 tar -tzf "$work"/dist/*.tar.gz >"$work/sdist.txt"
 for file in etc/middlewared.ini middlewared/database/schema/sqlite/1.sql twisted/plugins/middlewared_plugin.py ci.sh \
-    etc/man/middlewared.1 etc/completion/_middlewared release/sbom.py docs/install.md; do
+    etc/man/middlewared.1 etc/completion/_middlewared release/sbom.py docs/install.md deploy/Containerfile; do
     grep -q "/$file\$" "$work/sdist.txt" || { echo "the sdist lacks $file" >&2; exit 1; }
 done
 

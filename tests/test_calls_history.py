@@ -58,6 +58,7 @@ class HistoryOfCallsTests(RingingCase):
             log_wakeup=lambda _: None,
             log_late=lambda *_: None,
             recorder=self.kept,
+            daemon="host:1",
         )
 
     def record(self) -> None:

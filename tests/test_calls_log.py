@@ -57,6 +57,7 @@ class CallLogTests(SynchronousTestCase):
             log_wakeup=self.wakeups.append,
             log_late=lambda late, received_time: self.late.append((late, received_time)),
             recorder=NotRecording(),
+            daemon="host:1",
         )
         self.events: list[LogEvent] = []
         observer = cast(ILogObserver, self.events.append)
@@ -99,9 +100,9 @@ class CallLogTests(SynchronousTestCase):
             self.lines(),
             [
                 "call answered unique_key=key fingerprint=2c70e12b call_id=id"
-                " sip_user_id=123456789 app=app platform=gcm replied=1502.0",
+                " sip_user_id=123456789 app=app platform=gcm daemon=host:1 replied=1502.0",
                 "call answered (joined) unique_key=key fingerprint=2c70e12b call_id=id"
-                " sip_user_id=123456789 app=- platform=unknown replied=1502.0",
+                " sip_user_id=123456789 app=- platform=unknown daemon=host:1 replied=1502.0",
             ],
         )
         self.assertIn("0612345678", self.lines(LogLevel.debug)[0])
@@ -113,7 +114,7 @@ class CallLogTests(SynchronousTestCase):
         self.call_log.ended(request)
         self.call_log.flush()
         named, plain = self.lines()
-        self.assertIn(" platform=gcm pbx=office replied=1000.0", named)
+        self.assertIn(" platform=gcm daemon=host:1 pbx=office replied=1000.0", named)
         self.assertNotIn("pbx", plain)
         fields = [event for event in self.events if event["log_level"] is LogLevel.info]
         self.assertEqual([event.get("pbx") for event in fields], ["office", None])
@@ -127,7 +128,7 @@ class CallLogTests(SynchronousTestCase):
         self.call_log.flush()
         (event,) = (each for each in self.events if "durations" in each)
         self.assertEqual(
-            json.loads(format_json(event))["durations"],
+            json.loads(format_json(event, "host:1"))["durations"],
             [
                 {"step": "push", "milliseconds": 41.2, "note": "accepted"},
                 {"step": "replied", "milliseconds": 0.3},

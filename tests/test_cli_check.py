@@ -91,9 +91,15 @@ class CertificateTests(SynchronousTestCase):
         (warned,) = self.read(topics=topics, environments=["production"])
         self.assertRegex(warned, "^certificate: is only for Apple's production servers")
 
-    def test_certificate_that_is_not_apples(self) -> None:
-        """A relay's certificate is not checked."""
-        self.assertEqual(self.read(topic="relay.example"), ())
+    def test_certificate_without_apples_extensions(self) -> None:
+        """At Apple its subject decides; a relay may accept any certificate."""
+        other = "com.example.other.voip"
+        self.assertEqual(self.read(), ())
+        self.assertIn(f"voip.pem is for {other}, the topic", self.problem(topic=other))
+        relay = "production_url = https://relay.example\n"
+        (warned,) = self.read(relay, topic=other)
+        self.assertIn(f"voip.pem is for {other}, the topic", warned)
+        self.assertEqual(self.read(relay), ())
 
 
 class OnlineCommandTests(AppleCheckCase, CommandTestCase):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -38,12 +39,12 @@ class Ran:
 class CommandTestCase(DaemonTestCase):
     """Runs ``middlewared`` in a process of its own."""
 
-    async def command(self, *arguments: object) -> Ran:
-        """Run a command."""
+    async def command(self, *arguments: object, environ: Mapping[str, str] | None = None) -> Ran:
+        """Run a command, with more variables in its environment."""
         out, err, code = await getProcessOutputAndValue(
             sys.executable,
             [*MAIN, *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
             path=str(self.directory),
             reactor=self.spawner,
         )
@@ -102,11 +103,15 @@ class PushTests(CommandTestCase):
             "resend = never\n"
         )
 
-    async def register(self, url: str) -> None:
+    async def register(self, url: str, **more: str) -> None:
         """Register the phone through the daemon's last address."""
         self.url = f"{url}/api/call-response/"
         registered = await self.post(
-            f"{url}/api/gcm-device/", sip_user_id="123456789", token=TOKEN, app="com.example"
+            f"{url}/api/gcm-device/",
+            sip_user_id="123456789",
+            token=TOKEN,
+            app="com.example",
+            **more,
         )
         self.assertEqual(registered.status, 201)
 
@@ -164,11 +169,17 @@ class PushTests(CommandTestCase):
         self.assertIn("timeout: ", ran.out)
 
     async def test_no_device(self) -> None:
-        """Exit code 1, and the reason in words."""
-        await self.start(f"tcp:{free_port()}")
+        """Exit code 1, and the reason in words, which do-not-disturb has of its own."""
+        port = free_port()
+        await self.start(f"tcp:{port}")
         ran = await self.push()
         self.assertEqual(ran.code, 1)
         self.assertIn("no-device: no device is registered", ran.out)
+        self.assertIn("device (not-registered) ", ran.out)
+        await self.register(f"http://127.0.0.1:{port}", dnd="true")
+        ran = await self.push()
+        self.assertEqual(ran.code, 1)
+        self.assertIn("no-device: the account's device is set to do not disturb", ran.out)
 
     async def test_host_outside_pbx_networks(self) -> None:
         """A refusal names the key that decides."""

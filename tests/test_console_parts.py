@@ -32,6 +32,7 @@ from middlewared.history.interface import (
     KeptPush,
     KeptReport,
 )
+from middlewared.history.json_forms import JsonForms
 from middlewared.model import Platform
 from middlewared.web.request import Request
 from tests.contracts.history import NOW, a_call
@@ -307,7 +308,9 @@ class OverviewTests(SynchronousTestCase):
         self.assertEqual(app.outcomes, {"answered": 7, "timeout": 1})
         self.assertEqual(app.recent, {"answered": 4})
         self.assertEqual(sum(calls for _, calls, _ in found.slots), 8)
-        self.assertEqual(overview_json(found)["credentials"][0]["expires"], None)
+        self.assertEqual(
+            overview_json(found, JsonForms(text_accounts=False))["credentials"][0]["expires"], None
+        )
         now = NOW + 120 * 60
         found = self.successResultOf(Deferred.fromCoroutine(reader.read()))
         self.assertGreater(asked[1], asked[0] + 5 * 3600)

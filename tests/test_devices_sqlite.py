@@ -221,6 +221,15 @@ class SqliteStartTests(SqliteCase):
         for suffix in ("", "-wal", "-shm"):
             self.assertEqual(files[self.path.name + suffix], 0o600)
 
+    async def test_file_belongs_to_the_owner_of_its_directory(self) -> None:
+        """A command that root runs before the first start must not lock the daemon out."""
+        if os.geteuid() == 0:
+            os.chown(self.path.parent, 65534, 65534)
+        await self.started()
+        owners = {(each.stat().st_uid, each.stat().st_gid) for each in self.path.parent.iterdir()}
+        folder = self.path.parent.stat()
+        self.assertEqual(owners, {(folder.st_uid, folder.st_gid)})
+
     async def test_missing_directory(self) -> None:
         """The problem names the file that cannot be created, and the reason."""
         missing = self.path.parent / "missing" / "devices.sqlite3"

@@ -91,7 +91,7 @@ class DevicesTestCase(DaemonTestCase):
         self.assertEqual(await self.call(FIRST_ACCOUNT + 1), "no-device")
         self.assertEqual([push.data["type"] for push in self.pushes], ["call"])
         await self.daemon.stop()
-        self.assertIn(f"device of {FIRST_ACCOUNT} removed", self.daemon.log)
+        self.assertIn(f"device removed: sip_user_id={FIRST_ACCOUNT} ", self.daemon.log)
 
     async def test_several_accounts_a_phone(self) -> None:
         """With accounts_per_token = many a phone rings for all of them."""

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.record import GooglePush
+from tests.console import ADMIN, ConsoleClient, users_file
 from tests.daemons import PORTS, Answered
 from tests.fleet import FleetTestCase, Shared
 from tests.servers.redis import shared_cluster
@@ -83,6 +84,7 @@ class OneDaemonCase(CommandTestCase):
     """SQLite, and passwords for texts."""
 
     backend = "htpasswd\nhtpasswd = passwords"
+    pattern = PATTERN
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         super().setUp()
@@ -94,7 +96,7 @@ class OneDaemonCase(CommandTestCase):
         (self.directory / "passwords").write_text(f"{ACCOUNT}:{hashed}\n")
         self.text = (
             f"{PORTS}[accounts]\nbackend = {self.backend}\n"
-            f"sip_user_id_pattern = {PATTERN}\n[calls]\nroundtrip_wait_ms = 20000\n"
+            f"sip_user_id_pattern = {self.pattern}\n[calls]\nroundtrip_wait_ms = 20000\n"
             f"[app:com.example:gcm]\napi_key = key\nurl = {self.google.url}/gcm/send\n"
         )
         self.daemon = await self.start_daemon(self.text)
@@ -140,6 +142,38 @@ class OneDaemonTests(OneDaemonCase):
         self.assertEqual(wrong_text.code, 2)
         self.assertIn("'123456789' does not match sip_user_id_pattern", wrong_text.err)
         self.assertEqual((await self.devices_command("delete", ACCOUNT)).code, 0)
+
+
+class TextOfDigitsTests(OneDaemonCase, ConsoleClient):
+    """Accounts are texts, and one of them is ``100``."""
+
+    backend = "open"
+    pattern = "[0-9a-z@.]+"
+
+    async def test_json_has_a_text(self) -> None:
+        """In the console and in commands: where accounts are texts, none becomes a number."""
+        (self.directory / "console-users").write_text(users_file())
+        daemon = await self.start_daemon(self.text + ADMIN, "console.ini")
+        self.admin = daemon.url("", "admin")
+        registered = {"sip_user_id": "100", "token": "t1", "app": "com.example"}
+        url = daemon.url("/api/gcm-device/")
+        done = self.client.post(url, data=registered, auth=("100", "geheim"))
+        self.assertEqual((await self._answered(done)).status, 201)
+        fields = {"sip_user_id": "100", "phonenumber": "1", "call_id": "c1"}
+        url = daemon.url("/api/incoming-call/")
+        held = Deferred.fromCoroutine(self.post(url, **fields))
+        await self.pushes.get()
+        (report,) = (await self.document("/api/overview"))["daemons"]
+        await self._answered(self.client.delete(f"{url}?sip_user_id=100&call_id=c1"))
+        self.assertEqual((await held).header("X-Outcome"), "cancelled")
+        page = await self.until_document("/api/calls", lambda page: page["calls"])
+        account = await self.document("/api/devices/100")
+        shown = [*report["held_calls"], *page["calls"], account]
+        for command in (("calls", "list"), ("calls", "show", "c1"), ("devices", "show", "100")):
+            ran = await self.command(*command[:2], "-c", "console.ini", "--json", *command[2:])
+            shown.append(json.loads(ran.out))
+        shown.append(await self.document("/api/devices/100", "DELETE"))
+        self.assertEqual([each["sip_user_id"] for each in shown], ["100"] * 7)
 
 
 class ReloadTests(OneDaemonCase):

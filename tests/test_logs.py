@@ -141,6 +141,7 @@ class FormatTests(SynchronousTestCase):
                 "level": "info",
                 "namespace": "middlewared.x",
                 "message": "a 1",
+                "daemon": "host:1",
                 "b": 1,
                 "c": "x\ny",
                 "d": None,
@@ -148,7 +149,7 @@ class FormatTests(SynchronousTestCase):
                 "f": [1, {"step": "sent", "ms": 1.5}],
                 "g": "nan",
             },
-            json.loads(format_json(events[0])),
+            json.loads(format_json(events[0], "host:1")),
         )
 
     def test_a_traceback_is_one_field_or_indented(self) -> None:
@@ -158,19 +159,19 @@ class FormatTests(SynchronousTestCase):
             raise ValueError("boom password=geheim")
         except ValueError:
             log.failure("it failed")
-        written = json.loads(format_json(events[0]))
+        written = json.loads(format_json(events[0], "host:1"))
         self.assertEqual(("critical", "it failed"), (written["level"], written["message"]))
         self.assertIn("ValueError: boom", written["traceback"])
         head, *rest = format_text(events[0]).splitlines()
         self.assertTrue(head.endswith("it failed"))
         self.assertTrue(rest and all(row.startswith("    ") for row in rest))
-        self.assertNotIn("geheim", format_json(events[0]) + format_text(events[0]))
+        self.assertNotIn("geheim", format_json(events[0], "host:1") + format_text(events[0]))
 
     def test_a_field_cannot_forge_a_line(self) -> None:
         """Line ends and control characters are written escaped."""
         log, events = self.events()
         log.info("{name}", name="a\r\n2026 info x\x1b[2J\u2028\x85b")
-        for line in (format_text(events[0]), format_json(events[0])):
+        for line in (format_text(events[0]), format_json(events[0], "host:1")):
             self.assertEqual(1, len(line.splitlines()))
             self.assertNotIn("\x1b", line)
 
@@ -181,7 +182,7 @@ class FormatTests(SynchronousTestCase):
             raise ValueError("\u202eyas \x1b[2J")
         except ValueError:
             log.failure("{name}", name="a\u202eb\u200bc\ufeffd\x7fé")
-        for line in (format_text(events[0]), format_json(events[0])):
+        for line in (format_text(events[0]), format_json(events[0], "host:1")):
             for hidden in "\u202e\u200b\ufeff\x7f\x1b":
                 self.assertNotIn(hidden, line)
         self.assertIn("a\\u202eb\\u200bc\\ufeffd\\x7fé", format_text(events[0]))
@@ -190,14 +191,14 @@ class FormatTests(SynchronousTestCase):
         """By the field's name or by what it looks like."""
         log, events = self.events()
         log.info("sent", password="geheim", header="Authorization: Basic geheimgeheim")
-        self.assertNotIn("geheim", format_json(events[0]))
+        self.assertNotIn("geheim", format_json(events[0], "host:1"))
 
     def test_long_fields_are_cut(self) -> None:
         """A line has a bound."""
         log, events = self.events()
         log.info("{x}", x="x" * 10**6)
         self.assertLess(len(format_text(events[0])), 11_000)
-        self.assertLess(len(format_json(events[0])), 21_000)
+        self.assertLess(len(format_json(events[0], "host:1")), 21_000)
 
     def test_events_of_the_old_log_are_written(self) -> None:
         """Libraries that know only twisted.python.log, formats that are wrong."""
@@ -211,13 +212,13 @@ class FormatTests(SynchronousTestCase):
         self.assertIn("an old message", format_text(events[0]))
         self.assertIn("nowhere", format_text(events[1]))
         self.assertTrue(format_text(events[2]).endswith("called"))
-        self.assertEqual("an old message", json.loads(format_json(events[0]))["message"])
+        self.assertEqual("an old message", json.loads(format_json(events[0], "host:1"))["message"])
 
 
 class OutputTests(FileCase):
     def setUp(self) -> None:
         super().setUp()
-        self.output = LogOutput()
+        self.output = LogOutput(daemon="host:1")
         self.addCleanup(self.output.close)
         self.output.reload(level="info", format="text", file=self.path)
         self.ours = logger("middlewared.calls", self.output)

@@ -30,7 +30,7 @@ from middlewared.logs import LogOutput
 log = Logger(namespace="middlewared.tac")
 
 class Top(MultiService):
-    output = LogOutput()
+    output = LogOutput(daemon="host:1")
 
     def setServiceParent(self, parent):
         if isinstance(parent, Componentized):

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
-from middlewared.push.apns.certificate_scope import Scope, scope_of
+from middlewared.push.apns.certificate_scope import Environment, Scope, scope_of
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import made_folder
 
 APP = "com.example.phone"
 TOPICS = [APP, f"{APP}.voip", f"{APP}.complication"]
+BOTH: frozenset[Environment] = frozenset(("sandbox", "production"))
+
+
+def self_signed(subject: str) -> x509.Certificate:
+    """A certificate without extensions."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name.from_rfc4514_string(subject), datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(1))
+    return builder.sign(key, hashes.SHA256())
 
 
 class ScopeTests(SynchronousTestCase):
@@ -49,7 +61,7 @@ class ScopeTests(SynchronousTestCase):
         """All its topics, and both environments."""
         null = b"\x05\x00"
         scope = self.scope((6, self.listed()), (1, null), (2, null), topic=APP)
-        self.assertEqual(scope, Scope(frozenset(TOPICS), frozenset({"sandbox", "production"})))
+        self.assertEqual(scope, Scope(frozenset(TOPICS), BOTH, is_apples=True))
 
     def test_list_of_voip_topics(self) -> None:
         """Apple documents a second extension for them."""
@@ -63,9 +75,23 @@ class ScopeTests(SynchronousTestCase):
         self.assertEqual((scope.topics, scope.environments), ({APP, f"{APP}.voip"}, {"sandbox"}))
 
     def test_not_apples(self) -> None:
-        """Without Apple's extensions nothing is known."""
-        self.assertEqual(self.scope(), Scope())
+        """Without Apple's extensions only the subject names the app, and a relay may ignore it."""
+        self.assertEqual(self.scope(), Scope(frozenset({f"{APP}.voip"})))
         self.assertFalse(self.scope().is_known)
+
+    def test_subjects(self) -> None:
+        """The UID, else the common name, if it is written as Apple writes it."""
+        voip = {APP, f"{APP}.voip"}
+        for subject, topics in (
+            (f"CN=VoIP Services: {APP}", voip),
+            (f"CN=Apple Development IOS Push Services: {APP}", voip),
+            (f"CN=Pass Type ID: {APP}", set()),
+            (f"CN={APP}.voip", {f"{APP}.voip"}),
+            (f"UID={APP}.voip,CN=VoIP Services: com.example.other", {f"{APP}.voip"}),
+            ("CN=push.example.com", set()),
+        ):
+            found = scope_of(self_signed(subject)).topics
+            self.assertEqual((subject, set(found)), (subject, topics))
 
     def test_what_is_no_der(self) -> None:
         """Reading ends without an error, whatever the content."""

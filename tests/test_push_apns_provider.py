@@ -272,6 +272,44 @@ class EnvironmentTests(AppleTestCase):
         (alarm,) = (event for event in events if event["log_level"] is LogLevel.critical)
         self.assertIn("refuses many devices with BadDeviceToken", str(formatEvent(alarm)))
 
+    async def test_a_wrong_topic_is_a_warning_from_the_first_device_on(self) -> None:
+        """Once a minute; a token that is bad in both environments may be the app's own mistake."""
+        apple, _, provider = await self.serve_both()
+        with capturedLogs() as events:
+            for reason in ("DeviceTokenNotForTopic", "DeviceTokenNotForTopic", "BadDeviceToken"):
+                apple.scripts.for_next(1, rejection(reason))
+                self.assertEqual(await provider.send(call_push()), TokenSuspect(reason))
+        warned = [str(formatEvent(each)) for each in events if each["log_level"] > LogLevel.info]
+        self.assertEqual(
+            warned, [f"Apple refuses push tokens of {APP}: DeviceTokenNotForTopic (production)"]
+        )
+
+    async def test_a_refused_certificate_is_no_line_for_each_push(self) -> None:
+        """An error and a warning, although each refusal ends its connection."""
+        apple = await self.serve()
+        provider = self.provide(self.settings(apple.url, "", connections=1))
+        apple.scripts.for_next(4, rejection("BadCertificate"))
+        with capturedLogs() as events:
+            for _ in range(4):
+                self.assertEqual(await provider.send(call_push()), ConfigFault("BadCertificate"))
+            self.assertEqual(await provider.send(call_push()), Accepted())
+        shown = [
+            (each["log_level"], str(formatEvent(each)))
+            for each in events
+            if each["log_level"] >= LogLevel.info and "BadCertificate" in str(formatEvent(each))
+        ]
+        self.assertCountEqual(
+            shown,
+            [
+                (LogLevel.error, f"Apple refuses pushes of {APP}: BadCertificate (production)"),
+                (
+                    LogLevel.warn,
+                    f"{APP} production: Apple responded BadCertificate; connecting again",
+                ),
+            ],
+        )
+        self.assertEqual(apple.record.connection_count, 5)
+
     async def test_notices_raise_no_alarm_for_calls(self) -> None:
         """Their tokens and topic are others; and calls that arrive excuse no notice."""
         _, _, provider = await self.serve_both()

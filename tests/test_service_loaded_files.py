@@ -38,7 +38,7 @@ class LoadedFilesTests(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.authority = Authority(folder=self.folder)
-        self.certificate = self.authority.apns_client()
+        self.certificate = self.authority.apns_client(topic="a.voip")
         self.account = write_service_account(self.folder, token_uri="https://t.example/token").path
         self.text = (
             f"[app:a:apns]\ncertificate = {self.certificate}\n"
@@ -73,7 +73,7 @@ class LoadedFilesTests(SynchronousTestCase):
 
     def test_a_certificate_with_another_content(self) -> None:
         """It is loaded, and named with its serial number and its expiry; the other app is not."""
-        self.certificate.write_bytes(self.authority.apns_client().read_bytes())
+        self.certificate.write_bytes(self.authority.apns_client(topic="a.voip").read_bytes())
         _, apps = self.load(self.text)
         self.assertIs(apps[GOOGLE].credentials, self.before[1][GOOGLE].credentials)
         credentials = apps[APPLE].credentials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 from typing import Any
@@ -44,6 +45,15 @@ class StartTests(DaemonTestCase):
             (200, {"status": "ok", "database": "up", "redis": "off", "waiting": 0}),
         )
         self.assertEqual(await daemon.stop(), 0)
+
+    async def test_all_allowed_files_may_be_open(self) -> None:
+        """Whatever its soft limit is at first: containers begin with one for old programs."""
+        files = resource.RLIMIT_NOFILE
+        soft, hard = resource.getrlimit(files)
+        self.addCleanup(resource.setrlimit, files, (soft, hard))
+        resource.setrlimit(files, (soft // 2, hard))
+        daemon = await self.start_daemon()
+        self.assertEqual(resource.prlimit(daemon.pid, files), (hard, hard))
 
     async def test_every_problem_is_listed(self) -> None:
         """Wrong keys, sections and files: all of them, each with section and key."""

@@ -119,4 +119,4 @@ complete -c middlewared -n '_shtab_middlewared_using passwd' -s h -l help -d 'sh
 complete -c middlewared -n '_shtab_middlewared_using passwd; and test $_shtab_middlewared_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'created if it does not exist'
 complete -c middlewared -n '_shtab_middlewared_using; and test $_shtab_middlewared_npos -eq 0' -a demo -d 'show every kind of call with simulated peers'
 complete -c middlewared -n '_shtab_middlewared_using demo' -s h -l help -d 'show this help message and exit'
-complete -c middlewared -n '_shtab_middlewared_using demo' -l serve -d 'keep running, and print curl commands to try'
+complete -c middlewared -n '_shtab_middlewared_using demo' -l serve -d 'keep running: be the phone, place calls, open the console'

@@ -18,6 +18,7 @@ from middlewared.calls.device_updates import wakeup
 from middlewared.calls.ringing import AcceptedAnswer, Ended, EndedCall, EndedRequest, is_uuid
 from middlewared.clock import Clock, DelayedCall, WallClock
 from middlewared.history.interface import KeptAnswer, Recorder
+from middlewared.logs.interface import LazyField
 from middlewared.metrics import Metrics
 from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Wakeup
 from middlewared.quoting import fingerprint, word
@@ -37,6 +38,7 @@ class CallLog:
     :param log_wakeup: takes the effect of a call on the silent streak of its device.
     :param log_late: takes a late answer and when it was received, in epoch seconds.
     :param recorder: keeps the history.
+    :param daemon: the name of this daemon.
     """
 
     log = Logger()
@@ -48,6 +50,7 @@ class CallLog:
     _log_wakeup: Callable[[Wakeup], None]
     _log_late: Callable[[LateAnswer, float], None]
     _recorder: Recorder
+    _daemon: str
     _pending: list[Ended] = attrs.field(factory=list, init=False)
     _timer: DelayedCall | None = attrs.field(default=None, init=False)
     _deciding: dict[str, Answer] = attrs.field(factory=dict, init=False)
@@ -173,8 +176,7 @@ class CallLog:
         self.log.info(
             "call {outcome}{joined} unique_key={unique_key} fingerprint={fingerprint}"
             " call_id={call_id} sip_user_id={sip_user_id} app={app} platform={platform}"
-            + (" pbx={pbx}" if pbx else "")
-            + "{pushes} {steps}",
+            " daemon={daemon}" + (" pbx={pbx}" if pbx else "") + "{pushes} {steps}",
             outcome="hung-up" if ended.settlement is None else ended.settlement.outcome.value,
             joined=" (joined)" if ended.joined else "",
             unique_key="-" if waits else key,
@@ -183,9 +185,10 @@ class CallLog:
             sip_user_id=incoming.sip_user_id,
             app=word(ended.kind.app) if ended.kind is not None else "-",
             platform=_platform(ended),
+            daemon=self._daemon,
             pushes=_pushes(ended.trace.provider_ids),
             steps=ended.trace.text(),
-            durations=ended.trace.fields(),
+            durations=LazyField(ended.trace.fields),
             **pbx,
         )
         self.log.debug(

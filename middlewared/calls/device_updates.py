@@ -80,11 +80,12 @@ async def store_update(
                 removed = await registry.remove_dead(device, since)
                 if removed:
                     record("removed", "token-dead", reason)
-                _log.info(
-                    "dead push token of {sip_user_id}: device {what}",
-                    sip_user_id=device.sip_user_id,
-                    what="removed" if removed else "kept: registered again, or removals paused",
-                )
+                else:
+                    _log.info(
+                        "dead push token of {sip_user_id}: device kept: registered again, or"
+                        " removals paused",
+                        sip_user_id=device.sip_user_id,
+                    )
             case Accepted(canonical_token=str(token)):
                 await registry.replace_token(device, token)
                 record("replaced", "", f"the provider's canonical token {fingerprint(token)}")

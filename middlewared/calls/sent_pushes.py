@@ -1,5 +1,5 @@
 """
-The pushes of one call, for the history.
+The pushes of one call: how many may still arrive, and all of them for the history.
 
 A call may end before the result of its last push arrives. Each push that was sent is in flight
 until it is in the list.
@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import attrs
+
 from middlewared.clock import Clock
 from middlewared.push.interface import CallPush, PushProvider, PushResult
+from middlewared.rendezvous.interface import Waiter
 
 
 class SentPush(NamedTuple):
@@ -54,3 +57,17 @@ class SentPushes:
             self._quiet = quiet
         else:
             quiet()
+
+
+@attrs.define(eq=False)
+class OutstandingPush:
+    """One push, counted in ``waiter.pushes`` while it may reach the phone."""
+
+    _waiter: Waiter
+    _counted: bool = False
+
+    def count(self, may_arrive: bool) -> None:
+        """Count it, or no more; what is counted stays so once the call is over."""
+        if self._counted is not may_arrive and not self._waiter.ended.called:
+            self._counted = may_arrive
+            self._waiter.pushes += 1 if may_arrive else -1

@@ -23,7 +23,7 @@ from middlewared.background import Background
 from middlewared.backoff import backoff_s
 from middlewared.calls.device_updates import store_update, updated
 from middlewared.calls.resend import PushSchedule, is_pushed_once
-from middlewared.calls.sent_pushes import SentPushes
+from middlewared.calls.sent_pushes import OutstandingPush, SentPushes
 from middlewared.calls.trace import Trace
 from middlewared.clock import Clock, DelayedCall
 from middlewared.devices.interface import DeviceRegistry, is_silent
@@ -247,7 +247,7 @@ class Waking:
         route = self._waker.routes.find(device.app, device.platform)
         if route is None:
             return ConfigFault("app-removed")
-        outstanding = _OutstandingPush(self._waiter)
+        outstanding = OutstandingPush(self._waiter)
         push = CallPush(
             device,
             self.call,
@@ -268,7 +268,7 @@ class Waking:
             self._log_failed_push(device, attempt, result)
         return result
 
-    def _confirm(self, attempt: int, outstanding: _OutstandingPush) -> bool:
+    def _confirm(self, attempt: int, outstanding: OutstandingPush) -> bool:
         """Whether a push is still wanted; if so, it is about to be sent and is counted."""
         wanted = self._is_wanted(attempt)
         if wanted:
@@ -282,6 +282,8 @@ class Waking:
             if self.accepted_at is None:
                 self.accepted_at = self._waker.clock.seconds()
             self.device = updated(device, result)
+            if self.device is device:
+                return
         else:
             self.stop()
         # It starts at once, so that a look-up made after it sees the change.
@@ -361,6 +363,7 @@ class Waking:
         )
 
     def _log_failed_push(self, device: Device, attempt: int, result: PushResult) -> None:
+        pbx = self.call.incoming.pbx
         _log.info(
             "push {attempt} for {sip_user_id} (call {fingerprint}) to {app} on {platform}:"
             " {result} {reason}",
@@ -371,20 +374,8 @@ class Waking:
             platform=device.platform.value,
             result=_label(result),
             reason=result.reason,
+            **({"pbx": pbx} if pbx else {}),
         )
-
-
-@attrs.define(eq=False)
-class _OutstandingPush:
-    """One push, counted in ``waiter.pushes`` while it may reach the phone."""
-
-    _waiter: Waiter
-    _counted: bool = False
-
-    def count(self, may_arrive: bool) -> None:
-        if self._counted is not may_arrive and not self._waiter.ended.called:
-            self._counted = may_arrive
-            self._waiter.pushes += 1 if may_arrive else -1
 
 
 def _hindrance(device: Device | None) -> Hindrance:

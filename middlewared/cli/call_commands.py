@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -23,7 +23,7 @@ from middlewared.history.interface import (
     KeptCall,
     KeptPush,
 )
-from middlewared.history.json_forms import call_json
+from middlewared.history.json_forms import JsonForms
 from middlewared.service.implementations import Storage
 
 _PAGE = 100
@@ -39,13 +39,16 @@ class NoCall(MiddlewaredError):
 def list_calls(config: Config, wanted: CallSearch, *, as_json: bool) -> int:
     """Print the newest calls that match, at most ``wanted.limit`` of them."""
 
-    columns = None if as_json else _columns(config)
+    columns, forms = _columns(config), _forms(config)
+
+    def line(call: KeptCall) -> str:
+        return json.dumps(forms.call(call)) if as_json else call_row(call, columns)
 
     async def work(storage: Storage) -> int:
         _note_if_off(config)
-        if columns is not None:
+        if not as_json:
             write_line(table_row({name: name for name in columns}, columns))
-        more = await _print_pages(storage.history, wanted, columns)
+        more = await _print_pages(storage.history, wanted, line)
         if more and not as_json:
             _note(f"the newest {wanted.limit} calls; --limit N shows more")
         return 0
@@ -62,13 +65,17 @@ def show_call(config: Config, wanted: CallSearch, *, as_json: bool) -> int:
         if not page.calls:
             raise NoCall("no such call is kept")
         if as_json:
-            write_line(json.dumps(call_json(page.calls[0])))
+            write_line(json.dumps(_forms(config).call(page.calls[0])))
         else:
             for line in call_lines(page.calls[0]):
                 write_line(line)
         return 0
 
     return with_storage(config, work)
+
+
+def _forms(config: Config) -> JsonForms:
+    return JsonForms(text_accounts=config.accounts.are_texts)
 
 
 def _columns(config: Config) -> Mapping[str, int]:
@@ -81,18 +88,14 @@ def _columns(config: Config) -> Mapping[str, int]:
 
 
 async def _print_pages(
-    history: HistoryReader, wanted: CallSearch, columns: Mapping[str, int] | None
+    history: HistoryReader, wanted: CallSearch, line: Callable[[KeptCall], str]
 ) -> bool:
-    """
-    Print page after page; whether there are more calls than wanted.
-
-    :param columns: of the table; None: JSON is printed.
-    """
+    """Print page after page; whether there are more calls than wanted."""
     left, before = wanted.limit, ""
     while left:
         page = await history.search(attrs.evolve(wanted, limit=min(left, _PAGE), before=before))
         for call in page.calls:
-            write_line(call_row(call, columns) if columns else json.dumps(call_json(call)))
+            write_line(line(call))
         if page.next is None:
             return False
         left, before = left - len(page.calls), page.next

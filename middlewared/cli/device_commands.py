@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import Any, cast
 
 import attrs
+from twisted.logger import ILogObserver, globalLogPublisher
 
 from middlewared.cli.call_commands import call_table
 from middlewared.cli.storage_access import with_storage
@@ -26,9 +27,11 @@ from middlewared.config import Config
 from middlewared.devices.interface import DeviceFilter, DeviceRegistry
 from middlewared.devices.predecessor import RefusedLine, import_devices
 from middlewared.errors import ConfigError, DatabaseDown, MiddlewaredError, Problem
+from middlewared.history.device_log import log_device_event
 from middlewared.history.history_rows import device_event_row
 from middlewared.history.interface import CallSearch, DeviceEvent, KeptCall
-from middlewared.history.json_forms import call_json, device_json
+from middlewared.history.json_forms import JsonForms
+from middlewared.logs import LogOutput
 from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
 from middlewared.service.implementations import Storage
@@ -105,8 +108,9 @@ def show_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> int
             raise NoDevice(f"{sip_user_id} has no device")
         last_answered = await storage.history.last_answered(account)
         if as_json:
-            form = device_json(account, device, events, last_answered)
-            calls = {"calls": [call_json(call) for call in page.calls]}
+            forms = JsonForms(text_accounts=config.accounts.are_texts)
+            form = forms.device(account, device, events, last_answered)
+            calls = {"calls": [forms.call(call) for call in page.calls]}
             write_line(json.dumps(form | calls | (_fields(device) if device else {})))
         else:
             _show_account(device, events, page.calls)
@@ -163,13 +167,44 @@ def delete_device(config: Config, sip_user_id: SipUserId, *, as_json: bool) -> i
 
 
 async def _record_removal(config: Config, storage: Storage, device: Device) -> None:
-    """Keep the removal in the history; a database that is away then costs only that."""
-    if not config.history.days:
+    """
+    Log the removal, and keep it in the history: a log or a database that does not accept it
+    then costs only that.
+    """
+    name = f"{gethostname()}:command"
+    removed = attrs.evolve(DeviceEvent.of(device, "removed", why="operator"), time=time.time())
+    with _daemons_log(config, name):
+        log_device_event(removed)
+    if config.history.days:
+        with suppress(DatabaseDown):
+            await storage.history.add_device_events([device_event_row(removed, name)])
+
+
+@contextmanager
+def _daemons_log(config: Config, name: str) -> Iterator[None]:
+    """
+    Write to the log file of the daemon meanwhile.
+
+    There may be none: standard output is the command's own. A new file would be the user's of
+    the command, so none is made.
+    """
+    log, output = config.log, LogOutput(daemon=name)
+    if log.file is None or not log.file.exists():
+        yield
         return
-    removed = DeviceEvent.of(device, "removed", why="operator")
-    row = device_event_row(attrs.evolve(removed, time=time.time()), f"{gethostname()}:command")
-    with suppress(DatabaseDown):
-        await storage.history.add_device_events([row])
+    try:
+        output.reload(level=log.level, format=log.format, file=log.file)
+    except OSError as error:
+        print(f"not logged: {log.file}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        yield
+        return
+    observer = cast(ILogObserver, output)
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(observer)
+        output.close()
 
 
 def import_from(config: Config, path: Path) -> int:

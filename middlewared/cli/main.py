@@ -306,7 +306,9 @@ def _passwd(arguments: argparse.Namespace) -> int:
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser("demo", help="show every kind of call with simulated peers")
     parser.add_argument(
-        "--serve", action="store_true", help="keep running, and print curl commands to try"
+        "--serve",
+        action="store_true",
+        help="keep running: be the phone, place calls, open the console",
     )
     parser.set_defaults(run=_demo)
 

@@ -15,6 +15,7 @@ from middlewared.cli.daemon_client import DaemonClient, make_daemon_client
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
+from middlewared.history.interface import Hindrance
 from middlewared.model import Outcome, SipUserId
 from middlewared.outgoing.interface import HttpResponse, OutgoingFailed
 
@@ -25,7 +26,7 @@ _MEANING = {
     "answered": "the phone was woken and takes the call",
     "unavailable": "the phone was woken and takes no call now",
     "timeout": "no answer came in time",
-    "no-device": "no device is registered for this account, or it is set to do not disturb",
+    "no-device": "no device is registered for this account",
     "token-dead": "the app is gone from the device; its registration was removed",
     "push-failed": "the push could not be sent; see the daemon's log",
     "cancelled": "the PBX cancelled the call",
@@ -36,6 +37,9 @@ _MEANING = {
     "draining": "the daemon is stopping",
     "service-down": "the database or Redis is down",
 }
+
+
+_DO_NOT_DISTURB = "the account's device is set to do not disturb"
 
 
 class PushFailed(MiddlewaredError):
@@ -93,9 +97,13 @@ async def _place(daemon: DaemonClient, fields: dict[str, str], timeout_s: float)
 
 
 def _show(out: TextIO, call_id: str, outcome: str, server_timing: str) -> None:
-    out.write(f"{outcome}: {_MEANING.get(outcome, 'unknown to this command')}\n")
+    steps = _steps(server_timing)
+    meaning = _MEANING.get(outcome, "unknown to this command")
+    if any(step == f"device ({Hindrance.DO_NOT_DISTURB.value})" for step, _ in steps):
+        meaning = _DO_NOT_DISTURB
+    out.write(f"{outcome}: {meaning}\n")
     out.write(f"call_id {call_id}\n")
-    for step, took_ms in _steps(server_timing):
+    for step, took_ms in steps:
         out.write(f"{step:<20} {took_ms:>9} ms\n")
 
 

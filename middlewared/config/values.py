@@ -151,6 +151,11 @@ class AccountSettings:
     sip_user_id_max: int = setting(account, "999999999")
     sip_user_id_pattern: re.Pattern[str] | None = setting(pattern, "")
 
+    @property
+    def are_texts(self) -> bool:
+        """Whether accounts are texts; without a pattern they are numbers."""
+        return self.sip_user_id_pattern is not None
+
 
 @attrs.frozen
 class DatabaseSettings:

@@ -14,7 +14,7 @@ from middlewared.console.overview import OverviewReader, overview_json
 from middlewared.console.search_parameters import call_search, query_texts
 from middlewared.errors import BadRequest
 from middlewared.history.interface import HistoryReader
-from middlewared.history.json_forms import account_json, call_json, device_json
+from middlewared.history.json_forms import JsonForms
 from middlewared.web.replies import NotFound, Reply, json_reply
 from middlewared.web.request import Request
 
@@ -23,6 +23,7 @@ from middlewared.web.request import Request
 class JsonRoutes:
     """What is served below ``/api/``; each method takes a request and what its path names."""
 
+    forms: JsonForms
     history: HistoryReader
     overviews: OverviewReader
     accounts: AccountReader
@@ -31,13 +32,13 @@ class JsonRoutes:
     async def overview(self, request: Request) -> Reply:
         """GET overview."""
         _no_parameters(request)
-        return json_reply(200, overview_json(await self.overviews.read()))
+        return json_reply(200, overview_json(await self.overviews.read(), self.forms))
 
     async def calls(self, request: Request) -> Reply:
         """GET calls."""
         wanted = call_search(query_texts(request.query))
         found = await self.history.search(wanted)
-        calls = [call_json(call) for call in found.calls]
+        calls = [self.forms.call(call) for call in found.calls]
         return json_reply(200, {"calls": calls, "next": found.next})
 
     async def call(self, request: Request, unique_key: str) -> Reply:
@@ -46,7 +47,7 @@ class JsonRoutes:
         call = await self.history.find_call(unique_key)
         if call is None:
             raise NotFound("no such call")
-        return json_reply(200, call_json(call))
+        return json_reply(200, self.forms.call(call))
 
     async def device(self, request: Request, sip_user_id: str) -> Reply:
         """GET devices/SIP_USER_ID."""
@@ -54,7 +55,7 @@ class JsonRoutes:
         found = await self.accounts.read(sip_user_id, calls=1)
         if not found.known:
             raise NotFound("nothing is known of the account")
-        document = device_json(sip_user_id, found.device, found.events, found.last_answered)
+        document = self.forms.device(sip_user_id, found.device, found.events, found.last_answered)
         return json_reply(200, document)
 
     async def remove(self, request: Request, sip_user_id: str) -> Reply:
@@ -64,7 +65,7 @@ class JsonRoutes:
         if removed is None:
             raise NotFound("no device")
         document: dict[str, Any] = {
-            "sip_user_id": account_json(sip_user_id),
+            "sip_user_id": self.forms.account(sip_user_id),
             "removed": {"platform": removed.platform.value, "app": removed.app},
         }
         return json_reply(200, document)

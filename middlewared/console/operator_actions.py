@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from middlewared.console.operator_calls import OperatorCall, OperatorCalls
 from middlewared.console.sources import ConsoleSettings
@@ -17,8 +16,6 @@ from middlewared.history.interface import DeviceEvent, Recorder
 from middlewared.model import Device
 from middlewared.quoting import fingerprint
 from middlewared.web.replies import NotFound
-
-_log = Logger()
 
 
 @attrs.frozen(kw_only=True)
@@ -58,9 +55,4 @@ class OperatorActions:
         ):
             return None
         self.recorder.keep_device_event(DeviceEvent.of(device, "removed", why="operator"))
-        _log.info(
-            "device of {sip_user_id} on {platform} removed by an operator",
-            sip_user_id=device.sip_user_id,
-            platform=device.platform.value,
-        )
         return device

@@ -18,7 +18,7 @@ from middlewared.console.daemon_reports import DaemonReports
 from middlewared.console.sources import DaemonReport, OverviewSources
 from middlewared.errors import DatabaseDown
 from middlewared.history.interface import WAKEUP_BOUNDS_S, CallFigures, HistoryReader
-from middlewared.history.json_forms import account_json
+from middlewared.history.json_forms import JsonForms
 from middlewared.model import Platform
 
 HOURS_S = 6 * 3600.0
@@ -190,7 +190,7 @@ def median_wakeup(wakeups: Mapping[str, int]) -> str | None:
     return None
 
 
-def overview_json(overview: Overview) -> dict[str, Any]:
+def overview_json(overview: Overview, forms: JsonForms) -> dict[str, Any]:
     """The overview as ``/api/overview`` has it."""
     return {
         "daemons": [
@@ -201,7 +201,7 @@ def overview_json(overview: Overview) -> dict[str, Any]:
                 "waiting": report.waiting,
                 "held_calls": [
                     {
-                        "sip_user_id": account_json(call.sip_user_id),
+                        "sip_user_id": forms.account(call.sip_user_id),
                         "unique_key": call.unique_key,
                         "call_id": call.call_id,
                         "app": call.app,

@@ -23,7 +23,7 @@ from middlewared.console.search_parameters import call_search, query_texts
 from middlewared.console.sources import ConsoleSettings
 from middlewared.errors import BadRequest, DatabaseDown
 from middlewared.history.interface import HistoryReader
-from middlewared.history.json_forms import call_json
+from middlewared.history.json_forms import JsonForms
 from middlewared.web.replies import NotFound, Reply
 from middlewared.web.request import Request
 
@@ -55,6 +55,7 @@ class PageRoutes:
 
     _clock: Clock
     _access: Access
+    _forms: JsonForms
     _open_calls: OpenCalls
     _history: HistoryReader
     _reports: DaemonReports
@@ -111,7 +112,7 @@ class PageRoutes:
             return html(call_pages.live_call_page(account, unique_key, content, user))
         kept = await self._history.find_call(unique_key)
         if kept is not None:
-            return html(call_pages.kept_call_page(kept, call_json(kept), user))
+            return html(call_pages.kept_call_page(kept, self._forms.call(kept), user))
         placed = self._actions.calls.find(unique_key)
         if placed is not None:  # no history is kept
             content = call_pages.operator_call_parts(placed)

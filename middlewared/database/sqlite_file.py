@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -81,7 +82,7 @@ class SqliteFile:
             # A file that exists is not opened here: closing it again would release the locks of
             # the other threads' connections (https://www.sqlite.org/howtocorrupt.html, 2.2).
             if not self._path.exists():
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+                _create_private(self._path.resolve())
             elif not os.access(self._path, os.R_OK | os.W_OK):
                 raise PermissionError(errno.EACCES, "")
         except OSError as error:
@@ -143,6 +144,28 @@ def read_state(connection: sqlite3.Connection) -> SchemaState:
     if not connection.execute(_HAS_ADDITIONS).fetchone():
         return SchemaState(version)
     return SchemaState(version, frozenset(n for (n,) in connection.execute(ADDITIONS)))
+
+
+def _create_private(path: Path) -> None:
+    """
+    Create a file for the owner of its directory alone, unless another process is faster.
+
+    Where root runs a command the directory is the daemon's, which must be able to use the file.
+    Nothing else can become its owner's: the file is new, and in this directory.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+        with suppress(FileExistsError):
+            file = os.open(path.name, flags, 0o600, dir_fd=folder)
+            try:
+                if os.geteuid() == 0:
+                    owner = os.fstat(folder)
+                    os.fchown(file, owner.st_uid, owner.st_gid)
+            finally:
+                os.close(file)
+    finally:
+        os.close(folder)
 
 
 def _unusable(path: Path, why: str) -> ConfigError:

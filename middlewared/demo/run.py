@@ -10,50 +10,35 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import treq
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from middlewared.cli.reactor import run_in_reactor
-from middlewared.demo.scenes import SCENES, Scene
-from middlewared.demo.stage import OPERATOR, RELAY_APP, Stage
-from middlewared.demo.timeline import Event, Timelines
+from middlewared.demo.interrupts import first_interrupt
+from middlewared.demo.scenes import DRAINING, HELD, SCENES, Scene
+from middlewared.demo.screen import Screen, Style
+from middlewared.demo.serving import ACCOUNTS, Serving
+from middlewared.demo.stage import Stage
+from middlewared.demo.steps import Played, Registration
+from middlewared.demo.summary import Ending, show_summary
+from middlewared.demo.texts import INTRODUCTION, LEGEND, PICTURE, show_next_steps
+from middlewared.demo.timeline import Event, show_timeline
 from middlewared.simulator.accounts_server import basic
-from middlewared.simulator.apple.faults import Reject
 from middlewared.simulator.daemon_process import DaemonFailed
 from middlewared.simulator.pbx import PBX, CallResult
 from middlewared.simulator.phone import Phone
-from middlewared.simulator.record import AnyPush, ReceivedPush
+from middlewared.simulator.record import AnyPush
 
 CALLS = "roundtrip_wait_ms = 2000\nresend_interval_ms = 500\n"
-SERVED_CALLS = "roundtrip_wait_ms = 30000\nresend_interval_ms = 5000\n"
-"""With ``--serve`` a person answers, by a command that has to be copied."""
 PUSH_S = 5.0
 FIRST_ACCOUNT = 100_000_001
 CALL_ID = "0f8fad5b-d9cb-469f-a165-708677289{:03d}"
-FREE_ACCOUNT = 123456789
-# It can be pasted into a shell as it is.
-_COMMANDS = """\
-The daemon stays up at {url}. Accounts answer to any password. Things to try:
-
-  the console            {console}/
-                           user {user}, password {password}: why a phone did not ring, test calls
-  register a phone       curl -u {account}:secret {url}/api/gcm-device/ \\
-                           -d sip_user_id={account} -d token=my-phone -d app={app}
-  place a call           curl -i {url}/api/incoming-call/ \\
-                           -d sip_user_id={account} -d phonenumber=0123456789
-  (its push is printed here with the command that answers it)
-  how it is              curl {url}/health/
-  its metrics            curl {metrics}/metrics
-  its API                curl {url}/api/openapi.json
-
-Ctrl-C ends it.
-"""
 
 
 def run_demo(*, serve: bool) -> int:
@@ -65,99 +50,149 @@ def run_demo(*, serve: bool) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="middlewared-demo-") as folder:
         return run_in_reactor(
-            lambda reactor: Demo(reactor, Path(folder), sys.stdout, console=serve).play(serve)
+            lambda reactor: Demo(reactor, Path(folder), Screen(sys.stdout), serve=serve).play()
         )
 
 
 class Demo:
     """One performance."""
 
-    def __init__(self, reactor: Any, folder: Path, out: Any, *, console: bool = False) -> None:
+    def __init__(self, reactor: Any, folder: Path, screen: Screen, *, serve: bool) -> None:
         self._reactor = reactor
-        self._timelines = Timelines(out)
-        self._password = secrets.token_urlsafe(9) if console else ""
+        self._screen = screen
+        password = secrets.token_urlsafe(9) if serve else ""
         self._stage = Stage(
             reactor=reactor,
             folder=folder,
             listener=self._pushed,
             calls=CALLS,
-            console_password=self._password,
+            accounts=ACCOUNTS if serve else "",
+            console_password=password,
         )
         self._pool = HTTPConnectionPool(reactor)
         agent: Any = Agent(reactor, pool=self._pool)
         http = treq.client.HTTPClient(agent)
         self._pbx = PBX(http=http, base_url=self._stage.url, seconds=reactor.seconds)
+        self._serving = None
+        if serve:
+            self._serving = Serving(reactor, screen, self._stage, password)
         self._phones: dict[str, Phone] = {}
-        self._faults: dict[str, Reject] = {}
         self._pushes: list[AnyPush] = []
         self._next_push: Deferred[None] = Deferred()
+        self._held: list[Deferred[CallResult]] = []
+        self._endings: list[Ending] = []
+        self._is_serving = False
+        self._is_interrupted: Callable[[], bool] = lambda: False
+        self._drained = True
 
-    async def play(self, stay: bool) -> int:
-        """All scenes; the exit code."""
-        began = self._reactor.seconds()
+    async def play(self) -> int:
+        """All scenes; the exit code. SIGINT and SIGTERM end it, and its daemon with it."""
+        playing = Deferred.fromCoroutine(self._play())
+        with first_interrupt(self._reactor, playing.cancel) as self._is_interrupted:
+            try:
+                return await playing
+            except Exception:  # what was cancelled fails in many ways
+                if not self._is_interrupted():
+                    raise
+                return 0 if self._is_serving else 130
+
+    async def _play(self) -> int:
         try:
-            await self._stage.start()
-            took = self._reactor.seconds() - began
-            self._timelines.print(f"daemon and peers are up after {took:.1f} s\n")
-            failed = [scene for n, scene in enumerate(SCENES) if not await self._show(n, scene)]
-            if stay:
-                await self._give_time()
-                # A terminal's Ctrl-C reaches the daemon too: there is nothing left to drain.
-                await _serve(self._reactor, self._stage, self._timelines, self._password)
-            drained = stay or await self._show_drain()
+            await self._open()
+            for number, scene in enumerate(SCENES):
+                await self._show(number, scene)
+            if self._serving is None:
+                await self._show_drain()
+            good = self._conclude()
+            if self._serving is not None:
+                self._is_serving = good
+                await self._serving.serve()
         except DaemonFailed as error:
-            self._timelines.print(f"the daemon did not start:\n{error}", good=False)
+            self._screen.line(f"the daemon did not start:\n{error}", Style.RED)
             return 1
         finally:
+            for held in self._held:  # not awaited any more, if the demo was interrupted
+                held.addErrback(lambda _: None).cancel()
+            if self._serving is not None:
+                await self._serving.stop()
             for phone in self._phones.values():
                 await phone.stop()
             await self._pool.closeCachedConnections()
             await self._stage.stop()
-        return self._conclude(failed, drained)
+        return 0 if good else 1
 
-    async def _give_time(self) -> None:
-        """Let calls wait longer from now on."""
-        self._stage.write_config(SERVED_CALLS)
-        self._stage.daemon.signal(signal.SIGHUP)
-        while "configuration reloaded" not in self._stage.daemon.log:
-            await deferLater(self._reactor, 0.05)
+    async def _open(self) -> None:
+        """Print what the demo is, and start the daemon and its peers."""
+        self._screen.line("middlewared demo", Style.BOLD)
+        self._screen.text(INTRODUCTION)
+        self._screen.line(PICTURE)
+        began = self._reactor.seconds()
+        await self._stage.start()
+        took = self._reactor.seconds() - began
+        self._screen.text(f"The daemon and its peers are up after {took:.1f} s. {LEGEND}")
+        self._screen.line()
 
-    async def _show(self, number: int, scene: Scene) -> bool:
-        """Play a scene and print its time-lines; whether it ended as announced."""
+    async def _show(self, number: int, scene: Scene) -> None:
+        """Play a scene and print it."""
         account = FIRST_ACCOUNT + number
-        phone = await self._register(account, scene)
+        began_at = self._reactor.seconds()
+        phone, registration = await self._register(account, scene)
         call_id = CALL_ID.format(number)
+        self._pushes.clear()
         self._next_push = Deferred()
-        held = [
+        self._held = [
             self._pbx.place(
                 account, phonenumber=scene.phonenumber, caller_id="Alice", call_id=call_id
             )
             for _ in range(scene.calls)
         ]
-        events = await self._give_up(account, call_id) if scene.gives_up else []
-        results = await gatherResults(held)
-        complaints = [] if phone is None else phone.complaints
-        good = all(r.outcome == scene.outcome and r.status == scene.status for r in results)
-        self._timelines.show(scene.title, [*self._events(results, phone), *events])
-        for complaint in complaints:
-            self._timelines.print(f"  the app complains: {complaint}", good=False)
-        return self._report(good and not complaints, scene.outcome)
+        cancelled = await self._give_up(account, call_id) if scene.gives_up else None
+        results = await gatherResults(self._held, consumeErrors=True)
+        if phone is not None:
+            await phone.finish()
+        received = self._stage.apple.record.received
+        played = Played(
+            scene=scene,
+            results=results,
+            phone=phone,
+            registration=registration,
+            pushes=list(self._pushes),
+            refused=[push for push in received if scene.fault and push.received_at >= began_at],
+            cancelled=cancelled,
+        )
+        self._print_title(number, scene)
+        show_timeline(self._screen, played.events(), began_at=played.began_at)
+        self._report(str(number + 1), played)
 
-    async def _give_up(self, account: int, call_id: str) -> list[Event]:
+    async def _give_up(self, account: int, call_id: str) -> CallResult:
         """The caller gives up once the phone has its push."""
         await self._next_push.addTimeout(PUSH_S, self._reactor)
-        cancelled = await self._pbx.cancel(account, call_id)
-        return [Event(cancelled.placed_at, "PBX", "DELETE /api/incoming-call/")]
+        return await self._pbx.cancel(account, call_id)
 
-    def _report(self, good: bool, outcome: str) -> bool:
-        """Print whether a scene ended as announced, which is given back."""
-        text = f"  {'as expected' if good else 'expected'}: {outcome}\n"
-        self._timelines.print(text, good=good)
-        return good
+    def _print_title(self, number: int, scene: Scene) -> None:
+        if self._is_interrupted():  # a phone takes a cancelled request for a failed one
+            raise CancelledError
+        self._screen.line(f"{number + 1}. {scene.title}", Style.BOLD)
+        self._screen.text(scene.note, Style.FAINT, indent=3)
 
-    async def _register(self, account: int, scene: Scene) -> Phone | None:
+    def _report(self, number: str, *all_played: Played) -> None:
+        """Print and keep whether what was played ended as announced."""
+        for played in all_played:
+            for complaint in played.phone.complaints if played.phone is not None else ():
+                self._screen.text(f"the app complains: {complaint}", Style.RED, indent=3)
+            self._endings.append(played.ending(number))
+            number = ""
+        good = all(played.ended_as_announced for played in all_played)
+        outcomes = ", ".join(played.scene.outcome for played in all_played)
+        text = f"as expected: {outcomes}" if good else f"expected: {outcomes}"
+        self._screen.text(text, Style.GREEN if good else Style.RED, indent=3)
+        self._screen.line()
+
+    async def _register(
+        self, account: int, scene: Scene
+    ) -> tuple[Phone, Registration] | tuple[None, None]:
         if scene.generation is None:
-            return None
+            return None, None
         token = f"{account:064x}"
         phone = self._phones[token] = Phone(
             reactor=self._reactor,
@@ -170,11 +205,12 @@ class Demo:
             reaction=scene.reaction,
             fields=scene.fields,
         )
-        await phone.register()
+        at = self._reactor.seconds()
+        status = await phone.register()
+        registration = Registration(at, self._reactor.seconds() - at, status)
         if scene.fault is not None:
-            self._faults[token] = scene.fault
             self._stage.apple.scripts.for_token(token, scene.fault)
-        return phone
+        return phone, registration
 
     def _pushed(self, push: AnyPush) -> None:
         self._pushes.append(push)
@@ -183,103 +219,49 @@ class Demo:
         phone = self._phones.get(push.token)
         if phone is not None:
             phone.receive(push)
+        elif self._serving is not None:
+            self._serving.receive(push)
 
-    def _events(self, results: Sequence[CallResult], phone: Phone | None) -> list[Event]:
-        events = []
-        for result in results:
-            events.append(Event(result.placed_at, "PBX", "POST /api/incoming-call/"))
-            answer = f"{result.status} {result.body}, {result.outcome}"
-            events.append(Event(result.answered_at, "PBX", f"gets {answer}"))
-        first = results[0]
-        if "device" in first.server_timing_ms:
-            took = first.server_timing_ms["device"]
-            events.append(
-                Event(first.placed_at + took / 1000, "daemon", f"device looked up in {took:.1f} ms")
-            )
-        for push in self._pushes:
-            if first.placed_at <= push.received_at <= first.answered_at:
-                events.append(_push_event(push))
-        for refused in self._stage.apple.record.received:
-            fault = self._faults.get(refused.token)
-            if fault is not None and first.placed_at <= refused.received_at:
-                what = f"refuses the push: {fault.status} {fault.reason}"
-                events.append(Event(refused.received_at, "Apple", what))
-        for sent in phone.answers if phone is not None else []:
-            what = f"POST /api/call-response/ available={sent.available}: {sent.status}"
-            events.append(Event(sent.sent_at, "phone", what))
-        return events
-
-    async def _show_drain(self) -> bool:
+    async def _show_drain(self) -> None:
         """SIGTERM while a call is held: it is answered, a new one is not taken."""
-        scene = SCENES[0]
-        account = FIRST_ACCOUNT + len(SCENES)
-        phone = await self._register(account, scene)
+        number = len(SCENES)
+        account = FIRST_ACCOUNT + number
+        phone, registration = await self._register(account, HELD)
+        self._pushes.clear()
         self._next_push = Deferred()
-        held = self._pbx.place(account)
+        self._held = [self._pbx.place(account)]
         await self._next_push.addTimeout(PUSH_S, self._reactor)
         terminated_at = self._reactor.seconds()
         self._stage.daemon.signal(signal.SIGTERM)
         await deferLater(self._reactor, 0.1)
-        refused = await self._pbx.place(account + 1)
-        answered = await held
+        refused = Played(DRAINING, [await self._pbx.place(account + 1)])
+        result = await self._held[0]
         code = await self._stage.daemon.ended()
-        good = (answered.outcome, refused.outcome, code) == ("answered", "draining", 0)
-        self._timelines.show(
-            "SIGTERM while a call is held: it is answered, a new one is refused",
-            [
-                *self._events([answered, refused], phone),
-                Event(terminated_at, "daemon", "gets SIGTERM"),
-                Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
-            ],
-        )
-        return self._report(good, "answered, draining")
+        self._drained = code == 0
+        held = Played(HELD, [result], phone, registration, list(self._pushes))
+        events = [
+            *held.events(),
+            *refused.events(),
+            Event(terminated_at, "daemon", "gets SIGTERM"),
+            Event(self._reactor.seconds(), "daemon", f"has ended with exit code {code}"),
+        ]
+        self._print_title(number, HELD)
+        show_timeline(self._screen, events, began_at=held.began_at)
+        self._report(str(number + 1), held, refused)
 
-    def _conclude(self, failed: Sequence[Scene], drained: bool) -> int:
-        titles = [scene.title for scene in failed] + ([] if drained else ["SIGTERM"])
-        if titles:
-            self._timelines.print(f"not as expected: {'; '.join(titles)}", good=False)
-            return 1
-        self._timelines.print("every call ended as it should", good=True)
-        return 0
-
-
-def _push_event(push: AnyPush) -> Event:
-    who = "Apple" if isinstance(push, ReceivedPush) else "Google"
-    return Event(push.received_at, who, f"delivers push {push.data.get('attempt')} to the phone")
-
-
-async def _serve(reactor: Any, stage: Stage, timelines: Timelines, password: str) -> None:
-    """Print the commands, and each push that arrives, until SIGINT or SIGTERM."""
-    commands = _COMMANDS.format(
-        url=stage.url,
-        metrics=f"http://{stage.daemon.addresses['metrics']}",
-        console=f"http://{stage.daemon.addresses['admin']}",
-        user=OPERATOR,
-        password=password,
-        account=FREE_ACCOUNT,
-        app=RELAY_APP,
-    )
-    timelines.print(commands)
-
-    def show(push: AnyPush) -> None:
-        data = push.data
-        if push.token == "my-phone":
-            timelines.print(
-                f"push {data.get('attempt')} to {push.token}; to answer:\n"
-                f"  curl -i {data.get('response_api')} -d unique_key={data.get('unique_key')}"
-                f" -d message_start_time={data.get('message_start_time')}\n"
-            )
-
-    stage.google.record.listener = show
-    interrupted: Deferred[None] = Deferred()
-
-    def interrupt(*_: object) -> None:
-        if not interrupted.called:
-            reactor.callFromThread(interrupted.callback, None)
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    await interrupted
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    def _conclude(self) -> bool:
+        """Print the table and what to do next; whether every scene ended as announced."""
+        self._screen.line("Summary", Style.BOLD)
+        show_summary(self._screen, self._endings)
+        failed = [ending.title for ending in self._endings if not ending.expected]
+        if not self._drained:
+            failed.append("the daemon's exit code")
+        self._screen.line()
+        if failed:
+            self._screen.text(f"Not as expected: {'; '.join(failed)}.", Style.RED)
+        else:
+            self._screen.text("Every call ended as it should.", Style.GREEN)
+        self._screen.line()
+        if self._serving is None:
+            show_next_steps(self._screen)
+        return not failed

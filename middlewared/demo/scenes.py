@@ -29,12 +29,13 @@ class Scene:
     """
     One call.
 
-    ``generation`` None: no phone is registered. ``fault``: Apple's answer to the push.
-    ``calls``: how often the PBX places the call, the repeats while the first waits.
-    ``gives_up``: the caller gives up as soon as the phone has its push.
+    ``note``: what to look at. ``generation`` None: no phone is registered. ``fault``: Apple's
+    answer to the push. ``calls``: how often the PBX places the call, the repeats while the
+    first waits. ``gives_up``: the caller gives up as soon as the phone has its push.
     """
 
     title: str
+    note: str
     outcome: str
     status: int = 200
     generation: Generation | None = None
@@ -48,16 +49,24 @@ class Scene:
 
 
 SCENES: Sequence[Scene] = (
-    Scene("An iPhone answers", "answered", generation=IOS_6, reaction=Reaction(0.3)),
     Scene(
-        "An Android phone wakes at the second push",
+        "An iPhone answers",
+        "The PBX's request is held until the phone has answered.",
+        "answered",
+        generation=IOS_6,
+        reaction=Reaction(0.3),
+    ),
+    Scene(
+        "An Android wakes at the second push",
+        "A push can get lost, so the daemon sends another one while the call waits.",
         "answered",
         generation=FLUTTER_ANDROID,
         app=ANDROID_APP,
         reaction=Reaction(0.1, from_attempt=2),
     ),
     Scene(
-        "The PBX repeats itself: the second request joins the call",
+        "The PBX repeats its request",
+        "It joins the call that waits. The phone gets one push, and both requests its answer.",
         "answered",
         generation=GCM_3,
         app=RELAY_APP,
@@ -66,6 +75,7 @@ SCENES: Sequence[Scene] = (
     ),
     Scene(
         "A phone that is busy",
+        "A refusal is passed on at once: the PBX can try something else.",
         "unavailable",
         generation=ANDROID_6,
         app=ANDROID_APP,
@@ -73,32 +83,57 @@ SCENES: Sequence[Scene] = (
     ),
     Scene(
         "A phone that stays silent",
+        "It is switched off, or has no network. Here calls wait 2 s ([calls] roundtrip_wait_ms).",
         "timeout",
         generation=ANDROID_6,
         app=ANDROID_APP,
         reaction=Reaction(available=None),
     ),
     Scene(
-        "The caller gives up while the phone wakes",
+        "The caller gives up",
+        "The PBX cancels the call: no more pushes, and an answer would come too late.",
         "cancelled",
         generation=ANDROID_6,
         app=ANDROID_APP,
         reaction=Reaction(available=None),
         gives_up=True,
     ),
-    Scene("No phone is registered", "no-device"),
-    Scene("A phone that wants no calls", "no-device", generation=FLUTTER_IOS, fields={"dnd": True}),
+    Scene("No phone is registered", "There is nothing to wait for.", "no-device"),
+    Scene(
+        "Do not disturb is on",
+        "The app has registered with dnd=true, and gets no push.",
+        "no-device",
+        generation=FLUTTER_IOS,
+        fields={"dnd": True},
+    ),
     Scene(
         "The app was removed from the phone",
+        "Apple reports the push token as dead: the device is removed, and the PBX need not wait.",
         "token-dead",
         generation=IOS_6,
         fault=rejection("Unregistered"),
     ),
     Scene(
         "A push token of another app",
+        "Perhaps the configuration is wrong: the device is kept.",
         "push-failed",
         generation=IOS_6,
         fault=rejection("DeviceTokenNotForTopic"),
     ),
-    Scene("The PBX sends nonsense", "malformed", status=400, phonenumber="no number"),
+    Scene(
+        "The PBX sends an invalid number",
+        "The PBX always gets an outcome, whatever it sends.",
+        "malformed",
+        status=400,
+        phonenumber="no number",
+    ),
 )
+HELD = Scene(
+    "SIGTERM while a call waits",
+    "Calls that wait are answered, new ones are refused, then the daemon ends.",
+    "answered",
+    generation=IOS_6,
+    reaction=Reaction(0.3),
+)
+DRAINING = Scene("  a new call meanwhile", "", "draining", status=503)
+"""Of the last scene: what waits when the daemon gets SIGTERM, and what comes afterwards."""

@@ -49,6 +49,7 @@ class Stage:
 
     :param listener: notified of each push that reaches a phone.
     :param calls: lines for ``[calls]``.
+    :param accounts: lines for ``[accounts]``.
     :param sections: further sections.
     :param console_password: of the operator :data:`OPERATOR`; "": there is no console.
     """
@@ -60,11 +61,13 @@ class Stage:
         folder: Path,
         listener: Callable[[AnyPush], None],
         calls: str = "",
+        accounts: str = "",
         sections: str = "",
         console_password: str = "",
     ) -> None:
         self._folder = folder
         self._calls = calls
+        self._account_lines = accounts
         self._sections = sections
         if console_password:
             self._sections += self._console(console_password)
@@ -137,6 +140,7 @@ listen = tcp:0:interface=127.0.0.1
 [accounts]
 backend = voipgrid
 base_url = {self.accounts.url}
+{self._account_lines}
 [calls]
 response_api = {self.url}/api/call-response/
 {self._calls}

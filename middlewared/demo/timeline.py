@@ -1,50 +1,52 @@
 """
 A call's time-line for people to read.
-
-Colours only where a person looks, which is a terminal.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from typing import TextIO
 
 import attrs
 
-_COLOURS = {"PBX": "36", "daemon": "34", "Apple": "35", "Google": "33", "phone": "32"}
-_GOOD, _BAD, _BOLD = "32", "31", "1"
+from middlewared.demo.screen import Screen, Style
+
+_STYLES = {
+    "PBX": Style.CYAN,
+    "daemon": Style.BOLD,
+    "Apple": Style.MAGENTA,
+    "Google": Style.MAGENTA,
+    "phone": Style.GREEN,
+}
 
 
-@attrs.frozen(order=True)
+@attrs.frozen
 class Event:
-    """``who`` did ``what`` at a time in epoch seconds."""
+    """``who`` did ``what`` at a time in seconds of the reactor's clock."""
 
     at: float
     who: str
     what: str
 
 
-class Timelines:
-    """Prints time-lines to ``out``."""
+def show_timeline(screen: Screen, events: Iterable[Event], *, began_at: float) -> None:
+    """
+    Print events by time.
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._colours = out.isatty() and "NO_COLOR" not in os.environ
+    Each has its time since ``began_at`` and since the event above it, both in milliseconds.
+    """
+    before_at = None
+    for event in sorted(events, key=lambda event: event.at):
+        since = "before  " if event.at < began_at else f"{(event.at - began_at) * 1000:.1f} ms"
+        took = "" if before_at is None else f"+{(event.at - before_at) * 1000:.1f}"
+        show_event(screen, f"{since:>11} {took:>8}", event.who, event.what)
+        before_at = None if event.at < began_at else event.at
 
-    def print(self, text: str = "", *, good: bool | None = None) -> None:
-        """A line of text; ``good`` colours it."""
-        if good is not None:
-            text = self._coloured(text, _GOOD if good else _BAD)
-        print(text, file=self._out, flush=True)
 
-    def show(self, title: str, events: Iterable[Event]) -> None:
-        """A title and the events below it, in milliseconds from the first."""
-        ordered = sorted(events)
-        self.print(self._coloured(title, _BOLD))
-        for event in ordered:
-            who = self._coloured(f"{event.who:<7}", _COLOURS.get(event.who, "0"))
-            self.print(f"  {(event.at - ordered[0].at) * 1000:8.1f} ms  {who} {event.what}")
-
-    def _coloured(self, text: str, colour: str) -> str:
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
+def show_event(screen: Screen, when: str, who: str, what: str) -> None:
+    """Print one event; what does not fit goes on below, behind the names."""
+    head = f"  {when}  {who:<6}  "
+    first, *others = screen.wrapped(what, len(head))
+    name = screen.styled(f"{who:<6}", _STYLES.get(who, Style.PLAIN))
+    screen.line(f"  {screen.styled(when, Style.FAINT)}  {name}  {first}")
+    for line in others:
+        screen.line(" " * len(head) + line)

@@ -49,6 +49,8 @@ ANSWER, JOINED = "answer", "joined"
 LONGEST_TEXT = 255
 """Characters of a text that are kept; longer ones are providers' or of unknown fields."""
 _MOST_FIELDS = 32
+# Made once: json.dumps makes an encoder for each text unless all settings are its own.
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _HINDRANCES = {each.value for each in Hindrance}
 
 
@@ -114,7 +116,7 @@ def device_event_row(event: DeviceEvent, daemon: str) -> HistoryRow:
     """A row of ``device_events``."""
     reason = _cleaned(event.reason[:LONGEST_TEXT])
     return (
-        *(event.sip_user_id, round(event.time, 6), event.event, event.why, reason),
+        *(str(event.sip_user_id), round(event.time, 6), event.event, event.why, reason),
         *(event.platform, event.app, event.token, daemon),
     )
 
@@ -129,10 +131,10 @@ def figures_row(figures: CallFigures) -> HistoryRow:
 
 def _json(details: Mapping[str, object]) -> str:
     """The JSON text of the last column, without what no database and no page can show."""
-    text = json.dumps(details, separators=(",", ":"))
+    text = _encode(details)
     # NUL, or half of a surrogate pair; whole pairs are emojis.
     if "\\u0000" in text or "\\ud" in text:
-        text = json.dumps(_cleaned(details), separators=(",", ":"))
+        text = _encode(_cleaned(details))
     return text
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-from middlewared.model import Device
+from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
 
 HistoryRow: TypeAlias = tuple[Any, ...]
@@ -160,6 +160,8 @@ class DeviceEvent:
     """
     Something that happened to the device of an account; ``token`` is a fingerprint.
 
+    ``sip_user_id``: when it is read, a text.
+
     ``time``: 0.0 when it is recorded: now.
 
     ``event``: registered, replaced, removed, token-suspect or lost-account-notice. ``why`` it
@@ -167,7 +169,7 @@ class DeviceEvent:
     provider's own, or more about the event.
     """
 
-    sip_user_id: str
+    sip_user_id: SipUserId
     event: str
     why: str = ""
     reason: str = ""
@@ -180,7 +182,7 @@ class DeviceEvent:
     def of(device: Device, event: str, *, why: str = "", reason: str = "") -> DeviceEvent:
         """``event`` of ``device``, to be recorded now."""
         return DeviceEvent(
-            sip_user_id=str(device.sip_user_id),
+            sip_user_id=device.sip_user_id,
             event=event,
             why=why,
             reason=reason,
@@ -250,7 +252,8 @@ class Recorder(Protocol):
     """
     Takes what happened. Every method returns at once and never fails.
 
-    While ``recording`` is False all of them do nothing, so callers need not prepare anything.
+    While ``recording`` is False they keep nothing, so callers need not prepare anything. Events
+    of devices are logged all the same.
     """
 
     @property
@@ -273,7 +276,7 @@ class Recorder(Protocol):
         """An app has reported something about a call; it is attached to its own calls only."""
 
     def keep_device_event(self, event: DeviceEvent) -> None:
-        """Something has happened to a device."""
+        """Something has happened to a device; it is logged, too."""
 
 
 class NotRecording(Recorder):

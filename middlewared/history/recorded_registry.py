@@ -35,15 +35,14 @@ class RecordedRegistry:
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         registered = await self._devices.register(device, exclusive=exclusive)
-        if self._recorder.recording:
-            self._record(device, registered)
+        self._record(device, registered)
         return registered
 
     async def delete(
         self, sip_user_id: SipUserId, platform: Platform, app: str, token: str
     ) -> bool:
         done = await self._devices.delete(sip_user_id, platform, app, token)
-        if done and self._recorder.recording:
+        if done:
             removed = Device(sip_user_id, platform, app, token)
             self._recorder.keep_device_event(DeviceEvent.of(removed, "removed", why="app"))
         return done

@@ -17,6 +17,7 @@ from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 
 from middlewared.clock import iso_time
+from middlewared.logs.interface import LazyField
 from middlewared.logs.redaction import HIDDEN, redacted, secret_name
 from middlewared.quoting import escaped
 
@@ -39,9 +40,9 @@ def format_text(event: LogEvent) -> str:
     return escaped(line) + "".join(f"\n    {escaped(row)}" for row in traceback.splitlines())
 
 
-def format_json(event: LogEvent) -> str:
-    """One object: time, level, namespace, message, the event's own fields, traceback."""
-    written: dict[str, object] = {}
+def format_json(event: LogEvent, daemon: str) -> str:
+    """One object: time, level, namespace, message, daemon, the event's own fields, traceback."""
+    written: dict[str, object] = {"daemon": daemon}
     for name, value in event.items():
         if not name.startswith("log_") and name not in _LEGACY:
             written[name] = HIDDEN if secret_name(name) else _plain(value)
@@ -86,4 +87,6 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         pairs = islice(value.items(), MOST_ENTRIES)
         return {str(name): HIDDEN if secret_name(str(name)) else _plain(e) for name, e in pairs}
+    if isinstance(value, LazyField):
+        return _plain(value.make())
     return redacted(str(value)[:LONGEST])

@@ -1,8 +1,18 @@
-"""What other rooms know of the log: how repeated lines are counted."""
+"""What other rooms know of the log: how repeated lines are counted, and costly fields left out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class LazyField:
+    """A field of an event that only JSON has: ``make`` is called when it is written."""
+
+    make: Callable[[], object]
 
 
 class RepeatCounter(Protocol):

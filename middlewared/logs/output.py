@@ -16,6 +16,7 @@ It never raises. A line in its place reports an event that cannot be formatted.
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
@@ -25,7 +26,6 @@ from middlewared.logs.formats import Format, format_json, format_text
 from middlewared.logs.line_file import LineFile, NextTurn
 
 _RANKS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
-_FORMATS: dict[str, Format] = {"text": format_text, "json": format_json}
 # Twisted logs these of our factories in our own namespace.
 _NOISE = frozenset(("Starting factory {factory!r}", "Stopping factory {factory!r}"))
 
@@ -37,9 +37,15 @@ class LogOutput:
 
     Call ``reload`` once before use, and again on SIGHUP; ``start`` when the reactor runs and
     ``stop`` when it stops.
+
+    :param daemon: the name of the process, which every JSON object has.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, daemon: str) -> None:
+        self._formats: dict[str, Format] = {
+            "text": format_text,
+            "json": partial(format_json, daemon=daemon),
+        }
         self._lines = LineFile(None)
         self._least = _RANKS["info"]
         self._format: Format = format_text
@@ -57,7 +63,7 @@ class LogOutput:
         :raises OSError: the file cannot be opened; nothing changes.
         """
         self._lines.open(file, opened)
-        self._least, self._format = _RANKS[level], _FORMATS[format]
+        self._least, self._format = _RANKS[level], self._formats[format]
 
     def start(self, next_turn: NextTurn) -> None:
         """Write in batches; see :meth:`.line_file.LineFile.start`."""

@@ -45,18 +45,24 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _SECRET_NAME = re.compile(_NAMES)
 # Every match of a pattern above contains one of these; hardly any line does. They are plain
-# words and one pattern anchored at word starts, because every line of a busy log is searched.
+# words and two patterns anchored at word starts, because every line of a busy log is searched;
+# the one for keys only in lines with others than the unique_key of a call.
 _SUSPECT_WORDS = (
     *("private key", "private_key", "bearer", "basic", "authorization", "password", "passwd"),
     *("secret", "assertion", "token", "://", "eyj", "apa91"),
 )
-_SUSPECT = re.compile(r"\b(?:(?:api_?)?key|[0-9a-f]{64})")
+_SUSPECT_KEY = re.compile(r"\b(?:api_?)?key")
+_SUSPECT_TOKEN = re.compile(r"\b[0-9a-f]{64}")
 
 
 def redacted(text: str) -> str:
     """``text`` without what looks like a credential or a whole push token."""
     lowered = text.lower()
-    if not any(word in lowered for word in _SUSPECT_WORDS) and not _SUSPECT.search(lowered):
+    if not (
+        any(word in lowered for word in _SUSPECT_WORDS)
+        or (lowered.count("key") > lowered.count("unique_key") and _SUSPECT_KEY.search(lowered))
+        or _SUSPECT_TOKEN.search(lowered)
+    ):
         return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)

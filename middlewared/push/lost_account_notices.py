@@ -15,6 +15,7 @@ from middlewared.clock import Clock
 from middlewared.history.interface import DeviceEvent, Recorder
 from middlewared.model import Device, Platform
 from middlewared.push.interface import ConfigFault, NoticePush, PushResult, Routes, Temporary
+from middlewared.quoting import word
 
 # Flutter apps react only to a text that begins with exactly these words.
 LOST_ACCOUNT_TEXT = (
@@ -70,6 +71,7 @@ class LostAccountNotices:
         self.log.info(
             "lost-account notice for {sip_user_id} on {platform}: {result} {reason}",
             sip_user_id=lost.sip_user_id,
+            app=word(lost.app),
             platform=lost.platform.value,
             result=result.label,
             reason=result.reason,

@@ -56,6 +56,16 @@ class ProblemLog:
                 why=why,
             )
 
+    def suspected(self, why: str) -> None:
+        """The provider refuses a token that belongs to another app, topic or project."""
+        if self._limit.allows(f"token: {why}"):
+            self._log.warn(
+                "{provider} refuses push tokens of {app}: {why}",
+                provider=self._provider,
+                app=self._app,
+                why=why,
+            )
+
     def failed(self, why: str) -> None:
         """The provider did not respond; it may be temporary."""
         if self._limit.allows(why):

@@ -90,7 +90,7 @@ def file_problems(
             yield Problem(section, key, f"no such directory: {path.parent}")
         elif path is not None and path.is_dir():
             yield Problem(section, key, f"is a directory: {path}")
-    htpasswd, text = config.accounts.htpasswd, config.accounts.sip_user_id_pattern is not None
+    htpasswd, text = config.accounts.htpasswd, config.accounts.are_texts
     if config.accounts.backend == "htpasswd" and htpasswd is not None:
         yield from _problems("accounts", "htpasswd", partial(read_passwords, htpasswd, text=text))
     admin = config.admin

@@ -1,14 +1,15 @@
 """
 Whether an Apple app's certificate matches its section.
 
-Only Apple's own extensions are checked: a certificate without them, as of a relay or a test,
-passes.
+Apple's own extensions decide. A certificate without them is checked by its subject where pushes go
+to Apple; a relay may accept any, so there it is a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
@@ -19,7 +20,17 @@ from middlewared.push.apns.certificate_scope import Scope, scope_of
 
 def scope_problems(app: AppleApp, scope: Scope) -> Iterator[Problem]:
     """Why no call of ``app`` can be pushed with a certificate of ``scope``."""
-    if scope.is_known and app.topic not in scope.topics:
+    if scope.is_known or _is_at_apple(app):
+        yield from _topic_problems(app, scope)
+
+
+def sends_alerts(app: AppleApp, scope: Scope) -> bool:
+    """Whether Apple accepts alerts to ``app`` with a certificate of ``scope``, or may do so."""
+    return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
+
+
+def _topic_problems(app: AppleApp, scope: Scope) -> Iterator[Problem]:
+    if scope.topics and app.topic not in scope.topics:
         yield Problem(
             app.section,
             "certificate",
@@ -28,9 +39,8 @@ def scope_problems(app: AppleApp, scope: Scope) -> Iterator[Problem]:
         )
 
 
-def sends_alerts(app: AppleApp, scope: Scope) -> bool:
-    """Whether Apple accepts alerts to ``app`` with a certificate of ``scope``, or may do so."""
-    return not scope.is_known or app.topic.removesuffix(".voip") in scope.topics
+def _is_at_apple(app: AppleApp) -> bool:
+    return f".{urlsplit(app.production_url).hostname}".endswith(".push.apple.com")
 
 
 def certificate_warnings(config: Config) -> Iterator[Problem]:
@@ -41,6 +51,8 @@ def certificate_warnings(config: Config) -> Iterator[Problem]:
 
 
 def _scope_warnings(app: AppleApp, scope: Scope) -> Iterator[Problem]:
+    if not scope.is_known and not _is_at_apple(app):
+        yield from _topic_problems(app, scope)
     alerts = app.topic.removesuffix(".voip")
     if app.lost_account_notice and not sends_alerts(app, scope):
         yield Problem(

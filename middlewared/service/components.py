@@ -123,10 +123,7 @@ class Components:
         self.devices, self.history = records.devices, records.history
         self.recorder, self.watch = records.recorder, records.watch
         self.reports = PhoneReports(
-            metrics=self.metrics,
-            file=self.logs.reports,
-            recorder=self.recorder,
-            wall=wall_clock,
+            metrics=self.metrics, file=self.logs.reports, recorder=self.recorder, wall=wall_clock
         )
 
     def _make_rendezvous(self) -> None:
@@ -138,6 +135,7 @@ class Components:
             log_wakeup=self.records.wakeups.add,
             log_late=lambda late, time: self._call_work.run(self._note_late(late, time)),
             recorder=self.recorder,
+            daemon=self.recorder.daemon,
         )
         self.rendezvous = choose_rendezvous(
             self.config,

@@ -30,6 +30,7 @@ from middlewared.console.page_routes import PageRoutes
 from middlewared.console.sources import AppKey, ConsoleSettings, DaemonReport, OverviewSources
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.history.history_writer import HistoryWriter
+from middlewared.history.json_forms import JsonForms
 from middlewared.metrics import Sources
 from middlewared.service.implementations import Storage
 from middlewared.service.room_settings import console_limits, console_settings
@@ -69,6 +70,7 @@ class ConsoleParts:
         """:raises ConfigError: the file of its users cannot be used."""
         self._shown = shown
         self._settings = console_settings(config)
+        self._text_accounts = config.accounts.are_texts  # a reload does not change it
         self._limits = LiveSettings(console_limits(config))
         self._users = HtpasswdAccounts(reactor=reactor, settings=_users(config))
         shared = config.database.sqlite_file is None
@@ -111,9 +113,11 @@ class ConsoleParts:
             calls=self._calls, devices=shown.devices, recorder=shown.recorder, settings=settings
         )
         access = Access(clock=reactor, users=self._users)
+        forms = JsonForms(text_accounts=self._text_accounts)
         pages = PageRoutes(
             clock=reactor,
             access=access,
+            forms=forms,
             open_calls=shown.ringing,
             history=history,
             reports=self._reports,
@@ -124,7 +128,7 @@ class ConsoleParts:
             settings=settings,
         )
         documents = JsonRoutes(
-            history=history, overviews=overviews, accounts=accounts, actions=actions
+            forms=forms, history=history, overviews=overviews, accounts=accounts, actions=actions
         )
         return ConsoleRoot(
             clock=reactor,

@@ -62,7 +62,7 @@ class Storage:
 def choose_storage(config: Config, *, reactor: Any) -> Storage:
     """The database of ``[database]``."""
     path, kept = config.database.sqlite_file, retention(config)
-    text = config.accounts.sip_user_id_pattern is not None
+    text = config.accounts.are_texts
     if path is not None:
         file = SqliteDatabase(path=path, reactor=reactor)
         return Storage(
@@ -174,14 +174,14 @@ def _voipgrid(accounts: AccountSettings) -> VoipgridSettings:
         profile_path=accounts.profile_path,
         timeout_s=accounts.timeout_s,
         cache_s=accounts.cache_s,
-        text_accounts=accounts.sip_user_id_pattern is not None,
+        text_accounts=accounts.are_texts,
     )
 
 
 def _passwords(accounts: AccountSettings) -> Passwords:
     if accounts.htpasswd is None:
         raise ConfigError([Problem("accounts", "htpasswd", "needed by backend htpasswd")])
-    return read_passwords(accounts.htpasswd, text=accounts.sip_user_id_pattern is not None)
+    return read_passwords(accounts.htpasswd, text=accounts.are_texts)
 
 
 def _no_settings(_: AccountSettings) -> None:

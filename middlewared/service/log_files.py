@@ -19,6 +19,7 @@ from middlewared.config import LogSettings
 from middlewared.errors import ConfigError, Problem
 from middlewared.logs import LogOutput, ReportFile
 from middlewared.logs.line_file import NextTurn, open_to_append
+from middlewared.service.daemon_name import daemon_name
 
 
 @attrs.frozen
@@ -40,7 +41,7 @@ class LogFiles:
     """Both outputs; ``output`` is a Twisted log observer."""
 
     def __init__(self, *, wall: WallClock) -> None:
-        self.output = LogOutput()
+        self.output = LogOutput(daemon=daemon_name())
         self.reports = ReportFile(wall=wall)
 
     def open(self, settings: LogSettings) -> OpenedLogs:

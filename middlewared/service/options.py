@@ -28,6 +28,7 @@ from middlewared.service.components import Components
 from middlewared.service.daemon import Daemon
 from middlewared.service.garbage_collector import FullCollections
 from middlewared.service.loaded_files import LoadedFiles
+from middlewared.service.open_files import allow_open_files
 from middlewared.service.service_manager import ServiceManager
 
 
@@ -42,6 +43,7 @@ def makeService(options: Options) -> Daemon:
     from twisted.internet import reactor
 
     measure_monotonically(reactor)
+    allow_open_files()
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
         files = LoadedFiles()

@@ -11,7 +11,7 @@ from middlewared.history.interface import HANGUP_REASON, LOG_METRICS, KeptReport
 from middlewared.logs import ReportFile, bounded, redacted, secret_name
 from middlewared.metrics import Metrics
 from middlewared.model import Device, SipUserId
-from middlewared.quoting import fingerprint, quoted
+from middlewared.quoting import fingerprint, quoted, word
 
 
 class PhoneReports:
@@ -43,6 +43,7 @@ class PhoneReports:
         self.log.info(
             "hangup of {sip_user_id} on {platform}, call {fingerprint}: {reason}",
             sip_user_id=device.sip_user_id,
+            app=word(device.app),
             platform=device.platform.value,
             fingerprint=fingerprint(unique_key),  # anyone who has the key could answer the call
             reason=quoted(reason),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from os import getpid
-from socket import gethostname
 from typing import Any
 
 from middlewared.clock import wall_clock
@@ -15,6 +13,7 @@ from middlewared.devices.device_counter import DeviceCounter
 from middlewared.history.history_purge import HistoryPurge
 from middlewared.history.history_writer import HistoryWriter
 from middlewared.model import Platform, ResponseRecord, Wakeup
+from middlewared.service.daemon_name import daemon_name
 from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.implementations import choose_storage
 from middlewared.service.room_settings import cache_settings, retention
@@ -63,7 +62,7 @@ class RecordKeeping:
             store=self.history,
             clock=reactor,
             wall=wall_clock,
-            daemon=f"{gethostname()}:{getpid()}",
+            daemon=daemon_name(),
             settings=retention(config()),
             lost=lost,
         )

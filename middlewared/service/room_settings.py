@@ -142,13 +142,9 @@ def retention(config: Config) -> Retention:
 def with_kind_of_accounts(current: Config, new: Config) -> Config:
     """``new``, with numbers or texts as accounts as ``current`` has them: devices are stored so."""
     pattern = current.accounts.sip_user_id_pattern
-    if _has_text_accounts(current) is _has_text_accounts(new):
+    if current.accounts.are_texts is new.accounts.are_texts:
         return new
     return attrs.evolve(new, accounts=attrs.evolve(new.accounts, sip_user_id_pattern=pattern))
-
-
-def _has_text_accounts(config: Config) -> bool:
-    return config.accounts.sip_user_id_pattern is not None
 
 
 # Keys that are read once: the objects made from them stay for the life of the process.
@@ -158,7 +154,7 @@ _FIXED: Mapping[str, Callable[[Config], object]] = {
     "[metrics] listen": lambda config: config.metrics.listen,
     "[admin] listen": lambda config: config.admin.listen,
     "[accounts] backend": lambda config: config.accounts.backend,
-    "[accounts] sip_user_id_pattern (numbers or texts)": _has_text_accounts,
+    "[accounts] sip_user_id_pattern (numbers or texts)": lambda config: config.accounts.are_texts,
     "[database] url": lambda config: config.database.url,
     "[database] pool_size": lambda config: config.database.pool_size,
     "[redis]": lambda config: config.redis,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -19,7 +19,7 @@ from middlewared.simulator.scripts import Scripts
 
 PROFILE_PATH = "/api/permission/systemuser/profile/"
 _ACCOUNT_PATH = "/api/phoneaccount/basic/phoneaccount/"
-_ACCOUNT = re.compile(re.escape(_ACCOUNT_PATH) + r"(\d+)/")
+_ACCOUNT = re.compile(re.escape(_ACCOUNT_PATH) + r"([^/]+)/")
 
 
 def basic(user: str, password: str) -> str:
@@ -27,7 +27,10 @@ def basic(user: str, password: str) -> str:
     return encode_basic(user, password).decode()
 
 
-def _by_header(accounts: Mapping[str | tuple[str, str], int | None]) -> dict[str, int | None]:
+Accounts: TypeAlias = dict[str, int | str | None]
+
+
+def _by_header(accounts: Mapping[str | tuple[str, str], int | str | None]) -> Accounts:
     return {key if isinstance(key, str) else basic(*key): n for key, n in accounts.items()}
 
 
@@ -56,7 +59,7 @@ class AccountsServer(HttpServer):
         number and any password (benchmarks have many accounts).
     """
 
-    accounts: dict[str, int | None] = attrs.field(factory=dict, converter=_by_header)
+    accounts: Accounts = attrs.field(factory=dict, converter=_by_header)
     _numbers_are_accounts: bool = False
     scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
     account_scripts: Scripts[HttpStep] = attrs.field(factory=Scripts, init=False)
@@ -75,7 +78,7 @@ class AccountsServer(HttpServer):
         else:
             yield from self._plan_account(received.path, sip_user_id)
 
-    def _plan_account(self, path: str, sip_user_id: int | None) -> Iterator[HttpStep]:
+    def _plan_account(self, path: str, sip_user_id: int | str | None) -> Iterator[HttpStep]:
         match = _ACCOUNT.fullmatch(path)
         if match is None or match[1] != str(sip_user_id):
             yield json_reply(404, {"detail": "Not found."})
@@ -83,7 +86,7 @@ class AccountsServer(HttpServer):
             yield from self.account_scripts.take(match[1])
             yield json_reply(200, {"account_id": match[1], "description": "simulated"})
 
-    def _number(self, authorization: str) -> int | None:
+    def _number(self, authorization: str) -> int | str | None:
         if authorization in self.accounts or not self._numbers_are_accounts:
             return self.accounts.get(authorization)
         scheme, _, encoded = authorization.partition(" ")

@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from middlewared.background import shielded
 
-READY = re.compile(r"middlewared ready (.*)")
+READY = re.compile(r"middlewared ready ([^\"\n]*)")  # as text, or in JSON
 LOG_LIMIT = 1 << 20
 CHECKOUT = Path(__file__).parent.parent.parent
 
@@ -38,12 +38,19 @@ class _Output(ProcessProtocol):
 
     def __init__(self) -> None:
         self.text = ""
+        self.listener: Callable[[str], None] | None = None
+        self._unfinished = ""
         self.ready: Deferred[dict[str, str]] = Deferred()
         self.exited: Deferred[int] = Deferred()
         self.ended: Deferred[int] = Deferred()
 
     def outReceived(self, data: bytes) -> None:
-        self.text = (self.text + data.decode(errors="replace"))[-LOG_LIMIT:]
+        text = data.decode(errors="replace")
+        self.text = (self.text + text)[-LOG_LIMIT:]
+        if self.listener is not None:
+            *lines, self._unfinished = (self._unfinished + text).split("\n")
+            for line in lines:
+                self.listener(line)
         match = None if self.ready.called else READY.search(self.text)
         if match and self.text.endswith("\n"):
             words = (word.partition("=") for word in match[1].split())
@@ -88,6 +95,10 @@ class DaemonProcess:
     def log(self) -> str:
         """What it has printed so far."""
         return self._output.text
+
+    def follow(self, listener: Callable[[str], None]) -> None:
+        """Pass each line on that it prints from now on."""
+        self._output.listener = listener
 
     @property
     def pid(self) -> int:

@@ -79,7 +79,7 @@ class Phone:
     _reactor: Any
     _base_url: str
     _generation: Generation
-    sip_user_id: int
+    sip_user_id: int | str
     token: str
     _app: str
     _authorization: str | None = None
@@ -93,6 +93,11 @@ class Phone:
     _handled: set[str] = attrs.field(factory=set, init=False)
     _is_on: bool = attrs.field(default=True, init=False)
     _background: Background = attrs.field(factory=Background, init=False)
+
+    @property
+    def platform(self) -> str:
+        """How its pushes come."""
+        return self._generation.platform
 
     async def register(self) -> int:
         """Register and give the status; 0: the daemon was not reached."""
@@ -123,6 +128,10 @@ class Phone:
             self._get_message(push.data)
         else:
             self._get_call(push)
+
+    async def finish(self) -> None:
+        """Wait until all answers are sent and have their statuses."""
+        await self._background.finish()
 
     async def stop(self) -> None:
         """Give up what is still to be answered."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.logger import Logger
-
 from middlewared.devices.interface import DeviceRegistry
 from middlewared.model import Device
 from middlewared.web.settings import WebSettings
@@ -19,8 +17,6 @@ class DeviceRegistration:
     """
     :param notify_lost: called with a replaced device and the one that replaced it.
     """
-
-    _log = Logger()
 
     def __init__(
         self, *, devices: DeviceRegistry, notify_lost: Callable[[Device, Device], None]
@@ -36,12 +32,6 @@ class DeviceRegistration:
         """
         exclusive = (device.app, device.platform) not in settings.many_accounts
         registered = await self._devices.register(device, exclusive=exclusive)
-        for removed in registered.removed:
-            self._log.info(
-                "device of {sip_user_id} removed: its phone now has account {present}",
-                sip_user_id=removed.sip_user_id,
-                present=device.sip_user_id,
-            )
         if registered.replaced is None:
             return True
         self._notify_lost(registered.replaced, device)

@@ -15,6 +15,7 @@ from middlewared.web.client_address import (
     Address,
     client_address,
     forwarding_fault,
+    peer_address,
     rate_limit_key,
     within,
 )
@@ -22,6 +23,8 @@ from middlewared.web.replies import CredentialsMissing, NetworkForbidden, PbxCre
 from middlewared.web.request import Request
 from middlewared.web.settings import Pbx, Rate, WebSettings
 from middlewared.web.token_buckets import TokenBuckets
+
+MOST_PEERS = 1000
 
 
 class PbxAccess:
@@ -31,6 +34,8 @@ class PbxAccess:
         self._clock = clock
         self._refusals = TokenBuckets("refusals")
         self._calls = TokenBuckets("calls")
+        self._settings: WebSettings | None = None
+        self._at: dict[str | None, Sequence[Pbx]] = {}
 
     def identify(self, request: Request) -> Pbx:
         """
@@ -41,19 +46,12 @@ class PbxAccess:
         :raises PbxCredentialsRefused: they are those of no PBX at this address.
         :raises TooManyRequests: too many of the address were refused.
         """
-        settings, address = request.settings, request.address
-        forwarded_for, forwarded = map(request.header_texts, (b"x-forwarded-for", b"forwarded"))
-        fault = forwarding_fault(
-            request.peer_host, forwarded_for, forwarded, settings.trusted_proxies
-        )
-        near = _near(address, fault, settings)
-        if not near:
-            of = "the networks of a [pbx:NAME]" if settings.pbxs else "pbx_networks"
-            raise NetworkForbidden(fault or f"{address or 'its address'} is in none of {of}")
+        settings = request.settings
+        near = self._near(request, settings)
         authorization = request.requestHeaders.getRawHeaders(b"authorization", [b""])[-1]
         pbx = _without_password(near)
         if pbx is None:
-            pbx = self._authenticated(near, authorization, address, settings)
+            pbx = self._authenticated(near, authorization, request.address, settings)
         else:
             pbx = _by_password(near, authorization) or pbx
         request.pbx = pbx.name
@@ -68,6 +66,35 @@ class PbxAccess:
         if pbx.max_calls_per_s:
             rate = Rate(burst=pbx.max_calls_per_s, per_s=pbx.max_calls_per_s)
             self._calls.take(pbx.name, rate, self._clock.seconds())
+
+    def _near(self, request: Request, settings: WebSettings) -> Sequence[Pbx]:
+        """
+        The PBXs that may have sent ``request``.
+
+        :raises NetworkForbidden: there are none.
+        """
+        forwarded_for, forwarded = map(request.header_texts, (b"x-forwarded-for", b"forwarded"))
+        peer = request.peer_host
+        if forwarded_for or forwarded:
+            fault = forwarding_fault(peer, forwarded_for, forwarded, settings.trusted_proxies)
+            near = _near(request.address, fault, settings)
+        else:
+            fault, near = "", self._near_peer(peer, settings)
+        if not near:
+            of = "the networks of a [pbx:NAME]" if settings.pbxs else "pbx_networks"
+            raise NetworkForbidden(
+                fault or f"{request.address or 'its address'} is in none of {of}"
+            )
+        return near
+
+    def _near_peer(self, peer: str | None, settings: WebSettings) -> Sequence[Pbx]:
+        """The PBXs at the other end of a connection; remembered, since each call asks."""
+        if settings is not self._settings or len(self._at) >= MOST_PEERS:
+            self._settings, self._at = settings, {}
+        near = self._at.get(peer)
+        if near is None:
+            near = self._at[peer] = _near(peer_address(peer), "", settings)
+        return near
 
     def _authenticated(
         self,

@@ -1,16 +1,20 @@
 """
 Two daemons behind the shipped HAProxy configuration, one of them full or paused, and phones
-that flood their frontend.
+that flood their frontend. HAProxy is no longer root then, and can be watched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import pwd
+import re
 import signal
 import socket
+import stat
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -36,7 +40,7 @@ class Deployment(rolling.Deployment):  # type: ignore[misc]
         text = str(super()._haproxy_config())
         for old, new in (
             ("global\n", "global\n    log stdout format raw local0\n"),
-            ("defaults\n", "defaults\n    log global\n"),
+            ("defaults middlewared\n", "defaults middlewared\n    log global\n"),
             ("sc0_conn_cur gt 1000", f"sc0_conn_cur gt {MOST_OF_A_PHONE}"),
             ("maxconn 20000", "maxconn 100"),
         ):
@@ -73,8 +77,58 @@ def status(url: str) -> int:
         return error.code
 
 
+def check_process(deployment: Deployment) -> None:
+    """It runs as the user and in the directory of Debian's package."""
+    process = deployment.others[-1]._process.pid
+    users = re.search(r"^Uid:\t(\d+)\t(\d+)", Path(f"/proc/{process}/status").read_text(), re.M)
+    assert users is not None
+    assert "0" not in users.groups(), f"HAProxy runs as root: {users[0]}"
+    if os.geteuid() == 0:
+        assert users[1] == str(pwd.getpwnam("haproxy").pw_uid), users[0]
+        root = os.readlink(f"/proc/{process}/root")
+        assert root == "/var/lib/haproxy", f"HAProxy is not in its chroot: {root}"
+
+
+def check_watched(deployment: Deployment) -> None:
+    """Its stats socket and its exporter show the servers; the exporter has no other page."""
+    path = deployment.folder / "stats.sock"
+    mode = stat.S_IMODE(path.stat().st_mode)
+    assert mode == 0o660, f"the stats socket has mode {mode:o}"
+    shown = _ask(path, b"show stat\n")
+    for row in ("pbx,daemon1,", "pbx,daemon2,", "answers,daemon1,", "phones,FRONTEND,"):
+        assert f"\n{row}" in shown, (row, shown)
+    metrics = _scrape(deployment)
+    for name in ("daemon1", "daemon2"):
+        line = f'haproxy_server_status{{proxy="pbx",server="{name}",state="UP"}} 1'
+        assert line in metrics, line
+    assert status(f"http://{rolling.HOST}:{deployment.exporter}/") == 404
+
+
+async def until_scraped(deployment: Deployment, line: str) -> None:
+    """Wait until the exporter has this line, as the alerts expect it."""
+    give_up = time.monotonic() + 30
+    while line not in await asyncio.to_thread(_scrape, deployment):
+        assert time.monotonic() < give_up, line
+        await asyncio.sleep(0.2)
+
+
+def _scrape(deployment: Deployment) -> str:
+    url = f"http://{rolling.HOST}:{deployment.exporter}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return str(reply.read().decode())
+
+
+def _ask(path: Path, command: bytes) -> str:
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(path))
+        admin.sendall(command)
+        return admin.makefile().read()
+
+
 async def check(deployment: Deployment) -> None:
     """Raises when one of the requirements does not hold."""
+    check_process(deployment)
+    check_watched(deployment)
     await rolling.Calls(deployment, 1).register()
     answers = await ring(deployment.pbx, 20)
     assert set(answers) == {ACK}, f"a full daemon's calls were not taken elsewhere: {answers}"
@@ -84,6 +138,12 @@ async def check(deployment: Deployment) -> None:
     stopped.send_signal(signal.SIGSTOP)
     try:
         answers = await ring(deployment.ports[1][1], 10)
+        for line in (
+            'haproxy_server_status{proxy="pbx",server="daemon1",state="DOWN"} 1',
+            'haproxy_server_status{proxy="phones",server="daemon1",state="DOWN"} 1',
+            'haproxy_backend_active_servers{proxy="answers"} 1',
+        ):
+            await until_scraped(deployment, line)
     finally:
         stopped.send_signal(signal.SIGCONT)
     assert set(answers) == {ACK}, f"a paused daemon cost answers: {answers}"
@@ -124,4 +184,7 @@ async def run() -> None:
 if __name__ == "__main__":
     os.environ["PATH"] += ":/usr/sbin"
     asyncio.run(run())
-    sys.stdout.write("HAProxy repeats what may be repeated, and phones lock no PBX out\n")
+    sys.stdout.write(
+        "HAProxy is not root, can be watched, repeats what may be repeated, and phones lock no"
+        " PBX out\n"
+    )

@@ -5,7 +5,8 @@ Usage: browser.py WORK_DIRECTORY AXE_MIN_JS
 
 Starts ``middlewared demo --serve``, whose calls and phones it uses. Every page is opened in both
 modes and at two widths, checked by the rules of axe-core, and left as a picture in
-WORK_DIRECTORY. Nothing may be logged to the browser's console, and no request may go elsewhere.
+WORK_DIRECTORY; two more, console-*.png, are those of docs/. Nothing may be logged to the
+browser's console, and no request may go elsewhere.
 """
 
 from __future__ import annotations
@@ -160,6 +161,15 @@ class Browser:
                     self._check_rules(where)
         self.checked += 1
 
+    def depict(self, name: str, scheme: str, height: int) -> None:
+        """The upper part of the page, as a picture for docs/."""
+        with self.looks(1000, scheme):
+            clip = {"x": 0, "y": 0, "width": 1000, "height": height, "scale": 1.25}
+            picture = self.driver.execute_cdp_cmd(
+                "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
+            )
+            self._write(f"{name}.png", picture["data"])
+
     def _whole(self) -> dict[str, Any]:
         size = self.driver.execute_script(
             "return [innerWidth, document.documentElement.scrollHeight]"
@@ -224,6 +234,7 @@ def past(browser: Browser) -> None:
     browser.driver.find_element(By.CSS_SELECTOR, "td a[href^='/calls/']").click()
     browser.shows("did not answer within")
     browser.check("call-timeout")
+    browser.depict("console-call", "dark", 645)
     browser.open("/calls?q=nothing-of-the-kind")
     browser.shows("No kept call matches")
     browser.check("nothing")
@@ -250,6 +261,7 @@ def follow(browser: Browser, demo: Demo, api: str) -> None:
     calling.start()
     browser.shows(ACCOUNT)  # without loading the page again
     browser.check("overview-held")
+    browser.depict("console-overview", "light", 885)
     browser.check_quiet()
     browser.driver.find_element(By.CSS_SELECTOR, "#held td a[href^='/calls/']").click()
     browser.shows("waiting")
@@ -298,7 +310,7 @@ def hostile(browser: Browser, api: str) -> None:
 def main(work: Path, axe: Path) -> None:
     demo = Demo()
     try:
-        printed = demo.printed(r"the console +(http://\S+)/\n +user (\S+), password (\S+):")
+        printed = demo.printed(r"the console +(http://\S+)/\n +user (\S+), password (\S+)\n")
         demo.printed("Ctrl-C ends it")
         api = demo.printed(r"curl (http://\S+)/health/")[1]
         browser = Browser(printed[1], printed[2], printed[3], axe.read_text(), work)

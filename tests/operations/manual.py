@@ -289,11 +289,13 @@ def main(work: Path) -> None:
     assert shown.split()[-1].endswith("/man1/middlewared.1"), shown
     configure(copy)
     copy.run("docs/install.md", "Configure")
+    copy.path("/etc/middlewared/environment").write_text("REDIS_PASSWORD=secret\n")
+    copy.run("docs/install.md", "Secrets", given="secret\n")
     use(copy)
     copy.directory = f"/root/release/middlewared-{__version__}"
     copy.environment["PIP_NO_COMPILE"] = "1"  # these are used once
     copy.run("docs/upgrade.md", "Between releases of middlewared")
-    copy.run("README.md", "Try it")
+    copy.run("README.md", "Try it", "python3 ")
     copy.finish()
 
 

@@ -26,7 +26,7 @@ from middlewared.push.apns.reasons import (
 )
 from middlewared.push.http2.exchange import OK, Exchange, Response
 from middlewared.push.http2.pool import Http2Pool
-from middlewared.push.interface import Accepted, PushResult, Temporary, Uncertain
+from middlewared.push.interface import Accepted, ConfigFault, PushResult, Temporary, Uncertain
 
 _RETRIED = frozenset({EXPIRED_PROVIDER_TOKEN, INVALID_PROVIDER_TOKEN, IDLE_TIMEOUT})
 
@@ -175,7 +175,8 @@ class ApnsEnvironment:
             if isinstance(result, Temporary | Uncertain):
                 exchange.connection.distrust()
             if result.reason in LEAVING:
-                exchange.connection.leave(f"Apple responded {result.reason}")
+                ours = isinstance(result, ConfigFault)
+                exchange.connection.leave(f"Apple responded {result.reason}", ours=ours)
         if isinstance(result, Uncertain):
             return attrs.evolve(result, provider_id=exchange.request_id.decode("ascii"))
         return result

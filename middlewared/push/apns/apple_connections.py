@@ -98,7 +98,7 @@ class AppleConnections:
         now = self._clock.seconds()
         if now >= self._left_at + LEAVE_EVERY_S:
             self._left_at = now
-            connection.leave(f"Apple responded {reason}")
+            connection.leave(f"Apple responded {reason}", ours=True)
 
     def _on_round_trip(self, seconds: float) -> None:
         for user in self._users:

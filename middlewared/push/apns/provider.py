@@ -190,6 +190,8 @@ class ApnsProvider(PushProvider):
                 self._refused(other, second)
         if self._alarms[message.call].refused(result.reason, message.token):
             return ConfigFault(result.reason)
+        if result.reason != BAD_DEVICE_TOKEN:  # which an app's old or invented token gets, too
+            self._problems.suspected(f"{result.reason} ({home.name})")
         return result
 
     def _refused(self, environment: ApnsEnvironment, result: ConfigFault | Rejected) -> None:

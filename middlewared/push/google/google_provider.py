@@ -37,6 +37,7 @@ from middlewared.push.interface import (
     PushResult,
     Rejected,
     Temporary,
+    TokenSuspect,
     Uncertain,
 )
 from middlewared.push.problem_log import ProblemLog
@@ -159,6 +160,8 @@ class GoogleProvider(PushProvider):
         )
         if isinstance(result, ConfigFault | Rejected):
             self._problems.refused(result.reason)
+        elif isinstance(result, TokenSuspect):
+            self._problems.suspected(result.reason)
         return result
 
     async def _try(self, attempt: Attempt) -> PushResult:

@@ -84,6 +84,9 @@ class Http2Connection(Protocol):
         self.why = ""
         """Why it was left, in a few words; "" until then."""
 
+        self.ours = False
+        """Whether it was left because of a fault of our configuration."""
+
         self.broken = False
         """Whether it was left because of a fault of the peer or the path."""
 
@@ -170,9 +173,10 @@ class Http2Connection(Protocol):
         distrusted = self._distrusted_until > heard_at
         self._fresh_until = -inf if distrusted else heard_at + FRESH_S
 
-    def leave(self, why: str) -> None:
+    def leave(self, why: str, *, ours: bool = False) -> None:
         """Open no more exchanges; close when the last one has ended."""
-        self.why = self.why or why
+        if not self.why:
+            self.why, self.ours = why, ours
         self.session.leaving = True
         self._settle()
 

@@ -29,6 +29,7 @@ from middlewared.outgoing.interface import TcpEndpoints
 from middlewared.push.http2.connection import Http2Connection
 from middlewared.push.http2.failures import WITHOUT_HTTP2, connect_fault, describe
 from middlewared.push.interface import ConfigFault
+from middlewared.push.problem_log import LineLimit
 from middlewared.waiting import with_fair_timeout
 
 HTTPS = 443
@@ -136,6 +137,8 @@ class Connector:
         self._renewing = False
         """Whether the last connection ended as every one does some time: not worth a line."""
 
+        self._limit = LineLimit(clock=clock)
+
         self._failures = 0
         self._fault: ConfigFault | None = None
         self._backing_off: Deferred[None] | None = None
@@ -225,8 +228,10 @@ class Connector:
         if fault is not None:
             self._report(fault, why)
         else:
-            log = self.log.warn if connection.broken else self.log.info
-            self._renewing = self._habits.is_routine(goaway)
+            log = self.log.warn if connection.broken or connection.ours else self.log.info
+            # A fault of ours may end each connection at its first request.
+            repeated = connection.ours and not self._limit.allows(why)
+            self._renewing = repeated or self._habits.is_routine(goaway)
             if self._renewing:
                 log = self.log.debug
             log("{name}: {what}; connecting again", name=self._name, what=why)

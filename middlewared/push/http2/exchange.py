@@ -58,8 +58,12 @@ class UsedConnection(Protocol):
     def distrust(self) -> None:
         """The peer failed here: prefer other connections for a while."""
 
-    def leave(self, why: str) -> None:
-        """Open no more exchanges here: another connection takes its place."""
+    def leave(self, why: str, *, ours: bool = False) -> None:
+        """
+        Open no more exchanges here: another connection takes its place.
+
+        :param ours: the peer reported a fault of our configuration.
+        """
 
 
 class Exchange:
