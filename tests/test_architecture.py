@@ -150,5 +150,6 @@ def is_interface(module: str) -> bool:
     """Whether a module is a seam's contract."""
     return module.endswith(".interface") or module in {
         "middlewared.calls.trace",  # a value that the web hands in with each call
-        "middlewared.history.json_forms",  # of its values, for console and commands alike
+        "middlewared.history.call_story",  # its values in words, for console and commands alike
+        "middlewared.history.json_forms",  # the same in JSON
     }

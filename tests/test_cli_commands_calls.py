@@ -160,9 +160,9 @@ class CallsOnSqliteTests(HistoryCommandCase):
         self.assertIn("outcome      timeout\n", ran.out)
         self.assertIn("The phone took the call, but 1.2 s too late", ran.out)
         for line in (
-            r" +1.0 ms  push 1: accepted after 41.2 ms, id apns-id",
-            r" +1000.0 ms  the PBX repeated the call",
-            r" +5200.0 ms  the phone took the call, 1200.0 ms too late",
+            r" +42 ms  push 1: accepted by Apple after 41 ms, id apns-id",
+            r" +1.0 s  the PBX repeated the call",
+            r" +5.2 s  the phone took the call, 1.2 s too late",
         ):
             self.assertRegex(ran.out, rf"(?m)^{line}$")
         self.assertIn("unique_key   third\n", (await self.calls_command("show", ACCOUNT)).out)

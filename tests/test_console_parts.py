@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.calls.interface import OpenCall
 from middlewared.console.access import _is_at as is_at  # the rule that keeps foreign pages out
-from middlewared.console.call_story import Moment, duration, kept_story, open_story
 from middlewared.console.daemon_reports import INTERVAL_S, LOST_S, DaemonReports
 from middlewared.console.drawings import histogram, time_line
+from middlewared.console.links import error_page
 from middlewared.console.live_streams import ALIVE_S, LiveStreams
 from middlewared.console.markup import element, joined, page, state
 from middlewared.console.overview import OverviewReader, median_wakeup, overview_json
@@ -24,6 +24,7 @@ from middlewared.console.search_parameters import call_search, query_texts
 from middlewared.console.sources import DaemonReport, OverviewSources
 from middlewared.devices.interface import DaemonState, DaemonStates
 from middlewared.errors import BadRequest, DatabaseDown
+from middlewared.history.call_story import Moment, duration, kept_story, steps_story
 from middlewared.history.interface import (
     CallFigures,
     HistoryReader,
@@ -31,6 +32,7 @@ from middlewared.history.interface import (
     KeptCall,
     KeptPush,
     KeptReport,
+    StepTime,
 )
 from middlewared.history.json_forms import JsonForms
 from middlewared.model import Platform
@@ -76,6 +78,20 @@ class MarkupTests(SynchronousTestCase):
             self.assertIn(word.replace("<", "&lt;").replace(">", "&gt;"), made)
 
 
+class ErrorPageTests(SynchronousTestCase):
+    """Pages that say what is wrong."""
+
+    def test_what_to_do(self) -> None:
+        """A heading, the detail and the next step; the search box for users who are known."""
+        for status, step in ((404, "Search for"), (503, "Load the page again"), (418, "try again")):
+            made = error_page(status, "<detail>.", "alice").decode()
+            for part in (step, "<p>&lt;detail&gt;.</p>", f"HTTP status {status}", 'type="search"'):
+                self.assertIn(part, made)
+        stranger = error_page(401, "Credentials are needed.").decode()
+        self.assertIn("<h1>Log in</h1>", stranger)
+        self.assertNotIn('type="search"', stranger)
+
+
 class DrawingTests(SynchronousTestCase):
     """Drawings and their texts."""
 
@@ -91,10 +107,27 @@ class DrawingTests(SynchronousTestCase):
         self.assertNotIn('="-', made)
         self.assertIn("Nothing has happened yet", time_line([], 0.0))
 
+    def test_time_line_of_the_call_alone(self) -> None:
+        """What the app reports later is in the words only, and leaves the scale as it is."""
+        took = Moment(2000.0, 8.0, "the phone took the call", "good")
+        late = Moment(60_000.0, 0.0, "the app reported its figures", "report")
+        made = time_line([took, late], 4000.0)
+        self.assertEqual(made.count("<rect"), 1)
+        self.assertIn("60.0 s: the app reported its figures", made)
+        self.assertIn(">4.0 s</text>", made)
+        self.assertIn('class="limit"', made)
+        self.assertNotIn('class="limit"', time_line([took], 0.0))
+
     def test_histogram(self) -> None:
         """A bar for each value that occurred."""
         self.assertEqual(histogram("Words", [("a", 0), ("b", 2)]).count("<rect"), 1)
         self.assertIn("None yet", histogram("None yet", []))
+
+    def test_numbers_of_a_histogram(self) -> None:
+        """Above each bar if there is room for them, else above the highest alone."""
+        self.assertEqual(histogram("", [("", 7), ("", 8)]).count("</text>"), 2)
+        made = histogram("", [("", number) for number in range(40)])
+        self.assertEqual((made.count("</text>"), made.count(">39<")), (1, 1))
 
     def test_story_of_a_call(self) -> None:
         """Pushes and answers with what is known best, in order; the wait of the phone is a bar."""
@@ -119,27 +152,44 @@ class DrawingTests(SynchronousTestCase):
         self.assertEqual([m.after_ms for m in story], sorted(m.after_ms for m in story))
         texts = [moment.what for moment in story]
         for text in (
-            *("push 1: accepted by Apple", "push 2: temporary according to Apple (Shutdown)"),
-            *("push 3: sent, but Apple did not confirm it", "the PBX repeated the call"),
+            "push 1: accepted by Apple after 100 ms",
+            "push 2: not accepted by Apple for now (Shutdown) after 5.0 ms",
+            "push 3: sent, but Apple did not confirm it after 5.0 ms",
+            *("the device was looked up", "the PBX repeated the call"),
             *("the phone refused the call; this did not decide it", "the phone took the call"),
-            *("the phone took the call, 1000 ms too late", "the app reported why it ended"),
+            *("the phone took the call, 1.0 s too late", "the app reported why it ended"),
         ):
             self.assertIn(text, texts)
         answered = next(m for m in story if m.what == "the phone took the call")
         self.assertAlmostEqual(answered.took_ms, 500.0, places=2)
 
+    def test_pushes_without_a_connection(self) -> None:
+        """A push that was dropped with its call is in the story, and its end in words."""
+        steps = [StepTime("device", 1.0), StepTime("sent", 0.1), StepTime("sent2", 1000.0)]
+        record = a_call(pushes=(), answer=None, steps=[*steps, StepTime("timeout", 3000.0)])
+        self.assertEqual(
+            [moment.what for moment in kept_story(KeptCall(record=record, daemon="d"))],
+            [
+                "the device was looked up",
+                "push 1: waited for a connection to Apple",
+                "push 2: waited for a connection to Apple",
+                "the call timed out",
+            ],
+        )
+
     def test_story_of_a_held_call(self) -> None:
         """The steps so far."""
+        story = steps_story(HELD.steps, HELD.platform)
         self.assertEqual(
-            [(round(each.after_ms, 1), each.what) for each in open_story(HELD)],
+            [(round(each.after_ms, 1), each.what) for each in story],
             [
                 (0.5, "the device was looked up"),
                 (0.6, "push 1: sent"),
-                (40.6, "push 1: accepted"),
+                (40.6, "push 1: accepted by Apple"),
             ],
         )
-        durations = [duration(ms) for ms in (0.44, 250, 12345)]
-        self.assertEqual(durations, ["0.4 ms", "250 ms", "12.3 s"])
+        durations = [duration(ms) for ms in (0.44, 250, 999.6, 12345)]
+        self.assertEqual(durations, ["0.4 ms", "250 ms", "1.0 s", "12.3 s"])
 
 
 class ParameterTests(SynchronousTestCase):

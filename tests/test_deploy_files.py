@@ -119,9 +119,9 @@ class ComposeTests(DeployTestCase):
         command = self.services["haproxy"]["command"][2]
         self.assertIn(rf"s/10\.0\.0\./{prefix}/g", command)
         addresses = {
-            name: service["networks"]["default"]["ipv4_address"]
-            for name, service in self.services.items()
-            if "networks" in service
+            name: address
+            for name, address in self.addresses().items()
+            if name in {"haproxy", "middlewared-1", "middlewared-2"}
         }
         named = set(re.findall(r"\b10\.0\.0\.\d+", code))
         self.assertEqual(
@@ -135,6 +135,18 @@ class ComposeTests(DeployTestCase):
         )
         certificate = self.services["haproxy"]["secrets"][0]["target"]
         self.assertIn(f"crt {certificate} ", code)
+
+    def addresses(self) -> dict[str, str]:
+        """The address of each service, which has one."""
+        return {
+            name: service["networks"]["default"]["ipv4_address"]
+            for name, service in self.services.items()
+        }
+
+    def test_no_service_takes_the_address_of_another(self) -> None:
+        """Each has its own: one that is given any address may get that of HAProxy."""
+        addresses = self.addresses().values()
+        self.assertEqual(len(set(addresses)), len(self.services))
 
     def test_published_ports_are_listened_at(self) -> None:
         """Only phones may come from everywhere; all other ports are of the loopback address."""

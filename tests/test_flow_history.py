@@ -226,7 +226,7 @@ class HistoryFlowTests(HistoryFlowCase):
         await self.place("dead")
         call = await self.kept(call_id="dead")
         self.assertEqual(call.record.outcome, "token-dead")
-        self.assertIn("the app is gone from the phone ('NotRegistered')", call.verdict)
+        self.assertIn("push token is no longer valid ('NotRegistered')", call.verdict)
 
     async def test_device_events(self) -> None:
         """Each change with its reason, by fingerprints; repeats that change nothing are none."""

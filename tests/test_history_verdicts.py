@@ -17,7 +17,8 @@ from middlewared.history.interface import (
     KeptReport,
     StepTime,
 )
-from middlewared.history.verdicts import VERDICTS, Facts, verdict
+from middlewared.history.verdict_facts import Facts
+from middlewared.history.verdicts import VERDICTS, verdict
 from middlewared.model import Outcome
 
 START = 1_700_000_000.0
@@ -71,6 +72,14 @@ CASES: list[tuple[KeptCall, str]] = [
         "took the call after 800 ms, but its app reports that the call then failed: 'DECLINED_x'",
     ),
     (
+        call("answered", push(attempt=3), decided_after=3.2),
+        "only 3.2 s after it had been placed, because the first push was sent 2.0 s after that",
+    ),
+    (
+        call("answered", push()._replace(milliseconds=2500.0), decided_after=3.2),
+        "only 3.2 s after it had been placed, because Apple took 2.5 s to accept the push",
+    ),
+    (
         call("answered", push(), decided_after=3.2),
         "only 3.2 s after it had been placed; Apple accepted the push within 41 ms",
     ),
@@ -79,11 +88,6 @@ CASES: list[tuple[KeptCall, str]] = [
         "took the call after 800 ms; Apple accepted the push within 41 ms",
     ),
     (call("unavailable", push(), decided_after=0.9), "refused the call after 900 ms"),
-    (call("timeout", push(), answers=[LATE]), "took the call, but 1.2 s too late: it had 4.0 s"),
-    (
-        call("timeout", push(), push(attempt=2), answers=[REFUSED]),
-        "refused one time, as apps do .* within 4.0 s (2 pushes sent)",
-    ),
     (
         call("timeout", push(attempt=3)),
         "sent only 2.0 s after the call had been placed, which left the phone less of its 4.0 s",
@@ -91,6 +95,11 @@ CASES: list[tuple[KeptCall, str]] = [
     (
         call("timeout", push()._replace(milliseconds=2500.0)),
         "Apple took 2.5 s to accept the push, which left the phone less of its 4.0 s",
+    ),
+    (call("timeout", push(), answers=[LATE]), "took the call, but 1.2 s too late: it had 4.0 s"),
+    (
+        call("timeout", push(), push(attempt=2), answers=[REFUSED]),
+        "refused once, as apps do .* within 4.0 s (2 pushes sent)",
     ),
     (call("timeout", inherited=2), "A daemon that failed during the call had sent 2 pushes"),
     (
@@ -109,22 +118,26 @@ CASES: list[tuple[KeptCall, str]] = [
         call("timeout", push("temporary", "InternalServerError")),
         "Apple accepted no push within 4.0 s: 'InternalServerError'. The phone is not to blame",
     ),
-    (call("timeout"), "after 1.5 s, before any push was sent"),
+    (call("timeout"), "within 1.5 s, because there was no free connection to Apple"),
+    (
+        call("timeout", steps=[StepTime("device", 1500.0)]),
+        "after 1.5 s, before any push was sent",
+    ),
     (call("no-device", hindrance=Hindrance.DO_NOT_DISTURB), "set to do not disturb"),
     (call("no-device", hindrance=Hindrance.NOT_REGISTERED), "No phone is registered"),
-    (call("token-dead", push("token-dead", "Unregistered")), "the app is gone from the phone"),
+    (call("token-dead", push("token-dead", "Unregistered")), "the app was removed from the phone"),
     (
         call("push-failed", hindrance=Hindrance.NO_SECTION),
         "no section for the app 'com.example.phone' on apns",
     ),
     (call("push-failed", push("token-suspect", "BadDeviceToken")), "another app, project or envi"),
-    (call("push-failed", push("config-fault", "TopicDisallowed")), "every phone of this app"),
+    (call("push-failed", push("config-fault", "TopicDisallowed")), "other phones of this app are"),
     (call("push-failed"), "could not be sent: no reason given"),
     (call("hung-up", push()), "gave up, .* after 1.5 s; Apple had accepted one push"),
     (call("cancelled", push("temporary", "x")), "cancelled the call; Apple had not accepted a"),
     (call("service-down"), "database or Redis could not be reached"),
     (call("draining", push()), "being stopped"),
-    (call("overloaded"), "more calls than it can serve"),
+    (call("overloaded"), "more calls than it could serve"),
     (call("brand-new"), "ended as brand-new after 1.5 s"),
 ]
 
@@ -158,6 +171,14 @@ class VerdictTests(SynchronousTestCase):
         """The phone is reachable all the same."""
         text = verdict(call("timeout", push(), answers=[LATE_REFUSAL]))
         self.assertIn("The phone refused the call, but 1.2 s too late", text)
+
+    def test_answers_that_came_late_for_another_reason(self) -> None:
+        """A slow daemon or provider is named first, and how late the answer was beside it."""
+        slow = push()._replace(milliseconds=2500.0)
+        for pushes in ([push(attempt=3)], [slow]):
+            text = verdict(call("timeout", *pushes, answers=[LATE]))
+            self.assertIn("did not answer in time: its answer came 1.2 s too late.", text)
+            self.assertNotIn("battery", text)
 
     def test_reported_endings(self) -> None:
         """What the app reports of the end is quoted, whichever report it came with."""

@@ -15,14 +15,8 @@ from middlewared.cli.tables import shown, table_row, utc, wrapped, write_line
 from middlewared.clock import iso_time
 from middlewared.config import Config
 from middlewared.errors import MiddlewaredError
-from middlewared.history.interface import (
-    LOG_METRICS,
-    CallSearch,
-    HistoryReader,
-    KeptAnswer,
-    KeptCall,
-    KeptPush,
-)
+from middlewared.history.call_story import duration, kept_story
+from middlewared.history.interface import CallSearch, HistoryReader, KeptCall
 from middlewared.history.json_forms import JsonForms
 from middlewared.service.implementations import Storage
 
@@ -145,47 +139,9 @@ def call_lines(call: KeptCall) -> Iterator[str]:
     yield ""
     yield wrapped(call.verdict)
     yield ""
-    for after_ms, what in sorted(_timeline(call), key=lambda entry: entry[0]):
-        yield f"{_duration(after_ms):>10}  {shown(what)}"
-
-
-def _timeline(call: KeptCall) -> Iterator[tuple[float, str]]:
-    """What happened, and how many milliseconds after the start."""
-    start, at = call.record.start, 0.0
-    for step in call.record.steps:
-        at += step.milliseconds
-        if not step.step.startswith(("sent", "push", "answer")):
-            yield at, step.step
-    for push in call.record.pushes:
-        yield (push.time - start) * 1000, _push_text(push)
-    for answer in call.answers:
-        yield (answer.time - start) * 1000, _answer_text(answer)
-    for time in call.joined:
-        yield (time - start) * 1000, "the PBX repeated the call"
-    for report in call.reports:
-        kind = "metrics" if report.kind == LOG_METRICS else "hangup"
-        fields = " ".join(f"{name}={value}" for name, value in report.fields.items())
-        yield (report.time - start) * 1000, f"the app reported ({kind}): {fields}"
-
-
-def _push_text(push: KeptPush) -> str:
-    verdict = "uncertain" if push.uncertain else push.verdict
-    reason = f" ({push.reason})" if push.reason else ""
-    id = f", id {push.provider_id}" if push.provider_id else ""
-    return f"push {push.attempt}: {verdict}{reason} after {_duration(push.milliseconds)}{id}"
-
-
-def _answer_text(answer: KeptAnswer) -> str:
-    text = "the phone took the call" if answer.available else "the phone refused"
-    if answer.late_milliseconds is not None:
-        return f"{text}, {_duration(answer.late_milliseconds)} too late"
-    return text if answer.decided else f"{text}; this did not decide the call"
-
-
-def _duration(milliseconds: float) -> str:
-    if milliseconds < 10_000:
-        return f"{milliseconds:.1f} ms"
-    return f"{milliseconds / 1000:.1f} s"
+    for moment in kept_story(call):
+        details = f", {moment.details}" if moment.details else ""
+        yield f"{duration(moment.after_ms):>10}  {shown(moment.what + details)}"
 
 
 def _note_if_off(config: Config) -> None:

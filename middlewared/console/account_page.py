@@ -12,10 +12,17 @@ from markupsafe import Markup
 
 from middlewared.calls.interface import OpenCall
 from middlewared.console.account_reader import KnownAccount
-from middlewared.console.links import account_path, call_link, call_table, moment
+from middlewared.console.links import (
+    account_path,
+    app_text,
+    call_link,
+    call_table,
+    moment,
+    table_moment,
+)
 from middlewared.console.markup import Child, element, facts, joined, page, section, state, table
 from middlewared.history.interface import DeviceEvent
-from middlewared.model import Device
+from middlewared.model import Device, Platform
 from middlewared.quoting import fingerprint
 
 
@@ -32,7 +39,7 @@ def account_parts(shown: AccountFacts) -> Mapping[str, str]:
     """The parts of the page that change."""
     known = shown.known
     waiting = [call_link(each.unique_key, "A call waits for this phone now") for each in shown.held]
-    calls: Child = element("p", "No call to this account is kept.", class_="empty")
+    calls: Child = element("p", _NO_CALLS, class_="empty")
     if known.calls:
         more = f"/calls?{urlencode({'q': shown.sip_user_id})}"
         calls = joined(
@@ -45,6 +52,11 @@ def account_parts(shown: AccountFacts) -> Mapping[str, str]:
         "calls-now": joined(calls),
         "events-now": _events(known.events),
     }
+
+
+_NO_CALLS = (
+    "No call to this account is kept. If it was called, check that the PBX sends its calls here."
+)
 
 
 def account_page(shown: AccountFacts, *, user: str, proof: str | None) -> bytes:
@@ -79,23 +91,24 @@ def _device(device: Device | None, shared: bool, last_answered: float | None) ->
             "No phone is registered for this account. Ask its user to open the app and to log"
             " in; the events below show when a phone was removed, and why."
         )
-        return joined(
-            element("p", text, class_="empty"), facts([("last answered", moment(last_answered))])
-        )
-    silent = f"{device.silent_streak} in a row" if device.silent_streak else "none"
+        known = None if last_answered is None else facts([("last answered", moment(last_answered))])
+        return joined(element("p", text, class_="empty"), known)
+    dnd = joined(state("on"), ": it is not woken") if device.dnd else "off"
+    is_apple = device.platform is Platform.APNS
     return facts(
         [
-            ("app", f"{device.app} ({device.platform.value})"),
+            ("app", app_text(device.app, device.platform.value)),
             ("name", device.name),
-            ("versions", " ".join(filter(None, (device.client_version, device.os_version)))),
+            ("app's version", device.client_version),
+            ("system's version", device.os_version),
             ("push token (fingerprint)", fingerprint(device.token)),
             ("registered", moment(device.registered_at)),
             ("last seen", moment(device.last_seen)),
             ("last answered", moment(device.last_answered or last_answered)),
-            ("calls that it did not answer", silent),
-            ("do not disturb", "on: it is not woken" if device.dnd else "off"),
+            ("last calls in a row without an answer", device.silent_streak),
+            ("do not disturb", dnd),
             ("other accounts on this phone", "yes" if shared else "no"),
-            ("Apple's sandbox", "yes" if device.sandbox else "no"),
+            *([("Apple's sandbox", "yes" if device.sandbox else "no")] if is_apple else []),
         ]
     )
 
@@ -127,16 +140,29 @@ def _actions(sip_user_id: str, device: Device | None, proof: str) -> Markup:
 
 def _events(events: Sequence[DeviceEvent]) -> Markup:
     if not events:
-        return element("p", "Nothing is kept of its devices.", class_="empty")
+        text = "No event is kept. Devices that are registered, replaced or removed appear here."
+        return element("p", text, class_="empty")
     rows: list[tuple[Child, ...]] = [
         (
-            moment(event.time),
+            table_moment(event.time),
             state(event.event),
-            event.why or "-",
-            event.reason or "-",
-            f"{event.app} ({event.platform})" if event.app else "-",
+            _why(event) or "-",
+            app_text(event.app, event.platform) if event.app else "-",
             event.token or "-",
         )
         for event in events
     ]
-    return table("The newest first", ("time", "event", "why", "reason", "app", "token"), rows)
+    caption = "The newest first; times are UTC"
+    return table(caption, ("time", "event", "why", "app", "token"), rows)
+
+
+def _why(event: DeviceEvent) -> str:
+    return ": ".join(filter(None, (_WHY.get(event.why, event.why), event.reason)))
+
+
+_WHY = {
+    "app": "by its app or SIP registrar",
+    "token-dead": "its push token is no longer valid",
+    "other-account": "",  # the reason names it
+    "operator": "by an operator",
+}

@@ -12,13 +12,16 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from middlewared.calls.interface import OpenCall
-from middlewared.console.call_story import Moment, duration, kept_story, open_story, steps_story
 from middlewared.console.drawings import time_line
-from middlewared.console.links import account_link, call_path, call_table, moment
+from middlewared.console.links import account_link, app_text, call_path, call_table, moment
 from middlewared.console.markup import Child, element, facts, joined, page, section, state
 from middlewared.console.operator_calls import OperatorCall
 from middlewared.console.search_parameters import OUTCOMES, PLATFORMS
+from middlewared.history.call_story import Moment, duration, kept_story, steps_story
 from middlewared.history.interface import CallPage, KeptCall
+
+MOST_MOMENTS = 60
+"""Moments of a call that are shown; an app can report as often as it likes."""
 
 
 def calls_page(texts: Mapping[str, str], found: CallPage, user: str) -> bytes:
@@ -43,8 +46,8 @@ def _nothing_found(texts: Mapping[str, str]) -> str:
         )
     return (
         "No kept call matches. Check the text for typing errors, remove filters, or search by"
-        " the account. Numbers are found only as far as [history] numbers keeps them, and calls"
-        " older than [history] days are gone."
+        " the account. Callers' numbers may be kept in part only ([history] numbers), and older"
+        " calls are deleted ([history] days)."
     )
 
 
@@ -65,19 +68,24 @@ def _filters(texts: Mapping[str, str]) -> Markup:
             value = value[:16]
         return element("input", type=kind, name=name, value=value, maxlength=255)
 
-    return element(
-        "form",
-        field("Account, call_id, key or number", text("q", "search")),
-        field("Outcome", choice("outcome", OUTCOMES)),
-        field("App", text("app")),
-        field("Platform", choice("platform", PLATFORMS)),
-        field("Since (UTC)", text("since", "datetime-local")),
-        field("Before (UTC)", text("until", "datetime-local")),
-        element("button", "Search"),
-        class_="filters",
-        action="/calls",
-        role="search",
+    box = field("Account, call_id, unique_key or number", text("q", "search"))
+    filters = element(
+        "details",
+        element("summary", "Filter by outcome, app, platform, time"),
+        element(
+            "div",
+            field("Outcome", choice("outcome", OUTCOMES)),
+            field("App", text("app")),
+            field("Platform", choice("platform", PLATFORMS)),
+            field("Since (UTC)", text("since", "datetime-local")),
+            field("Before (UTC)", text("until", "datetime-local")),
+            element("button", "Search"),
+            class_="filters",
+        ),
+        open=any(texts.get(name) for name in ("outcome", "app", "platform", "since", "until")),
     )
+    search = element("div", box, element("button", "Search"), class_="search")
+    return element("form", search, filters, action="/calls", role="search")
 
 
 def kept_call_page(call: KeptCall, document: Mapping[str, Any], user: str) -> bytes:
@@ -130,40 +138,47 @@ def _call_facts(call: KeptCall) -> Markup:
             ("account", account_link(record.sip_user_id)),
             ("caller", caller),
             *([("PBX", record.pbx)] if record.pbx else []),
-            ("app", f"{record.app} ({record.platform})" if record.app else "no device"),
+            ("app", app_text(record.app, record.platform)),
             ("push token (fingerprint)", record.token),
             ("daemon", call.daemon),
             ("call_id", record.call_id),
             ("unique_key", record.unique_key),
-            ("the phone had", duration(record.wait_ms) if record.wait_ms else "-"),
+            ("time to answer", duration(record.wait_ms) if record.wait_ms else "-"),
             ("the provider's ids of the pushes", ids),
         ]
     )
 
 
-def _story(moments: Sequence[Moment], wait_ms: float) -> Markup:
+def _story(all_moments: Sequence[Moment], wait_ms: float) -> Markup:
+    moments = all_moments[:MOST_MOMENTS]
     lines = [
         element(
             "li",
-            element("span", duration(max(0.0, each.after_ms))),
+            element("span", duration(each.after_ms)),
             element("span", each.what),
         )
         for each in moments
     ]
-    drawing = element("div", time_line(moments, wait_ms))
+    if len(all_moments) > len(moments):
+        lines.append(element("li", element("span"), element("span", "and more: see the JSON")))
+    limit = None
+    if wait_ms:
+        limit = f"Dashed: the phone's time to answer, {duration(wait_ms)}."
+        limit = element("p", limit, class_="quiet")
+    drawing = element("div", time_line(moments, wait_ms), limit)
     return element("div", drawing, element("ol", *lines), class_="story")
 
 
 def open_call_parts(call: OpenCall, daemon: str) -> Mapping[str, str]:
     """The parts of the page of a call that waits."""
-    moments = open_story(call)
+    moments = steps_story(call.steps, call.platform)
     newest = moments[-1].what if moments else "the device is being looked up"
     return {
-        "progress": joined(state("waiting"), " ", newest),
+        "progress": joined(state("waiting"), ", ", newest),
         "steps": _story(moments, call.wait_ms),
         "where": facts(
             [
-                ("app", f"{call.app} ({call.platform})" if call.app else "-"),
+                ("app", app_text(call.app, call.platform) if call.app else "-"),
                 ("daemon", daemon),
                 ("call_id", call.call_id),
                 ("since", moment(call.start)),
@@ -178,8 +193,8 @@ def operator_call_parts(call: OperatorCall) -> Mapping[str, str]:
     outcome = call.outcome or "waiting"
     newest = moments[-1].what if moments else "the call begins"
     return {
-        "progress": joined(state(outcome), " ", newest),
-        "steps": _story(moments, moments[-1].after_ms if moments else 0.0),
+        "progress": joined(state(outcome), ", ", newest),
+        "steps": _story(moments, 0.0),
         "where": facts([("test call", call.unique_key)]),
     }
 

@@ -8,25 +8,29 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from middlewared.console.call_story import Moment, duration
 from middlewared.console.markup import element, joined
+from middlewared.history.call_story import Moment, duration
 
 _WIDTH = 360
 _ROW = 30
 _CUT = 48
+_NUMBER_WIDTH = 24
 
 
 def time_line(moments: Sequence[Moment], wait_ms: float) -> Markup:
     """
     The moments of a call one below the other, each with the time that it took as a bar.
 
-    :param wait_ms: how long the phone had to answer, marked by a line.
+    What the app reported later is in the text only: it would leave no width for the call.
+
+    :param wait_ms: how long the phone had to answer, marked by a line; 0.0: not known.
     """
-    whole = max([wait_ms, *(moment.after_ms for moment in moments), 1.0])
-    height = len(moments) * _ROW + 24
+    drawn = [moment for moment in moments if moment.kind != "report"]
+    whole = max([wait_ms, *(moment.after_ms for moment in drawn), 1.0])
+    height = len(drawn) * _ROW + 24
     scale = (_WIDTH - 8) / whole
     rows = []
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate(drawn):
         top = number * _ROW
         end = 4 + max(0.0, moment.after_ms) * scale
         begin = min(end - 3, 4 + max(0.0, moment.after_ms - moment.took_ms) * scale)
@@ -46,7 +50,9 @@ def time_line(moments: Sequence[Moment], wait_ms: float) -> Markup:
     limit = f"{4 + wait_ms * scale:.1f}"
     axis = joined(
         element("line", x1=4, y1=height - 20, x2=_WIDTH - 4, y2=height - 20, class_="axis"),
-        element("line", x1=limit, y1=0, x2=limit, y2=height - 20, class_="limit"),
+        element("line", x1=limit, y1=0, x2=limit, y2=height - 20, class_="limit")
+        if wait_ms
+        else None,
         element("text", "0", x=4, y=height - 6, class_="tick"),
         element(
             "text", duration(whole), x=_WIDTH - 4, y=height - 6, text_anchor="end", class_="tick"
@@ -58,12 +64,14 @@ def time_line(moments: Sequence[Moment], wait_ms: float) -> Markup:
 
 def histogram(spoken: str, bars: Sequence[tuple[str, int]]) -> Markup:
     """
-    How often each value occurred; the labels stand below the bars.
+    How often each value occurred; the labels stand below the bars, the numbers above them.
+    Of bars too narrow for that only the highest has its number.
 
     :param spoken: says the same in words.
     """
     most = max([count for _, count in bars] + [1])
     wide = (_WIDTH - 8) / max(1, len(bars))
+    highest = next((number for number, (_, count) in enumerate(bars) if count == most), None)
     parts = [element("line", x1=4, y1=84, x2=_WIDTH - 4, y2=84, class_="axis")]
     for number, (label, count) in enumerate(bars):
         tall = 62 * count / most
@@ -79,13 +87,15 @@ def histogram(spoken: str, bars: Sequence[tuple[str, int]]) -> Markup:
                     class_="bar daemon",
                 )
             )
+        at = {"x": f"{middle:.1f}", "text_anchor": "middle", "class_": "tick"}
+        if middle < 14:  # else it would be cut off
+            at.update(x="4", text_anchor="start")
+        elif middle > _WIDTH - 18:
+            at.update(x=f"{_WIDTH - 4}", text_anchor="end")
         if label:
-            at = {"x": f"{middle:.1f}", "text_anchor": "middle", "class_": "tick"}
-            if middle < 14:  # else it would be cut off
-                at.update(x="4", text_anchor="start")
             parts.append(element("text", label, y=97, **at))
-            if count:
-                parts.append(element("text", count, y=f"{80 - tall:.1f}", **at))
+        if count and (wide >= _NUMBER_WIDTH or number == highest):
+            parts.append(element("text", count, y=f"{80 - tall:.1f}", **at))
     return _svg(spoken, 102, *parts)
 
 

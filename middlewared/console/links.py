@@ -4,12 +4,12 @@ What several pages share: links, times, tables of calls, the search box.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from middlewared.console.markup import Child, element, joined, page, state, table
+from middlewared.console.markup import Child, element, joined, page, short, state, table
 from middlewared.console.overview import time_text
 from middlewared.history.interface import KeptCall
 
@@ -20,6 +20,12 @@ def moment(epoch_s: float | None) -> Child:
         return "-"
     written = time_text(epoch_s)
     return element("time", written.replace("T", " ").replace("Z", " UTC"), datetime=written)
+
+
+def table_moment(epoch_s: float) -> Markup:
+    """The same in a table whose caption names the time zone."""
+    written = time_text(epoch_s)
+    return element("time", written.replace("T", " ").rstrip("Z"), datetime=written)
 
 
 def call_path(unique_key: str) -> str:
@@ -39,7 +45,7 @@ def call_link(unique_key: str, text: Child) -> Markup:
 
 def account_link(sip_user_id: str) -> Markup:
     """A link to an account."""
-    return element("a", sip_user_id, href=account_path(sip_user_id))
+    return element("a", sip_user_id, href=account_path(sip_user_id), class_=short(sip_user_id))
 
 
 def search_box(text: str = "") -> Markup:
@@ -54,7 +60,6 @@ def search_box(text: str = "") -> Markup:
         autocomplete="off",
         aria_describedby="q-help",
         aria_label="Why didn't the phone ring? Account, call_id, unique_key or number",
-        placeholder="Account, call_id, unique_key or number",
     )
     form = element(
         "form", box, element("button", "Search"), class_="search", action="/", role="search"
@@ -63,27 +68,54 @@ def search_box(text: str = "") -> Markup:
     return joined(form, element("p", help_text, id="q-help", class_="quiet"))
 
 
+def app_text(app: str, platform: str) -> str:
+    """An app and its platform; of a call to an account without a device neither is known."""
+    return f"{app} ({platform})" if app else "no device"
+
+
 def call_table(calls: Iterable[KeptCall], caption: str) -> Markup:
     """Calls as a table."""
     rows: list[tuple[Child, ...]] = [
         (
-            call_link(call.record.unique_key, moment(call.record.start)),
+            call_link(call.record.unique_key, table_moment(call.record.start)),
             account_link(call.record.sip_user_id),
             state(call.record.outcome),
             call.record.phonenumber or "-",
-            f"{call.record.app or 'no device'} ({call.record.platform})",
+            app_text(call.record.app, call.record.platform),
         )
         for call in calls
     ]
     return table(caption, ("start", "account", "outcome", "caller", "app"), rows)
 
 
+_ERRORS: Mapping[int, tuple[str, str]] = {
+    400: ("This request cannot be read", "Change the address or the form, and try again."),
+    401: ("Log in", "Load the page again, and enter your user name and password."),
+    403: (
+        "You may not do this",
+        "Only users in [admin] operators may place test calls and remove devices, and only from"
+        " the console's own pages.",
+    ),
+    404: ("Not found", "Search for the account, the call or the number instead."),
+    405: ("Not possible here", "Go back to the page, and use its links and buttons."),
+    429: ("Too many requests", "Wait a minute, and load the page again."),
+    500: ("The console failed", "The daemon's log has the reason. Calls are not affected."),
+    503: (
+        "The daemon cannot answer now",
+        "Its database may be away, or it is being stopped. Load the page again in some seconds.",
+    ),
+}
+
+
 def error_page(status: int, text: str, user: str = "") -> bytes:
-    """Why there is no such page."""
+    """Why there is no such page, and what to do."""
+    title, advice = _ERRORS.get(status, _ERRORS[400])
     return page(
-        text,
-        element("h1", text),
-        element("p", f"Status {status}. The search may help.", class_="quiet"),
+        title,
+        element("h1", title),
+        element("p", text),
+        element("p", advice),
         search_box() if user else None,
+        element("p", f"HTTP status {status}", class_="quiet"),
         user=user,
     )

@@ -21,6 +21,7 @@ _VOID = frozenset({"input", "meta", "link", "br", "rect", "line", "circle", "pat
 _ROOT = '<!DOCTYPE html>\n<html lang="en">'
 
 
+_SHORT = 16
 _PAGES = (("Overview", "/"), ("Calls", "/calls"), ("Apps", "/apps"))
 
 
@@ -109,7 +110,7 @@ def table(caption: str, head: tuple[str, ...], rows: list[tuple[Child, ...]]) ->
         element(
             "tr",
             *(
-                element("td", element("div", cell), data_title=title)
+                element("td", element("div", cell, class_=short(cell)), data_title=title)
                 for title, cell in zip(head, row, strict=True)
             ),
         )
@@ -121,6 +122,12 @@ def table(caption: str, head: tuple[str, ...], rows: list[tuple[Child, ...]]) ->
         element("thead", element("tr", *titles)),
         element("tbody", *lines),
     )
+
+
+def short(cell: Child) -> str | None:
+    """The class of a text that is not broken into lines: long ones make room for it."""
+    is_short = isinstance(cell, str) and not isinstance(cell, Markup) and len(cell) <= _SHORT
+    return "short" if is_short else None
 
 
 def facts(pairs: list[tuple[str, Child]]) -> Markup:
@@ -147,7 +154,7 @@ _STATES = {
     ),
     **dict.fromkeys(("draining", "starting", "connecting", "replaced", "waiting"), ("calm", "◔")),
     **dict.fromkeys(("timeout", "degraded", "token-suspect", "temporary"), ("warn", "▲")),
-    **dict.fromkeys(("no-device", "overloaded", "lost", "unknown", "silent"), ("warn", "▲")),
+    **dict.fromkeys(("no-device", "overloaded", "lost", "unknown", "on"), ("warn", "▲")),
 }
 
 

@@ -12,7 +12,13 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from middlewared.console.drawings import histogram
-from middlewared.console.links import account_link, call_link, moment, search_box
+from middlewared.console.links import (
+    account_link,
+    call_link,
+    moment,
+    search_box,
+    table_moment,
+)
 from middlewared.console.markup import Child, element, facts, joined, page, section, state, table
 from middlewared.console.overview import (
     WAKEUP_LABELS,
@@ -63,14 +69,14 @@ def _held(overview: Overview) -> Markup:
     rows: list[tuple[Child, ...]] = [
         (
             account_link(call.sip_user_id),
-            call_link(call.unique_key, moment(call.start)),
+            call_link(call.unique_key, table_moment(call.start)),
             call.app or "-",
             call.platform,
             daemon,
         )
         for daemon, call in held[:20]
     ]
-    caption = f"{waiting} waiting; the newest first"
+    caption = f"{waiting} waiting; the newest first; times are UTC"
     return table(caption, ("account", "since", "app", "platform", "daemon"), rows)
 
 
@@ -171,23 +177,26 @@ def _outcomes(apps: Iterable[AppFigures]) -> Markup:
         (
             app.app or "no device",
             app.platform,
-            joined(*_counts(app.recent)) if app.recent else "-",
-            joined(*_counts(app.outcomes)),
+            joined(*_counts(app, app.recent)) if app.recent else "-",
+            joined(*_counts(app, app.outcomes)),
             median_text(app.wakeups),
         )
-        for app in apps
+        for app in sorted(apps, key=lambda app: not app.app)  # those without a device last
         if app.outcomes
     ]
     head = ("app", "platform", "last minutes", "last six hours", "half woke within")
     return table("Outcomes by app and platform", head, rows)
 
 
-def _counts(outcomes: Mapping[str, int]) -> Iterable[Child]:
+def _counts(app: AppFigures, outcomes: Mapping[str, int]) -> Iterable[Child]:
+    """Outcomes and how often each was, with a link to the newest of these calls."""
+    filters = {"app": app.app, "platform": app.platform} if app.app else {}
     ordered = sorted(outcomes.items(), key=lambda each: -each[1])
-    for number, (outcome, count) in enumerate(ordered):
-        yield element("br") if number else None
-        link = element("a", count, href=f"/calls?{urlencode({'outcome': outcome})}")
-        yield joined(state(outcome), " ", link)
+    for outcome, count in ordered:
+        href = f"/calls?{urlencode({'outcome': outcome, **filters})}"
+        label = f"{count} calls: {outcome}"
+        link = element("a", count, href=href, aria_label=label)
+        yield element("div", state(outcome), " ", link, class_="count")
 
 
 def median_text(wakeups: Mapping[str, int]) -> str:
@@ -210,14 +219,17 @@ def apps_page(overview: Overview, user: str) -> bytes:
 
 
 def _app(app: AppFigures) -> Markup:
-    configured = state("ok") if app.configured else joined(state("missing"), " no section here")
+    configured = state("ok") if app.configured else joined(state("missing"), ": add its section")
     pairs: list[tuple[str, Child]] = [
         ("configuration", configured),
         ("credential expires", _expiry(app)),
-        ("registered devices, counted every 20 s", app.devices),
+        ("devices, counted every 20 s", app.devices),
         ("connections of this daemon", _connections(app)),
         ("half of the phones woke within", median_text(app.wakeups)),
-        ("calls of the last six hours", joined(*_counts(app.outcomes)) if app.outcomes else "none"),
+        (
+            "calls of the last six hours",
+            joined(*_counts(app, app.outcomes)) if app.outcomes else "none",
+        ),
     ]
     charts = []
     if app.wakeups:

@@ -2,9 +2,9 @@
 The verdict on a call: what happened, where the time went, and what to do next. Pure.
 
 :data:`VERDICTS` is read from the top; the first line that applies gives the text, in which
-``{f.name}`` stands for an attribute of :class:`Facts`. To add one, put it above those that
-would apply as well. Texts are read out to customers: whole sentences, no bare codes, the next
-step last. What a provider or an app wrote is quoted, cut and escaped.
+``{f.name}`` stands for an attribute of :class:`.verdict_facts.Facts`. To add one, put it above
+those that would apply as well. Texts are read out to customers: whole sentences, no bare codes,
+the next step last. What a provider or an app wrote is quoted, cut and escaped.
 """
 
 from __future__ import annotations
@@ -12,188 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from middlewared.booleans import parse_boolean
-from middlewared.history.interface import (
-    HUNG_UP,
-    Hindrance,
-    KeptAnswer,
-    KeptCall,
-    KeptPush,
-    provider_of,
-)
-from middlewared.quoting import quoted
-
-SLOW_MS = 2000.0
-"""A phone that answered later than this after its call had begun was slow."""
-LATE_PUSH_MS = 1000.0
-"""A first push that was sent later than this after the call had begun was late."""
-
-
-class Facts:
-    """
-    A call's facts, as the texts need them.
-
-    :ivar accepted, uncertain: those of its pushes.
-    :ivar late: answers after the time-out; ``undecided``: others that did not end the call.
-    """
-
-    def __init__(self, call: KeptCall) -> None:
-        self.call = call
-        self.record = call.record
-        self.outcome = call.record.outcome
-        self.hindrance = call.record.hindrance
-        self.all_pushes: Sequence[KeptPush] = call.record.pushes
-        self.accepted = [push for push in self.all_pushes if push.verdict == "accepted"]
-        self.uncertain = [push for push in self.all_pushes if push.uncertain]
-        self.late: Sequence[KeptAnswer] = [
-            each for each in call.answers if each.late_milliseconds is not None
-        ]
-        self.undecided = [
-            each for each in call.answers if not each.decided and each.late_milliseconds is None
-        ]
-
-    @property
-    def provider(self) -> str:
-        """Whose push service it is."""
-        return provider_of(self.record.platform)
-
-    @property
-    def platform(self) -> str:
-        return self.record.platform
-
-    @property
-    def app(self) -> str:
-        return quoted(self.record.app)
-
-    @property
-    def last_verdict(self) -> str:
-        """The provider's verdict on the last push; "": there was none."""
-        return self.all_pushes[-1].verdict if self.all_pushes else ""
-
-    @property
-    def reason(self) -> str:
-        """The last reason that the provider gave."""
-        reasons = [push.reason for push in self.all_pushes if push.reason]
-        return quoted(reasons[-1]) if reasons else "no reason given"
-
-    @property
-    def pushes(self) -> str:
-        """How many pushes were sent."""
-        return _number(len(self.all_pushes), "push", "pushes")
-
-    @property
-    def accepted_pushes(self) -> str:
-        """How many pushes the provider accepted."""
-        return _number(len(self.accepted), "push", "pushes")
-
-    @property
-    def accepted_after(self) -> str:
-        """How long the provider took to accept the first push that it accepted."""
-        return seconds(self.accepted[0].milliseconds) if self.accepted else ""
-
-    @property
-    def sent_after_ms(self) -> float:
-        """From the start of the call to its first push; 0.0: there was none."""
-        first = min((push.time for push in self.all_pushes), default=self.record.start)
-        return max(0.0, first - self.record.start) * 1000
-
-    @property
-    def sent_after(self) -> str:
-        return seconds(self.sent_after_ms)
-
-    @property
-    def is_accepted_late(self) -> bool:
-        """Whether the provider took more than half of the phone's time to accept a push."""
-        took_ms = min((push.milliseconds for push in self.accepted), default=0.0)
-        return took_ms > self.record.wait_ms / 2
-
-    @property
-    def inherited_pushes(self) -> str:
-        """How many pushes a daemon that failed had sent."""
-        return _number(self.record.inherited, "push", "pushes")
-
-    @property
-    def accepted_part(self) -> str:
-        """The same as a part of a sentence; "": it accepted none."""
-        return f"; {self.provider} accepted the push within {self.accepted_after}" * bool(
-            self.accepted
-        )
-
-    @property
-    def done(self) -> str:
-        """What had been done when the call ended."""
-        if self.accepted:
-            return f"{self.provider} had accepted {self.accepted_pushes}"
-        if self.all_pushes:
-            return f"{self.provider} had not accepted a push yet"
-        return "no push had been sent yet"
-
-    @property
-    def lasted(self) -> str:
-        """How long the call lasted here."""
-        return seconds(sum(step.milliseconds for step in self.record.steps))
-
-    @property
-    def wait(self) -> str:
-        """How long the phone had to answer."""
-        return seconds(self.record.wait_ms)
-
-    @property
-    def answered_after_ms(self) -> float:
-        """From the start of the call to the answer that decided it."""
-        answer = self.record.answer
-        return 0.0 if answer is None else max(0.0, answer.time - self.record.start) * 1000
-
-    @property
-    def answered_after(self) -> str:
-        return seconds(self.answered_after_ms)
-
-    @property
-    def late_by(self) -> str:
-        """How late the first late answer was."""
-        return seconds(self.late[0].late_milliseconds or 0.0)
-
-    @property
-    def late_answer(self) -> str:
-        return "took the call" if self.late[0].available else "refused the call"
-
-    @property
-    def refusals(self) -> str:
-        """How often the phone refused without ending the call."""
-        return _number(len(self.undecided), "time", "times")
-
-    @property
-    def failure(self) -> str:
-        """Why the app reports that the call failed once it was passed on; "": it does not."""
-        for report in self.call.reports:
-            reason = report.fields.get("failed_reason", "")
-            if reason or parse_boolean(report.fields.get("call_setup_successful", "")) is False:
-                return quoted(reason) if reason else "no reason given"
-        return ""
-
-    @property
-    def ending_part(self) -> str:
-        """A sentence with the reason that the app reports for the end; "": it reports none."""
-        for report in self.call.reports:
-            reason = report.fields.get("hangup_reason") or report.fields.get("reason")
-            if reason:
-                return f" The app reports why it ended: {quoted(reason)}."
-        return ""
-
-
-def seconds(milliseconds: float) -> str:
-    """A duration as one reads it out."""
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+from middlewared.history.interface import HUNG_UP, Hindrance, KeptCall
+from middlewared.history.verdict_facts import Facts
 
 
 def verdict(call: KeptCall) -> str:
     """What happened to ``call``, where the time went, and what to do next."""
     facts = Facts(call)
     return next(text for applies, text in VERDICTS if applies(facts)).format(f=facts)
-
-
-def _number(number: int, one: str, many: str) -> str:
-    return f"one {one}" if number == 1 else f"{number} {many}"
 
 
 def _outcome(outcome: str, also: Callable[[Facts], object] = lambda _: True) -> Applies:
@@ -207,11 +33,24 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     (
         _outcome("answered", lambda f: f.failure),
         "The phone was woken and took the call after {f.answered_after}, but its app reports that"
-        " the call then failed: {f.failure}. The waking worked. Look for the fault behind it: the"
+        " the call then failed: {f.failure}. The waking worked. Look at what comes after it: the"
         " phone's registration at the SIP proxy, its network, the codecs.",
     ),
     (
-        _outcome("answered", lambda f: f.answered_after_ms > SLOW_MS),
+        _outcome("answered", lambda f: f.is_slow and f.is_sent_late),
+        "The phone took the call, but only {f.answered_after} after it had been placed, because"
+        " the first push was sent {f.sent_after} after that. The database or the daemon was too"
+        " slow. The operator must look at the daemon's log and at the load of its host.",
+    ),
+    (
+        _outcome("answered", lambda f: f.is_slow and f.is_accepted_late),
+        "The phone took the call, but only {f.answered_after} after it had been placed, because"
+        " {f.provider} took {f.accepted_after} to accept the push. If this happens often, check"
+        " the status page of {f.provider} and the connection from here to it (middlewared check"
+        " --online).",
+    ),
+    (
+        _outcome("answered", lambda f: f.is_slow),
         "The phone took the call, but only {f.answered_after} after it had been"
         " placed{f.accepted_part}. The caller waited that long.{f.ending_part} If this happens"
         " often, look at the phone's network and its battery saver.",
@@ -219,21 +58,35 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     (
         _outcome("answered"),
         "The phone was woken and took the call after {f.answered_after}{f.accepted_part}. The PBX"
-        " was notified to send the call.{f.ending_part} If the phone did not ring nevertheless,"
-        " look at the SIP proxy and at the app.",
+        " was asked to send the call to it.{f.ending_part} If the phone did not ring even so, look"
+        " at the SIP proxy and at the app.",
     ),
     # The phone was woken, and did not take the call
     (
         _outcome("unavailable"),
         "The phone was woken and refused the call after {f.answered_after}. Its app could not take"
         " it: the user was in another call, or the app could not register at the SIP proxy. Ask"
-        " the user, and look at the phone's registration there.",
+        " the user, and look at the phone's registration at the SIP proxy.",
+    ),
+    (
+        _outcome("timeout", lambda f: f.is_sent_late),
+        "The first push was sent only {f.sent_after} after the call had been placed, which left the"
+        " phone less of its {f.wait}, and it did not answer in time{f.late_part}. The database or"
+        " the daemon was too slow. The operator must look at the daemon's log and at the load of"
+        " its host.",
+    ),
+    (
+        _outcome("timeout", lambda f: f.is_accepted_late),
+        "{f.provider} took {f.accepted_after} to accept the push, which left the phone less of its"
+        " {f.wait}, and it did not answer in time{f.late_part}. Check the status page of"
+        " {f.provider} and the connection from here to it (middlewared check --online).",
     ),
     (
         _outcome("timeout", lambda f: f.late),
-        "The phone {f.late_answer}, but {f.late_by} too late: it had {f.wait}{f.accepted_part}. It"
-        " can be reached but is slow, because of its network or its battery saver. If many phones"
-        " are, let calls wait longer ([calls] roundtrip_wait_ms).",
+        "The phone {f.late_answer}, but {f.late_by} too late: it had {f.wait} to"
+        " answer{f.accepted_part}. It can be reached but is slow: look at its network and its"
+        " battery saver. If many phones are slow, the operator can let calls wait longer ([calls]"
+        " roundtrip_wait_ms).",
     ),
     (
         _outcome("timeout", lambda f: f.undecided),
@@ -243,42 +96,31 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
         " proxy.",
     ),
     (
-        _outcome("timeout", lambda f: f.sent_after_ms > LATE_PUSH_MS and not f.record.inherited),
-        "The first push was sent only {f.sent_after} after the call had been placed, which left the"
-        " phone less of its {f.wait}, and it did not answer in time. The database or this daemon"
-        " was too slow. Look at the daemon's log and at the load of its host.",
-    ),
-    (
-        _outcome("timeout", lambda f: f.is_accepted_late),
-        "{f.provider} took {f.accepted_after} to accept the push, which left the phone less of its"
-        " {f.wait}, and it did not answer in time. Check the status page of {f.provider} and the"
-        " connection from here to it (middlewared check --online).",
-    ),
-    (
         _outcome("timeout", lambda f: f.record.inherited and not f.accepted),
         "A daemon that failed during the call had sent {f.inherited_pushes}, and the phone did not"
-        " answer within {f.wait}. What became of these pushes is lost with that daemon. If calls"
-        " without such a failure end so, too, ask the user to open the app.",
+        " answer within {f.wait}. What became of them is not known. If the next call ends so, too,"
+        " ask the user to open the app.",
     ),
     (
         _outcome("timeout", lambda f: f.hindrance is Hindrance.SILENT and f.accepted),
         "The phone has not answered its last calls, so it got one push and less time, and it did"
         " not answer this call either. {f.provider} accepted the push within {f.accepted_after},"
         " but the app is probably gone, logged out or no longer started by the system. Ask the"
-        " user to open the app: the next answer or new registration ends this.",
+        " user to open the app: once it registers or answers again, it gets the full time.",
     ),
     (
         _outcome("timeout", lambda f: f.accepted),
         "{f.provider} accepted {f.accepted_pushes}, the first within {f.accepted_after}, but the"
-        " phone did not answer within {f.wait}. It is switched off or without a network, or the"
-        " system no longer starts the app. Ask the user to open the app and to try again; if that"
-        " helps, check the app's permissions for notifications and background work.",
+        " phone did not answer within {f.wait}. It is probably switched off or without a network,"
+        " or its system no longer starts the app. Ask the user to open the app and to try again;"
+        " if that helps, check the app's permissions for notifications and background work.",
     ),
     (
         _outcome("timeout", lambda f: f.uncertain),
         "The push was sent, but {f.provider} did not confirm it ({f.reason}), and the phone did not"
-        " answer within {f.wait}. No one knows whether it was delivered. If many calls end so,"
-        " check the connection from here to {f.provider}.",
+        " answer within {f.wait}. Whether it was delivered is not known. Let the caller try again;"
+        " if many calls end so, check the connection from here to {f.provider} (middlewared check"
+        " --online).",
     ),
     (
         _outcome("timeout", lambda f: f.all_pushes),
@@ -287,9 +129,16 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
         " check --online).",
     ),
     (
+        _outcome("timeout", lambda f: f.waited_for_connection),
+        "No push was sent within {f.lasted}, because there was no free connection to"
+        " {f.provider}. The phone is not to blame. Check the status page of {f.provider} and the"
+        " connection from here to it (middlewared check --online).",
+    ),
+    (
         _outcome("timeout"),
-        "The call ended after {f.lasted}, before any push was sent: the database or this daemon was"
-        " too slow. Look at the daemon's log and at the load of its host.",
+        "The call ended after {f.lasted}, before any push was sent: the database or the daemon was"
+        " too slow. The phone is not to blame. The operator must look at the daemon's log and at"
+        " the load of its host.",
     ),
     # The phone could not be woken
     (
@@ -304,9 +153,10 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     ),
     (
         _outcome("token-dead"),
-        "{f.provider} reports that the app is gone from the phone ({f.reason}). Its registration"
-        " was removed, unless the phone had registered again meanwhile. Ask the user to open the"
-        " app, or to install it again: that registers the phone.",
+        "{f.provider} reports that the phone's push token is no longer valid ({f.reason}): the app"
+        " was removed from the phone, or was not opened for a long time. The phone's registration"
+        " was removed, unless it had registered again meanwhile. Ask the user to open the app, or"
+        " to install it again: that registers the phone.",
     ),
     (
         _outcome("push-failed", lambda f: f.hindrance is Hindrance.NO_SECTION),
@@ -318,14 +168,14 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
         _outcome("push-failed", lambda f: f.last_verdict == "token-suspect"),
         "{f.provider} refused the phone's push token ({f.reason}): it belongs to another app,"
         " project or environment. Ask the user to open the app, which registers a new one. If many"
-        " phones are affected, compare the app's section of the configuration with the app that"
-        " was published.",
+        " phones are affected, the operator must compare the app's section of the configuration"
+        " with the app that was published.",
     ),
     (
         _outcome("push-failed", lambda f: f.last_verdict == "config-fault"),
-        "{f.provider} refused the push because of the configuration ({f.reason}). This affects"
-        " every phone of this app. The operator must check its credentials now (middlewared check"
-        " --online).",
+        "{f.provider} refused the push ({f.reason}). The phone is not to blame, and other phones"
+        " of this app are probably affected, too. The operator must check the app's credentials"
+        " and section of the configuration now (middlewared check --online).",
     ),
     (
         _outcome("push-failed"),
@@ -336,13 +186,14 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     (
         _outcome(HUNG_UP),
         "The caller gave up, or the PBX closed its connection, after {f.lasted}; {f.done}, and the"
-        " phone had not answered. If the PBX often does so, let it wait for the answer longer than"
-        " {f.wait}.",
+        " phone had not answered. If the caller did not give up, let the PBX wait for the reply"
+        " longer than {f.wait}.",
     ),
     (
         _outcome("cancelled"),
         "The caller gave up after {f.lasted}, and the PBX cancelled the call; {f.done}, and the"
-        " phone had not answered. There is nothing to do, unless the phone is often that slow.",
+        " phone had not answered. There is nothing to do, unless the phone is often that slow:"
+        " then look at its network and its battery saver.",
     ),
     (
         _outcome("service-down"),
@@ -357,9 +208,9 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     ),
     (
         _outcome("overloaded"),
-        "The daemon had more calls than it can serve and refused this one. The PBX, or the balancer"
-        " before it, should have placed it again through another daemon. If this happens often,"
-        " add a daemon.",
+        "The daemon had more calls than it could serve and refused this one. The PBX, or the"
+        " balancer before it, should have placed it again through another daemon. If this happens"
+        " often, the operator must add a daemon.",
     ),
     (
         lambda _: True,

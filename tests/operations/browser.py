@@ -35,6 +35,17 @@ WAIT_S = 60.0
 ACCOUNT = "123456789"
 ANSWERS, SILENT, HOSTILE = "100000001", "100000005", "223456789"
 HOSTILE_TEXT = "<b onclick=x>\u202e\u2066 evil 'name' " + "x" * 120
+# Makes every text of a page that is not the console's own vocabulary one long word.
+LENGTHEN = """
+const own =
+  "time, .state, .short, .count, .empty, .quiet, .verdict, form, summary, th, dt, caption";
+const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  if (!walker.currentNode.parentElement.closest(own)) {
+    walker.currentNode.textContent += "x".repeat(255);
+  }
+}
+"""
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 DEMO = "import sys; from middlewared.cli.main import main; sys.exit(main())"
 
@@ -157,7 +168,7 @@ class Browser:
                     )
                     self._write(f"{name}-{width}-{scheme}.png", picture["data"])
                     where = f"{name} at {width} in {scheme}"
-                    self._check_width(where, width)
+                    self.check_width(where, width)
                     self._check_rules(where)
         self.checked += 1
 
@@ -179,7 +190,8 @@ class Browser:
     def _write(self, name: str, data: str) -> None:
         (self._work / name).write_bytes(base64.b64decode(data))
 
-    def _check_width(self, where: str, width: int) -> None:
+    def check_width(self, where: str, width: int) -> None:
+        """Nothing has to be scrolled sideways."""
         wide = self.driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width, f"{where}: {wide} pixels wide"
 
@@ -307,6 +319,16 @@ def hostile(browser: Browser, api: str) -> None:
     browser.check_quiet()
 
 
+def long_texts(browser: Browser) -> None:
+    """No name, number or app id makes a page wider than the window."""
+    for path in ("/", "/calls", "/apps", f"/accounts/{SILENT}", f"/accounts/{HOSTILE}"):
+        browser.open(path)
+        for width in (375, 1280):
+            with browser.looks(width, "light"):
+                browser.driver.execute_script(LENGTHEN)
+                browser.check_width(f"{path} with long texts", width)
+
+
 def main(work: Path, axe: Path) -> None:
     demo = Demo()
     try:
@@ -324,6 +346,7 @@ def main(work: Path, axe: Path) -> None:
             follow(browser, demo, api)
             hostile(browser, api)
             operate(browser)
+            long_texts(browser)
         finally:
             browser.driver.quit()
     finally:

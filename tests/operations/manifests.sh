@@ -57,4 +57,5 @@ for version in "${KUBERNETES[@]}"; do
     find "$root/deploy/kubernetes" -name '*.yaml' ! -name kustomization.yaml ! -name monitoring.yaml -print0 |
         PYTHONPATH="$work/programs" xargs -0 python -m kubernetes_validate --strict --quiet --kubernetes-version "$version"
 done
+rm -rf "$work/programs"
 echo "the manifests are right"
