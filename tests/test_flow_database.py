@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-from pathlib import Path
 
 from middlewared.simulator.generations import ANDROID_6
+from tests.documents import commands_of
 from tests.servers.postgres import PostgresServer, program
 from tests.test_flow_calls import FIRST_ACCOUNT, FlowTestCase
 
@@ -84,8 +83,8 @@ class DatabaseTests(FlowTestCase):
 
     def run_recipe(self, name: str) -> None:
         """Run this command of the recipe, at the server of this test."""
-        recipe = (Path(__file__).parent.parent / "docs" / "operating.md").read_text()
-        (line,) = re.findall(rf"(?m)^    ({name} .*)$", recipe)
+        commands = commands_of("docs/operating.md")
+        (line,) = (each.text for each in commands if each.program == name)
         line = line.replace("-d middlewared", "-d postgres").replace(" middlewared", " postgres")
         line = line.replace("-h db1", f"-h 127.0.0.1 -p {self.server.port} -U postgres")
         first, *arguments = line.split()

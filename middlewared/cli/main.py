@@ -29,7 +29,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(_with_list(sys.argv[1:] if argv is None else argv))
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     try:
         code: int = arguments.run(arguments)
     except MiddlewaredError as error:
@@ -43,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; a wrong one ends the process, with exit code 2."""
+    return command_parser().parse_args(_with_list(argv))
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Man page and completions are made from it (``release/``)."""
     parser = argparse.ArgumentParser(
         prog="middlewared", description="Check, prepare and try what twistd middlewared runs."
     )
@@ -126,7 +132,7 @@ def _add_push(commands: Commands) -> None:
         default="anonymous",
         help="the caller that the phone shows (default: anonymous)",
     )
-    parser.add_argument("sip_user_id", metavar="SIP_USER_ID")
+    parser.add_argument("sip_user_id", metavar="SIP_USER_ID", help="the account to call")
     parser.set_defaults(run=_push, parser=parser)
 
 
@@ -172,10 +178,18 @@ def _add_call_filters(parser: argparse.ArgumentParser, *, limit: bool) -> None:
         )
     parser.add_argument("--number", default="", help="calls from this number, as far as it is kept")
     outcomes = sorted({*(outcome.value for outcome in Outcome), "hung-up"})
-    parser.add_argument("--outcome", choices=outcomes, default="", metavar="OUTCOME")
+    parser.add_argument(
+        "--outcome",
+        choices=outcomes,
+        default="",
+        metavar="OUTCOME",
+        help=f"calls that ended so: {', '.join(outcomes)}",
+    )
     parser.add_argument("--app", default="", help="calls to phones with this app id")
     platforms = [*(platform.value for platform in Platform), "none"]
-    parser.add_argument("--platform", choices=platforms, default="")
+    parser.add_argument(
+        "--platform", choices=platforms, default="", help="calls to phones of this platform"
+    )
     if limit:
         parser.add_argument(
             "--limit", type=_positive, default=50, metavar="N", help="at most N (default: 50)"
@@ -214,7 +228,7 @@ def _add_devices(commands: Commands) -> None:
         if name == "list":
             _add_device_filters(action)
         else:
-            action.add_argument("sip_user_id", metavar="SIP_USER_ID")
+            action.add_argument("sip_user_id", metavar="SIP_USER_ID", help="the account")
         action.set_defaults(run=_devices, command=name, parser=action)
 
 
@@ -264,7 +278,7 @@ def _add_import(commands: Commands) -> None:
         "import-devices", help="import the device table of vialer-middleware"
     )
     _add_config(parser)
-    parser.add_argument("file", type=Path, metavar="FILE.csv")
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help="its exported table")
     parser.set_defaults(run=_import)
 
 
@@ -278,8 +292,8 @@ def _add_passwd(commands: Commands) -> None:
     parser = commands.add_parser(
         "passwd", help="set a user's password in a file of USER:bcrypt lines"
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("user", metavar="USER")
+    parser.add_argument("file", type=Path, metavar="FILE", help="created if it does not exist")
+    parser.add_argument("user", metavar="USER", help="a console user, or an account")
     parser.set_defaults(run=_passwd)
 
 
