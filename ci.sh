@@ -62,6 +62,8 @@ trial_of() {
     files=$(python tests/kinds.py "$1")
     # Not for unit tests: test_calls_leaks counts Deferreds, and --jobs makes its own.
     if [ "$1" = flow ]; then jobs=(--jobs=2); fi
+    # pytest tests each property with all examples.
+    export TEST_EXAMPLES=10
     # shellcheck disable=SC2086
     exec python -m twisted.trial "${jobs[@]}" --temp-directory="$PWD/$REPORTS/trial-$1" --reporter=text $files
 }
