@@ -21,7 +21,8 @@ step() { printf '\n== %s\n' "$*"; }
 
 newest_python() {
     for python in python3.13 python3.12 python3.11; do
-        if "$python" -c '' 2>/dev/null; then echo "$python"; return; fi
+        # A shim may name a version that is not there, and a venv needs more than Python itself.
+        if "$python" -c 'import ensurepip, sqlite3, ssl' 2>/dev/null; then echo "$python"; return; fi
     done
     echo "Python 3.11, 3.12 or 3.13 is needed" >&2
     return 1

@@ -32,6 +32,7 @@ class OneAmongManyTests(FleetTestCase):
         super().setUp()
         self.call_id = str(uuid.uuid4())
         await self.start_fleet(Shared.of(shared_cluster()))
+        await self.until_all(redis="up")
         self.assertEqual((await self.register(at=0)).status, 201)
 
     async def test_call_is_answered_through_any_daemon(self) -> None:
