@@ -15,6 +15,7 @@ from twisted.web.iweb import IAgent
 
 from middlewared.simulator.daemon_process import DaemonFailed, DaemonProcess
 from tests.forking import ForkingReactor
+from tests.waiting import until
 
 PORTS = """
 [http]
@@ -66,6 +67,10 @@ class DaemonTestCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.stop()))
         await daemon.start()
         return daemon
+
+    async def has_logged(self, daemon: DaemonProcess, text: str, times: int = 1) -> None:
+        """Wait until a daemon's log has ``text`` so many times."""
+        await until(lambda: daemon.log.count(text) >= times)
 
     async def refused_start(self, text: str) -> tuple[int, str]:
         """The exit code and output of a daemon that does not start."""

@@ -7,7 +7,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)
-export PATH="$PATH:/usr/sbin:/sbin" PYTHONPATH="$root" PYTHONDONTWRITEBYTECODE=1
+export PATH="$PATH:/usr/sbin:/sbin" PYTHONPATH="$root"
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 missing=()

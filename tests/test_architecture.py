@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -36,18 +37,26 @@ def room_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A module's source."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """The modules of ours that the module at ``path`` imports, for typing too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             assert node.level == 0, f"{path}: relative import"
             found.update([node.module] + [f"{node.module}.{n.name}" for n in node.names])
-    return {name for name in found if name.split(".")[0] == "middlewared"}
+    return frozenset(name for name in found if name.split(".")[0] == "middlewared")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name."""
     return {
@@ -78,7 +87,7 @@ class ArchitectureTests(SynchronousTestCase):
     def test_the_domain_imports_no_room(self) -> None:
         """The common words import nothing of ours."""
         for name in ("model", "errors", "clock", "background", "quoting"):
-            self.assertEqual(imports_of(PACKAGE / f"{name}.py"), set(), name)
+            self.assertEqual(imports_of(PACKAGE / f"{name}.py"), frozenset(), name)
 
     def test_interfaces_know_the_domain_alone(self) -> None:
         """A contract depends on no implementation."""
@@ -131,7 +140,7 @@ class ArchitectureTests(SynchronousTestCase):
         classes = [
             node.name
             for path in modules().values()
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(parsed(path))
             if isinstance(node, ast.ClassDef)
         ]
         self.assertEqual([name for name, count in Counter(classes).items() if count > 1], [])

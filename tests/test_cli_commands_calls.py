@@ -243,7 +243,7 @@ class CallsOnPostgresTests(CallsOnSqliteTests):
     """The same in PostgreSQL."""
 
     def url(self) -> str:
-        return shared_server().url(shared_server().create_database())
+        return shared_server().url(shared_server().database_for(self))
 
 
 class HistoryThatIsOffTests(HistoryCommandCase):

@@ -128,7 +128,7 @@ class DevicesOnPostgresTests(RegistryTestCase):
     """The same with a server."""
 
     def url(self) -> str:
-        return shared_server().url(shared_server().create_database())
+        return shared_server().url(shared_server().database_for(self))
 
     async def test_filters(self) -> None:
         """Each one alone, and all combined: a device must match all of them."""

@@ -39,7 +39,7 @@ class PostgresCase(TestCase):
 
     def setUp(self) -> None:
         self.server: PostgresServer = shared_server()
-        self.database = self.server.create_database()
+        self.database = self.server.database_for(self)
 
     text_accounts = False
 
@@ -167,7 +167,7 @@ class PostgresStartTests(PostgresCase):
     async def test_the_schema_of_an_older_release_is_upgraded(self) -> None:
         """Its devices stay."""
         for newest, _ in pending("postgres", 0)[:-1]:
-            self.database = self.server.create_database()
+            self.database = self.server.database_for(self)
             with closing(psycopg2.connect(self.server.url(self.database))) as older, older:
                 cursor = older.cursor()
                 cursor.execute("create table schema_version (version integer primary key)")

@@ -96,8 +96,7 @@ class BrandsTests(DaemonTestCase):
         self.write_brand(3, key="second")
         (self.directory / "conf.d" / "b5.ini").unlink()
         daemon.signal(signal.SIGHUP)
-        while "configuration reloaded" not in daemon.log:
-            await self.get(daemon.url("/health/"))
+        await self.has_logged(daemon, "configuration reloaded")
         (line,) = re.findall("configuration reloaded: (.*)", daemon.log)
         self.assertIn("com.example.b3 android key second of push@brand3.example; ", line)
         self.assertIn("com.example.b5 apns gone; com.example.b5 android gone", line)

@@ -10,6 +10,7 @@ from functools import partial
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 
 from middlewared.demo.stage import ANDROID_APP, IOS_APP, RELAY_APP, Stage
@@ -30,6 +31,7 @@ from middlewared.simulator.phone import Phone, Reaction
 from middlewared.simulator.record import AnyPush, ReceivedPush
 from middlewared.simulator.scripts import Delay, Deliver
 from tests.daemons import DaemonTestCase
+from tests.waiting import until
 
 APPS = {"apns": IOS_APP, "android": ANDROID_APP, "gcm": RELAY_APP}
 FIRST_ACCOUNT = 200_000_001
@@ -108,7 +110,7 @@ class FlowTestCase(DaemonTestCase):
         """Scrape until ``line`` is there."""
         url = self.stage.daemon.url("/metrics", "metrics")
         while line not in (await self.get(url)).text:
-            pass
+            await deferLater(reactor, 0.02)
 
 
 def has_reply(phone: Phone) -> bool:
@@ -130,7 +132,7 @@ class GenerationTests(FlowTestCase):
                 (generation.name, [], "answered"),
             )
             self.assertTrue(result.acknowledged)
-            await self.until(partial(has_reply, phone))
+            await until(partial(has_reply, phone))
             self.assertEqual([answer.status for answer in phone.answers], [202])
             self.assertEqual(await phone.unregister(), 200, generation.name)
             self.assertEqual((await self.call(number)).outcome, "no-device", generation.name)
@@ -141,13 +143,8 @@ class GenerationTests(FlowTestCase):
         reaction = Reaction(scientific=True, repeats=2)
         phone = await self.phone(GCM_3, reaction=reaction)
         self.assertTrue((await self.call()).acknowledged)
-        await self.until(lambda: len(phone.answers) == 3)
+        await until(lambda: len(phone.answers) == 3)
         self.assertEqual([answer.status for answer in phone.answers], [202, 202, 202])
-
-    async def until(self, reached: object) -> None:
-        """Check after each answer of the daemon, until ``reached()``."""
-        while not reached():  # type: ignore[operator]
-            await self.get(self.stage.url + "/health/")
 
 
 class CallTests(FlowTestCase):
@@ -356,8 +353,7 @@ class ReloadTests(FlowTestCase):
         before = self.stage.apple.record.connection_count
         self.stage.write_config()
         self.stage.daemon.signal(signal.SIGHUP)
-        while "configuration reloaded" not in self.stage.daemon.log:
-            await self.get(self.stage.url + "/health/")
+        await self.has_logged(self.stage.daemon, "configuration reloaded")
         self.assertEqual(await iphone.answer(push.payload, available=True), 202)  # type: ignore[union-attr]
         result = await held
         self.assertEqual(result.outcome, "answered")

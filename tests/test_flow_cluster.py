@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.client import ResponseFailed
 
 from tests.daemons import Answered
-from tests.fleet import FleetTestCase, Shared
+from tests.fleet import FleetTestCase, Shared, clock
 from tests.servers.postgres import PostgresServer, shared_server
 from tests.servers.redis import Redis, shared_cluster
 
@@ -31,6 +32,7 @@ class OneAmongManyTests(FleetTestCase):
         super().setUp()
         self.call_id = str(uuid.uuid4())
         await self.start_fleet(Shared.of(shared_cluster()))
+        await self.until_all(redis="up")
         self.assertEqual((await self.register(at=0)).status, 201)
 
     async def test_call_is_answered_through_any_daemon(self) -> None:
@@ -232,7 +234,7 @@ class DatabaseAwayTests(FleetTestCase):
         written = primary.sql("postgres", "select pg_current_wal_insert_lsn()::text")[0][0]
         lags = f"select '{written}'::pg_lsn > pg_last_wal_replay_lsn()"
         while standby.sql("postgres", lags) == [(True,)]:
-            await self.health(0)
+            await deferLater(clock, 0.02)
         return primary, standby
 
     async def without(self) -> None:

@@ -19,6 +19,7 @@ from middlewared.console.live_streams import MOST
 from middlewared.quoting import fingerprint
 from middlewared.simulator.generations import ANDROID_6, IOS_6
 from middlewared.simulator.phone import Reaction
+from tests import EXAMPLES
 from tests.console import ACCOUNT, PASSWORDS, ConsoleTestCase
 from tests.fleet import clock
 from tests.test_demo import DEMO, ROOT
@@ -326,7 +327,7 @@ class DocumentTests(ConsoleTestCase):
                     "--auth",
                     f"op:{PASSWORDS['op']}",
                     f"--header=Origin: {self.admin}",
-                    "--max-examples=10",
+                    f"--max-examples={EXAMPLES // 10}",
                     "--phases=examples,coverage,fuzzing",
                     "--exclude-checks=unsupported_method,positive_data_acceptance",
                     "--no-color",

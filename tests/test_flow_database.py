@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
 from middlewared.simulator.generations import ANDROID_6
 from tests.documents import commands_of
 from tests.servers.postgres import PostgresServer, program
@@ -23,7 +26,7 @@ class DatabaseTests(FlowTestCase):
     async def until_health(self, status: str) -> None:
         """Ask until it is so."""
         while json.loads((await self.get(self.stage.url + "/health/")).text)["status"] != status:
-            pass
+            await deferLater(reactor, 0.02)
 
     async def test_start_without_a_database(self) -> None:
         """It is starting, with prompt refusals, until it is there; then the schema is made."""
@@ -65,10 +68,9 @@ class DatabaseTests(FlowTestCase):
         self.run_recipe("dropdb")
         await self.until_health("degraded")
         self.run_recipe("createdb")
+        restore_it = "the database has no schema, or an older one; restore it"
+        await self.has_logged(self.stage.daemon, restore_it)
         log = self.stage.daemon.log
-        while "the database has no schema, or an older one; restore it" not in log:
-            await self.get(self.stage.url + "/health/")
-            log = self.stage.daemon.log
         self.assertEqual(await self.database(), "down")
         self.assertEqual((await self.call()).outcome, "answered")  # it remembers the device
         self.run_recipe("pg_restore")

@@ -344,4 +344,4 @@ class HistoryFlowOnPostgresTests(HistoryFlowTests):
 
     def setUp(self) -> None:
         super().setUp()
-        self.database = shared_server().url(shared_server().create_database())
+        self.database = shared_server().url(shared_server().database_for(self))

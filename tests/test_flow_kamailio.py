@@ -36,8 +36,7 @@ class KamailioTestCase(FlowTestCase):
         """Let the daemon read its configuration again."""
         before = self.stage.daemon.log.count("configuration reloaded")
         self.stage.daemon.signal(signal.SIGHUP)
-        while self.stage.daemon.log.count("configuration reloaded") == before:
-            await self.get(f"{self.stage.url}/health/")
+        await self.has_logged(self.stage.daemon, "configuration reloaded", before + 1)
 
     @staticmethod
     def section(name: str, kamailio: EvapiServer) -> str:
@@ -66,8 +65,7 @@ class CallTests(KamailioTestCase):
         self.assertEqual(await self.kamailio.outcome("7:1"), "answered")
         await self.until_metric('middlewared_pbx_requests_total{outcome="answered",pbx="edge"} 1.0')
         await self.until_metric('middlewared_kamailio_connected{kamailio="edge"} 1.0')
-        while "call answered" not in self.stage.daemon.log:
-            await self.get(f"{self.stage.url}/health/")
+        await self.has_logged(self.stage.daemon, "call answered")
         self.assertRegex(self.stage.daemon.log, r"call answered .*call_id=kamailio-a .* pbx=edge ")
 
     async def test_refusals(self) -> None:

@@ -238,8 +238,7 @@ class SecretTests(FlowTestCase):
         """SIGHUP, and wait for one more line with ``words``."""
         before = self.stage.daemon.log.count(words)
         self.stage.daemon.signal(signal.SIGHUP)
-        while self.stage.daemon.log.count(words) == before:
-            await self.get(f"{self.stage.url}/health/")
+        await self.has_logged(self.stage.daemon, words, before + 1)
 
     def secrets(self) -> set[str]:
         """Everything that no log may have: what was sent, and what the files hold."""

@@ -28,7 +28,7 @@ class TwoDaemonsCase(TestCase):
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial awaits it
         self.server: PostgresServer = shared_server()
-        self.name = self.server.create_database()
+        self.name = self.server.database_for(self)
         self.now = NOW
         self.here, self.there = await self.history(), await self.history()
 

@@ -134,8 +134,10 @@ class AlertTests(DaemonTestCase):
                 daemon.url("/api/incoming-call/"), sip_user_id="123456789", phonenumber="100"
             )
             self.assertEqual(answered.header("X-Outcome"), "no-device")
+            await deferLater(clock, 0.02)
         while "MiddlewaredCallsMalformed" not in await self.firing():
             await self.post(daemon.url("/api/incoming-call/"), sip_user_id="x")
+            await deferLater(clock, 0.02)
         await daemon.stop()
         seen = await self.until(lambda now: "MiddlewaredDown" in now)
         self.assertNotIn("MiddlewaredPushConfigFault", seen)
@@ -171,6 +173,7 @@ class AlertTests(DaemonTestCase):
         seen = await self.until(lambda now: "MiddlewaredPushConfigFault" in now)
         while "MiddlewaredAppDoesNotWake" not in await self.firing():
             await self.call(daemon)
+            await deferLater(clock, 0.02)
         self.assertNotIn("MiddlewaredNoAppleConnection", seen)
 
     async def call(self, daemon: DaemonProcess) -> None:

@@ -84,7 +84,7 @@ class PauseTests(TestCase):
         """A look-up gets its row, from the connection that it was sent on."""
         server = shared_server()
         database = PostgresDatabase(
-            url=server.url(server.create_database()), reactor=reactor, pool_size=1, timeout_s=0.4
+            url=server.url(server.database_for(self)), reactor=reactor, pool_size=1, timeout_s=0.4
         )
         registry = PostgresRegistry(database=database)
         await registry.start()
@@ -102,7 +102,7 @@ class PauseTests(TestCase):
         """A ping whose answer came while we were stopped was in time."""
         server = shared_server()
         database = PostgresDatabase(
-            url=server.url(server.create_database()), reactor=reactor, pool_size=1
+            url=server.url(server.database_for(self)), reactor=reactor, pool_size=1
         )
         registry = PostgresRegistry(database=database)
         await registry.start()

@@ -55,10 +55,10 @@ class PrivateAttributeTests(SynchronousTestCase):
 
     def test_each_is_named(self) -> None:
         """No module of the package uses another one."""
-        ours = set().union(*map(defined_in, MODULES.values()))
+        ours = set().union(*map(defined_in, modules().values()))
         foreign = {
             name
-            for module in MODULES.values()
+            for module in modules().values()
             for owner, name in used_in(module)
             if owner not in OWNERS
         }
@@ -77,19 +77,20 @@ class PrivateAttributeTests(SynchronousTestCase):
         self.assertEqual(unknown, set())
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> dict[str, ast.Module]:
     """Every module of the package by its name, parsed."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
-
-
-MODULES = dict(modules())
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(
+            path.read_text(encoding="utf-8")
+        )
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
 
 
 def classes() -> Iterator[tuple[type, ast.ClassDef]]:
     """Every class of the package that stands in no other."""
-    for module, source in MODULES.items():
+    for module, source in modules().items():
         for node in source.body:
             if isinstance(node, ast.ClassDef):
                 yield getattr(import_module(module), node.name), node

@@ -15,6 +15,7 @@ from middlewared.push.apns.apns_payload import (
     apple_notice_payload,
 )
 from middlewared.push.interface import NoticePush
+from tests import EXAMPLES
 from tests.apns import call_push, device, evolve_call
 
 PUSH = call_push(now=1_700_000_000.25)
@@ -45,7 +46,7 @@ class CallPayloadTests(SynchronousTestCase):
         payload = json.loads(apple_call_payload(evolve_call(PUSH, call_id="")))
         self.assertEqual(payload["vg_cid"], PUSH.call.unique_key)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=2 * EXAMPLES)
     @given(caller_id=st.text(max_size=255), padding=st.integers(0, 5_200))
     def test_only_the_caller_id_is_shortened(self, caller_id: str, padding: int) -> None:
         """As little as must be, at a character, and the JSON stays whole."""

@@ -14,6 +14,7 @@ from middlewared.push.http2.exchange import Exchange, ExchangeResult, Response
 from middlewared.push.http2.frames import ProtocolFault, pack
 from middlewared.push.http2.session import Session
 from middlewared.push.interface import Temporary, Uncertain
+from tests import EXAMPLES
 
 STREAMS = 8
 
@@ -104,19 +105,19 @@ class RandomPeerTests(SynchronousTestCase):
         self.assertGreaterEqual(watched.session.output.window, 0)
         self.assertFalse(watched.session.streams)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=4 * EXAMPLES)
     @given(wire=wires, cuts=st.lists(st.integers(1, 400), max_size=5))
     def test_random_frames(self, wire: bytes, cuts: list[int]) -> None:
         """Well-formed frames in an order no server would choose."""
         self.check(wire, cuts)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=2 * EXAMPLES)
     @given(wire=st.binary(max_size=400), cuts=st.lists(st.integers(1, 400), max_size=5))
     def test_random_bytes(self, wire: bytes, cuts: list[int]) -> None:
         """Noise after the preface."""
         self.check(wire, cuts)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=EXAMPLES * 6 // 10)
     @given(wire=wires)
     def test_where_tcp_cuts_changes_nothing(self, wire: bytes) -> None:
         """Bytes one by one end as the same bytes at once."""

@@ -23,6 +23,7 @@ from middlewared.push.payload_template import (
     load_template,
 )
 from middlewared.service.apps import payload_warnings
+from tests import EXAMPLES
 from tests.test_push_google_payload import call_push
 
 SHIPPED = Path(__file__).parent.parent / "etc" / "payloads"
@@ -94,7 +95,7 @@ class RenderingTests(TemplateCase):
         push = self.push({"id": "{call_id}"}, incoming=IncomingCall(123456789, "112"))
         self.assertEqual(json.loads(apple_call_payload(push)), {"id": push.call.unique_key})
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=2 * EXAMPLES)
     @given(st.text(max_size=255), st.text(max_size=64))
     def test_any_texts_stay_whole(self, caller_id: str, literal: str) -> None:
         """Quotes, control characters and braces in the template and in what it carries."""

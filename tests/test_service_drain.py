@@ -180,6 +180,5 @@ class DrainTests(DaemonTestCase):
                 return health
 
     async def until_logged(self, text: str) -> None:
-        """Ask for the health, which yields to the daemon, until ``text`` was logged."""
-        while text not in self.daemon.log:
-            await self.get(self.daemon.url("/health/"))
+        """Wait until ``text`` was logged."""
+        await self.has_logged(self.daemon, text)

@@ -101,8 +101,7 @@ class PassedSocketTests(DaemonTestCase):
         health = await self.get(f"http://127.0.0.1:{ports[0]}/health/")
         self.assertEqual(health.status, 200)
         daemon.signal(signal.SIGHUP)
-        while "configuration reloaded" not in daemon.log:
-            await self.get(f"http://127.0.0.1:{ports[0]}/health/")
+        await self.has_logged(daemon, "configuration reloaded")
         scraped = await self.get(f"http://127.0.0.1:{ports[1]}/metrics")
         self.assertIn("middlewared_build_info", scraped.text)
         self.assertEqual(await daemon.stop(), 0)
@@ -126,8 +125,7 @@ class RotationTests(DaemonTestCase):
         reports = self.directory / "reports.jsonl"
         reports.rename(self.directory / "reports.jsonl.1")
         daemon.signal(signal.SIGUSR1)
-        while "log files reopened" not in daemon.log:
-            await self.get(daemon.url("/health/"))
+        await self.has_logged(daemon, "log files reopened")
         self.assertTrue(reports.exists())
 
 

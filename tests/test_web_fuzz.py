@@ -18,6 +18,7 @@ from middlewared.model import Outcome
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 from middlewared.web.settings import Rate, WebSettings
+from tests import EXAMPLES
 from tests.memory_devices import MemoryDevices
 from tests.web_stand_ins import APP, KNOWN_APPS, StandInAccounts, StandInCalls, StandInRepeats
 
@@ -132,7 +133,7 @@ class FuzzTests(SynchronousTestCase):
         channel.connectionLost(None)
         return answered
 
-    @settings(max_examples=300)
+    @settings(max_examples=3 * EXAMPLES)
     @given(
         st.lists(sound_messages() | broken_messages(), max_size=4), st.sampled_from([1, 7, 10_000])
     )

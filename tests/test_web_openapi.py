@@ -14,11 +14,11 @@ from middlewared.errors import CredentialsRefused
 from middlewared.model import Device, Outcome, Platform
 from middlewared.web.fields import REPORT_FIELDS
 from middlewared.web.settings import Rate
+from tests import EXAMPLES
 from tests.web_stand_ins import WebCase
 
 SET_BY_THE_DAEMON = {"platform", "registered_at", "last_seen", "silent_streak", "last_answered"}
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
-EXAMPLES = 10
 # Leniency is part of the contract (nulls, unknown fields, numbers as text), so that data
 # which breaks the description need not be refused.
 UNFIT_CHECKS = "negative_data_rejection"
@@ -98,7 +98,7 @@ class DescriptionTests(WebCase):
             str(SCHEMATHESIS),
             [
                 "--no-color", "run", f"http://127.0.0.1:{self.port}/api/openapi.json",
-                "--max-examples", str(EXAMPLES), "--exclude-checks", UNFIT_CHECKS,
+                "--max-examples", str(EXAMPLES // 10), "--exclude-checks", UNFIT_CHECKS,
                 "--header", "Authorization: Token any",
                 "--continue-on-failure", "--generation-deterministic",
             ],

@@ -27,6 +27,7 @@ from subprocess import PIPE, STDOUT
 from typing import IO, Any
 
 import psycopg2
+from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.demo.stage import free_port
 
@@ -56,6 +57,7 @@ class PostgresServer:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._emptied: list[str] = []
         _give_away(self.folder)
         if standby_of is None:
             subprocess.run(["cp", "-a", str(_template()), str(self.data)], check=True)
@@ -120,6 +122,27 @@ class PostgresServer:
         name = f"test_{self._databases}"
         self.sql("postgres", f"create database {name}")
         return name
+
+    def database_for(self, test: SynchronousTestCase) -> str:
+        """
+        An empty database for the time of ``test``; its name.
+
+        It is emptied when the clean-ups that the test adds later have run, and another test gets
+        it, since a new one costs three times as much.
+        """
+        name = self._emptied.pop() if self._emptied else self.create_database()
+        test.addCleanup(self._empty, name)
+        return name
+
+    def _empty(self, database: str) -> None:
+        self.sql(
+            database,
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()",
+            "drop schema public cascade",
+            "create schema public",
+        )
+        self._emptied.append(database)
 
     def sql(self, database: str, *statements: str) -> list[tuple[Any, ...]]:
         """Run statements, each its own transaction; the rows of the last one."""
