@@ -41,7 +41,10 @@ class SharedParts:
         self._database = url.rsplit("/", 1)[-1].partition("?")[0]
 
     def redis(self) -> Counter[str]:
-        """Commands by name, bytes in and out, and copies of messages on the cluster's bus."""
+        """
+        Of all masters: commands by name (those of scripts too), bytes in and out, copies of
+        messages on the cluster's bus, microseconds of CPU.
+        """
         counts: Counter[str] = Counter()
         for master in self._cluster.masters:
             for line in master.run("INFO", "commandstats").splitlines():
@@ -52,6 +55,10 @@ class SharedParts:
                 name, _, figure = line.partition(":")
                 if name in ("total_net_input_bytes", "total_net_output_bytes"):
                     counts[name] += int(figure)
+            for line in master.run("INFO", "cpu").splitlines():
+                name, _, figure = line.partition(":")
+                if name in ("used_cpu_sys", "used_cpu_user"):
+                    counts["cpu_us"] += round(float(figure) * 1e6)
             for line in master.run("CLUSTER", "INFO").splitlines():
                 name, _, figure = line.partition(":")
                 if name == "cluster_stats_messages_publish_sent":
@@ -99,13 +106,11 @@ async def measured(world: World, count: int) -> Figures:
     config = (world.folder / "daemon0.ini").read_text()
     parts.use(next(line for line in config.splitlines() if line.startswith("url = postgresql")))
     figures: Figures = {"calls": count, "daemons": len(world.daemons)}
-    await calls.register(ACCOUNTS, 10)
-    await asyncio.sleep(3)  # what is written later has been written
 
     async def of(units: int, work: Any) -> Figures:
         before = parts.redis(), parts.postgres()
         await work
-        await asyncio.sleep(3)
+        await asyncio.sleep(3)  # what is written later has been written
         after = parts.redis(), parts.postgres()
         redis, postgres = (per_unit(b, a, units) for b, a in zip(before, after, strict=True))
         return {"redis": redis, "postgresql": postgres}
@@ -114,6 +119,7 @@ async def measured(world: World, count: int) -> Figures:
         _, ringing = await calls.place(number % ACCOUNTS)
         await ringing
 
+    figures["first registration"] = await of(ACCOUNTS, calls.register(ACCOUNTS, 10))
     figures["registration"] = await of(ACCOUNTS, calls.register(ACCOUNTS, 10))
     figures["call"] = await of(count, each(range(count), 32, ring))
     calls.close()
