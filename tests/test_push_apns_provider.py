@@ -215,7 +215,7 @@ class SendingTests(AppleTestCase):
         apple = await self.serve()
         provider = self.provide(self.settings(apple.url))
         results = await gatherResults(
-            [self.sending(provider, call_push(token)) for token in tokens(300)]
+            [self.sending(provider, call_push(token, wait_s=60)) for token in tokens(300)]
         )
         self.assertEqual(results, [Accepted()] * 300)
         self.assertEqual(sorted(p.token for p in apple.record.delivered), tokens(300))
@@ -405,7 +405,7 @@ class TroubleTests(AppleTestCase):
     async def send_all(self, provider: ApnsProvider, count: int) -> list[Any]:
         """Send to so many devices at once."""
         return await gatherResults(
-            [self.sending(provider, call_push(token)) for token in tokens(count)]
+            [self.sending(provider, call_push(token, wait_s=60)) for token in tokens(count)]
         )
 
     def assert_delivered_once(self, apple: AppleServer, count: int) -> None:

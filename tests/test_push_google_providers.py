@@ -88,14 +88,15 @@ class Common:
     async def test_provider_that_never_answers_is_left(self: Any) -> None:
         """The attempt's own time-out ends it, so that another can be made in the wait."""
         self.google.scripts.for_token(TOKEN, Stall())
-        self.attempt_timeout_s = 0.2
+        self.attempt_timeout_s = 1.0  # enough to connect
         self.provider = self.new_provider()
         self.assert_uncertain(await self.send(), "timeout")
 
     async def test_push_ends_at_its_deadline(self: Any) -> None:
         """No result comes later than the end of the call's wait."""
         self.google.scripts.for_token(TOKEN, Stall())
-        self.assert_uncertain(await self.send(call_push(wait_s=0.3)), "deadline")
+        await self.send(call_push(token="other"))  # connects
+        self.assert_uncertain(await self.send(call_push(wait_s=0.6)), "deadline")
 
     async def test_push_after_its_deadline_is_not_sent(self: Any) -> None:
         """No one waits for it any more."""
