@@ -96,7 +96,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.redis = Redis()
-        self.phones, self.pbx, *ports = free_ports(6)
+        self.phones, self.pbx, self.exporter, *ports = free_ports(7)
         self.ports = [(ports[0], ports[1]), (ports[2], ports[3])]
         self.daemons: list[Process] = []
         self.others: list[Process] = []
@@ -183,6 +183,7 @@ class Deployment:
                 f"bind {HOST}:{self.phones}",
             ),
             ("bind 10.0.0.5:8081", f"bind {HOST}:{self.pbx}"),
+            ("bind 10.0.0.5:8405", f"bind {HOST}:{self.exporter}"),
         ]
         for number, (port, pbx_port) in enumerate(self.ports, 1):
             changes.append((f"10.0.0.1{number}:8080", f"{HOST}:{port}"))

@@ -44,7 +44,7 @@ fi
 echo "-- Prometheus: alerts, their tests, the dashboard's queries"
 promtool check rules "$root/etc/prometheus/alerts.yml" >/dev/null
 promtool check config "$root/etc/prometheus/prometheus.yml" >/dev/null
-(cd "$root/tests/operations" && promtool test rules alerts_test.yml)
+(cd "$root/tests/operations" && promtool test rules ./*_test.yml)
 python - "$root/etc/grafana/middlewared.json" >"$work/dashboard.yml" <<'PY'
 import json
 import sys
