@@ -56,3 +56,21 @@ class RunbookTests(SynchronousTestCase):
         severities = re.findall(r"(?s)alert: (\S+).*?severity: (\w+)", RULES)
         self.assertEqual(sorted(re.findall(parts, page)), sorted(severities))
         self.assertEqual(page.count("### "), len(ALERTS))
+
+    def test_every_alert_is_tested_where_the_manual_says(self) -> None:
+        """Each is provoked by a fault, or the manual says that promtool alone has it."""
+        page = (ROOT / "docs" / "alerts.md").read_text()
+        _, _, only = page.partition("With `promtool` only:")
+        unprovoked = set(re.findall(r"Middlewared\w+", only))
+        tests = "".join(
+            (ROOT / "tests" / f"test_operations_{name}.py").read_text()
+            for name in ("alerts", "dashboard")
+        )
+        tests = re.sub(r".*assertNotIn.*", "", tests)
+        provoked = set(re.findall(r'"(Middlewared\w+)"', tests))
+        self.assertEqual(provoked & unprovoked, set())
+        self.assertEqual(provoked | unprovoked, set(ALERTS))
+        units = "".join(p.read_text() for p in ROOT.glob("tests/operations/*_test.yml"))
+        fired = set(re.findall(r"alertname: (\w+)\n +exp_alerts:", units))
+        silent = set(re.findall(r"\{eval_time: \w+, alertname: (\w+)\}", units))
+        self.assertEqual((fired, silent), (set(ALERTS), set(ALERTS)))
