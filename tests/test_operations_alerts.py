@@ -34,7 +34,7 @@ class Alertmanager(Resource):
     isLeaf = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alerts: list[dict[str, Any]] = []
         self._port = clock.listenTCP(0, Site(self), interface="127.0.0.1")
 
