@@ -25,7 +25,7 @@ from tests.pushing import PushingTestCase
 clock: Any = reactor
 PROMETHEUS = shutil.which("prometheus")
 RULES = Path(__file__).parent.parent / "etc" / "prometheus" / "alerts.yml"
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 MANUAL = "https://git.example.com/blob/main/"
 SECONDS = {"1m": "1s", "2m": "2s", "5m": "4s", "10m": "4s", "15m": "6s", "1h": "8s"}
 SECONDS |= {"1d": "60s", "1w": "12s"}
