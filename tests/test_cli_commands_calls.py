@@ -88,13 +88,16 @@ class HistoryCommandCase(CommandTestCase):
         return ran
 
     async def listed(self, *filters: object) -> list[str]:
-        """The keys of the listed calls, which are the same in both formats."""
+        """The keys of the listed calls, as programs get them."""
         ran = await self.calls_command("list", *filters, "--json")
         self.assertEqual((ran.code, ran.err), (0, ""))
-        keys = [json.loads(line)["unique_key"] for line in ran.out.splitlines()]
-        table = (await self.calls_command("list", *filters)).out.splitlines()
-        self.assertEqual([line.split()[-1] for line in table], ["unique_key", *keys])
-        return keys
+        return [json.loads(line)["unique_key"] for line in ran.out.splitlines()]
+
+    async def tabulated(self, *filters: object) -> list[str]:
+        """The same, as people see them."""
+        heading, *lines = (await self.calls_command("list", *filters)).out.splitlines()
+        self.assertEqual(heading.split()[-1], "unique_key")
+        return [line.split()[-1] for line in lines]
 
 
 class CallsOnSqliteTests(HistoryCommandCase):
@@ -102,7 +105,8 @@ class CallsOnSqliteTests(HistoryCommandCase):
 
     async def test_list(self) -> None:
         """Newest first, in at most 80 columns; without a command the calls are listed."""
-        self.assertEqual(await self.listed(), ["fourth", "third", UUID, "first"])
+        for keys in (await self.listed(), await self.tabulated()):
+            self.assertEqual(keys, ["fourth", "third", UUID, "first"])
         ran = await self.calls_command()
         self.assertLessEqual(max(map(len, ran.out.splitlines())), 80)
         self.assertRegex(
@@ -135,6 +139,8 @@ class CallsOnSqliteTests(HistoryCommandCase):
             (["nothing"], []),
         ):
             self.assertEqual(await self.listed(*filters), keys, filters)
+        self.assertEqual(await self.tabulated("--outcome", "hung-up"), ["third"])
+        self.assertEqual(await self.tabulated("nothing"), [])
 
     async def test_limit(self) -> None:
         """A line for people says that there are more; programs get the newest."""
