@@ -185,7 +185,6 @@ class Deployment:
                 f"bind {HOST}:{self.phones}",
             ),
             ("bind 10.0.0.5:8081", f"bind {HOST}:{self.pbx}"),
-            ("bind 10.0.0.5:8405", f"bind {HOST}:{self.exporter}"),
         ]
         for number, (port, pbx_port) in enumerate(self.ports, 1):
             changes.append((f"10.0.0.1{number}:8080", f"{HOST}:{port}"))

@@ -195,11 +195,11 @@ class PanelTests(PrometheusTestCase):
         text = (ETC / "haproxy" / "haproxy.cfg").read_text()
         exporter = f"127.0.0.1:{free_port()}"
         for old, new in (
-            (r"    log /dev/log local0\n|    log global\n", ""),
+            (r"    (log /dev/log .*|log global|chroot .*|stats .*|user .*|group .*|daemon)\n", ""),
             ("maxconn 40000", "maxconn 4000"),  # what file descriptors allow
             (r"bind :443 .*", f"bind 127.0.0.1:{free_port()}"),
             (r"bind 10\.0\.0\.5:8081", f"bind 127.0.0.1:{free_port()}"),
-            (r"bind 10\.0\.0\.5:8405", f"bind {exporter}"),
+            (r"bind 127\.0\.0\.1:8405", f"bind {exporter}"),
             (r"10\.0\.0\.11:808[01]", self.daemons[0].addresses["http"]),
             (r"10\.0\.0\.12:808[01]", f"127.0.0.1:{free_port()}"),
         ):
