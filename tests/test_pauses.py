@@ -31,6 +31,7 @@ from middlewared.service.dependency_watch import DEADLINE_S, DependencyWatch
 from middlewared.waiting import with_fair_timeout
 from tests.contracts.devices import ACCOUNT, a_device
 from tests.servers.postgres import shared_server
+from tests.waiting import until
 
 reactor = cast(Any, _reactor)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -107,16 +108,10 @@ class PauseTests(TestCase):
         registry = PostgresRegistry(database=database)
         await registry.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(registry.stop()))
-        ended: Deferred[None] = Deferred()
-
-        async def ping() -> None:
-            await registry.ping()
-            ended.callback(None)
-
-        watch = DependencyWatch(clock=reactor, pings={"database": ping})
+        watch = DependencyWatch(clock=reactor, pings={"database": registry.ping})
         watch.start()
         stop_process(DEADLINE_S + 1)
-        await ended
+        await until(lambda: watch.is_up("database") is not None)
         self.assertIs(watch.is_up("database"), True)
         await watch.stop()
 
