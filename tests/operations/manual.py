@@ -202,7 +202,7 @@ def release(copy: Copy, work: Path) -> None:
     assert f"Release {__version__}" in tags.stdout, tags.stdout
     copy.prepare(
         f"mkdir ../release && mv {dist.relative_to(source)}/* ../release"
-        " && gpg --armor --export >../release/KEY.asc && rm -r ~/.gnupg"
+        " && gpg --armor --export >../release/KEY.asc && gpgconf --kill all && rm -r ~/.gnupg"
     )
     copy.directory = "/root/release"
     shown = copy.run("RELEASING.md", "Verify a release")
