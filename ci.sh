@@ -94,20 +94,19 @@ shipped() {
 
 all() {
     lint
-    # The checks of what is shipped wait for most of their time, and fill no core.
     beside shipped shipped
-    beside trial-unit trial_of unit
     types
+    step "what is shipped"
+    joined shipped 3
 
     step "tests under pytest with branch coverage, and beside it the same under trial"
     # Tests often wait, so two processes for each take little longer than the CPU time of all.
+    beside trial-unit trial_of unit
     beside trial-flow trial_of flow
     coverage run -m pytest "${PYTEST[@]}" --junitxml="$REPORTS/junit.xml" tests
     coverage combine --quiet
     coverage xml --quiet -o "$REPORTS/coverage.xml"
     coverage report --fail-under="$MIN_COVERAGE"
-    step "what is shipped"
-    joined shipped 3
     step "trial"
     joined trial-unit 4
     joined trial-flow 4
