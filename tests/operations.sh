@@ -128,7 +128,7 @@ CFG
 haproxy -c -q -f "$work/other.cfg" -f "$work/beside.cfg"
 
 echo "-- HAProxy: two daemons restarted one after the other during calls"
-python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-40}" --rounds 1
+python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-15}" --rounds 1
 
 echo "-- HAProxy: what is repeated, what is logged, and a flood of phones"
 python "$root/tests/operations/balancer.py"
