@@ -60,13 +60,13 @@ fish -n "$root/etc/completion/middlewared.fish"
 completed=$(fish -N -c "source $root/etc/completion/middlewared.fish; complete -C 'middlewared devices list --not'")
 [[ $completed == --not-seen-for* ]] || { echo "fish completes: $completed" >&2; exit 1; }
 
-# Beside all that follows: it installs, and waits for that, most of the time.
+# Beside what no load can disturb: it installs, and waits for that, most of the time.
 nice unshare --mount-proc --pid --fork --kill-child \
     python "$root/tests/operations/manual.py" "$work/manual" >"$work/manual.log" 2>&1 &
 manual=$!
 trap 'kill $(jobs -p) 2>/dev/null || true; kill -KILL $manual 2>/dev/null || true' EXIT # unshare ignores TERM
 
-# It mostly waits, for packages and for the disk: beside all that follows.
+# It mostly waits, too, for packages and for the disk.
 bash "$root/tests/operations/image.sh" "$work/image" >"$work/image.log" 2>&1 &
 image=$!
 
@@ -127,6 +127,13 @@ listen other
 CFG
 haproxy -c -q -f "$work/other.cfg" -f "$work/beside.cfg"
 
+echo "-- The manual: its commands, on a copy of this system"
+wait $manual || { cat "$work/manual.log"; exit 1; }
+
+echo "-- podman: the image"
+wait "$image" || { cat "$work/image.log"; exit 1; }
+tail -n 1 "$work/image.log"
+
 echo "-- HAProxy: two daemons restarted one after the other during calls"
 python "$root/checks/rolling.py" --rate "${ROLLING_RATE:-15}" --rounds 1
 
@@ -162,10 +169,4 @@ python -m pip install --quiet --no-compile --target "$work/browser/selenium" "se
     && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
 PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \
     "$work/browser" "$work/browser/package/axe.min.js"
-echo "-- The manual: its commands, on a copy of this system"
-wait $manual || { cat "$work/manual.log"; exit 1; }
-
-echo "-- podman: the image"
-wait "$image" || { cat "$work/image.log"; exit 1; }
-tail -n 1 "$work/image.log"
 echo "the shipped files work"

@@ -364,8 +364,8 @@ async def caller_hangs_up(site: Site) -> None:
     caller = site.caller("cancelled", VIALER)
     push = await pushed
     assert await caller.ended() == 0, "the caller could not hang up"
-    assert await site.respond(push, available=True) == 404
     await site.until(lambda: "call cancelled " in site.daemon.log)
+    assert await site.respond(push, available=True) == 404
 
 
 async def refuses_an_account_without_an_app(site: Site) -> None:
