@@ -87,9 +87,7 @@ class CallCounter:
 
 def wakeup_time_s(record: CallRecord) -> float | None:
     """From the first accepted push to the answer; None: it was not both pushed and answered."""
-    accepted = [
-        push.time + push.milliseconds / 1000 for push in record.pushes if push.verdict == "accepted"
-    ]
-    if record.answer is None or not accepted:
+    accepted_at = record.accepted_at
+    if record.answer is None or accepted_at is None:
         return None
-    return max(0.0, record.answer.time - min(accepted))
+    return max(0.0, record.answer.time - accepted_at)

@@ -96,11 +96,11 @@ def _kept(call: KeptCall) -> Iterator[Moment]:
             yield Moment(at_ms, took_ms, _STEPS.get(word, word))
     for push in record.pushes:
         yield _push(push, provider, after_ms(push.time) + push.milliseconds)
-    accepted = [p.time + p.milliseconds / 1000 for p in record.pushes if p.verdict == "accepted"]
+    accepted_at = record.accepted_at
     for answer in call.answers:
         kind = "good" if answer.available and answer.late_milliseconds is None else "calm"
         # The bar is the time that the phone took.
-        woken_ms = max(0.0, answer.time - min(accepted)) * 1000 if accepted else 0.0
+        woken_ms = 0.0 if accepted_at is None else max(0.0, answer.time - accepted_at) * 1000
         yield Moment(after_ms(answer.time), woken_ms, _answer_text(answer), kind)
     for time in call.joined:
         yield Moment(after_ms(time), 0.0, "the PBX repeated the call", "calm")

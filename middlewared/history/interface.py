@@ -137,6 +137,12 @@ class CallRecord:
     inherited: int = 0
     pbx: str = ""
 
+    @property
+    def accepted_at(self) -> float | None:
+        """When a provider first accepted one of the pushes, in epoch seconds; None: none did."""
+        ended = (p.time + p.milliseconds / 1000 for p in self.pushes if p.verdict == "accepted")
+        return min(ended, default=None)
+
 
 @attrs.frozen(kw_only=True)
 class KeptCall:
