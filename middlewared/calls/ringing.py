@@ -36,10 +36,9 @@ from middlewared.model import (
 )
 from middlewared.rendezvous.interface import Rendezvous, Waiter
 
-_HEX = "[0-9A-Fa-f]"
 _WAITED = (Outcome.TIMEOUT, Outcome.DRAINING)
 """Outcomes that end a wait: its time is not the reply's."""
-
+_HEX = "[0-9A-Fa-f]"
 _UUID = re.compile(f"{_HEX}{{32}}|{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}")
 
 

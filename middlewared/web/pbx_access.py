@@ -25,6 +25,7 @@ from middlewared.web.settings import Pbx, Rate, WebSettings
 from middlewared.web.token_buckets import TokenBuckets
 
 MOST_PEERS = 1000
+"""Addresses whose PBXs are remembered; above that, all are forgotten."""
 
 
 class PbxAccess:
@@ -47,7 +48,7 @@ class PbxAccess:
         :raises TooManyRequests: too many of the address were refused.
         """
         settings = request.settings
-        near = self._near(request, settings)
+        near = self._candidates(request, settings)
         authorization = request.requestHeaders.getRawHeaders(b"authorization", [b""])[-1]
         pbx = _without_password(near)
         if pbx is None:
@@ -67,7 +68,7 @@ class PbxAccess:
             rate = Rate(burst=pbx.max_calls_per_s, per_s=pbx.max_calls_per_s)
             self._calls.take(pbx.name, rate, self._clock.seconds())
 
-    def _near(self, request: Request, settings: WebSettings) -> Sequence[Pbx]:
+    def _candidates(self, request: Request, settings: WebSettings) -> Sequence[Pbx]:
         """
         The PBXs that may have sent ``request``.
 
