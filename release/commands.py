@@ -2,7 +2,7 @@
 Makes the man page and the shells' completions from the parser of ``middlewared``.
 
 ``python release/commands.py [DIRECTORY]`` writes them below etc/, or below DIRECTORY. They are
-kept in the repository: whoever installs a release needs neither of the two packages.
+kept in the repository: those who install a release need neither of the two packages.
 """
 
 import argparse
