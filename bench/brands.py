@@ -47,7 +47,7 @@ class Fleet:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
         self.answered_at: dict[str, float] = {}
-        self.round = 0  # odd: two connections, even: one
+        self.round = 0
 
     async def start(self) -> float:
         """Start all; seconds from the daemon's start until it takes calls."""
@@ -63,7 +63,6 @@ class Fleet:
         await self.apple.start()
         self.google = GoogleServer(reactor=reactor, certificate=authority.server(name="google"))
         await self.google.start()
-        (self.folder / "conf.d").mkdir()
         self.accounts = [
             write_service_account(
                 self.folder,
@@ -84,22 +83,33 @@ class Fleet:
             f"production_url = {self.apple.url}\nsandbox_url =\n"
             f"[app:*:android]\nurl = {self.google.url}\nca_file = {authority.certificate}\n"
         )
-        self.write()
+        for generation in range(2):
+            self.write(generation)
+        self.change()
         self.daemon = DaemonProcess(reactor=reactor, config=self.folder / "middlewared.ini")
         began = time.perf_counter()
         await self.daemon.start()
         return time.perf_counter() - began
 
-    def write(self) -> None:
-        """A file for each brand, different each time."""
-        self.round += 1
+    def write(self, generation: int) -> None:
+        """A file for each brand, and one for its account; both differ between generations."""
+        folder = self.folder / f"generation{generation}"
+        folder.mkdir()
         for number in range(self.options.brands):
-            text = f"[app:com.example.b{number}:apns]\nconnections = {1 + self.round % 2}\n"
+            text = f"[app:com.example.b{number}:apns]\nconnections = {2 - generation}\n"
             if self.accounts:
-                path = self.accounts[number].path
-                path.write_text(json.dumps({**json.loads(path.read_text()), "n": self.round}))
+                account = json.loads(self.accounts[number].path.read_text())
+                path = folder / f"b{number}.json"
+                path.write_text(json.dumps({**account, "generation": generation}))
                 text += f"[app:com.example.b{number}:android]\nservice_account = {path}\n"
-            (self.folder / "conf.d" / f"b{number}.ini").write_text(text)
+            (folder / f"b{number}.ini").write_text(text)
+
+    def change(self) -> None:
+        """Exchange the files of all brands at once, as a deployment does."""
+        link = self.folder / "new"
+        link.symlink_to(f"generation{self.round % 2}")
+        link.rename(self.folder / "conf.d")
+        self.round += 1
 
     def pushed(self, push: ReceivedPush) -> None:
         """The phone answers soon."""
@@ -147,7 +157,7 @@ class Fleet:
             running.append(Deferred.fromCoroutine(self.call(number, took)))
             if reload_every_s and time.perf_counter() >= reload_at:
                 reload_at += reload_every_s
-                self.write()
+                self.change()
                 self.daemon.signal(signal.SIGHUP)
             await deferLater(reactor, 1 / self.options.rate)
         await gatherResults(running)
@@ -178,7 +188,7 @@ def main() -> None:
     parser.add_argument("--brands", type=int, default=50)
     parser.add_argument("--google", action="store_true", help="an Android app each as well")
     parser.add_argument("--rate", type=float, default=20.0, help="calls a second")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
     options = parser.parse_args()
     react(lambda _: Deferred.fromCoroutine(measure(options)))
 

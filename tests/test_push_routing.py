@@ -20,7 +20,7 @@ from middlewared.push.interface import (
     PushResult,
     Rejected,
 )
-from middlewared.push.routing import InstrumentedRoute, RouteTable
+from middlewared.push.routing import BETWEEN_REPLACEMENTS_S, InstrumentedRoute, RouteTable
 
 KEY = ("com.example", Platform.GCM)
 NOTICE = NoticePush(Device(1, Platform.GCM, "com.example", "token"), "text", 60.0)
@@ -112,6 +112,21 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(sending), Accepted())
         self.assertEqual(self.provider.stopped, 1)
         self.assertEqual(self.pushes_counted("accepted"), (1, 0.5))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_providers_are_replaced_one_after_another(self) -> None:
+        """Calls go on meanwhile; a provider that was not started yet is never used."""
+        other = ("com.example.other", Platform.GCM)
+        self.table.replace({KEY: self.route, other: self.make_route(SlowProvider())})
+        new, newer = [SlowProvider(), SlowProvider()], [SlowProvider(), SlowProvider()]
+        for providers in (new, newer):
+            routes = map(self.make_route, providers)
+            self.table.replace(dict(zip((KEY, other), routes, strict=True)))
+        started = [provider.started for provider in (*new, *newer)]
+        self.assertEqual(started, [1, 0, 1, 0])
+        self.clock.advance(BETWEEN_REPLACEMENTS_S)
+        self.assertEqual([provider.started for provider in (*new, *newer)], [1, 0, 1, 1])
+        self.assertEqual([provider.stopped for provider in (*new, *newer)], [1, 0, 0, 0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_replaced_provider_is_not_waited_for_forever(self) -> None:

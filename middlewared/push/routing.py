@@ -7,6 +7,7 @@ replaced finishes its pushes first.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from middlewared.background import Background
-from middlewared.clock import Clock
+from middlewared.clock import Clock, DelayedCall
 from middlewared.model import Platform
 from middlewared.push.instrumented import InstrumentedProvider
 from middlewared.push.interface import Route
@@ -27,6 +28,11 @@ FIRST_REPORT_S = 10.0
 REPORT_EVERY_S = 60.0
 MAX_REPLACEMENT_S = 3600.0
 """How long an old provider stays in use while the new one has no connection."""
+BETWEEN_REPLACEMENTS_S = 0.005
+"""
+Providers are replaced one after another: each opens connections, and calls need the event loop
+meanwhile.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +115,10 @@ class RouteTable:
         self._clock = clock
         self._routes: Mapping[tuple[str, Platform], InstrumentedRoute] = {}
         self._configured: Mapping[tuple[str, Platform], InstrumentedRoute] = {}
+        self._started: dict[int, InstrumentedProvider] = {}
+        self._outdated: deque[tuple[str, Platform]] = deque()
+        """Routes whose new provider has not been started yet."""
+        self._timer: DelayedCall | None = None
         self._replacements: dict[tuple[str, Platform], ProviderReplacement] = {}
 
     def find(self, app: str, platform: Platform) -> InstrumentedRoute | None:
@@ -116,34 +126,56 @@ class RouteTable:
         return self._routes.get((app, platform))
 
     def replace(self, routes: Mapping[tuple[str, Platform], InstrumentedRoute]) -> None:
-        """Use ``routes`` from now on: start their new providers, retire the unused ones."""
-        before, current = self._providers(), self._routes
-        self._configured = dict(routes)
+        """
+        Use ``routes`` from now on: start the providers of new apps, retire the unused ones, and
+        begin to replace the others.
+        """
+        current, self._configured = self._routes, dict(routes)
         self._routes = {
             key: _with_provider(route, current.get(key)) for key, route in routes.items()
         }
-        now = self._providers()
-        for added in now.keys() - before.keys():
-            self._background.run(now[added].start())
+        for route in self._routes.values():
+            self._start(route.provider)
         for key, replacement in list(self._replacements.items()):
             if key not in routes or replacement.provider is not routes[key].provider:
                 self._replacements.pop(key).cancel()
-        self._retire_unused(before)
-        for key, route in routes.items():
-            if route.provider is not self._routes[key].provider and key not in self._replacements:
-                self._begin_replacement(key, route.provider)
+        self._retire_unused()
+        self._outdated = deque(
+            key
+            for key, route in routes.items()
+            if route.provider is not self._routes[key].provider and key not in self._replacements
+        )
+        self._cancel_timer()
+        self._replace_next()
 
     async def stop(self) -> None:
         """Stop all providers at once."""
-        providers = self._providers()
+        providers, self._started = self._started, {}
         self._routes, self._configured = {}, {}
+        self._outdated.clear()
+        self._cancel_timer()
         for replacement in self._replacements.values():
             replacement.cancel()
         self._replacements.clear()
         stops = [Deferred.fromCoroutine(provider.stop()) for provider in providers.values()]
         await DeferredList(stops, consumeErrors=True)
 
-    def _begin_replacement(self, key: tuple[str, Platform], provider: InstrumentedProvider) -> None:
+    def _replace_next(self) -> None:
+        """Begin one replacement, and the next one a moment later."""
+        self._timer = None
+        if self._outdated:
+            self._begin_replacement(self._outdated.popleft())
+        if self._outdated:
+            self._timer = self._clock.callLater(BETWEEN_REPLACEMENTS_S, self._replace_next)
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _begin_replacement(self, key: tuple[str, Platform]) -> None:
+        provider = self._configured[key].provider
+        self._start(provider)
         replacement = ProviderReplacement(
             app=key[0], provider=provider, clock=self._clock, on_end=partial(self._use_new, key)
         )
@@ -151,19 +183,19 @@ class RouteTable:
             self._replacements[key] = replacement
 
     def _use_new(self, key: tuple[str, Platform]) -> None:
-        before = self._providers()
         self._replacements.pop(key, None)
         self._routes = {**self._routes, key: self._configured[key]}
-        self._retire_unused(before)
+        self._retire_unused()
 
-    def _retire_unused(self, before: Mapping[int, InstrumentedProvider]) -> None:
-        for gone in before.keys() - self._providers().keys():
-            self._background.run(before[gone].retire())
+    def _start(self, provider: InstrumentedProvider) -> None:
+        if id(provider) not in self._started:
+            self._started[id(provider)] = provider
+            self._background.run(provider.start())
 
-    def _providers(self) -> dict[int, InstrumentedProvider]:
-        """The providers in use and those that will be, by identity."""
-        routes = [*self._routes.values(), *self._configured.values()]
-        return {id(route.provider): route.provider for route in routes}
+    def _retire_unused(self) -> None:
+        used = {id(r.provider) for r in (*self._routes.values(), *self._configured.values())}
+        for gone in self._started.keys() - used:
+            self._background.run(self._started.pop(gone).retire())
 
 
 def _with_provider(

@@ -31,6 +31,13 @@ from middlewared.service.loaded_files import LoadedFiles
 from middlewared.service.open_files import allow_open_files
 from middlewared.service.service_manager import ServiceManager
 
+THREAD_TURN_S = 0.0005
+"""
+How long another thread that computes may keep the interpreter's lock from the event loop. The
+loop asks for it again after each system call, of which a call makes a dozen; Python's default
+is 5 ms.
+"""
+
 
 class Options(usage.Options):
     """The options of ``twistd middlewared``."""
@@ -44,6 +51,7 @@ def makeService(options: Options) -> Daemon:
 
     measure_monotonically(reactor)
     allow_open_files()
+    sys.setswitchinterval(THREAD_TURN_S)
     path = Path(options["config"]).absolute() if options["config"] else None
     try:
         files = LoadedFiles()
