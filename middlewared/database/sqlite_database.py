@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from middlewared.clock import Clock
 from middlewared.database.sqlite_file import SqliteFile
 from middlewared.database.sqlite_thread import SqliteThread, ThreadReactor
 from middlewared.errors import ConfigError, DatabaseDown
@@ -29,6 +30,7 @@ class SqliteDatabase:
 
     :param path: the database file; its directory must exist.
     :param timeout_s: how long a request may take in all before it is DatabaseDown.
+    :ivar clock: the reactor's.
     """
 
     def __init__(self, *, path: Path, reactor: ThreadReactor, timeout_s: float = 2.0) -> None:
@@ -43,6 +45,7 @@ class SqliteDatabase:
                 capacity=_CAPACITY,
             )
 
+        self.clock: Clock = reactor
         self._writer = thread(read_only=False)
         self._reader = thread(read_only=True)
         self._scanner = thread(read_only=True)
@@ -65,13 +68,17 @@ class SqliteDatabase:
         await self._reader.stop()
         await self._writer.stop()
 
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a single statement that reads, and for which a call waits."""
-        return await _run(self._reader, work)
+    async def read(self, prepare: Callable[[], Callable[[sqlite3.Connection], T]]) -> T:
+        """
+        Run a single statement that reads, and for which a call waits.
+
+        :param prepare: returns the work, as late as possible.
+        """
+        return await _run(self._reader, prepare)
 
     async def scan(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a single statement that reads and may be slow; no call waits for it."""
-        return await _run(self._scanner, work)
+        return await _run(self._scanner, lambda: work)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """
@@ -80,12 +87,12 @@ class SqliteDatabase:
         :return: its result, after the commit.
         :raises DatabaseDown: the database failed, was too slow, or too many wait.
         """
-        return await _run(self._writer, work)
+        return await _run(self._writer, lambda: work)
 
 
-async def _run(thread: SqliteThread, work: Callable[[sqlite3.Connection], T]) -> T:
+async def _run(thread: SqliteThread, prepare: Callable[[], Callable[[sqlite3.Connection], T]]) -> T:
     """Once the daemon runs, a file that became unusable is an outage like any other."""
     try:
-        return await thread.run(work)
+        return await thread.run_prepared(prepare)
     except ConfigError as error:
         raise DatabaseDown(str(error)) from error

@@ -75,7 +75,7 @@ class SqliteThread:
         self._begin = begin
         self._timeout_s = timeout_s
         self._capacity = capacity
-        self._waiting: dict[Deferred[Any], Work] = {}
+        self._waiting: dict[Deferred[Any], Callable[[], Work]] = {}
         self._batches: SimpleQueue[WorkBatch | None] = SimpleQueue()
         self._busy = False
         self._scheduled = False
@@ -109,12 +109,16 @@ class SqliteThread:
         :raises DatabaseDown: the database failed, was too slow, or too many wait.
         :raises ConfigError: the database cannot be opened as it is configured.
         """
+        return await self.run_prepared(lambda: work)
+
+    async def run_prepared(self, prepare: Callable[[], Callable[[sqlite3.Connection], T]]) -> T:
+        """:meth:`run` what ``prepare`` returns when the batch leaves for the thread."""
         if self._stopping:
             raise DatabaseDown("the database is closed")
         if len(self._waiting) >= self._capacity:
             raise DatabaseDown(f"{self._capacity} requests wait for the database already")
         done: Deferred[T] = Deferred(self._discard)
-        self._waiting[done] = work
+        self._waiting[done] = prepare
         self._dispatch_soon()
         return await with_fair_timeout(done, self._timeout_s, self._reactor, self._too_late)
 
@@ -138,7 +142,7 @@ class SqliteThread:
         if self._busy:
             return
         if self._waiting:
-            batch = list(self._waiting.items())
+            batch = [(done, prepare()) for done, prepare in self._waiting.items()]
             self._waiting.clear()
             self._busy = True
             self._batches.put(batch)

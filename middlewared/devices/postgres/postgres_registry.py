@@ -17,8 +17,8 @@ from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
+from middlewared.devices.batched_lookups import BatchedLookups, Ids
 from middlewared.devices.interface import Registered
-from middlewared.devices.postgres.batched_lookups import BatchedLookups, Ids
 from middlewared.devices.queries import COLUMNS, NAMES, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry

@@ -8,7 +8,7 @@ but a stalled disk would then stop every held call.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -16,6 +16,7 @@ from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices import queries
+from middlewared.devices.batched_lookups import BatchedLookups, Ids
 from middlewared.devices.interface import Registered
 from middlewared.devices.queries import NAMES, Dialect, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
@@ -26,6 +27,7 @@ _NOW_S = "(julianday('now') * 86400)"
 _DIALECT = Dialect(position="instr", now=_NOW_S)
 _REPLACE = queries.INSERT.replace("insert", "insert or replace", 1)
 _OTHERS = f"from devices where {_DIALECT.same_phone()} and sip_user_id <> ?"
+_FIND_ALL = f"select {NAMES} from devices where sip_user_id in "  # noqa: S608 (our own names)
 _FIND_OTHERS = f"select {NAMES} {_OTHERS}"
 _DELETE_OTHERS = f"delete {_OTHERS}"
 _UPDATE_STREAK = """
@@ -63,6 +65,7 @@ class SqliteRegistry(SqlRegistry):
         dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
         super().__init__(dialect=dialect, wall=wall)
         self._database = database
+        self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
 
     async def _connect(self) -> None:
         await self._database.start()
@@ -91,8 +94,15 @@ class SqliteRegistry(SqlRegistry):
         await self._change(queries.PING, self._wall())
 
     async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
-        statement = self._dialect.adapted(queries.FIND)
-        return await self._database.read(lambda c: _row(c, statement, sip_user_id))
+        return await self._lookups.find(sip_user_id)
+
+    async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
+        def prepare() -> Callable[[sqlite3.Connection], Sequence[Row]]:
+            wanted = _padded(ids())
+            statement = self._dialect.adapted(_FIND_ALL + f"({', '.join('?' * len(wanted))})")
+            return lambda c: c.execute(statement, wanted).fetchall()
+
+        return await self._database.read(prepare)
 
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         statement = self._dialect.adapted(statement)
@@ -118,6 +128,12 @@ class SqliteRegistry(SqlRegistry):
             return connection.execute(_PEER_HEARTBEATS, (daemon,)).fetchall()
 
         return await self._database.write(exchange)
+
+
+def _padded(ids: Ids) -> Ids:
+    """``ids`` with the last one repeated, so that there are few statements to be prepared."""
+    number: int = 1 << (len(ids) - 1).bit_length()
+    return [*ids, *[ids[-1]] * (number - len(ids))]
 
 
 def _row(connection: sqlite3.Connection, statement: str, *values: object) -> Row | None:

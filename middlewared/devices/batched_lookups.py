@@ -2,8 +2,9 @@
 Look-ups of devices that share a statement.
 
 Look-ups that find every connection busy go out in one statement when a connection is free,
-instead of queueing up one by one: a connection runs one statement in each turn of the
-reactor, and the turns of a busy daemon are long.
+instead of queueing up one by one. A connection of PostgreSQL runs one statement in each turn of
+the reactor, and the turns of a busy daemon are long; SQLite's thread takes and returns the
+interpreter's lock several times for each statement.
 """
 
 from __future__ import annotations
