@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http_headers import Headers
 
@@ -33,6 +35,7 @@ class Request(server.Request):
     :ivar settings: those in force when the head had come; the whole request follows them.
     :ivar pbx: the name of the section of the PBX that sent it; "": none, or not known.
     :ivar outcome: that of the reply.
+    :ivar serving: cancelled when the client has gone; None: the request is not being served.
     :ivar too_large: the body is over the limit. The request is processed at once, with an
         empty body, and the rest of it is discarded as it comes.
     """
@@ -40,8 +43,8 @@ class Request(server.Request):
     # With so many attributes more, a request's dictionary would no longer share its keys with
     # those of other requests, and be 1.5 KB larger.
     __slots__ = (
-        *("_fields", "body", "outcome", "pbx", "query", "received_at", "route", "settings"),
-        "too_large",
+        *("_fields", "body", "outcome", "pbx", "query", "received_at", "route", "serving"),
+        *("settings", "too_large"),
     )
 
     channel: Any  # a Channel, and its LimitedSite
@@ -57,6 +60,7 @@ class Request(server.Request):
         self.route = "unknown"
         self.pbx = ""
         self.outcome: Outcome | None = None
+        self.serving: Deferred[None] | None = None
         self._fields: RawFields | None = None
 
     def gotLength(self, length: int | None) -> None:
@@ -101,8 +105,16 @@ class Request(server.Request):
 
     def finish(self) -> None:
         """Finish once: Klein calls this again after a route that has responded."""
+        self.serving = None
         if not self.finished:
             super().finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Called by Twisted when the client has gone."""
+        super().connectionLost(reason)
+        serving, self.serving = self.serving, None
+        if serving is not None:
+            serving.cancel()
 
     def parseCookies(self) -> None:
         """No route uses them."""

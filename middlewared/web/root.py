@@ -269,7 +269,7 @@ class _Routes(Resource):
         serving = self._serve(endpoint, request)
         serving.addErrback(_log_failure)
         if not serving.called:
-            request.notifyFinish().addErrback(lambda _: serving.cancel())
+            request.serving = serving
         return NOT_DONE_YET
 
 
