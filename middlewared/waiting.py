@@ -109,3 +109,60 @@ def with_fair_timeout(
 
     waited.addBoth(ended)
     return waited
+
+
+class FairTimeouts:
+    """
+    Time-outs of one length for many waits, with one timer at a time for all of them.
+
+    They count as :class:`FairCall` does; a wait is late after ``timeout_s``, or up to a slice
+    more.
+
+    :param late: called with each wait that was not ended in time.
+    """
+
+    def __init__(
+        self, *, clock: Clock, timeout_s: float, late: Callable[[Deferred[Any]], None]
+    ) -> None:
+        self._clock = clock
+        self._slice_s = timeout_s / SLICES
+        self._late = late
+        self._slice = 0
+        self._waits: dict[Deferred[Any], int] = {}
+        """The last slice of each, in order."""
+        self._timer: DelayedCall | None = None
+
+    def begin(self, waited: Deferred[Any]) -> None:
+        """Count the time of ``waited`` from now on."""
+        # The slice that is under way does not count in full.
+        self._waits[waited] = self._slice + SLICES + (self._timer is not None)
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._slice_s, self._passed)
+
+    def end(self, waited: Deferred[Any]) -> None:
+        """``waited`` has ended; harmless if its time had not begun, or was up."""
+        if self._waits.pop(waited, None) and not self._waits and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _passed(self) -> None:
+        self._slice += 1
+        first = next(iter(self._waits.values()))
+        if first <= self._slice:
+            # In the next turn; sockets are read before it.
+            self._timer = self._clock.callLater(0, self._expire)
+        else:
+            self._timer = self._clock.callLater(self._slice_s, self._passed)
+
+    def _expire(self) -> None:
+        late = []
+        for waited, last in self._waits.items():
+            if last > self._slice:
+                break
+            late.append(waited)
+        for waited in late:
+            del self._waits[waited]
+        more = bool(self._waits)
+        self._timer = self._clock.callLater(self._slice_s, self._passed) if more else None
+        for waited in late:
+            self._late(waited)

@@ -56,7 +56,12 @@ class MemoryDevices:
         self.up = self.failure is None
         self._fail()
 
-    async def find(self, sip_user_id: SipUserId) -> Device | None:
+    async def find(
+        self,
+        sip_user_id: SipUserId,
+        *,
+        quickly: bool = False,
+    ) -> Device | None:
         self._fail()
         if not self.gate.called:
             await self.gate

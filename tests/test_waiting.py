@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from middlewared.waiting import SLICES, FairCall, with_fair_timeout
+from middlewared.waiting import SLICES, FairCall, FairTimeouts, with_fair_timeout
 
 reactor: Any = _reactor
 
@@ -52,6 +52,47 @@ class FairCallTests(SynchronousTestCase):
         call.cancel()
         self.assertFalse(call.active())
         self.assertEqual(self.calls, ["late"])
+
+
+class FairTimeoutsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.late: list[Deferred[Any]] = []
+        self.timeouts = FairTimeouts(clock=self.clock, timeout_s=1.0, late=self.late.append)
+
+    def begin(self) -> Deferred[None]:
+        waited: Deferred[None] = Deferred()
+        self.timeouts.begin(waited)
+        return waited
+
+    def test_each_has_its_whole_time(self) -> None:
+        """No wait ends early, none more than a slice late, and no timer is left."""
+        first = self.begin()
+        self.clock.advance(0.2)
+        second = self.begin()
+        self.clock.pump([0.05, 0.25, 0.25, 0.24])
+        self.assertEqual(self.late, [])
+        self.clock.pump([0.01, 0.0])
+        self.assertEqual(self.late, [first])
+        self.clock.pump([0.2, 0.05, 0.0])
+        self.assertEqual(self.late, [first, second])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_pause_of_the_process_does_not_count(self) -> None:
+        """A pause takes at most a slice of the time of each."""
+        self.begin()
+        self.clock.advance(10.0)
+        self.clock.pump([0.25, 0.25, 0.2])
+        self.assertEqual(self.late, [])
+
+    def test_what_has_ended_is_not_late(self) -> None:
+        """Also if it ends in the last turn, and whatever is ended twice."""
+        first, second = self.begin(), self.begin()
+        self.timeouts.end(first)
+        self.clock.pump([0.25] * SLICES)
+        self.timeouts.end(second)
+        self.timeouts.end(second)
+        self.assertEqual((self.late, self.clock.getDelayedCalls()), ([], []))
 
 
 class Reply(Protocol):

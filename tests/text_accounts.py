@@ -43,8 +43,8 @@ class NumberedAccounts:
     def up(self) -> bool | None:
         return self._devices.up
 
-    async def find(self, sip_user_id: SipUserId) -> Device | None:
-        return _numbered(await self._devices.find(text_of(sip_user_id)))
+    async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
+        return _numbered(await self._devices.find(text_of(sip_user_id), quickly=quickly))
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         done = await self._devices.register(_texted(device), exclusive=exclusive)

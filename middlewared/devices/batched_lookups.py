@@ -19,13 +19,20 @@ from twisted.python.failure import Failure
 from middlewared.background import Background
 from middlewared.clock import Clock
 from middlewared.database import Row
+from middlewared.errors import DatabaseDown
 from middlewared.model import SipUserId
+from middlewared.waiting import FairTimeouts
 
 Ids: TypeAlias = Sequence[SipUserId]
 SelectRows: TypeAlias = Callable[[Callable[[], Ids]], Awaitable[Sequence[Row]]]
 """Fetches rows; asks for the ids once it has a connection, and again when it repeats."""
 
 MAX_IDS = 1000
+QUICKLY_S = 0.2
+"""
+How long a quick look-up may take. A database that is up answers in a few milliseconds; one that
+hangs would take its whole deadline from every call's wait.
+"""
 # The statement has the deadline of its first look-up, which must not be too early for the last.
 OPEN_S = 0.05
 
@@ -68,7 +75,8 @@ class LookupBatch:
     def _notify(self, fire: Callable[[Deferred[Row | None], SipUserId], None]) -> None:
         for sip_user_id, waiters in self._waiters.items():
             for waiter in waiters:
-                fire(waiter, sip_user_id)
+                if not waiter.called:  # else it was too late, or its caller has gone
+                    fire(waiter, sip_user_id)
 
 
 class BatchedLookups:
@@ -79,17 +87,33 @@ class BatchedLookups:
         self._select = select
         self._batch: LookupBatch | None = None
         self._background = Background()
+        self._timeouts = FairTimeouts(clock=clock, timeout_s=QUICKLY_S, late=_too_slow)
 
-    async def find(self, sip_user_id: SipUserId) -> Row | None:
+    async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
         """
         The row of one device; None if there is none.
 
-        Cancelling it does not reach the statement. :raises: what ``select`` raises.
+        Cancelling it does not reach the statement.
+
+        :raises DatabaseDown: it took longer than :data:`QUICKLY_S`, if ``quickly``.
+        :raises Exception: what ``select`` raises.
         """
         now = self._clock.seconds()
-        if self._batch is not None and self._batch.accepts(now):
-            return await self._batch.join(sip_user_id)
-        self._batch = batch = LookupBatch(now)
-        waiter = batch.join(sip_user_id)
-        self._background.run(batch.run(self._select))
-        return await waiter
+        batch = self._batch
+        if batch is not None and batch.accepts(now):
+            waiter = batch.join(sip_user_id)
+        else:
+            self._batch = batch = LookupBatch(now)
+            waiter = batch.join(sip_user_id)
+            self._background.run(batch.run(self._select))
+        if not quickly or waiter.called:
+            return await waiter
+        self._timeouts.begin(waiter)
+        try:
+            return await waiter
+        finally:
+            self._timeouts.end(waiter)
+
+
+def _too_slow(waiter: Deferred[Row | None]) -> None:
+    waiter.errback(DatabaseDown(f"the database did not answer in {QUICKLY_S:g} s"))

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import attrs
-from twisted.internet.defer import Deferred, TimeoutError
 
 from middlewared.clock import Clock
 from middlewared.devices.interface import (
@@ -21,13 +20,9 @@ from middlewared.devices.interface import (
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.errors import DatabaseDown
 from middlewared.model import Device, Platform, SipUserId
-from middlewared.waiting import with_fair_timeout
 
 # About 1 KB each; those that were looked up last are kept.
 MAX_DEVICES = 50_000
-# A database that is up answers in a few milliseconds. One that hangs would take its whole
-# deadline from every call's wait.
-FIND_TIMEOUT_S = 0.2
 
 
 @attrs.frozen
@@ -73,18 +68,17 @@ class CachedRegistry:
     def up(self) -> bool | None:
         return self._devices.up
 
-    async def find(self, sip_user_id: SipUserId) -> Device | None:
+    async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
         """The device in the database; if that is down, the cached one unless it is too old."""
         before = self._cached.get(sip_user_id)
         cached = self._recall(sip_user_id)
-        if cached is None:
-            device = await self._devices.find(sip_user_id)
-        else:
-            asking = Deferred.fromCoroutine(self._devices.find(sip_user_id))
-            try:
-                device = await with_fair_timeout(asking, FIND_TIMEOUT_S, self._clock)
-            except (DatabaseDown, TimeoutError):
-                return cached
+        quickly = quickly or cached is not None
+        try:
+            device = await self._devices.find(sip_user_id, quickly=quickly)
+        except DatabaseDown:
+            if cached is None:
+                raise
+            return cached
         # A registration or removal since the query began is newer than its result.
         if self._cached.get(sip_user_id) is before:
             self._forget(sip_user_id)

@@ -97,8 +97,12 @@ class DeviceRegistry(Protocol):
     async def ping(self) -> None:
         """Verify that the database can be read and written, else raise DatabaseDown."""
 
-    async def find(self, sip_user_id: SipUserId) -> Device | None:
-        """The device of this account; None if it has none."""
+    async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
+        """
+        The device of this account; None if it has none.
+
+        :param quickly: raise DatabaseDown soon, since the caller knows what to do without it.
+        """
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         """

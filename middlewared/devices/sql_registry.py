@@ -61,10 +61,10 @@ class SqlRegistry(ABC):
             await self._change_as_it_is(queries.CARRY_OVER)
             self._carries_over = False
 
-    async def find(self, sip_user_id: SipUserId) -> Device | None:
+    async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
         if isinstance(sip_user_id, int) and sip_user_id > queries.LARGEST_ID:
             return None
-        row = await self._find_row(sip_user_id)
+        row = await self._find_row(sip_user_id, quickly=quickly)
         return None if row is None else queries.from_row(row)
 
     async def delete(
@@ -140,7 +140,7 @@ class SqlRegistry(ABC):
         """Read and write the database."""
 
     @abstractmethod
-    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
+    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
         """The row of one device, ahead of statements for which no call waits."""
 
     @abstractmethod

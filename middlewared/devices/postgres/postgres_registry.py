@@ -139,8 +139,8 @@ class PostgresRegistry(SqlRegistry):
     async def _ping(self) -> None:
         await self._database.execute(queries.PING, lambda: [self._wall()], urgent=True)
 
-    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
-        return await self._lookups.find(sip_user_id)
+    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
+        return await self._lookups.find(sip_user_id, quickly=quickly)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
         statement = self._dialect.adapted(_FIND_ALL)

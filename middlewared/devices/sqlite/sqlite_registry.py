@@ -93,8 +93,8 @@ class SqliteRegistry(SqlRegistry):
         await self._find_row(self._dialect.before_all)
         await self._change(queries.PING, self._wall())
 
-    async def _find_row(self, sip_user_id: SipUserId) -> Row | None:
-        return await self._lookups.find(sip_user_id)
+    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
+        return await self._lookups.find(sip_user_id, quickly=quickly)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
         def prepare() -> Callable[[sqlite3.Connection], Sequence[Row]]:
