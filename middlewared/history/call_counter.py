@@ -87,7 +87,7 @@ class CallCounter:
 
 def wakeup_time_s(record: CallRecord) -> float | None:
     """From the first accepted push to the answer; None: it was not both pushed and answered."""
-    accepted_at = record.accepted_at
-    if record.answer is None or accepted_at is None:
+    if record.answer is None:
         return None
-    return max(0.0, record.answer.time - accepted_at)
+    accepted_at = record.accepted_at
+    return None if accepted_at is None else max(0.0, record.answer.time - accepted_at)

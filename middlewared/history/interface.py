@@ -108,10 +108,10 @@ class KeptReport:
     fields: Mapping[str, str]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # creating a frozen one would take twice as long
 class CallRecord:
     """
-    A call that has ended, as the daemon that woke its device knows it.
+    A call that has ended, as the daemon that woke its device knows it. It is never changed.
 
     ``platform``: "none" and ``app``: "" when there was no device. ``token``: a fingerprint.
     ``pbx``: the name of the section of the PBX that placed it; "": it has none.
@@ -140,7 +140,7 @@ class CallRecord:
     @property
     def accepted_at(self) -> float | None:
         """When a provider first accepted one of the pushes, in epoch seconds; None: none did."""
-        ended = (p.time + p.milliseconds / 1000 for p in self.pushes if p.verdict == "accepted")
+        ended = [p.time + p.milliseconds / 1000 for p in self.pushes if p.verdict == "accepted"]
         return min(ended, default=None)
 
 

@@ -17,20 +17,18 @@ _MARKS = re.compile(r"[\s+().–/xX-]")
 
 def digits_of(number: str) -> str:
     """The digits of a number, or its word in lower case: what it is searched by."""
-    bare = _MARKS.sub("", number)
+    bare = number if number.isdigit() else _MARKS.sub("", number)
     return bare if bare.isascii() and bare.isdigit() else number.strip().lower()
 
 
 def kept_number(number: str, numbers: Numbers) -> str:
     """What is kept of a caller's number."""
-    match numbers:
-        case "all":
-            return number
-        case "last3":
-            digits = digits_of(number)
-            return digits[-_KEPT_DIGITS:] if digits.isdigit() else number
-        case "none":
-            return ""
+    if numbers == "all":
+        return number
+    if numbers == "none":
+        return ""
+    digits = digits_of(number)
+    return digits[-_KEPT_DIGITS:] if digits.isdigit() else number
 
 
 def kept_name(name: str, numbers: Numbers) -> str:

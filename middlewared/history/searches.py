@@ -38,7 +38,7 @@ _COLUMNS_WANTED = ("unique_key", "call_id", "sip_user_id", "outcome", "app", "pl
 _TEXT_COLUMNS = ("sip_user_id", "call_id", "unique_key")
 # Repeats what a partial index holds, so that SQLite uses it.
 _INDEXED = {
-    "call_id": " and call_id <> ''",
+    "call_id": " and call_id <> '' and call_id <> unique_key",
     "number": " and number <> ''",
     "outcome": f" and outcome <> '{_USUAL}'",
 }
@@ -134,11 +134,14 @@ def _leading(wanted: CallSearch, numbers: Sequence[str]) -> Iterator[Sequence[Co
     The conditions whose index is used: those that fewest calls match. Several: calls that
     match one of them. An empty one: calls are looked up by time.
     """
-    for column in ("unique_key", "call_id", "sip_user_id"):
-        if value := getattr(wanted, column):
-            yield [_equal(column, value)]
-            return
-    if numbers:
+    if wanted.unique_key:
+        yield [_equal("unique_key", wanted.unique_key)]
+    elif wanted.call_id:
+        # One that is the key as well is only in the index of keys.
+        yield from ([_equal(column, wanted.call_id)] for column in ("unique_key", "call_id"))
+    elif wanted.sip_user_id:
+        yield [_equal("sip_user_id", wanted.sip_user_id)]
+    elif numbers:
         yield from ([_equal("number", number)] for number in numbers)
     elif wanted.text:
         yield from ([_equal(column, wanted.text)] for column in _TEXT_COLUMNS)

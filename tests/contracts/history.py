@@ -206,6 +206,23 @@ class HistoryContract(_Case):
         ):
             self.assertEqual(await self.keys(**wanted), [], wanted)
 
+    async def test_search_for_a_call_id_that_is_the_key(self) -> None:
+        """A UUID is both; it is found as either, and once."""
+        uuid = "0c9b1d2e3f40516273849506a7b8c9da"
+        await self.keep(
+            a_call(1, unique_key=uuid, call_id=uuid),
+            a_call(2, call_id=uuid),
+            a_call(3, unique_key=uuid),
+        )
+        searches: Sequence[tuple[dict[str, Any], list[float]]] = (
+            ({"call_id": uuid}, [NOW + 2, NOW + 1]),
+            ({"unique_key": uuid}, [NOW + 3, NOW + 1]),
+            ({"text": uuid}, [NOW + 3, NOW + 2, NOW + 1]),
+        )
+        for wanted, starts in searches:
+            page = await self.there.search(CallSearch(**wanted))
+            self.assertEqual([call.record.start for call in page.calls], starts, wanted)
+
     async def test_numbers_are_found_as_far_as_they_are_kept(self) -> None:
         """By three digits with last3, and not at all with none."""
         self.use(numbers="last3")
