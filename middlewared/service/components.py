@@ -275,7 +275,6 @@ class Components:
         await self.rendezvous.start()
         await self.accounts.start()
         self.routes.replace(self.providers.routes(self._apps))
-        self.condition.readiness.start()
         self.watch.start()
         self.records.counts.start()
         self.records.purge.start()
@@ -363,7 +362,6 @@ class Components:
 
     async def stop(self) -> None:
         """Stop everything except the log: each before what it depends on."""
-        self.condition.readiness.stop()
         for step in (
             self.watch.stop,
             self.console.stop,

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from middlewared.clock import Clock, DelayedCall
+from middlewared.clock import Clock
 
 REDIS_S = 30.0
 """How long Redis may be away from the start on; without it calls still work at one daemon."""
 
-INTERVAL_S = 0.1
-
 
 class Readiness:
     """
-    Asks until all was reached.
+    Knows at each question what has been reached since the start.
 
     :param database_up: whether the database was reached when it was last asked; None: not yet.
     :param redis_up: likewise; None: it is not used.
@@ -38,27 +36,13 @@ class Readiness:
         self._redis_up = redis_up
         self._database_reached = False
         self._redis_reached = False
-        self._began_at = 0.0
-        self._timer: DelayedCall | None = None
+        self._began_at = clock.seconds()
 
     @property
     def started(self) -> bool:
-        """Whether the start is over."""
+        """Whether the start is over. Balancers ask every second or two."""
+        if not (self._database_reached and self._redis_reached):
+            waited_s = self._clock.seconds() - self._began_at
+            self._database_reached |= self._database_up() is True
+            self._redis_reached |= self._redis_up() is not False or waited_s >= REDIS_S
         return self._database_reached and self._redis_reached
-
-    def start(self) -> None:
-        """Begin to ask."""
-        self._began_at = self._clock.seconds()
-        self._ask()
-
-    def stop(self) -> None:
-        """Ask no more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-
-    def _ask(self) -> None:
-        waited_s = self._clock.seconds() - self._began_at
-        self._database_reached |= self._database_up() is True
-        self._redis_reached |= self._redis_up() is not False or waited_s >= REDIS_S
-        if not self.started:
-            self._timer = self._clock.callLater(INTERVAL_S, self._ask)
