@@ -332,7 +332,10 @@ class OverviewTests(SynchronousTestCase):
     """The figures of the last hours."""
 
     def test_minutes_that_are_over_are_read_once(self) -> None:
-        """The next overview asks for the last ones only; old ones are forgotten."""
+        """
+        The next overview asks for the last ones only. Old ones are forgotten, and those that the
+        daemon still knows count once.
+        """
         asked: list[float] = []
         stored = [some_figures(300, answered=1), some_figures(2, answered=2, timeout=1)]
         now = NOW
@@ -345,7 +348,7 @@ class OverviewTests(SynchronousTestCase):
         sources = OverviewSources(
             report=lambda: OWN,
             expiry=lambda: {("app", Platform.APNS): None},
-            figures=lambda: [some_figures(0, answered=4)],
+            figures=lambda: [stored[1], some_figures(0, answered=4), some_figures(400, answered=9)],
         )
         reader = OverviewReader(
             wall=lambda: now,

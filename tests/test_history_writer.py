@@ -84,17 +84,23 @@ class WriterTests(SynchronousTestCase):
         self.assertEqual([len(rows) for rows in self.table.calls], [BATCH, BATCH, 1])
 
     def test_calls_are_counted_by_minute(self) -> None:
-        """One row for a minute, an app and a platform; the minute that is not over is known."""
+        """
+        One row for a minute, an app and a platform. The minute that is not over is known, and so
+        is the one that may still wait to be written.
+        """
         self.keep(3)
         self.writer.keep_call(a_call(4, outcome="timeout", answer=None))
         self.writer.keep_call(a_call(5, app="other", pushes=[], answer=None))
-        current = self.writer.counter.current()
+        current = self.writer.counter.latest()
         self.assertEqual([each.app for each in current], ["com.example.phone", "other"])
         self.assertEqual(current[0].outcomes, {"answered": 3, "timeout": 1})
         self.assertEqual(current[0].wakeups, {"1.0": 3})
         self.assertEqual((current[0].at, current[1].wakeups), (0.0, {}))
         self.clock.advance(55)
-        self.assertEqual(self.writer.counter.current(), [])
+        self.assertEqual(self.writer.counter.latest(), current)
+        self.keep(1)
+        counted = [each.outcomes for each in self.writer.counter.latest()]
+        self.assertEqual(counted, [current[0].outcomes, current[1].outcomes, {"answered": 1}])
         self.assertEqual(self.table.figures, [])
         self.clock.advance(1)
         self.assertEqual(len(self.table.figures), 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -25,6 +25,8 @@ HOURS_S = 6 * 3600.0
 SLOT_S = 600.0
 _OVERLAP_S = 180.0
 """How late a daemon may write its minute."""
+FiguresKey: TypeAlias = tuple[float, str, str, str]
+"""Minute, daemon, app and platform."""
 WAKEUP_LABELS = (*map(str, WAKEUP_BOUNDS_S), "inf")
 
 
@@ -115,7 +117,7 @@ class OverviewReader:
         self._history = history
         self._reports = reports
         self._sources = sources
-        self._known: dict[tuple[float, str, str, str], CallFigures] = {}
+        self._known: dict[FiguresKey, CallFigures] = {}
         self._totals = Totals()
         self._read_until = 0.0
 
@@ -127,7 +129,9 @@ class OverviewReader:
             await self._read_figures(now)
         except DatabaseDown:
             daemons, complete = [self._sources.report()], False
-        current = self._sources.figures()
+        # Some may have been written meanwhile.
+        unwritten = [each for each in self._sources.figures() if _key(each) not in self._known]
+        current = [each for each in unwritten if each.at >= now - HOURS_S]
         totals, minute = self._totals.plus(current), now - now % 60
         recent = [each for each in (*self._known.values(), *current) if each.at >= minute - 60]
         calls = sum(sum(each.outcomes.values()) for each in recent)
@@ -144,7 +148,7 @@ class OverviewReader:
     async def _read_figures(self, now: float) -> None:
         before, oldest = dict(self._known), now - HOURS_S
         for figures in await self._history.call_figures(max(oldest, self._read_until)):
-            self._known[figures.at, figures.daemon, figures.app, figures.platform] = figures
+            self._known[_key(figures)] = figures
         self._read_until = now - _OVERLAP_S
         for key in [key for key in self._known if key[0] < oldest]:
             del self._known[key]
@@ -177,6 +181,10 @@ class OverviewReader:
                 )
             )
         return found
+
+
+def _key(figures: CallFigures) -> FiguresKey:
+    return figures.at, figures.daemon, figures.app, figures.platform
 
 
 def median_wakeup(wakeups: Mapping[str, int]) -> str | None:

@@ -58,7 +58,8 @@ class OverviewSources:
 
     ``dependencies``: up or down. ``connections``: by app, environment and state. ``expiry``: of
     credentials, in epoch seconds; None: they do not expire. ``devices``: registered ones.
-    ``figures``: of the minute that is not stored yet. ``busy``: whether calls need all the time.
+    ``figures``: of the latest minutes, which may not be stored yet. ``busy``: whether calls need
+    all the time.
     """
 
     report: Callable[[], DaemonReport]

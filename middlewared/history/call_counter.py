@@ -42,6 +42,7 @@ class CallCounter:
         self._keep = keep
         self._minute = 0.0
         self._counts: dict[tuple[str, str], _Counts] = {}
+        self._passed_on: Sequence[CallFigures] = ()
         self._timer: DelayedCall | None = None
 
     def count(self, record: CallRecord) -> None:
@@ -61,8 +62,11 @@ class CallCounter:
         if wakeup_s is not None:
             counts.wakeups[_BOUNDS[bisect_left(WAKEUP_BOUNDS_S, wakeup_s)]] += 1
 
-    def current(self) -> Sequence[CallFigures]:
-        """The minute that is not over."""
+    def latest(self) -> Sequence[CallFigures]:
+        """The minute that is not over, and the one that was passed on last: it may still wait."""
+        return [*self._passed_on, *self._current()]
+
+    def _current(self) -> Sequence[CallFigures]:
         return [
             CallFigures(
                 at=self._minute,
@@ -80,7 +84,8 @@ class CallCounter:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        for figures in self.current():
+        self._passed_on = self._current()
+        for figures in self._passed_on:
             self._keep(figures)
         self._counts = {}
 

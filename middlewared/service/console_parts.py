@@ -101,7 +101,7 @@ class ConsoleParts:
             expiry=lambda: dict.fromkeys(shown.apps()) | dict(gauged.credential_expiry()),
             devices=gauged.devices,
             silent_devices=gauged.silent_devices,
-            figures=shown.recorder.counter.current,
+            figures=shown.recorder.counter.latest,
             busy=shown.busy,
         )
         history, settings = shown.storage.history, self._current
