@@ -10,6 +10,7 @@ the reply is already in the socket's buffer, and a peer would be blamed for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -155,11 +156,7 @@ class FairTimeouts:
             self._timer = self._clock.callLater(self._slice_s, self._passed)
 
     def _expire(self) -> None:
-        late = []
-        for waited, last in self._waits.items():
-            if last > self._slice:
-                break
-            late.append(waited)
+        late = list(takewhile(lambda waited: self._waits[waited] <= self._slice, self._waits))
         for waited in late:
             del self._waits[waited]
         more = bool(self._waits)

@@ -86,7 +86,7 @@ class FairTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.late, [])
 
     def test_what_has_ended_is_not_late(self) -> None:
-        """Also if it ends in the last turn, and whatever is ended twice."""
+        """Also if it ends in the last turn; to end it twice is harmless."""
         first, second = self.begin(), self.begin()
         self.timeouts.end(first)
         self.clock.pump([0.25] * SLICES)

@@ -23,12 +23,14 @@ def digits_of(number: str) -> str:
 
 def kept_number(number: str, numbers: Numbers) -> str:
     """What is kept of a caller's number."""
-    if numbers == "all":
-        return number
-    if numbers == "none":
-        return ""
-    digits = digits_of(number)
-    return digits[-_KEPT_DIGITS:] if digits.isdigit() else number
+    match numbers:
+        case "all":
+            return number
+        case "last3":
+            digits = digits_of(number)
+            return digits[-_KEPT_DIGITS:] if digits.isdigit() else number
+        case "none":
+            return ""
 
 
 def kept_name(name: str, numbers: Numbers) -> str:
