@@ -3,6 +3,9 @@ The statements that find calls, for every database here, and the marks of pages.
 
 Each condition has an index in the schema that ends with the time, so the newest calls that
 match are found without reading the others. Of several conditions one is chosen for its index.
+
+Indexes of columns with many values may have a part for each few thousand calls; see
+:class:`CallStatements`.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ _USUAL = "answered"
 """The outcome that has no index, since most calls have it."""
 _ORDER = "order by started_at desc, id desc limit ?"
 _PLATFORMS = (*(platform.value for platform in Platform), "none")
+_IN_PARTS = frozenset({"unique_key", "call_id", "sip_user_id", "number"})
+"""Columns with many values, so that calls which follow each other are far apart in an index."""
 _COLUMNS_WANTED = ("unique_key", "call_id", "sip_user_id", "outcome", "app", "platform")
 _TEXT_COLUMNS = ("sip_user_id", "call_id", "unique_key")
 # Repeats what a partial index holds, so that SQLite uses it.
@@ -54,11 +59,6 @@ FIGURES = (
     f"select {', '.join(FIGURE_COLUMNS)} from call_figures"  # noqa: S608 (our own names)
     " where at >= ? order by at"
 )
-LAST_ANSWERED = """
-    select started_at from calls
-    where sip_user_id = ? and outcome in ('answered', 'unavailable')
-    order by started_at desc limit 1
-"""
 
 
 @attrs.frozen
@@ -97,9 +97,20 @@ class CallStatements:
 
     :param unindexed: put before a column whose index must not be used. Without statistics of
         single values SQLite would prefer the index with more columns, however many calls match.
+    :param part_bits: the indexes of :data:`_IN_PARTS` begin with the number of a part, which is
+        ``id`` without so many low bits; 0: they begin with the column.
     """
 
     unindexed: str
+    part_bits: int = 0
+
+    @property
+    def last_answered(self) -> str:
+        """The statement that finds when the last call of an account started that was answered."""
+        return (
+            "select max(started_at) from calls"  # noqa: S608 (our own names)
+            f" where {self._every_part}sip_user_id = ? and outcome in ('answered', 'unavailable')"
+        )
 
     def page(
         self, wanted: CallSearch, mark: PageMark | None, numbers: Sequence[str], oldest: float
@@ -112,13 +123,39 @@ class CallStatements:
         """
         leading = list(_leading(wanted, numbers))
         common = [*self._filters(wanted, leading[0]), *_times(wanted, mark, oldest)]
-        parts = [_select([*each, *common], wanted.limit + 1) for each in leading]
-        if len(parts) == 1:
-            return parts[0]
+        lists = [self._select(each, common, wanted.limit + 1) for each in leading]
+        if len(lists) == 1:
+            return lists[0]
         # Short lists, each from its own index.
-        union = " union ".join(f"select * from ({statement}) as part" for statement, _ in parts)  # noqa: S608
-        values = [value for _, values in parts for value in values]
+        union = " union ".join(f"select * from ({statement}) as list" for statement, _ in lists)  # noqa: S608
+        values = [value for _, values in lists for value in values]
         return f"{union} {_ORDER}", [*values, wanted.limit + 1]
+
+    def _select(
+        self, leading: Sequence[Condition], common: Sequence[Condition], limit: int
+    ) -> tuple[str, Sequence[object]]:
+        conditions = [*leading, *common]
+        where = " and ".join(text for text, _ in conditions)
+        values = [value for _, values in conditions for value in values]
+        if self.part_bits and any(text.split()[0] in _IN_PARTS for text, _ in leading):
+            # No part is newer than another in all its calls: those that match are all sorted,
+            # which needs the index alone.
+            found = f"select id from calls where {self._every_part}{where} {_ORDER}"  # noqa: S608
+            where, values = f"id in ({found})", [*values, limit]
+        return f"select {_COLUMNS} from calls where {where} {_ORDER}", [*values, limit]  # noqa: S608
+
+    @property
+    def _every_part(self) -> str:
+        """The condition, before others, that a call is in one of the parts there are."""
+        bits = self.part_bits
+        if not bits:
+            return ""
+        parts = (
+            f"with recursive part (n) as (select max(id) >> {bits} from calls union all"  # noqa: S608
+            f" select n - 1 from part where n > (select min(id) >> {bits} from calls))"
+            " select n from part"
+        )
+        return f"id >> {bits} in ({parts}) and "
 
     def _filters(self, wanted: CallSearch, leading: Sequence[Condition]) -> Iterator[Condition]:
         """The conditions for which calls are not looked up."""
@@ -166,12 +203,6 @@ def _times(wanted: CallSearch, mark: PageMark | None, oldest: float) -> Iterator
 
 def _equal(column: str, value: str) -> Condition:
     return f"{column} = ?{_INDEXED.get(column, '')}", (value,)
-
-
-def _select(conditions: Sequence[Condition], limit: int) -> tuple[str, Sequence[object]]:
-    where = " and ".join(text for text, _ in conditions)
-    values = [value for _, values in conditions for value in values]
-    return f"select {_COLUMNS} from calls where {where} {_ORDER}", [*values, limit]  # noqa: S608
 
 
 def facts_statement(keys: int) -> str:

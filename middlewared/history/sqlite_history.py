@@ -16,12 +16,14 @@ from middlewared.history.interface import HistoryRow, Retention
 from middlewared.history.searches import CallStatements
 from middlewared.history.sql_history import TIMES, SqlHistory
 
+STATEMENTS = CallStatements(unindexed="+", part_bits=10)
+
 
 class SqliteHistory(SqlHistory):
     """:param database: started and stopped by the registry that shares it."""
 
     _response_older = "date < strftime('%Y-%m-%dT%H:%M:%fZ', ?, 'unixepoch')"
-    _statements = CallStatements(unindexed="+")
+    _statements = STATEMENTS
 
     def __init__(
         self, *, database: SqliteDatabase, settings: Retention, wall: WallClock = wall_clock

@@ -18,18 +18,20 @@ create table calls (
     details text not null
 );
 
--- A batch that is written again adds nothing. The same key can be a call's again, later.
-create unique index calls_key on calls (unique_key, started_at);
 create index calls_started on calls (started_at);
-create index calls_account on calls (sip_user_id, started_at);
 create index calls_app on calls (app, platform, started_at);
 create index calls_platform on calls (platform, started_at);
--- A call_id that is a UUID is the key as well: an index less to write for such a call.
-create index calls_call_id on calls (call_id, started_at)
-    where call_id <> '' and call_id <> unique_key;
-create index calls_number on calls (number, started_at) where number <> '';
 -- Most calls are answered: those are found by their time.
 create index calls_outcome on calls (outcome, started_at) where outcome <> 'answered';
+-- Of 1024 calls each, so that the pages to which a batch adds stay few and in memory, however many
+-- calls are kept: written as a whole, an index of these has another page for nearly each call.
+-- A batch that is written again adds nothing. The same key can be a call's again, later.
+create unique index calls_key on calls (id >> 10, unique_key, started_at);
+create index calls_account on calls (id >> 10, sip_user_id, started_at);
+create index calls_number on calls (id >> 10, number, started_at) where number <> '';
+-- A call_id that is a UUID is the key as well: an index less to write for such a call.
+create index calls_call_id on calls (id >> 10, call_id, started_at)
+    where call_id <> '' and call_id <> unique_key;
 
 -- What else is known of calls, perhaps from other daemons, before or after the row in calls.
 create table call_facts (
