@@ -183,6 +183,7 @@ def measure(options: argparse.Namespace) -> Figures:
         checkout=options.checkout.absolute(),
         attach=options.attach,
         under=options.under,
+        database=options.database,
         sections=(lambda _: "[history]\ndays = 0\n") if options.no_history else None,
     )
     count = options.calls
@@ -219,6 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--at-once", type=int, default=32, help="throughput, register: how many at a time")
     add("--new-connections", action="store_true", help="throughput: one for each call")
     add("--no-history", action="store_true", help="daemons keep none")
+    add("--database", type=Path, help="a SQLite file; the daemon begins with a copy of it")
     add("--profile", type=Path, help="leave cProfile's statistics of the daemon in this file")
     add("--checkout", type=Path, default=CHECKOUT, help="whose daemons are measured")
     add("--attach", default="", help="a command to run meanwhile; it gets the daemon's PID")

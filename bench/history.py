@@ -1,11 +1,11 @@
 """
-How long the history takes: `python bench/history.py FOLDER|URL [CALLS]`.
+How long the history takes: `python bench/history.py FOLDER|FILE|URL [CALLS]`.
 
-FOLDER is where to make a SQLite file; a `postgresql://` URL names an empty database, and
-`postgresql` alone starts a server of the tests'. Makes CALLS calls (1,000,000) of the last two
-weeks, and prints what keeping one costs, how long each search takes, and how long the steps of a
-purge of a tenth of the calls take, with the latency of look-ups of a device and of
-registrations meanwhile.
+FOLDER is where to make a SQLite file, FILE a SQLite file to make and keep; a `postgresql://` URL
+names an empty database, and `postgresql` alone starts a server of the tests'. Makes CALLS calls
+(1,000,000) of the last two weeks, and prints what keeping one costs, how long each search takes,
+and how long the steps of a purge of a tenth of the calls take, with the latency of look-ups of a
+device and of registrations meanwhile.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from middlewared.history.interface import (
     KeptAnswer,
     KeptPush,
     Retention,
-    StepTime,
 )
 from middlewared.history.postgres_history import PostgresHistory
 from middlewared.history.sqlite_history import SqliteHistory
@@ -77,7 +76,7 @@ def call(number: int, calls: int, now: float) -> CallRecord:
         outcome=outcome,
         phonenumber=f"+316{random.randrange(10**8):08}",
         caller_id="A Caller",
-        steps=[StepTime(s, 0.5) for s in ("device", "sent", "push", "answer", "replied")],
+        steps="device=0.5 sent=0.1 push(accepted)=41.2 answer=802.5 replied=0.1",
         pushes=[KeptPush(1, start, "accepted", "", 41.2, False, key[:36])],
         answer=KeptAnswer(start + 0.8, True, True, None, key[:8]) if answered else None,
         wait_ms=4000.0,
@@ -243,5 +242,7 @@ if __name__ == "__main__":
     if "://" in where:
         server = PostgresDatabase(url=where, reactor=reactor, timeout_s=30)
         run(storage_at(server), calls, server)
+    if not Path(where).is_dir():
+        run(storage_in(Path(where)), calls)
     with tempfile.TemporaryDirectory(dir=where) as folder:
         run(storage_in(Path(folder) / "history.sqlite3"), calls)

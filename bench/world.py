@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Setup:
     :ivar silent: phones whose token ends in one of these digits do not answer.
     :ivar accounts: open, or voipgrid, which the simulator plays.
     :ivar sections: what is added to the configuration of the daemon of a number.
+    :ivar database: a SQLite file of which the daemon gets a copy; None: it begins with none.
     :ivar environment: of the daemons.
     :ivar piped: the daemons write to a pipe, whose reader can pause.
     :ivar profile: where the daemons leave what cProfile saw; it doubles their cost.
@@ -69,6 +71,7 @@ class Setup:
     wait_ms: int = 120_000
     resend_ms: int = 5000
     sections: Callable[[int], str] | None = None
+    database: Path | None = None
     environment: dict[str, str] = attrs.Factory(dict)
     piped: bool = False
     checkout: Path = CHECKOUT
@@ -205,6 +208,8 @@ class World:
     def _start_daemon(self, number: int, shared: str) -> None:
         config = self.folder / f"daemon{number}.ini"
         own = self.setup.sections
+        if self.setup.database is not None:
+            shutil.copy(self.setup.database, self.folder / "middlewared.sqlite3")
         config.write_text(self._config(number) + shared + (own(number) if own else ""))
         began = time.perf_counter()
         profile = self.setup.profile

@@ -94,7 +94,8 @@ class HistoryOfCallsTests(RingingCase):
         self.assertEqual((call.app, call.platform), (PHONE.app, "android"))
         self.assertEqual((call.start, call.outcome), (START, "answered"))
         self.assertEqual(call.token, fingerprint(PHONE.token))
-        self.assertEqual([s.step for s in call.steps], ["device", "sent", "push", "answer"])
+        names = [name for name, _ in call.step_times]
+        self.assertEqual(names, ["device", "sent", "push", "answer"])
         (push,) = call.pushes
         self.assertEqual((push.attempt, push.time, push.verdict), (1, START, "accepted"))
         self.assertEqual((push.provider_id, push.uncertain), ("id-1", False))

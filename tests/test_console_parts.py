@@ -32,7 +32,6 @@ from middlewared.history.interface import (
     KeptCall,
     KeptPush,
     KeptReport,
-    StepTime,
 )
 from middlewared.history.json_forms import JsonForms
 from middlewared.model import Platform
@@ -165,8 +164,8 @@ class DrawingTests(SynchronousTestCase):
 
     def test_pushes_without_a_connection(self) -> None:
         """A push that was dropped with its call is in the story, and its end in words."""
-        steps = [StepTime("device", 1.0), StepTime("sent", 0.1), StepTime("sent2", 1000.0)]
-        record = a_call(pushes=(), answer=None, steps=[*steps, StepTime("timeout", 3000.0)])
+        steps = "device=1.0 sent=0.1 sent2=1000.0 timeout=3000.0"
+        record = a_call(pushes=(), answer=None, steps=steps)
         self.assertEqual(
             [moment.what for moment in kept_story(KeptCall(record=record, daemon="d"))],
             [

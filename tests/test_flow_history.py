@@ -134,7 +134,7 @@ class HistoryFlowTests(HistoryFlowCase):
         )
         self.assertEqual((record.phonenumber, record.caller_id), ("678", ""))
         self.assertEqual(record.token, fingerprint(TOKEN))
-        steps = [step.step for step in record.steps]
+        steps = [name for name, _ in record.step_times]
         self.assertEqual(steps[:2] + steps[-2:], ["device", "sent", "answer", "replied"])
         (push,) = record.pushes
         self.assertEqual((push.attempt, push.verdict, push.uncertain), (1, "accepted", False))

@@ -15,7 +15,6 @@ from middlewared.history.interface import (
     KeptCall,
     KeptPush,
     KeptReport,
-    StepTime,
 )
 from middlewared.history.verdict_facts import Facts
 from middlewared.history.verdicts import VERDICTS, verdict
@@ -48,7 +47,7 @@ def call(outcome: str, *pushes: KeptPush, **facts: Any) -> KeptCall:
         outcome=outcome,
         phonenumber="123",
         caller_id="",
-        steps=[StepTime("device", 1.0), StepTime("sent", 1.0), StepTime("end", 1498.0)],
+        steps="device=1.0 sent=1.0 end=1498.0",
         pushes=pushes,
         answer=answer,
         wait_ms=4000,
@@ -120,7 +119,7 @@ CASES: list[tuple[KeptCall, str]] = [
     ),
     (call("timeout"), "within 1.5 s, because there was no free connection to Apple"),
     (
-        call("timeout", steps=[StepTime("device", 1500.0)]),
+        call("timeout", steps="device=1500.0"),
         "after 1.5 s, before any push was sent",
     ),
     (call("no-device", hindrance=Hindrance.DO_NOT_DISTURB), "set to do not disturb"),

@@ -5,15 +5,13 @@ room knows of them. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from middlewared.calls.interface import OpenCall
 from middlewared.calls.sent_pushes import SentPush
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waking
-from middlewared.history.interface import HUNG_UP, CallRecord, KeptAnswer, KeptPush, StepTime
+from middlewared.history.interface import HUNG_UP, CallRecord, KeptAnswer, KeptPush
 from middlewared.model import Answer, Call, Settlement
-from middlewared.push.interface import UNWANTED, Accepted, Temporary, Uncertain
+from middlewared.push.interface import UNWANTED, Temporary, Uncertain
 from middlewared.quoting import fingerprint
 
 NO_PLATFORM = "none"
@@ -22,25 +20,26 @@ NO_PLATFORM = "none"
 def woken_call(waking: Waking, settlement: Settlement | None, pbx: str) -> CallRecord:
     """A call of ``pbx`` whose device was, or should have been, woken from here."""
     call, device = waking.call, waking.device or waking.registered
-    answer = None if settlement is None else settlement.answer
+    incoming, answer = call.incoming, None if settlement is None else settlement.answer
+    # By position: names would take three times as long, for each call.
     return CallRecord(
-        unique_key=call.unique_key,
-        call_id=call.incoming.call_id,
-        sip_user_id=str(call.incoming.sip_user_id),
-        app="" if device is None else device.app,
-        platform=NO_PLATFORM if device is None else device.platform.value,
-        start=call.start_time,
-        outcome=HUNG_UP if settlement is None else settlement.outcome.value,
-        phonenumber=call.incoming.phonenumber,
-        caller_id=call.incoming.caller_id,
-        steps=_steps(waking.trace),
-        pushes=[_push(call, sent) for sent in waking.sent.all if not _was_dropped(sent)],
-        answer=None if answer is None else kept_answer(answer, time_of(call, answer.received_at)),
-        wait_ms=waking.wait_s * 1000,
-        hindrance=waking.hindrance,
-        token="" if device is None else fingerprint(device.token),
-        inherited=waking.inherited,
-        pbx=pbx,
+        call.unique_key,
+        incoming.call_id,
+        str(incoming.sip_user_id),
+        "" if device is None else device.app,
+        NO_PLATFORM if device is None else device.platform.value,
+        call.start_time,
+        HUNG_UP if settlement is None else settlement.outcome.value,
+        incoming.phonenumber,
+        incoming.caller_id,
+        waking.trace.text(),
+        [_push(call, sent) for sent in waking.sent.all if not _was_dropped(sent)],
+        None if answer is None else kept_answer(answer, time_of(call, answer.received_at)),
+        waking.wait_s * 1000,
+        waking.hindrance,
+        "" if device is None else fingerprint(device.token),
+        waking.inherited,
+        pbx,
     )
 
 
@@ -72,7 +71,7 @@ def refused_call(call: Call, trace: Trace, settlement: Settlement) -> CallRecord
         outcome=settlement.outcome.value,
         phonenumber=incoming.phonenumber,
         caller_id=incoming.caller_id,
-        steps=_steps(trace),
+        steps=trace.text(),
         wait_ms=(call.deadline - call.started_at) * 1000,
         pbx=incoming.pbx,
     )
@@ -88,23 +87,14 @@ def time_of(call: Call, at: float) -> float:
     return call.start_time + (at - call.started_at)
 
 
-def _steps(trace: Trace) -> Sequence[StepTime]:
-    return [StepTime(step.name, milliseconds) for step, milliseconds in trace.durations_ms()]
-
-
 def _was_dropped(sent: SentPush) -> bool:
     """Whether the push waited for a connection until its call was over, and was not sent."""
     return isinstance(sent.result, Temporary) and sent.result.reason == UNWANTED
 
 
 def _push(call: Call, sent: SentPush) -> KeptPush:
-    result = sent.result
+    attempt, at, took_s, result = sent
     return KeptPush(
-        attempt=sent.attempt,
-        time=time_of(call, sent.at),
-        verdict=result.label,
-        reason=result.reason,
-        milliseconds=sent.took_s * 1000,
-        uncertain=isinstance(result, Uncertain),
-        provider_id=result.provider_id if isinstance(result, Accepted | Uncertain) else "",
+        *(attempt, time_of(call, at), result.label, result.reason, took_s * 1000),
+        *(isinstance(result, Uncertain), result.provider_id),
     )

@@ -8,6 +8,7 @@ a moment later, many at once under load.
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -53,7 +54,7 @@ class CallLog:
     _daemon: str
     _pending: list[Ended] = attrs.field(factory=list, init=False)
     _timer: DelayedCall | None = attrs.field(default=None, init=False)
-    _deciding: dict[str, Answer] = attrs.field(factory=dict, init=False)
+    _deciding: OrderedDict[str, Answer] = attrs.field(factory=OrderedDict, init=False)
     """The answers that decided calls a short while ago, by key; the history has them."""
 
     def ended(self, ended: Ended) -> None:
@@ -103,7 +104,7 @@ class CallLog:
         if settlement is not None and settlement.answer is not None:
             self._deciding[waking.call.unique_key] = settlement.answer
             if len(self._deciding) > MOST_DECIDING:
-                del self._deciding[next(iter(self._deciding))]
+                self._deciding.popitem(last=False)
         keep, pbx = self._recorder.keep_call, ended.pbx
         waking.sent.when_quiet(lambda: keep(woken_call(waking, settlement, pbx)))
 

@@ -32,16 +32,18 @@ class Trace:
     :ivar provider_ids: the providers' ids of the pushes, for their support.
     """
 
-    __slots__ = ("_now", "provider_ids", "steps")
+    __slots__ = ("_now", "_text", "provider_ids", "steps")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.steps: list[Step] = [Step("received", now())]
         self.provider_ids: list[str] = []
+        self._text = ""
 
     def mark(self, step: str, at: float | None = None, note: str = "") -> None:
         """Add ``step`` with the current time, or with ``at`` if that is known better."""
         self.steps.append(Step(step, self._now() if at is None else at, note))
+        self._text = ""
 
     @property
     def began_at(self) -> float:
@@ -63,12 +65,14 @@ class Trace:
         return durations
 
     def text(self) -> str:
-        """The steps as the log line shows them: name, milliseconds and note of each."""
-        parts = [
-            f"{name}({note})={ms:.1f}" if note else f"{name}={ms:.1f}"
-            for (name, _, note), ms in self.durations_ms()
-        ]
-        return " ".join(parts)
+        """The steps as the log and the history have them: name, milliseconds and note of each."""
+        if not self._text:
+            parts = [
+                f"{name}({note})={ms:.1f}" if note else f"{name}={ms:.1f}"
+                for (name, _, note), ms in self.durations_ms()
+            ]
+            self._text = " ".join(parts)
+        return self._text
 
     def fields(self) -> list[dict[str, object]]:
         """The steps as the JSON log has them, with milliseconds as numbers."""

@@ -262,7 +262,7 @@ class Waking:
         result = await self.sent.send(push, route.provider, self._waker.clock)
         outstanding.count(isinstance(result, Accepted | Uncertain))
         self.trace.mark(f"push{number}", note=_label(result))
-        if isinstance(result, Accepted | Uncertain) and result.provider_id:
+        if result.provider_id:
             self.trace.provider_ids.append(result.provider_id)
         if not isinstance(result, Accepted):
             self._log_failed_push(device, attempt, result)

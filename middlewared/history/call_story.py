@@ -86,7 +86,7 @@ def _kept(call: KeptCall) -> Iterator[Moment]:
         return max(0.0, time - record.start) * 1000  # clocks of several daemons differ
 
     at_ms = 0.0
-    for name, took_ms in record.steps:
+    for name, took_ms in record.step_times:
         at_ms += took_ms
         word, attempt = _split(name)
         if word == "sent" and attempt not in known:  # no connection until the call was over

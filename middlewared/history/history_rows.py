@@ -27,7 +27,6 @@ from middlewared.history.interface import (
     KeptPush,
     KeptReport,
     Numbers,
-    StepTime,
 )
 from middlewared.history.numbers import digits_of, kept_name, kept_number
 from middlewared.logs import redacted
@@ -58,9 +57,10 @@ def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
     """A row of ``calls``; of its caller only what ``numbers`` allows."""
     phonenumber = kept_number(record.phonenumber, numbers)
     start, answer = record.start, record.answer
-    # Whole microseconds, counted from the start: they are short, and quickly encoded.
+    # Whole microseconds, counted from the start: they are short, and quickly encoded. What most
+    # calls do not have is left out.
     details = {
-        "steps": [(step, round(milliseconds * 1e3)) for step, milliseconds in record.steps],
+        "steps": record.steps,
         "pushes": [
             (
                 attempt,
@@ -77,13 +77,15 @@ def call_row(record: CallRecord, daemon: str, numbers: Numbers) -> HistoryRow:
         ],
         "answer": answer and (round((answer.time - start) * 1e6), answer.available, answer.id),
         "wait_ms": round(record.wait_ms),
-        "hindrance": record.hindrance.value,
         "token": record.token,
-        "inherited": record.inherited,
     }
+    if record.hindrance is not Hindrance.NONE:
+        details["hindrance"] = record.hindrance.value
+    if record.inherited:
+        details["inherited"] = record.inherited
     return (
         *(record.unique_key, record.call_id, record.sip_user_id, record.app, record.platform),
-        *(daemon, record.pbx, round(start, 6), record.outcome, phonenumber),
+        *(daemon, record.pbx, start, record.outcome, phonenumber),
         *(kept_name(record.caller_id, numbers), digits_of(phonenumber), _json(details)),
     )
 
@@ -157,12 +159,12 @@ def kept_calls(calls: Iterable[Row], facts: Iterable[Row]) -> list[KeptCall]:
     A key that several calls had in turn gives each fact to the last call that had
     begun by then. What one account reports is never attached to a call to another.
     """
-    found = [_kept_call(row) for row in calls]
+    found = [_kept_call(row) for row in dict.fromkeys(calls)]  # a batch that was written twice
     by_key: dict[str, list[KeptCall]] = defaultdict(list)
     for call in sorted(found, key=lambda each: each.record.start):
         by_key[call.record.unique_key].append(call)
     attached: dict[int, list[Row]] = defaultdict(list)
-    for fact in dict.fromkeys(facts):  # a batch that was written twice
+    for fact in dict.fromkeys(facts):
         key, sip_user_id, at, *_ = fact
         owner = _owner([c for c in by_key[key] if sip_user_id in ("", c.record.sip_user_id)], at)
         if owner is not None:
@@ -190,11 +192,11 @@ def _kept_call(row: Row) -> KeptCall:
         outcome=values["outcome"],
         phonenumber=values["phonenumber"],
         caller_id=values["caller_id"],
-        steps=[StepTime(step, us / 1e3) for step, us in details["steps"]],
+        steps=details["steps"],
         pushes=[_kept_push(start, *push) for push in details["pushes"]],
         answer=None if answer is None else _deciding(start, *answer),
         wait_ms=details["wait_ms"],
-        hindrance=_hindrance(details["hindrance"]),
+        hindrance=_hindrance(details.get("hindrance", "")),
         token=details["token"],
         inherited=details.get("inherited", 0),
     )

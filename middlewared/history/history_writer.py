@@ -7,6 +7,7 @@ counted.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
@@ -38,8 +39,8 @@ MOST_KEYS = 10_000
 """Keys whose facts are counted, the latest ones."""
 BATCH = 250
 """
-Rows of a statement. They share the pages of the indexes: a row costs SQLite 13 us of CPU in
-batches of 250, 20 in batches of 100. More at once would hold up registrations.
+Rows of a statement. They share the pages of the indexes: a row costs SQLite 7.7 us of CPU in
+batches of 250, 9.2 in batches of 100 and 7.3 in batches of 1000, which hold up registrations.
 """
 
 
@@ -81,7 +82,7 @@ class HistoryWriter:
             daemon=daemon,
             keep=lambda figures: self._figures.add(history_rows.figures_row(figures)),
         )
-        self._taken: dict[tuple[str, str], int] = {}
+        self._taken: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     @property
     def recording(self) -> bool:
@@ -129,7 +130,7 @@ class HistoryWriter:
         number = self._taken.pop(fact, 0) + 1
         self._taken[fact] = number
         if len(self._taken) > MOST_KEYS:
-            del self._taken[next(iter(self._taken))]
+            self._taken.popitem(last=False)
         return number <= MOST_FACTS
 
     def keep_device_event(self, event: DeviceEvent) -> None:

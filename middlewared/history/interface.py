@@ -59,13 +59,6 @@ class Retention:
     numbers: Numbers = "last3"
 
 
-class StepTime(NamedTuple):
-    """A step of a call, and the milliseconds since the one before it."""
-
-    step: str
-    milliseconds: float
-
-
 class KeptPush(NamedTuple):
     """
     One push of a call.
@@ -108,12 +101,14 @@ class KeptReport:
     fields: Mapping[str, str]
 
 
-@attrs.define(kw_only=True)  # creating a frozen one would take twice as long
+@attrs.define  # creating a frozen one would take twice as long
 class CallRecord:
     """
     A call that has ended, as the daemon that woke its device knows it. It is never changed.
 
     ``platform``: "none" and ``app``: "" when there was no device. ``token``: a fingerprint.
+    ``steps``: the name of each, the milliseconds since the one before it, and perhaps a note:
+    "device=0.4 sent=0.1 push(accepted)=41.2".
     ``pbx``: the name of the section of the PBX that placed it; "": it has none.
     ``wait_ms``: how long the phone had to answer. ``inherited``: how many pushes had been sent
     by a daemon that failed during the call; no more is known of them.
@@ -128,7 +123,7 @@ class CallRecord:
     outcome: str
     phonenumber: str
     caller_id: str
-    steps: Sequence[StepTime] = ()
+    steps: str = ""
     pushes: Sequence[KeptPush] = ()
     answer: KeptAnswer | None = None
     wait_ms: float = 0.0
@@ -138,10 +133,19 @@ class CallRecord:
     pbx: str = ""
 
     @property
+    def step_times(self) -> Sequence[tuple[str, float]]:
+        """The name of each step, and the milliseconds since the one before it."""
+        parts = [part.rpartition("=") for part in self.steps.split()]
+        return [(step.partition("(")[0], float(took_ms)) for step, _, took_ms in parts]
+
+    @property
     def accepted_at(self) -> float | None:
         """When a provider first accepted one of the pushes, in epoch seconds; None: none did."""
-        ended = [p.time + p.milliseconds / 1000 for p in self.pushes if p.verdict == "accepted"]
-        return min(ended, default=None)
+        first = None
+        for _, time, verdict, _, took_ms, *_ in self.pushes:
+            if verdict == "accepted" and (first is None or time + took_ms / 1000 < first):
+                first = time + took_ms / 1000
+        return first
 
 
 @attrs.frozen(kw_only=True)

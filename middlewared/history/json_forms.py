@@ -45,7 +45,7 @@ class JsonForms:
             "verdict": call.verdict,
             "phonenumber": record.phonenumber,
             "caller_id": record.caller_id,
-            "steps": [{"step": s.step, "milliseconds": s.milliseconds} for s in record.steps],
+            "steps": [{"step": step, "milliseconds": ms} for step, ms in record.step_times],
             "pushes": [
                 {
                     "attempt": push.attempt,

@@ -17,7 +17,9 @@ _MARKS = re.compile(r"[\s+().–/xX-]")
 
 def digits_of(number: str) -> str:
     """The digits of a number, or its word in lower case: what it is searched by."""
-    bare = number if number.isdigit() else _MARKS.sub("", number)
+    bare = number.removeprefix("+")
+    if not bare.isdigit():
+        bare = _MARKS.sub("", bare)
     return bare if bare.isascii() and bare.isdigit() else number.strip().lower()
 
 

@@ -129,7 +129,7 @@ class Facts:
     @property
     def lasted(self) -> str:
         """How long the call lasted here."""
-        return duration(sum(step.milliseconds for step in self.record.steps))
+        return duration(sum(took_ms for _, took_ms in self.record.step_times))
 
     @property
     def wait(self) -> str:
@@ -169,7 +169,8 @@ class Facts:
     @property
     def waited_for_connection(self) -> bool:
         """Whether a push was to be sent, and had no connection until the call was over."""
-        return not self.all_pushes and any(s.step.startswith("sent") for s in self.record.steps)
+        sent = any(name.startswith("sent") for name, _ in self.record.step_times)
+        return sent and not self.all_pushes
 
     @property
     def failure(self) -> str:

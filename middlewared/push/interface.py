@@ -109,6 +109,7 @@ class TokenDead:
     """The token will never work again: remove the device and end the call."""
 
     label: ClassVar[str] = "token-dead"
+    provider_id: ClassVar[str] = ""
     reason: str
     since: float | None = None
     """Epoch seconds in APNs' 410: a device that registered later keeps its registration."""
@@ -119,6 +120,7 @@ class TokenSuspect:
     """The token belongs to another environment, app or sender: end the call, keep the device."""
 
     label: ClassVar[str] = "token-suspect"
+    provider_id: ClassVar[str] = ""
     reason: str
 
 
@@ -127,6 +129,7 @@ class ConfigFault:
     """Credentials, topic or project are wrong for every device of the app: log it, no retry."""
 
     label: ClassVar[str] = "config-fault"
+    provider_id: ClassVar[str] = ""
     reason: str
 
 
@@ -135,6 +138,7 @@ class Rejected:
     """This push was refused for good: a bug of ours, or an undocumented 4xx."""
 
     label: ClassVar[str] = "config-fault"
+    provider_id: ClassVar[str] = ""
     reason: str
 
 
@@ -143,6 +147,7 @@ class Temporary:
     """Another attempt may succeed: transport failure, 5xx, 429."""
 
     label: ClassVar[str] = "temporary"
+    provider_id: ClassVar[str] = ""
     reason: str
     retry_after_s: float | None = None
     """The pause that the provider requested (Retry-After); None: our own back-off; 0: none."""
@@ -170,8 +175,8 @@ class Uncertain:
 MALFORMED_TOKEN = TokenSuspect("malformed-token")
 """The device's token is not one of its provider's: refused here, with a reason of our own."""
 
-# Each result has ``label`` (the label ``result`` of metrics) and ``reason`` (the provider's
-# own, or one of ours if it gave none; never a secret).
+# Each result has ``label`` (the label ``result`` of metrics), ``reason`` (the provider's own,
+# or one of ours if it gave none; never a secret) and ``provider_id``.
 PushResult: TypeAlias = (
     Accepted | TokenDead | TokenSuspect | ConfigFault | Rejected | Temporary | Uncertain
 )

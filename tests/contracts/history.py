@@ -30,7 +30,6 @@ from middlewared.history.interface import (
     KeptReport,
     Numbers,
     Retention,
-    StepTime,
 )
 from middlewared.history.searches import PageMark
 
@@ -57,7 +56,7 @@ def a_call(number: int = 0, **changes: Any) -> CallRecord:
         outcome="answered",
         phonenumber="+31 6 1234-5678",
         caller_id="Åsa",
-        steps=[StepTime("device", 0.4), StepTime("sent", 0.1), StepTime("answer", 802.5)],
+        steps="device=0.4 sent=0.1 push(accepted)=41.2 answer=802.5",
         pushes=[KeptPush(1, start + 0.001, "accepted", "", 41.25, False, "apns-id-1")],
         answer=KeptAnswer(start + 0.8, True, True, None, "aa"),
         wait_ms=4000.0,
