@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 from twisted.internet.defer import Deferred
 
@@ -31,8 +33,8 @@ class Kept(NotRecording):
         self.joined: list[tuple[str, str, float]] = []
         self.events: list[DeviceEvent] = []
 
-    def keep_call(self, record: CallRecord) -> None:
-        self.calls.append(record)
+    def keep_calls(self, records: Sequence[CallRecord]) -> None:
+        self.calls.extend(records)
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
         self.answers.append((unique_key, sip_user_id, answer))

@@ -74,7 +74,7 @@ class WriterTests(SynchronousTestCase):
 
     def keep(self, number: int) -> None:
         for _ in range(number):
-            self.writer.keep_call(CALL)
+            self.writer.keep_calls([CALL])
 
     def test_calls_are_written_in_short_batches(self) -> None:
         """A second later, one batch after the other."""
@@ -89,8 +89,8 @@ class WriterTests(SynchronousTestCase):
         is the one that may still wait to be written.
         """
         self.keep(3)
-        self.writer.keep_call(a_call(4, outcome="timeout", answer=None))
-        self.writer.keep_call(a_call(5, app="other", pushes=[], answer=None))
+        self.writer.keep_calls([a_call(4, outcome="timeout", answer=None)])
+        self.writer.keep_calls([a_call(5, app="other", pushes=[], answer=None)])
         current = self.writer.counter.latest()
         self.assertEqual([each.app for each in current], ["com.example.phone", "other"])
         self.assertEqual(current[0].outcomes, {"answered": 3, "timeout": 1})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 from twisted.logger import Logger
@@ -17,11 +18,12 @@ from twisted.logger import Logger
 from middlewared.calls.call_facts import kept_answer, refused_call, woken_call
 from middlewared.calls.device_updates import wakeup
 from middlewared.calls.ringing import AcceptedAnswer, Ended, EndedCall, EndedRequest, is_uuid
+from middlewared.calls.waking import Waking
 from middlewared.clock import Clock, DelayedCall, WallClock
-from middlewared.history.interface import KeptAnswer, Recorder
+from middlewared.history.interface import CallRecord, KeptAnswer, Recorder
 from middlewared.logs.interface import LazyField
 from middlewared.metrics import Metrics
-from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Wakeup
+from middlewared.model import Answer, LateAnswer, Outcome, ResponseRecord, Settlement, Wakeup
 from middlewared.quoting import fingerprint, word
 
 DELAY_S = 0.02
@@ -64,20 +66,25 @@ class CallLog:
             self._timer = self._clock.callLater(DELAY_S, self.flush)
 
     def flush(self) -> None:
-        """Record all that is queued."""
+        """
+        Record all that is queued, kind by kind: code that runs for one call after the other is in
+        the processor's caches, and takes half the time.
+        """
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
         pending, self._pending = self._pending, []
+        calls = [ended for ended in pending if isinstance(ended, EndedCall)]
+        for call in calls:
+            self._record_call(call)
+        self._keep_calls(calls)
         for ended in pending:
-            if isinstance(ended, EndedCall):
-                self._record_call(ended)
-            elif isinstance(ended, LateAnswer):
-                self._record_late_answer(ended)
+            if isinstance(ended, EndedRequest):
+                self._record_request(ended)
             elif isinstance(ended, AcceptedAnswer):
                 self._keep_answer(ended)
-            else:
-                self._record_request(ended)
+            elif isinstance(ended, LateAnswer):
+                self._record_late_answer(ended)
 
     def _record_call(self, ended: EndedCall) -> None:
         kind, settlement = ended.kind, ended.settlement
@@ -86,7 +93,6 @@ class CallLog:
         self._metrics.call_ended(kind, outcome)
         received_time = None if answer is None else self._time_of(answer)
         self._record_wakeup(ended, outcome, received_time)
-        self._keep_call(ended)
         if kind is None or answer is None or received_time is None:
             return
         if ended.accepted_at is not None:
@@ -96,17 +102,28 @@ class CallLog:
         record = ResponseRecord(kind.platform, roundtrip_s, answer.available, received_time)
         self._log_response(record)
 
-    def _keep_call(self, ended: EndedCall) -> None:
-        """Keep a call once it has the results of all its pushes."""
-        waking, settlement = ended.waking, ended.settlement
-        if waking is None or not self._recorder.recording:
+    def _keep_calls(self, calls: Sequence[EndedCall]) -> None:
+        """Keep calls, each once it has the results of all its pushes."""
+        if not self._recorder.recording:
             return
-        if settlement is not None and settlement.answer is not None:
-            self._deciding[waking.call.unique_key] = settlement.answer
-            if len(self._deciding) > MOST_DECIDING:
-                self._deciding.popitem(last=False)
-        keep, pbx = self._recorder.keep_call, ended.pbx
-        waking.sent.when_quiet(lambda: keep(woken_call(waking, settlement, pbx)))
+        records: list[CallRecord] = []
+        for ended in calls:
+            waking, settlement = ended.waking, ended.settlement
+            if waking is None:
+                continue
+            if settlement is not None and settlement.answer is not None:
+                self._deciding[waking.call.unique_key] = settlement.answer
+                if len(self._deciding) > MOST_DECIDING:
+                    self._deciding.popitem(last=False)
+            if waking.sent.in_flight:
+                waking.sent.when_quiet(partial(self._keep_later, waking, settlement, ended.pbx))
+            else:
+                records.append(woken_call(waking, settlement, ended.pbx))
+        if records:
+            self._recorder.keep_calls(records)
+
+    def _keep_later(self, waking: Waking, settlement: Settlement | None, pbx: str) -> None:
+        self._recorder.keep_calls([woken_call(waking, settlement, pbx)])
 
     def _keep_answer(self, accepted: AcceptedAnswer) -> None:
         """Keep an answer that did not decide its call, or not here."""
@@ -125,7 +142,7 @@ class CallLog:
         if not self._recorder.recording:
             return
         if ended.refused and ended.settlement is not None:
-            self._recorder.keep_call(refused_call(call, trace, ended.settlement))
+            self._recorder.keep_calls([refused_call(call, trace, ended.settlement)])
         elif ended.joined:
             time = self._wall() - (self._clock.seconds() - trace.began_at)
             account = str(call.incoming.sip_user_id)

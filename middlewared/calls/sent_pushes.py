@@ -27,33 +27,36 @@ class SentPush(NamedTuple):
 
 
 class SentPushes:
-    """:ivar all: those that have a result, in the order of their results."""
+    """
+    :ivar all: those that have a result, in the order of their results.
+    :ivar in_flight: how many have none yet.
+    """
 
-    __slots__ = ("_in_flight", "_quiet", "all")
+    __slots__ = ("_quiet", "all", "in_flight")
 
     def __init__(self) -> None:
         self.all: list[SentPush] = []
-        self._in_flight = 0
+        self.in_flight = 0
         self._quiet: Callable[[], None] | None = None
 
     async def send(self, push: CallPush, provider: PushProvider, clock: Clock) -> PushResult:
         """Send ``push`` through ``provider``."""
         began_at = clock.seconds()
-        self._in_flight += 1
+        self.in_flight += 1
         try:
             result = await provider.send(push)
             took_s = max(0.0, clock.seconds() - began_at)
             self.all.append(SentPush(push.attempt, began_at, took_s, result))
             return result
         finally:
-            self._in_flight -= 1
-            if not self._in_flight and self._quiet is not None:
+            self.in_flight -= 1
+            if not self.in_flight and self._quiet is not None:
                 quiet, self._quiet = self._quiet, None
                 quiet()
 
     def when_quiet(self, quiet: Callable[[], None]) -> None:
         """Call ``quiet`` once, when none is in flight; the call is over, and sends no more."""
-        if self._in_flight:
+        if self.in_flight:
             self._quiet = quiet
         else:
             quiet()

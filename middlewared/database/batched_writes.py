@@ -63,9 +63,9 @@ class BatchedWrites(Generic[T]):
         self._timer: DelayedCall | None = None
         self._flushing: Deferred[None] | None = None
 
-    def add(self, row: T) -> None:
-        """Queue one row, to be written within about a second."""
-        self._rows.append(row)
+    def add(self, *rows: T) -> None:
+        """Queue rows, to be written within about a second."""
+        self._rows.extend(rows)
         self._trim()
         self._schedule()
 

@@ -100,11 +100,12 @@ class HistoryWriter:
         self.counter.flush()
         await self._figures.stop()
 
-    def keep_call(self, record: CallRecord) -> None:
+    def keep_calls(self, records: Sequence[CallRecord]) -> None:
         if self.recording:
-            row = history_rows.call_row(record, self.daemon, self._settings.numbers)
-            self._calls.add(row)
-            self.counter.count(record)
+            daemon, numbers = self.daemon, self._settings.numbers
+            self._calls.add(*[history_rows.call_row(each, daemon, numbers) for each in records])
+            for each in records:
+                self.counter.count(each)
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
         if self._takes_fact(unique_key, sip_user_id):

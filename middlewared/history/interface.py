@@ -269,12 +269,12 @@ class Recorder(Protocol):
     @property
     def recording(self) -> bool: ...
 
-    def keep_call(self, record: CallRecord) -> None:
-        """A call has ended, and all its pushes have."""
+    def keep_calls(self, records: Sequence[CallRecord]) -> None:
+        """Calls have ended, and all their pushes have."""
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None:
         """
-        A phone's answer has arrived that is not, or may not be, the one of a ``keep_call``.
+        A phone's answer has arrived that is not, or may not be, the one of a ``keep_calls``.
 
         :param sip_user_id: "" if it is not known here.
         """
@@ -294,7 +294,7 @@ class NotRecording(Recorder):
 
     recording = False
 
-    def keep_call(self, record: CallRecord) -> None: ...
+    def keep_calls(self, records: Sequence[CallRecord]) -> None: ...
 
     def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None: ...
 
