@@ -37,10 +37,11 @@ MOST_FACTS = 50
 """Facts of one call from one account that are kept by this daemon."""
 MOST_KEYS = 10_000
 """Keys whose facts are counted, the latest ones."""
-BATCH = 250
+BATCH = 256
 """
-Rows of a statement. They share the pages of the indexes: a row costs SQLite 7.7 us of CPU in
-batches of 250, 9.2 in batches of 100 and 7.3 in batches of 1000, which hold up registrations.
+Rows of a statement, a power of two; see :mod:`.sqlite_history`. They share the pages of the
+indexes: a row costs SQLite 7.7 us of CPU in batches of 250, 9.2 in batches of 100 and 7.3 in
+batches of 1000, which hold up registrations.
 """
 
 

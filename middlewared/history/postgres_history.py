@@ -39,7 +39,9 @@ class PostgresHistory(SqlHistory):
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:
         return (await self._run(statement, values)).rows
 
-    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
+    async def _append(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[HistoryRow]
+    ) -> None:
         values = ", ".join(
             f"(value->>{number}){'::float8' if column in _NUMBERS else ''}"
             for number, column in enumerate(columns)

@@ -158,7 +158,9 @@ class SqlHistory(ABC):
         """The rows of a statement; no call waits for it."""
 
     @abstractmethod
-    async def _append(self, table: str, columns: Sequence[str], rows: Sequence[HistoryRow]) -> None:
+    async def _append(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[HistoryRow]
+    ) -> None:
         """Append rows with the values of ``columns``, by one statement."""
 
     @abstractmethod
