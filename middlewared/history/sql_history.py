@@ -161,7 +161,7 @@ class SqlHistory(ABC):
     async def _append(
         self, table: str, columns: tuple[str, ...], rows: Sequence[HistoryRow]
     ) -> None:
-        """Append rows with the values of ``columns``, by one statement."""
+        """Append rows with the values of ``columns``."""
 
     @abstractmethod
     async def _delete_oldest(self, table: str, older_than: float, kept: int, most: int) -> int:
