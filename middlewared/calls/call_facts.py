@@ -95,6 +95,11 @@ def _was_dropped(sent: SentPush) -> bool:
 def _push(call: Call, sent: SentPush) -> KeptPush:
     attempt, at, took_s, result = sent
     return KeptPush(
-        *(attempt, time_of(call, at), result.label, result.reason, took_s * 1000),
-        *(isinstance(result, Uncertain), result.provider_id),
+        attempt,
+        time_of(call, at),
+        result.label,
+        result.reason,
+        took_s * 1000,
+        isinstance(result, Uncertain),
+        result.provider_id,
     )
