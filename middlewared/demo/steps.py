@@ -67,7 +67,7 @@ class Played:
             outcome=first.outcome,
             reply=first.body,
             wakeup_s=answers[0].sent_at - self.pushes[0].received_at if answered else None,
-            ack_s=first.answered_at - answers[0].sent_at if answered else None,
+            ack_ms=first.after_answer_ms if answered else None,
             total_s=first.answered_at - first.placed_at,
             expected=self.ended_as_announced,
         )

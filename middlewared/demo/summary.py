@@ -21,8 +21,9 @@ class Ending:
     How a call ended; times in seconds.
 
     ``reply``: the body that the PBX got. ``wakeup_s``: from the first push that was
-    delivered to the answer; None: there was none. ``ack_s``: from the phone's POST until
-    the PBX had its reply; None: no phone decided the call. ``expected``: whether it ended so.
+    delivered to the answer; None: there was none. ``ack_ms``: milliseconds of the daemon from
+    the phone's answer to its reply; None: no phone decided the call. ``expected``: whether it
+    ended so.
     """
 
     number: str
@@ -30,7 +31,7 @@ class Ending:
     outcome: str
     reply: str
     wakeup_s: float | None
-    ack_s: float | None
+    ack_ms: float | None
     total_s: float
     expected: bool
 
@@ -56,11 +57,11 @@ def show_summary(screen: Screen, endings: Sequence[Ending]) -> None:
         "wake-up: from the first push to the phone's answer; total: what the PBX waited.",
         Style.FAINT,
     )
-    acks = [ending.ack_s for ending in endings if ending.ack_s is not None]
+    acks = [ending.ack_ms for ending in endings if ending.ack_ms is not None]
     if acks:
         screen.text(
-            f"From the phone's POST to the reply at the PBX: {median(acks) * 1000:.1f} ms"
-            f" (median of {len(acks)}, the simulated peers' own time included)."
+            f"From a phone's answer to the reply to the PBX: {median(acks):.1f} ms in the daemon"
+            f" (median of {len(acks)}; Server-Timing)."
         )
 
 

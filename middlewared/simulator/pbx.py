@@ -31,6 +31,16 @@ class CallResult:
     answered_at: float
 
     @property
+    def after_answer_ms(self) -> float | None:
+        """
+        From the phone's answer, the last step of the daemon, to its reply; None: a phone did not
+        decide the call.
+        """
+        steps = {**self.server_timing_ms}
+        total_ms = steps.pop("total", 0.0)
+        return max(0.0, total_ms - sum(steps.values())) if "answer" in steps else None
+
+    @property
     def acknowledged(self) -> bool:
         """Whether the PBX would now send the INVITE."""
         return self.status == 200 and self.body == "status=ACK"
