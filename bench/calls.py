@@ -178,6 +178,7 @@ def measure(options: argparse.Namespace) -> Figures:
         https=options.https,
         share=options.share,
         answer_ms=0 if answering else None,
+        own_names=options.own_names,
         accounts="voipgrid" if options.mode == "register" else "open",
         profile=options.profile and options.profile.absolute(),
         checkout=options.checkout.absolute(),
@@ -211,6 +212,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--calls", type=int, help="how many; each mode has its default")
     add("--cluster", action="store_true", help="PostgreSQL and Redis Cluster")
     add("--daemons", type=int, default=1)
+    add("--own-names", action="store_true", help="phones answer at the daemon that pushed")
     add("--https", action="store_true", help="Google and the account API speak https")
     add("--share", type=float, help="of one core, which each daemon may use at most; needs root")
     add("--platform", choices=["android", "apns"], default="android")

@@ -46,6 +46,8 @@ class Setup:
     :ivar https: Google and the account API speak it, as in production.
     :ivar share: of one core, which each daemon may use at most; needs root.
     :ivar answer_ms: the simulated phones answer after so long; None: they do not.
+    :ivar own_names: the simulated phones answer at the response_api of the push, so at the daemon
+        that holds the call; otherwise at the daemons in turn, as behind a load balancer.
     :ivar silent: phones whose token ends in one of these digits do not answer.
     :ivar accounts: open, or voipgrid, which the simulator plays.
     :ivar sections: what is added to the configuration of the daemon of a number.
@@ -65,6 +67,7 @@ class Setup:
     https: bool = False
     share: float | None = None
     answer_ms: float | None = None
+    own_names: bool = False
     silent: str = ""
     accounts: str = "open"
     profile: Path | None = None
@@ -182,9 +185,9 @@ class World:
         self.metrics = [(HOST, free_port()) for _ in range(setup.daemons)]
         options = ["--google-https"] if setup.https else []
         if setup.answer_ms is not None:
-            options += ["--answer-ms", str(setup.answer_ms), "--answer-at"]
-            options += [f"{host}:{port}" for host, port in self.addresses]
-            options += ["--silent", setup.silent]
+            options += ["--answer-ms", str(setup.answer_ms), "--silent", setup.silent]
+            if not setup.own_names:
+                options += ["--answer-at", *(f"{host}:{port}" for host, port in self.addresses)]
         self.simulator = Process(self.folder, "simulator", "-m", "middlewared.simulator", *options)
         self._known = json.loads(self.simulator.wait_for("\n").splitlines()[0])
         shared = self._servers() if setup.cluster else ""

@@ -105,7 +105,7 @@ class Deployment:
         """Start everything."""
         simulator = self._other(
             *("simulator", sys.executable, "-m", "middlewared.simulator"),
-            *("--answer-ms", str(ANSWER_MS)),
+            *("--answer-ms", str(ANSWER_MS), "--answer-at", f"{HOST}:{self.phones}"),
         )
         self._known = json.loads((await simulator.wait_for("\n")).splitlines()[0])
         for number in range(2):
@@ -165,7 +165,7 @@ class Deployment:
             f"pbx_listen = tcp:{pbx_port}:interface={HOST}\ntrusted_proxies = {HOST}\n"
             f"[metrics]\nlisten =\n[accounts]\nbackend = open\n"
             f"[calls]\ndrain_notice_ms = {NOTICE_MS}\n"
-            f"response_api = http://{HOST}:{self.phones}/api/call-response/\n"
+            f"response_api = http://push{number + 1}.example.com/api/call-response/\n"
             f"[redis]\nnodes = {HOST}:{self.redis.port}\n"
             f"[app:bench:android]\nservice_account = {self._known['service_account']}\n"
             f"url = {self._known['google_url']}\n"

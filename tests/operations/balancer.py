@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -68,13 +69,23 @@ async def ring(port: int, count: int) -> list[str]:
     return [f"{answer.status} {answer.body.decode()}" for answer in answers]
 
 
-def status(url: str) -> int:
-    """The status of a GET."""
+def status(url: str | urllib.request.Request) -> int:
+    """The status of a request."""
     try:
         with urllib.request.urlopen(url, timeout=10) as reply:
             return int(reply.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def answer_at(port: int, name: str) -> int:
+    """The status of an answer to a call that no daemon holds, sent to the name of one."""
+    request = urllib.request.Request(
+        f"http://{rolling.HOST}:{port}/api/call-response/",
+        data=b"unique_key=6f1e0ed6e0c44bd1a0e3f6d7c2b1a090&message_start_time=1&available=true",
+        headers={"Host": name},
+    )
+    return status(request)
 
 
 def check_process(deployment: Deployment) -> None:
@@ -133,10 +144,16 @@ async def check(deployment: Deployment) -> None:
     answers = await ring(deployment.pbx, 20)
     assert set(answers) == {ACK}, f"a full daemon's calls were not taken elsewhere: {answers}"
     await deployment.others[-1].wait_for(r"pbx pbx/daemon2 .* 200 .*/\+1 ")
+    text = await deployment.others[-1].wait_for(r"(?s)(?: answers/daemon\d [^\n]* 202 .*?){20}")
+    held = Counter(re.findall(r" pbx/(daemon\d) .* 200 ", text))
+    answered = Counter(re.findall(r" answers/(daemon\d) .* 202 ", text))
+    assert answered == held, f"answers did not go where their calls were held: {answered}, {held}"
 
     stopped = deployment.daemons[0]._process
     stopped.send_signal(signal.SIGSTOP)
     try:
+        # Before and after HAProxy has noticed.
+        given = [await asyncio.to_thread(answer_at, deployment.phones, "push1.example.com")]
         answers = await ring(deployment.ports[1][1], 10)
         for line in (
             'haproxy_server_status{proxy="pbx",server="daemon1",state="DOWN"} 1',
@@ -144,9 +161,11 @@ async def check(deployment: Deployment) -> None:
             'haproxy_backend_active_servers{proxy="answers"} 1',
         ):
             await until_scraped(deployment, line)
+        given.append(await asyncio.to_thread(answer_at, deployment.phones, "push1.example.com"))
     finally:
         stopped.send_signal(signal.SIGCONT)
     assert set(answers) == {ACK}, f"a paused daemon cost answers: {answers}"
+    assert given == [404, 404], f"answers to the name of a paused daemon: {given}"
 
     phones = f"http://{rolling.HOST}:{deployment.phones}"
     for path in ("/health/", "/api/openapi.json", "/api/incoming-call/"):
