@@ -4,7 +4,7 @@ The statements that find calls, for every database here, and the marks of pages.
 Each condition has an index in the schema that ends with the time, so the newest calls that
 match are found without reading the others. Of several conditions one is chosen for its index.
 
-Indexes of columns with many values may have a part for each few thousand calls; see
+Indexes of columns with many values may have a part for each thousand calls; see
 :class:`CallStatements`.
 """
 
@@ -138,8 +138,8 @@ class CallStatements:
         where = " and ".join(text for text, _ in conditions)
         values = [value for _, values in conditions for value in values]
         if self.part_bits and any(text.split()[0] in _IN_PARTS for text, _ in leading):
-            # No part is newer than another in all its calls: those that match are all sorted,
-            # which needs the index alone.
+            # Parts overlap in time, so all calls that match are sorted; their ids and times are
+            # in the index.
             found = f"select id from calls where {self._every_part}{where} {_ORDER}"  # noqa: S608
             where, values = f"id in ({found})", [*values, limit]
         return f"select {_COLUMNS} from calls where {where} {_ORDER}", [*values, limit]  # noqa: S608

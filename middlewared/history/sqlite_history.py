@@ -19,6 +19,7 @@ from middlewared.history.searches import CallStatements
 from middlewared.history.sql_history import TIMES, SqlHistory
 
 _MOST_ROWS = 256
+"""Rows of a statement, a power of two."""
 STATEMENTS = CallStatements(unindexed="+", part_bits=10)
 
 
