@@ -141,11 +141,8 @@ class CallRecord:
     @property
     def accepted_at(self) -> float | None:
         """When a provider first accepted one of the pushes, in epoch seconds; None: none did."""
-        first = None
-        for _, time, verdict, _, took_ms, *_ in self.pushes:
-            if verdict == "accepted" and (first is None or time + took_ms / 1000 < first):
-                first = time + took_ms / 1000
-        return first
+        ended = [p.time + p.milliseconds / 1000 for p in self.pushes if p.verdict == "accepted"]
+        return min(ended, default=None)
 
 
 @attrs.frozen(kw_only=True)

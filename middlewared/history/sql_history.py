@@ -96,9 +96,9 @@ class SqlHistory(ABC):
     async def last_answered(self, sip_user_id: str) -> float | None:
         if not self._settings.days:
             return None
+        started_at: float | None
         ((started_at,),) = await self._select(self._statements.last_answered, sip_user_id)
-        found: float | None = started_at
-        return found
+        return started_at
 
     async def call_figures(self, since: float) -> Sequence[CallFigures]:
         if not self._settings.days:
