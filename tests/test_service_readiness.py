@@ -1,10 +1,14 @@
-"""When a daemon has started."""
+"""When a daemon has started, and how it is."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from middlewared.service.condition import Condition
 from middlewared.service.readiness import Readiness
 
 
@@ -52,3 +56,21 @@ class ReadinessTests(SynchronousTestCase):
         self.assertFalse(readiness.started)
         self.clock.advance(0.1)
         self.assertTrue(readiness.started)
+
+
+class ConditionTests(SynchronousTestCase):
+    """The state of the database, as the registry of devices has it."""
+
+    def test_a_daemon_that_has_started_is_not_degraded(self) -> None:
+        """What was reached at the start counts at once: the first ping may take a second."""
+        parts: dict[str, Any] = {
+            "devices": SimpleNamespace(up=True),
+            "rendezvous": SimpleNamespace(up=None),
+            "accounts": SimpleNamespace(up=None),
+            "ringing": SimpleNamespace(waiting=0),
+            "overload": SimpleNamespace(lag_s=0.0),
+        }
+        condition = Condition(clock=Clock(), **parts)
+        health = condition.health(draining=False)
+        self.assertEqual((health.started, health.database_up), (True, True))
+        self.assertEqual(condition.dependencies(), {"database": True})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.errors import DatabaseDown
@@ -17,6 +18,7 @@ class WatchTests(SynchronousTestCase):
         self.clock = Clock()
         self.pings: list[Deferred[None]] = []
         self.watch = DependencyWatch(clock=self.clock, pings={"database": self.ping})
+        self.events = self.enterContext(capturedLogs())
         self.watch.start()
 
     async def ping(self) -> None:
@@ -31,33 +33,39 @@ class WatchTests(SynchronousTestCase):
             self.pings[-1].errback(failure)
         self.clock.advance(1.0)
 
+    def changes(self) -> list[str]:
+        """What was logged about the dependency."""
+        return [str(formatEvent(event)) for event in self.events if "name" in event]
+
     def test_goes_and_comes_back(self) -> None:
-        """The result of each ping counts."""
-        self.answer(DatabaseDown("gone"))
-        self.assertIs(self.watch.is_up("database"), False)
+        """The result of each ping counts, and each change is logged once."""
+        for _ in range(2):
+            self.answer(DatabaseDown("gone"))
+        for _ in range(2):
+            self.answer()
+        self.assertEqual(self.changes(), ["database is down: gone", "database is back"])
+
+    def test_up_from_the_start(self) -> None:
+        """Is not worth a line."""
         self.answer()
-        self.assertIs(self.watch.is_up("database"), True)
+        self.assertEqual(self.changes(), [])
 
     def test_unforeseen_failure_is_down(self) -> None:
         """Whatever it is, the dependency did not prove that it is there; pings go on."""
         self.answer(ZeroDivisionError())
-        self.assertIs(self.watch.is_up("database"), False)
+        self.assertEqual(self.changes()[1:], ["database is down: its ping failed"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.answer()
-        self.assertIs(self.watch.is_up("database"), True)
+        self.assertEqual(self.changes()[2:], ["database is back"])
 
     def test_silence_is_down(self) -> None:
         """A dependency that does not answer is down within three seconds; pings go on."""
         self.answer()
         self.clock.pump([0.1] * 20)
-        self.assertIs(self.watch.is_up("database"), False)
+        self.assertEqual(self.changes(), ["database is down: no answer in 1.5 s"])
         self.clock.advance(1.0)
         self.answer()
-        self.assertIs(self.watch.is_up("database"), True)
-
-    def test_what_is_not_in_use(self) -> None:
-        """Neither up nor down."""
-        self.assertIsNone(self.watch.is_up("redis"))
+        self.assertEqual(self.changes()[1:], ["database is back"])
 
     def test_stop_waits_for_the_ping_under_way(self) -> None:
         """And begins no other."""

@@ -53,13 +53,13 @@ class SqlRegistry(ABC):
     async def _observed(self, request: Awaitable[None]) -> None:
         try:
             await request
+            if self._carries_over:
+                await self._change_as_it_is(queries.CARRY_OVER)
+                self._carries_over = False
         except Exception:
             self._up = False
             raise
         self._up = True
-        if self._carries_over:
-            await self._change_as_it_is(queries.CARRY_OVER)
-            self._carries_over = False
 
     async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
         if isinstance(sip_user_id, int) and sip_user_id > queries.LARGEST_ID:

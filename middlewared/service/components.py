@@ -191,7 +191,6 @@ class Components:
     def _make_web(self) -> None:
         self.condition = Condition(
             clock=self._reactor,
-            watch=self.watch,
             devices=self.devices,
             rendezvous=self.rendezvous,
             accounts=self.accounts,

@@ -9,7 +9,6 @@ from middlewared.calls.overload import Overload
 from middlewared.calls.ringing import Ringing
 from middlewared.clock import Clock
 from middlewared.rendezvous.interface import Rendezvous
-from middlewared.service.dependency_watch import DependencyWatch
 from middlewared.service.readiness import Readiness
 from middlewared.web.health import Health
 
@@ -29,14 +28,13 @@ class Condition:
         self,
         *,
         clock: Clock,
-        watch: DependencyWatch,
         devices: Reached,
         rendezvous: Rendezvous,
         accounts: AccountBackend[Any],
         ringing: Ringing,
         overload: Overload,
     ) -> None:
-        self._watch = watch
+        self._devices = devices
         self._rendezvous = rendezvous
         self._accounts = accounts
         self._ringing = ringing
@@ -48,7 +46,7 @@ class Condition:
     def health(self, *, draining: bool) -> Health:
         """As /health/ reports it."""
         return Health(
-            database_up=self._watch.is_up("database") is True,
+            database_up=self._devices.up is True,
             redis_up=self._rendezvous.up,
             waiting=self._ringing.waiting,
             lag_ms=round(self._overload.lag_s * 1000),
@@ -58,6 +56,6 @@ class Condition:
 
     def dependencies(self) -> dict[str, bool]:
         """Which of those in use are up."""
-        up = self._watch.is_up("database"), self._rendezvous.up, self._accounts.up
+        up = self._devices.up, self._rendezvous.up, self._accounts.up
         names = "database", "redis", "accounts"
         return {name: each for name, each in zip(names, up, strict=True) if each is not None}

@@ -1,7 +1,7 @@
 """
-Whether what we depend on can be reached.
+Pings what we depend on, so that an outage is noticed within three seconds, and its end too.
 
-A change is noticed within three seconds; the state that is known is returned at once.
+A dependency keeps the result of its last ping itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Ping = Callable[[], Coroutine[Deferred[Any], Any, None]]
 
 class DependencyWatch:
     """
-    Pings each dependency, one second after the previous ping has ended. A ping that has not
-    ended after :data:`DEADLINE_S` is cancelled, and its dependency is down.
+    Pings each dependency, one second after the previous ping has ended, and logs when it goes
+    down and comes back. A ping that has not ended after :data:`DEADLINE_S` is cancelled, and
+    its dependency is down.
 
     :param pings: by the dependency's name; each raises ServiceDown when the dependency is
         away.
@@ -40,10 +41,6 @@ class DependencyWatch:
         self._timers: dict[str, DelayedCall] = {}
         self._running: dict[str, Deferred[None]] = {}
         self._stopped = False
-
-    def is_up(self, name: str) -> bool | None:
-        """The result of the last ping; None: there was none yet."""
-        return self._up.get(name)
 
     def start(self) -> None:
         """Begin to ping."""
