@@ -1,5 +1,6 @@
 """
 Which test files are unit tests and which are flow tests: ``python tests/kinds.py unit``.
+``python tests/kinds.py flow 2/3`` prints the second of three parts that take as long.
 
 A unit test starts no process, neither itself nor through what it imports of the tests, and
 does not have to wait for real time to pass. All others are flow tests. Nothing else decides it.
@@ -24,12 +25,32 @@ SLOW = {
     "test_push_google_uncertain.py",
     "test_web_channel.py",
 }
+# Begun first, since what begins late and takes long is waited for at the end.
+LONG = (
+    "test_flow_history.py",
+    "test_flow_cluster.py",
+    "test_flow_console.py",
+    "test_rendezvous_redis.py",
+    "test_operations_alerts.py",
+    "test_operations_dashboard.py",
+    "test_web_openapi.py",
+    "test_devices_postgres_faults.py",
+    "test_flow_pushes.py",
+    "test_devices_postgres.py",
+    "test_flow_partition.py",
+    "test_push_google_providers.py",
+    "test_push_google_uncertain.py",
+    "test_demo.py",
+    "test_flow_calls.py",
+    "test_outgoing_kept.py",
+)
 
 
 def files_of(kind: str) -> list[Path]:
-    """The files of ``unit`` or ``flow``."""
+    """The files of ``unit`` or ``flow``, those that take long first."""
     is_flow = {path: path.name in SLOW or starts(path) for path in TESTS.glob("test_*.py")}
-    return sorted(path for path, flow in is_flow.items() if flow is (kind == "flow"))
+    paths = sorted(path for path, flow in is_flow.items() if flow is (kind == "flow"))
+    return sorted(paths, key=lambda path: LONG.index(path.name) if path.name in LONG else len(LONG))
 
 
 @cache
@@ -51,5 +72,7 @@ def imports_of(path: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    (kind,) = sys.argv[1:]
-    sys.stdout.writelines(f"{path.relative_to(TESTS.parent)}\n" for path in files_of(kind))
+    kind, *part = sys.argv[1:]
+    number, parts = map(int, part[0].split("/")) if part else (1, 1)
+    files = files_of(kind)[number - 1 :: parts]
+    sys.stdout.writelines(f"{path.relative_to(TESTS.parent)}\n" for path in files)

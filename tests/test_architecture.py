@@ -106,6 +106,17 @@ class ArchitectureTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
+    def test_both_runners_find_all_tests(self) -> None:
+        """trial passes over functions outside a class without a word; pytest does not."""
+        outside = [
+            f"{path.name}: {node.name}"
+            for path in Path(__file__).parent.rglob("*.py")
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if node.name.startswith("test")
+        ]
+        self.assertEqual(outside, [])
+
     def test_http2_serves_any_provider(self) -> None:
         """The HTTP/2 client knows neither Apple nor Google."""
         http2 = PACKAGE / "push" / "http2"
