@@ -32,7 +32,7 @@ install() {
     step "install"
     [ -x "$VENV/bin/python" ] || "${PYTHON:-$(newest_python)}" -m venv "$VENV"
     # The dependencies only: the tests run the checkout itself, the packaging check a wheel.
-    "$VENV/bin/python" -m pip install --quiet --require-hashes -r constraints-dev.txt
+    "$VENV/bin/python" -m pip install --quiet --no-compile --require-hashes -r constraints-dev.txt
     rm -rf build "$REPORTS" .coverage .coverage.*
     mkdir -p "$REPORTS"
     # Bytecode is kept: compiling takes a quarter of the start of a daemon or a test runner.

@@ -45,7 +45,7 @@ from middlewared.history.interface import (
 from middlewared.history.postgres_history import PostgresHistory
 from middlewared.history.sqlite_history import SqliteHistory
 from middlewared.model import Device, Platform
-from middlewared.service.implementations import Storage
+from middlewared.service.storage import Storage
 from tests.servers.postgres import shared_server
 
 clock = cast(Any, reactor)

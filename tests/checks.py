@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from middlewared.cli.check.online import online_checks, run_all
-from middlewared.service.options import read_all
+from middlewared.service.configuration import read_all
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, write_provider_key
 

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.cli.check.online import online_checks
 from middlewared.demo.stage import free_port
 from middlewared.errors import ConfigError
-from middlewared.service.options import read_all
+from middlewared.service.configuration import read_all
 from middlewared.simulator.apple.server import AppleServer
 from middlewared.simulator.certificates import Authority, apple_extensions
 from tests.checks import APP, AppleCheckCase, made_folder

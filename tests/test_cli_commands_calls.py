@@ -14,7 +14,7 @@ from middlewared.history import history_rows
 from middlewared.history.interface import CallRecord, DeviceEvent, KeptAnswer, KeptPush, KeptReport
 from middlewared.model import Device, Platform
 from middlewared.quoting import fingerprint
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 from tests.contracts.history import a_call, row_of
 from tests.servers.postgres import shared_server
 from tests.test_cli_commands import CommandTestCase, Ran

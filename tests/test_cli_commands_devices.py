@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.cli.device_commands import _fields
 from middlewared.config import read_config
 from middlewared.model import Device, Platform, Wakeup
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 from tests.servers.postgres import shared_server
 from tests.test_cli_commands import CommandTestCase, Ran
 

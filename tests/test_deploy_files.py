@@ -12,8 +12,8 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.config import Config
+from middlewared.service.configuration import read_all
 from middlewared.service.daemon import CLOSING_S
-from middlewared.service.options import read_all
 from middlewared.simulator.certificates import write_provider_key, write_service_account
 from tests.checks import made_folder
 

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from middlewared.config import read_config
 from middlewared.history.interface import CallSearch, DeviceEvent, KeptCall
 from middlewared.quoting import fingerprint
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 from middlewared.simulator.google_errors import legacy_error
 from middlewared.simulator.google_server import GoogleServer
 from middlewared.simulator.record import GooglePush

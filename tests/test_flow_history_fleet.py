@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from middlewared.config import read_config
 from middlewared.history.interface import CallSearch, KeptCall
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 from tests.fleet import FIRST_ACCOUNT, FleetTestCase, Shared, clock
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import Redis, shared_cluster

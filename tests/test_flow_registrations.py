@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.config import read_config
 from middlewared.demo.stage import IOS_APP
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 from middlewared.simulator.generations import ANDROID_6
 from tests.fleet import FleetTestCase, Shared
 from tests.servers.redis import Redis, shared_cluster

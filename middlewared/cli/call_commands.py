@@ -18,7 +18,7 @@ from middlewared.errors import MiddlewaredError
 from middlewared.history.call_story import duration, kept_story
 from middlewared.history.interface import CallSearch, HistoryReader, KeptCall
 from middlewared.history.json_forms import JsonForms
-from middlewared.service.implementations import Storage
+from middlewared.service.storage import Storage
 
 _PAGE = 100
 _COLUMNS = {"start (UTC)": 14, "account": 9, "outcome": 11, "caller": 6, "unique_key": 0}

@@ -34,7 +34,7 @@ from middlewared.history.json_forms import JsonForms
 from middlewared.logs import LogOutput
 from middlewared.model import Device, SipUserId
 from middlewared.quoting import fingerprint
-from middlewared.service.implementations import Storage
+from middlewared.service.storage import Storage
 
 _PAGE = 1000
 _DAY_S = 24 * 3600

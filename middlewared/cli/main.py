@@ -78,7 +78,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The configuration. :raises ConfigError: with every problem."""
-    from middlewared.service.options import read_all
+    from middlewared.service.configuration import read_all
 
     return read_all(arguments.config)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
-from middlewared.service.implementations import choose_storage
+from middlewared.service.storage import choose_storage
 
 
 def migrate(config: Config) -> int:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from middlewared.cli.reactor import run_in_reactor
 from middlewared.config import Config
 from middlewared.errors import ConfigError, Problem
-from middlewared.service.implementations import Storage, choose_storage
+from middlewared.service.storage import Storage, choose_storage
 
 StorageWork: TypeAlias = Callable[[Storage], Coroutine[Deferred[Any], Any, int]]
 

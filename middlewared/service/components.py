@@ -60,11 +60,11 @@ from middlewared.service.room_settings import (
     cache_settings,
     kamailio_addresses,
     needing_restart,
-    retention,
     ringing_settings,
     web_settings,
     with_kind_of_accounts,
 )
+from middlewared.service.storage import retention
 from middlewared.web.health import Health
 from middlewared.web.root import Web
 

@@ -32,8 +32,8 @@ from middlewared.devices.interface import DeviceRegistry
 from middlewared.history.history_writer import HistoryWriter
 from middlewared.history.json_forms import JsonForms
 from middlewared.metrics import Sources
-from middlewared.service.implementations import Storage
 from middlewared.service.room_settings import console_limits, console_settings
+from middlewared.service.storage import Storage
 from middlewared.web.health import Health
 from middlewared.web.settings import LiveSettings
 from middlewared.web.site import LimitedSite

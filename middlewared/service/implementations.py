@@ -1,8 +1,8 @@
 """
 Which implementation of each seam the configuration chooses::
 
-    devices     [database] url      SqliteRegistry, PostgresRegistry
-    history     [database] url      SqliteHistory, PostgresHistory
+    devices     [database] url      in :mod:`.storage`: SqliteRegistry, PostgresRegistry
+    history     [database] url      in :mod:`.storage`: SqliteHistory, PostgresHistory
     rendezvous  [redis] nodes       MemoryRendezvous, RedisRendezvous
     accounts    [accounts] backend  VoipgridAccounts, HtpasswdAccounts, OpenAccounts, NoAccounts
     push        [app:...]           in :mod:`.providers`: ApnsProvider, FcmProvider, LegacyProvider
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -24,15 +24,8 @@ from middlewared.accounts.none_and_open import NoAccounts, OpenAccounts
 from middlewared.accounts.voipgrid import VoipgridAccounts, VoipgridSettings
 from middlewared.clock import wall_clock
 from middlewared.config import AccountSettings, Config, RedisSettings
-from middlewared.database.postgres_database import PostgresDatabase
-from middlewared.database.sqlite_database import SqliteDatabase
-from middlewared.devices.interface import DaemonHeartbeats, DaemonStates, DeviceRegistry
-from middlewared.devices.postgres.postgres_registry import PostgresRegistry
-from middlewared.devices.sqlite.sqlite_registry import SqliteRegistry
+from middlewared.devices.interface import DaemonHeartbeats
 from middlewared.errors import ConfigError, Problem
-from middlewared.history.interface import HistoryStore
-from middlewared.history.postgres_history import PostgresHistory
-from middlewared.history.sqlite_history import SqliteHistory
 from middlewared.model import LateAnswer
 from middlewared.outgoing.interface import HttpClient, TcpEndpoints
 from middlewared.outgoing.proxy import Proxy, ProxyEndpoints
@@ -42,40 +35,8 @@ from middlewared.push.apns.apple_credentials import load_certificate
 from middlewared.rendezvous.interface import Rendezvous
 from middlewared.rendezvous.memory import MemoryRendezvous
 from middlewared.rendezvous.redis.redis_rendezvous import RedisRendezvous
-from middlewared.service.room_settings import retention
 
 Settings = TypeVar("Settings")
-
-
-class Database(DeviceRegistry, DaemonHeartbeats, DaemonStates, Protocol):
-    """A device registry, with what the daemons that share its database report."""
-
-
-@attrs.frozen
-class Storage:
-    """Both rooms of one database; ``devices`` starts and stops it."""
-
-    devices: Database
-    history: HistoryStore
-
-
-def choose_storage(config: Config, *, reactor: Any) -> Storage:
-    """The database of ``[database]``."""
-    path, kept = config.database.sqlite_file, retention(config)
-    text = config.accounts.are_texts
-    if path is not None:
-        file = SqliteDatabase(path=path, reactor=reactor)
-        return Storage(
-            SqliteRegistry(database=file, text_accounts=text),
-            SqliteHistory(database=file, settings=kept),
-        )
-    database = PostgresDatabase(
-        url=config.database.url, reactor=reactor, pool_size=config.database.pool_size
-    )
-    return Storage(
-        PostgresRegistry(database=database, text_accounts=text),
-        PostgresHistory(database=database, settings=kept),
-    )
 
 
 def choose_rendezvous(

@@ -11,7 +11,6 @@ import atexit
 import os
 import signal
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +19,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python import usage
 
 from middlewared.clock import Clock, measure_monotonically
-from middlewared.config import Config, read_config
 from middlewared.errors import ConfigError
-from middlewared.service.apps import file_problems, payload_warnings
-from middlewared.service.certificate_checks import certificate_warnings
 from middlewared.service.components import Components
+from middlewared.service.configuration import read_all
 from middlewared.service.daemon import Daemon
 from middlewared.service.garbage_collector import FullCollections
 from middlewared.service.loaded_files import LoadedFiles
@@ -79,21 +76,6 @@ def makeService(options: Options) -> Daemon:
     )
     reactor.callWhenRunning(collections.start)
     return daemon
-
-
-def read_all(path: Path | None, files: LoadedFiles | None = None) -> Config:
-    """
-    The configuration, with the files that it names also checked.
-
-    :param files: what was loaded before.
-    :raises ConfigError: with every problem.
-    """
-    return read_config(
-        path,
-        os.environ,
-        find_problems=partial(file_problems, now=time.time(), files=files),
-        find_warnings=lambda config: (*certificate_warnings(config), *payload_warnings(config)),
-    )
 
 
 def _complain(lines: list[str]) -> None:

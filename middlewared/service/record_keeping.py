@@ -15,8 +15,8 @@ from middlewared.history.history_writer import HistoryWriter
 from middlewared.model import Platform, ResponseRecord, Wakeup
 from middlewared.service.daemon_name import daemon_name
 from middlewared.service.dependency_watch import DependencyWatch
-from middlewared.service.implementations import choose_storage
-from middlewared.service.room_settings import cache_settings, retention
+from middlewared.service.room_settings import cache_settings
+from middlewared.service.storage import choose_storage, retention
 
 
 class RecordKeeping:

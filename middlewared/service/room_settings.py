@@ -13,7 +13,6 @@ from middlewared.calls.waking import WakingSettings
 from middlewared.config import AndroidApp, AppleApp, Config, KamailioSettings, PbxSettings
 from middlewared.console.sources import ConsoleSettings
 from middlewared.devices.cached_registry import CacheSettings
-from middlewared.history.interface import Retention
 from middlewared.model import SipUserId, is_text_account
 from middlewared.push.google.service_account import ServiceAccount
 from middlewared.service.apps import AppKey, LoadedApp
@@ -131,12 +130,6 @@ def _push_app(loaded: LoadedApp) -> PushApp:
 def cache_settings(config: Config) -> CacheSettings:
     """What the devices room takes from the configuration."""
     return CacheSettings(keep_s=config.database.device_cache_s)
-
-
-def retention(config: Config) -> Retention:
-    """What the history room takes from the configuration."""
-    history = config.history
-    return Retention(days=history.days, max_calls=history.max_calls, numbers=history.numbers)
 
 
 def with_kind_of_accounts(current: Config, new: Config) -> Config:

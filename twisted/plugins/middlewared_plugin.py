@@ -1,10 +1,10 @@
-"""Makes ``twistd middlewared`` known; everything else is in :mod:`middlewared.service`."""
+"""Makes ``twistd middlewared`` known; everything else is in :mod:`middlewared.service.options`."""
 
 from twisted.application.service import ServiceMaker
 
 middlewared = ServiceMaker(
     "middlewared",
-    "middlewared.service",
+    "middlewared.service.options",
     "Wake a sleeping phone for an incoming VoIP call.",
     "middlewared",
 )
