@@ -98,7 +98,7 @@ class DescriptionTests(WebCase):
             str(SCHEMATHESIS),
             [
                 "--no-color", "run", f"http://127.0.0.1:{self.port}/api/openapi.json",
-                "--max-examples", str(EXAMPLES // 10), "--exclude-checks", UNFIT_CHECKS,
+                "--max-examples", str(EXAMPLES // 20), "--exclude-checks", UNFIT_CHECKS,
                 "--header", "Authorization: Token any",
                 "--continue-on-failure", "--generation-deterministic",
             ],
