@@ -132,8 +132,9 @@ all() {
 
     step "coverage"
     coverage combine --quiet
-    coverage xml --quiet -o "$REPORTS/coverage.xml"
+    beside 0 coverage-xml coverage xml --quiet -o "$REPORTS/coverage.xml"
     coverage report --fail-under="$MIN_COVERAGE"
+    joined coverage-xml 1
     step "no test was skipped"
     python - "$REPORTS" <<'PY'
 import re
