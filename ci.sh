@@ -109,15 +109,15 @@ halves_of_unit() {
 all() {
     lint
     # These take what the calls of "live" leave of the cores: its phones mostly wait.
-    beside 19 types mypy
+    beside 10 types mypy
     if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
         operations packages
-        beside 19 shipped patient
+        beside 10 shipped patient
         step "what is shipped: with HAProxy, Kamailio and Chromium"
         operations live
     else
         echo "NOT CHECKED: what needs Debian packages; 'bash tests/operations.sh DIRECTORY' names them"
-        beside 19 shipped packaging
+        beside 10 shipped packaging
     fi
 
     # Tests wait for half of their time, so that two cores have work for all of these.

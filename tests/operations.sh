@@ -7,7 +7,7 @@
 #   packages  only installs
 #   patient   what no load on the machine disturbs
 #   live      calls, and a browser: they need the greater part of a core
-# Without one of these all three, one after the other.
+# Without one of these all three in turn.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)

@@ -39,7 +39,7 @@ printf '[http]\nlisten = tcp:0:interface=127.0.0.1\n[metrics]\nlisten =\n' >daem
 ./venv/bin/twistd -n --pidfile= middlewared --config daemon.ini >daemon.log 2>&1 &
 daemon=$!
 ready=no
-for _ in $(seq 100); do
+for _ in $(seq 1200); do
     if grep -q 'middlewared ready' daemon.log; then ready=yes; break; fi
     kill -0 "$daemon" 2>/dev/null || break
     sleep 0.1

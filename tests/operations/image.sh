@@ -63,7 +63,7 @@ seen() { # TEXT: wait until the log has it
     fail "the log lacks: $1"
 }
 seen 'middlewared ready'
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     if engine healthcheck run daemon >/dev/null 2>&1; then break; fi
     sleep 0.2
 done

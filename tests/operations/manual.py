@@ -33,7 +33,7 @@ from tests.documents import (
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ACCOUNT = "123456789"
 MIDDLEWARED = "runuser -u middlewared -- /opt/middlewared/bin/middlewared "
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 """No command takes longer, on whatever machine."""
 PASSWORD = "correct horse"
 DEVICES = f"""\
@@ -141,9 +141,7 @@ class Copy:
 
     def restart(self) -> None:
         """Stop the daemon, if it runs, and start it as systemd would."""
-        if self._daemon is not None:
-            self._daemon.terminate()
-            assert self._daemon.wait() == 0
+        self._stop()
         unit = self.path("/etc/systemd/system/middlewared.service").read_text()
         (start,) = re.findall(r"(?m)^ExecStart=(.*)$", unit)
         outside = ["nsenter", f"--net=/proc/{self._network.pid}/ns/net", "chroot"]
@@ -153,11 +151,17 @@ class Copy:
                 [*outside, f"cd /var/lib/middlewared && exec {start}"], stdout=log, stderr=log
             )
 
+    def _stop(self) -> None:
+        """Stop the daemon, if it runs; only once it is ready SIGTERM is a drain."""
+        if self._daemon is not None:
+            self.prepare("until curl -fs http://10.0.0.11:8080/health/; do sleep 0.2; done")
+            self._daemon.terminate()
+            code = self._daemon.wait()
+            assert code == 0, f"{code}\n{self.path('/root/daemon.log').read_text()[-3000:]}"
+
     def finish(self) -> None:
         """Stop the daemon. Everything that this program should run must have been run."""
-        assert self._daemon is not None
-        self._daemon.terminate()
-        assert self._daemon.wait() == 0
+        self._stop()
         self._network.kill()
         for (document, heading), file in RUN_BY.items():
             if file == "tests/operations/manual.py":
