@@ -1,6 +1,6 @@
 """
 Which test files are unit tests and which are flow tests: ``python tests/kinds.py unit``.
-``python tests/kinds.py flow 2/3`` prints the second of three parts that take as long.
+``python tests/kinds.py flow 2/3`` prints the second of three parts that take about as long.
 
 A unit test starts no process, neither itself nor through what it imports of the tests, and
 does not have to wait for real time to pass. All others are flow tests. Nothing else decides it.

@@ -28,8 +28,6 @@ SYNCHRONOUS = "select pid from pg_stat_replication where sync_state = 'sync'"
 class FaultCase(TestCase):
     """A test with servers of its own."""
 
-    timeout = 300
-
     def server(self, file_limit: int = RLIM_INFINITY, **options: str) -> PostgresServer:
         server = PostgresServer()
         self.addCleanup(server.stop)

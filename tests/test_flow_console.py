@@ -337,8 +337,6 @@ class DocumentTests(ConsoleTestCase):
             )
         self.assertEqual(code, 0, (out + errors).decode()[-6000:])
 
-    test_the_description_is_true.timeout = 300  # type: ignore[attr-defined]
-
 
 class PageTests(ConsoleTestCase):
     """The pages, without a browser."""

@@ -44,7 +44,6 @@ class OneKey:
 
 
 class DescriptionTests(WebCase):
-    timeout = 300
     settings = attrs.evolve(
         WebCase.settings,
         known_apps=EveryApp(),
