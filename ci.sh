@@ -16,6 +16,7 @@ VENV=$(realpath -m "${VENV:-.venv}")
 REPORTS=reports
 MIN_COVERAGE=95
 COVERAGE="" # the arguments that make Python measure it
+PROCESSES=3 # of pytest: tests wait for half of their time
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -64,7 +65,7 @@ pytest_of() { # KIND [HALF]
     local files
     mapfile -t files < <(python tests/kinds.py "$@")
     # shellcheck disable=SC2086  # several arguments
-    python $COVERAGE -m pytest --strict-config --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+    python $COVERAGE -m pytest --strict-config --numprocesses="$PROCESSES" --dist=loadfile --no-loadscope-reorder \
         --junitxml="$REPORTS/junit-$1.xml" "${files[@]}"
 }
 
@@ -120,8 +121,7 @@ all() {
         beside 10 shipped packaging
     fi
 
-    # Tests wait for half of their time, so that two cores have work for all of these.
-    COVERAGE="-m coverage run"
+    COVERAGE="-m coverage run" PROCESSES=2 # with trial's as many as two cores have work for
     beside 0 trial-flow trial_of flow 2/2
     beside 0 unit halves_of_unit
     pytest_of flow 1/2
