@@ -135,12 +135,10 @@ class CallTests(KamailioTestCase):
         self.assertEqual(self.kamailio.messages[0], self.kamailio.messages[1])
         self.kamailio.peers[0].send(event="done", id="7:1")
         self.kamailio.peers[0].send(event="done", id="unknown")
-        for number in range(200):
-            self.kamailio.call(f"8:{number}", NOBODY)
         self.kamailio.confirms = True
-        for number in range(200):
-            # So many at once may be too many for a busy machine.
-            self.assertIn(await self.kamailio.outcome(f"8:{number}"), ("no-device", "overloaded"))
+        for number in range(200):  # in turn: all at once may be too many for a busy machine
+            self.kamailio.call(f"8:{number}", NOBODY)
+            self.assertEqual(await self.kamailio.outcome(f"8:{number}"), "no-device")
 
 
 class RateTests(KamailioTestCase):
