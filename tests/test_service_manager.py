@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue
@@ -71,8 +72,9 @@ class NotificationTests(DaemonTestCase):
     async def test_watchdog(self) -> None:
         """The daemon feeds the watchdog, at once and again."""
         # A socket's path is at most 107 bytes, the test's directory may be deeper.
-        path = f"/tmp/middlewared-test-{os.getpid()}.sock"
-        await self.start(path, WATCHDOG_USEC="200000")
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        await self.start(f"{directory.name}/notify", WATCHDOG_USEC="200000")
         self.assertEqual(await self.manager.received.get(), {"READY": "1"})
         for _ in range(3):
             self.assertEqual(await self.manager.received.get(), {"WATCHDOG": "1"})
