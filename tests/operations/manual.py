@@ -185,7 +185,8 @@ def call(*command: str) -> None:
 def release(copy: Copy, work: Path) -> None:
     """Commit, sign, tag and push a release; verify and unpack it."""
     source = copy.path("/root/source")
-    call(sys.executable, "-m", "build", "--sdist", "--outdir", str(work / "dist"), str(ROOT))
+    build = (sys.executable, "-m", "build", "--no-isolation", "--sdist")
+    call(*build, "--outdir", str(work / "dist"), str(ROOT))
     archive = f"middlewared-{__version__}.tar.gz"
     call("tar", "-xzf", str(work / "dist" / archive), "-C", str(copy.path("/root")))
     copy.path(f"/root/middlewared-{__version__}").rename(source)
