@@ -17,7 +17,6 @@ VENV=$(realpath -m "${VENV:-.venv}")
 REPORTS=reports
 MIN_COVERAGE=95
 COVERAGE="" # the arguments that make Python measure it
-PROCESSES=3 # of pytest: tests wait for half of their time
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -60,27 +59,25 @@ flow() { pytest_of flow; }
 
 trial() {
     trial_of unit
-    trial_of flow
+    trial_of flow --jobs=2
 }
 
-pytest_of() { # KIND [HALF]
-    step "$1 tests under pytest"
+pytest_of() { # KIND...
+    step "tests under pytest: $*"
     local files
     mapfile -t files < <(python tests/kinds.py "$@")
+    # Three processes, since tests wait for half of their time.
     # shellcheck disable=SC2086  # several arguments
-    python $COVERAGE -m pytest --strict-config --numprocesses="$PROCESSES" --dist=loadfile --no-loadscope-reorder \
-        --junitxml="$REPORTS/junit-$1.xml" "${files[@]}"
+    python $COVERAGE -m pytest --strict-config --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
+        --junitxml="$REPORTS/junit.xml" "${files[@]}"
 }
 
-trial_of() { # KIND [HALF]
-    step "$1 tests under trial"
-    local files jobs=()
-    mapfile -t files < <(python tests/kinds.py "$@")
-    # Not for unit tests: test_calls_leaks counts Deferreds, and --jobs makes its own.
-    if [ "$1" = flow ]; then jobs=(--jobs=2); fi
+trial_of() { # KIND OPTION...; no --jobs for unit tests: test_calls_leaks counts Deferreds, and it makes some
+    step "tests under trial: $1"
+    local files
+    mapfile -t files < <(python tests/kinds.py "$1")
     # shellcheck disable=SC2086  # several arguments
-    python $COVERAGE -m twisted.trial "${jobs[@]}" --temp-directory="$PWD/$REPORTS/trial-$1" \
-        --reporter=text "${files[@]}"
+    python $COVERAGE -m twisted.trial "${@:2}" --temp-directory="$PWD/$REPORTS/trial-${1%:*}" --reporter=text "${files[@]}"
 }
 
 set -m # a job is a process group, which can be ended as a whole
@@ -105,30 +102,26 @@ patient() { # both build a sdist, so not at the same time
     packaging
     operations patient
 }
-halves_of_unit() {
-    trial_of unit 2/2
-    pytest_of unit 1/2
-}
 
 all() {
     lint
+    COVERAGE="-m coverage run"
     # These take what the calls of "live" leave of the cores: its phones mostly wait.
     beside 10 types mypy
+    beside 10 trial-unit trial_of unit:2/2
     if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
         operations packages
-        beside 10 shipped patient
+        beside 5 shipped patient
         step "what is shipped: with HAProxy, Kamailio and Chromium"
         operations live
     else
         echo "NOT CHECKED: what needs Debian packages; 'bash tests/operations.sh DIRECTORY' names them"
-        beside 10 shipped packaging
+        beside 5 shipped packaging
     fi
 
-    COVERAGE="-m coverage run" PROCESSES=2 # with trial's as many as two cores have work for
-    beside 0 trial-flow trial_of flow 2/2
-    beside 0 unit halves_of_unit
-    pytest_of flow 1/2
-    joined unit 9
+    beside 0 trial-flow trial_of flow:2/2 --jobs=3
+    pytest_of flow:1/2 unit:1/2
+    joined trial-unit 4
     joined trial-flow 4
     joined shipped 4
     joined types 1
@@ -146,9 +139,9 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 reports = Path(sys.argv[1])
-suites = [one for path in reports.glob("junit-*.xml") for one in ET.parse(path).getroot().iter("testsuite")]
+suites = list(ET.parse(reports / "junit.xml").getroot().iter("testsuite"))
 ran, skipped = (sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "skipped"))
-trial = "".join(path.read_text() for path in (reports / "unit.txt", reports / "trial-flow.txt"))
+trial = "".join(path.read_text() for path in (reports / "trial-unit.txt", reports / "trial-flow.txt"))
 ran_there = sum(map(int, re.findall(r"(?m)^Ran (\d+) tests", trial)))
 print(f"{ran} tests under pytest, {ran_there} under trial, {skipped} skipped")
 sys.exit(0 if ran and ran_there and not skipped and "skips=" not in trial else 1)

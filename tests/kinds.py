@@ -1,6 +1,7 @@
 """
 Which test files are unit tests and which are flow tests: ``python tests/kinds.py unit``.
-``python tests/kinds.py flow 2/3`` prints the second of three parts that take about as long.
+``python tests/kinds.py flow:2/3 unit`` prints the second of three parts of the flow tests, which
+take about as long as each other, and all unit tests.
 
 A unit test starts no process, neither itself nor through what it imports of the tests, and
 does not have to wait for real time to pass. All others are flow tests. Nothing else decides it.
@@ -72,7 +73,8 @@ def imports_of(path: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    kind, *part = sys.argv[1:]
-    number, parts = map(int, part[0].split("/")) if part else (1, 1)
-    files = files_of(kind)[number - 1 :: parts]
-    sys.stdout.writelines(f"{path.relative_to(TESTS.parent)}\n" for path in files)
+    for argument in sys.argv[1:]:
+        kind, _, part = argument.partition(":")
+        number, parts = map(int, part.split("/")) if part else (1, 1)
+        for path in files_of(kind)[number - 1 :: parts]:
+            print(path.relative_to(TESTS.parent))  # noqa: T201
