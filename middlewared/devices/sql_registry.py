@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import attrs
 
 from middlewared import __version__
-from middlewared.clock import WallClock
+from middlewared.clock import Clock, WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.devices import queries
+from middlewared.devices.batched_lookups import BatchedLookups, Ids
 from middlewared.devices.interface import (
     DaemonState,
     DeviceCounts,
@@ -27,25 +31,51 @@ from middlewared.devices.silent_streaks import merge_wakeups
 from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 
 
-class SqlRegistry(ABC):
+class Database(Protocol):
+    """What is started and stopped with the registry."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+D = TypeVar("D", bound=Database)
+
+
+class SqlRegistry(ABC, Generic[D]):
     """
     Most of :class:`~middlewared.devices.interface.DeviceRegistry`, and of
     :class:`~middlewared.devices.interface.DaemonHeartbeats` and
     :class:`~middlewared.devices.interface.DaemonStates`.
+
+    :param database: started and stopped with the registry.
+    :param text_accounts: accounts are texts, else they are numbers.
     """
 
-    def __init__(self, *, dialect: Dialect, wall: WallClock) -> None:
-        self._dialect = dialect
+    DIALECT: ClassVar[Dialect]
+
+    def __init__(
+        self, *, database: D, wall: WallClock = wall_clock, text_accounts: bool = False
+    ) -> None:
+        self._database = database
+        self._dialect = attrs.evolve(self.DIALECT, text_accounts=text_accounts)
         self._wall = wall
+        self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
         self._up: bool | None = None
-        self._carries_over = dialect.text_accounts
+        self._carries_over = text_accounts
 
     @property
     def up(self) -> bool | None:
         return self._up
 
     async def start(self) -> None:
-        await self._observed(self._connect())
+        await self._observed(self._database.start())
+
+    async def stop(self) -> None:
+        await self._database.stop()
 
     async def ping(self) -> None:
         await self._observed(self._ping())
@@ -64,7 +94,7 @@ class SqlRegistry(ABC):
     async def find(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Device | None:
         if isinstance(sip_user_id, int) and sip_user_id > queries.LARGEST_ID:
             return None
-        row = await self._find_row(sip_user_id, quickly=quickly)
+        row = await self._lookups.find(sip_user_id, quickly=quickly)
         return None if row is None else queries.from_row(row)
 
     async def delete(
@@ -132,16 +162,12 @@ class SqlRegistry(ABC):
         return [DaemonState(daemon, state, max(0.0, age_s)) for daemon, state, age_s in rows]
 
     @abstractmethod
-    async def _connect(self) -> None:
-        """See :meth:`~middlewared.devices.interface.DeviceRegistry.start`."""
-
-    @abstractmethod
     async def _ping(self) -> None:
         """Read and write the database."""
 
     @abstractmethod
-    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
-        """The row of one device, ahead of statements for which no call waits."""
+    async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
+        """The rows of some devices, ahead of statements for which no call waits."""
 
     @abstractmethod
     async def _select(self, statement: str, *values: object) -> Sequence[Row]:

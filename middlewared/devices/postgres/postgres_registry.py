@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
-import attrs
-
-from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.postgres_database import PostgresDatabase
 from middlewared.devices import queries
-from middlewared.devices.batched_lookups import BatchedLookups, Ids
+from middlewared.devices.batched_lookups import Ids
 from middlewared.devices.interface import Registered
 from middlewared.devices.queries import COLUMNS, NAMES, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.model import Device, SipUserId
+from middlewared.model import Device
 
 _DIALECT = queries.Dialect(position="strpos", now="extract(epoch from now())::float8")
 _FIND_ALL = f"select {NAMES} from devices where sip_user_id = any(?)"  # noqa: S608 (our names)
@@ -100,29 +97,8 @@ _EXCHANGE_HEARTBEATS = """
 """
 
 
-class PostgresRegistry(SqlRegistry):
-    """
-    :param database: started and stopped with the registry.
-    :param text_accounts: accounts are texts, else they are numbers.
-    """
-
-    def __init__(
-        self,
-        *,
-        database: PostgresDatabase,
-        wall: WallClock = wall_clock,
-        text_accounts: bool = False,
-    ) -> None:
-        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
-        super().__init__(dialect=dialect, wall=wall)
-        self._database = database
-        self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
-
-    async def _connect(self) -> None:
-        await self._database.start()
-
-    async def stop(self) -> None:
-        await self._database.stop()
+class PostgresRegistry(SqlRegistry[PostgresDatabase]):
+    DIALECT = _DIALECT
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         # Registrations of one account or of one phone are serialized; both locks are taken in
@@ -138,9 +114,6 @@ class PostgresRegistry(SqlRegistry):
 
     async def _ping(self) -> None:
         await self._database.execute(queries.PING, lambda: [self._wall()], urgent=True)
-
-    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
-        return await self._lookups.find(sip_user_id, quickly=quickly)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
         statement = self._dialect.adapted(_FIND_ALL)

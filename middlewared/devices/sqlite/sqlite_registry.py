@@ -10,18 +10,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-import attrs
-
-from middlewared.clock import WallClock, wall_clock
 from middlewared.database import Row
 from middlewared.database.sqlite_database import SqliteDatabase
 from middlewared.devices import queries
-from middlewared.devices.batched_lookups import BatchedLookups, Ids
+from middlewared.devices.batched_lookups import Ids
 from middlewared.devices.interface import Registered
 from middlewared.devices.queries import NAMES, Dialect, from_row, to_row
 from middlewared.devices.silent_streaks import continue_streak
 from middlewared.devices.sql_registry import SqlRegistry
-from middlewared.model import Device, SipUserId
+from middlewared.model import Device
 
 _NOW_S = "(julianday('now') * 86400)"
 _DIALECT = Dialect(position="instr", now=_NOW_S)
@@ -49,29 +46,8 @@ _PEER_HEARTBEATS = f"""
 """  # noqa: S608
 
 
-class SqliteRegistry(SqlRegistry):
-    """
-    :param database: started and stopped with the registry.
-    :param text_accounts: accounts are texts, else they are numbers.
-    """
-
-    def __init__(
-        self,
-        *,
-        database: SqliteDatabase,
-        wall: WallClock = wall_clock,
-        text_accounts: bool = False,
-    ) -> None:
-        dialect = attrs.evolve(_DIALECT, text_accounts=text_accounts)
-        super().__init__(dialect=dialect, wall=wall)
-        self._database = database
-        self._lookups = BatchedLookups(clock=database.clock, select=self._find_rows)
-
-    async def _connect(self) -> None:
-        await self._database.start()
-
-    async def stop(self) -> None:
-        await self._database.stop()
+class SqliteRegistry(SqlRegistry[SqliteDatabase]):
+    DIALECT = _DIALECT
 
     async def register(self, device: Device, *, exclusive: bool = False) -> Registered:
         others, adapted = (*queries.phone(device), device.sip_user_id), self._dialect.adapted
@@ -90,11 +66,8 @@ class SqliteRegistry(SqlRegistry):
         return await self._database.write(replace)
 
     async def _ping(self) -> None:
-        await self._find_row(self._dialect.before_all)
+        await self._lookups.find(self._dialect.before_all)
         await self._change(queries.PING, self._wall())
-
-    async def _find_row(self, sip_user_id: SipUserId, *, quickly: bool = False) -> Row | None:
-        return await self._lookups.find(sip_user_id, quickly=quickly)
 
     async def _find_rows(self, ids: Callable[[], Ids]) -> Sequence[Row]:
         def prepare() -> Callable[[sqlite3.Connection], Sequence[Row]]:
