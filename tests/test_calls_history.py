@@ -13,12 +13,12 @@ from middlewared.history.interface import (
     DeviceEvent,
     Hindrance,
     KeptAnswer,
-    NotRecording,
 )
 from middlewared.metrics import Metrics
 from middlewared.model import Outcome
 from middlewared.push.interface import UNWANTED, Accepted, PushResult, Temporary, TokenSuspect
 from middlewared.quoting import fingerprint
+from tests.recording import NotRecording
 from tests.test_calls_ringing import CALL, IPHONE, PHONE, START, RingingCase
 
 

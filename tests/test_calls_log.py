@@ -13,7 +13,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from middlewared.calls.call_log import CallLog
 from middlewared.calls.ringing import EndedCall, EndedRequest
 from middlewared.calls.trace import Trace
-from middlewared.history.interface import NotRecording
 from middlewared.logs.formats import format_json
 from middlewared.metrics import Metrics
 from middlewared.model import (
@@ -30,6 +29,7 @@ from middlewared.model import (
     Wakeup,
 )
 from middlewared.quoting import fingerprint
+from tests.recording import NotRecording
 
 START = 1_700_000_000.0
 CALL = Call("key", IncomingCall(123456789, "0612345678", call_id="id"), START, START + 4, START)

@@ -14,7 +14,7 @@ from middlewared.calls.ringing import Ended, EndedCall, EndedRequest, Ringing, R
 from middlewared.calls.trace import Trace
 from middlewared.calls.waking import Waker, WakingSettings
 from middlewared.errors import DatabaseDown
-from middlewared.history.interface import NotRecording, Recorder
+from middlewared.history.interface import Recorder
 from middlewared.model import (
     Answer,
     AnswerResult,
@@ -45,6 +45,7 @@ from middlewared.push.interface import (
 from middlewared.rendezvous.held_calls import LocalWaiter
 from middlewared.rendezvous.memory import MemoryRendezvous, fresh_key
 from tests.memory_devices import MemoryDevices
+from tests.recording import NotRecording
 
 START = 1_700_000_000.0
 PHONE = Device(123456789, Platform.ANDROID, "com.example.app", "token-1", registered_at=START)

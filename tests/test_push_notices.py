@@ -8,7 +8,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from middlewared.background import Background
-from middlewared.history.interface import NotRecording
 from middlewared.model import Device, Platform
 from middlewared.push.interface import (
     Accepted,
@@ -25,6 +24,7 @@ from middlewared.push.lost_account_notices import (
     MAX_ATTEMPTS,
     LostAccountNotices,
 )
+from tests.recording import NotRecording
 
 ANDROID = Device(123456789, Platform.ANDROID, "com.example.app", "old")
 IPHONE = attrs.evolve(ANDROID, platform=Platform.APNS, remote_notification_token="alert")

@@ -286,22 +286,6 @@ class Recorder(Protocol):
         """Something has happened to a device; it is logged, too."""
 
 
-class NotRecording(Recorder):
-    """Keeps nothing; for tests of other rooms, and for commands that have no history."""
-
-    recording = False
-
-    def keep_calls(self, records: Sequence[CallRecord]) -> None: ...
-
-    def keep_answer(self, unique_key: str, sip_user_id: str, answer: KeptAnswer) -> None: ...
-
-    def keep_joined(self, unique_key: str, sip_user_id: str, time: float) -> None: ...
-
-    def keep_report(self, unique_key: str, sip_user_id: str, report: KeptReport) -> None: ...
-
-    def keep_device_event(self, event: DeviceEvent) -> None: ...
-
-
 class HistoryReader(Protocol):
     """
     Finds what is kept.
