@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -141,7 +141,7 @@ class CallSettings:
 class AccountSettings:
     """``[accounts]``: how the credentials that apps send are checked."""
 
-    backend: Backend = setting(choice("none", "voipgrid", "htpasswd", "open"), "none")
+    backend: Backend = setting(choice(*get_args(Backend)), "none")
     base_url: str = setting(web_url("http", "https", optional=True), "")
     profile_path: str = setting(url_path, "/api/permission/systemuser/profile/")
     timeout_s: float = setting(duration, "5000", key="timeout_ms")
@@ -198,7 +198,7 @@ class HistorySettings:
 
     days: int = setting(integer(0, 3650), "14")
     max_calls: int = setting(count, "1000000")
-    numbers: Numbers = setting(choice("none", "last3", "all"), "last3")
+    numbers: Numbers = setting(choice(*get_args(Numbers)), "last3")
 
 
 @attrs.frozen
@@ -214,8 +214,8 @@ class AdminSettings:
 class LogSettings:
     """``[log]``: without ``file`` standard output, without ``metrics_file`` no app reports."""
 
-    level: Level = setting(choice("debug", "info", "warn", "error", "critical"), "info")
-    format: Format = setting(choice("text", "json"), "text")
+    level: Level = setting(choice(*get_args(Level)), "info")
+    format: Format = setting(choice(*get_args(Format)), "text")
     file: Path | None = setting(path, "")
     metrics_file: Path | None = setting(path, "")
 
@@ -232,12 +232,12 @@ class AppSettings:
     credential_keys: ClassVar[frozenset[str]]
     app: str
     ca_file: Path | None = setting(path, "")
-    resend: Resend = setting(choice("auto", "always", "never"), "auto")
+    resend: Resend = setting(choice(*get_args(Resend)), "auto")
     lost_account_notice: bool = setting(boolean, "yes")
     response_api: str = setting(web_url("http", "https", optional=True, query=True), "")
     resend_interval_s: float | None = setting(optional_duration, "", key="resend_interval_ms")
     payload: Path | None = setting(path, "")
-    accounts_per_token: Accounts = setting(choice("one", "many"), "one")
+    accounts_per_token: Accounts = setting(choice(*get_args(Accounts)), "one")
 
     @property
     def section(self) -> str:
@@ -286,7 +286,7 @@ class AndroidApp(AppSettings):
     api_key: str = setting(text, "", secret=True)
     url: str = setting(web_url("https", "http"), "https://fcm.googleapis.com")
     project_number: str = setting(digits, "")
-    address: Address = setting(choice("auto", "token", "fid"), "auto")
+    address: Address = setting(choice(*get_args(Address)), "auto")
     analytics_label: str = setting(analytics_label, "")
 
 

@@ -31,7 +31,7 @@ from middlewared.devices.silent_streaks import merge_wakeups
 from middlewared.model import Device, Platform, ResponseRecord, SipUserId, Wakeup
 
 
-class Database(Protocol):
+class RegistryDatabase(Protocol):
     """What is started and stopped with the registry."""
 
     @property
@@ -42,7 +42,7 @@ class Database(Protocol):
     async def stop(self) -> None: ...
 
 
-D = TypeVar("D", bound=Database)
+D = TypeVar("D", bound=RegistryDatabase)
 
 
 class SqlRegistry(ABC, Generic[D]):
