@@ -8,10 +8,11 @@ What one more backend (``ldap``) takes:
 
 1. ``accounts/ldap.py``: the class, an :class:`AccountBackend`, and its frozen settings
 2. ``config/values.py``: its name in ``Backend``, its keys in ``AccountSettings`` (a password
-   with ``secret=True``)
+   with ``secret=True``, a URL with ``web_url("ldap", "ldaps")``)
 3. ``config/rules.py``: which of its keys must be set; ``config/exposure.py``: a warning where
    a password goes out without TLS
-4. ``service/implementations.py``: its case in ``choose_accounts``, without which mypy fails
+4. ``service/implementations.py``: its case in ``choose_accounts``, without which mypy fails,
+   and the table above
 5. ``service/apps.py`` (``file_problems``), if it reads a file
 6. ``cli/check/online.py`` and a module beside it, if ``check --online`` can ask it something
 7. ``setup.py`` and ``nox -s pin``, if it needs a library; ``pyproject.toml`` (mypy), if that

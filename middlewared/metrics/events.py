@@ -5,10 +5,10 @@ To add one: make it in a ``_make`` method of :class:`Metrics`, count it in a met
 call that where the event happens. Describe it in docs/metrics.md, without which
 tests/test_operations_files.py fails, and in CHANGELOG.md. Its test is in tests/test_metrics.py.
 
-What happens to a call is counted after the reply to the PBX: as a field of ``EndedCall`` or
-``EndedRequest`` (``calls/ringing.py``), which ``calls/call_log.py`` counts (its test:
-tests/test_calls_log.py). Only ``calls/overload.py`` counts directly. Requests are counted by
-``web/root.py``, when the reply has been written.
+What happens to a call is counted after the reply to the PBX: as a field of one of the classes
+of ``Ended`` (``calls/ringing.py``), which ``calls/call_log.py`` counts (its test:
+tests/test_calls_log.py). In ``calls/``, only ``overload.py`` counts directly. Requests are counted
+by ``web/root.py``, when the reply has been written, pushes by ``push/instrumented.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Calls that timed out recently, so that an answer to one is known to be late."""
+"""
+Calls that timed out recently, so that an answer to one is known to be late.
+
+Which calls these are, :meth:`.held_calls.HeldCalls.settle` decides: those that timed out after a
+device was woken here. With Redis, ``TIME_OUT``, ``TIMED_OUT`` and ``ANSWER`` of
+``redis/lua_scripts.py`` keep them (``redis/expiries.py`` and ``redis/answers.py`` run these), and
+:class:`LateCalls` serves while Redis is away.
+"""
 
 from __future__ import annotations
 

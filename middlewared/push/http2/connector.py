@@ -3,9 +3,11 @@ Keeps one slot of a pool filled: connects, waits until the connection is left, c
 
 Between two attempts a slot waits for its back-off, unless a request waits. Only a useful
 connection resets the back-off: one on which the peer responded, or that lived for a while.
-The pauses are the constants below, their shape is in ``middlewared/backoff.py`` (which retried
-pushes share), their tests, some of which count connects in a minute, are in
-``tests/test_push_http2_pool.py``. No document names them.
+The pauses are the constants below, for Apple and Google alike; what differs between the two is
+in ``PeerHabits``, which ``push/apns/apple_connections.py`` and ``push/google/fcm_project.py``
+make. The shape of the pauses is in ``middlewared/backoff.py``, which retried pushes share. Their
+tests, some of which count connects in a minute, are in ``tests/test_push_http2_pool.py``. No
+document names them.
 """
 
 from __future__ import annotations
