@@ -132,3 +132,14 @@ class HangUpTests(OwnServerCase):
         self.assertEqual(self.here.waiting, 0)
         self.server.resume()
         await self.until(lambda: not self.records())
+
+    async def test_during_a_renewal(self) -> None:
+        """Redis has no waiter again that has left, though the renewal was repeated meanwhile."""
+        other = await self.here.join(a_call())
+        other.leave()
+        await self.until(lambda: not self.records())  # Redis has all scripts but a renewal's
+        first = await self.here.join(a_call(call_id="abc", wait_s=3600))
+        repeat = Deferred.fromCoroutine(self.here.join(a_call(call_id="abc", wait_s=3600)))
+        first.leave()
+        (await repeat).leave()
+        await self.until(lambda: not any(":call:" in key for key in self.records()))

@@ -128,6 +128,7 @@ class RedisRendezvous:
             shared=self._shared,
             nodes=self._nodes,
             renewed=lambda held: self._account_lists.renewed(held),
+            left=self._remove_from_redis,
         )
         self._account_lists = AccountLists(
             clock=clock, background=self._background, shared=self._shared, nodes=self._nodes

@@ -32,6 +32,8 @@ class Renewals:
     Renews each call that was not checked for a second; after trouble, all calls.
 
     :param renewed: notified of each call that Redis has again, or still.
+    :param left: notified of each waiter that left during a renewal, with its call: Redis may have
+        it again, since a command that is repeated (NOSCRIPT, MOVED) can overtake its removal.
     """
 
     log = Logger()
@@ -45,6 +47,7 @@ class Renewals:
         shared: SharedCalls,
         nodes: Nodes,
         renewed: Callable[[HeldCall], None],
+        left: Callable[[HeldCall, str], None],
     ) -> None:
         self._clock = clock
         self._background = background
@@ -52,6 +55,7 @@ class Renewals:
         self._shared = shared
         self._nodes = nodes
         self._renewed = renewed
+        self._left = left
         self._rounds = LoopingCall(self._round)
         self._rounds.clock = clock
         self._rounds_ended: Deferred[LoopingCall] | None = None
@@ -120,9 +124,14 @@ class Renewals:
         """
         waiter_ids = [waiter.id for waiter in held.waiters]
         waker = held.waker if held.is_woken_here else ""
-        settlement, waker = await self._shared.renew(
-            held.call, waiter_ids, waker, held.pushes, held.refusals
-        )
+        try:
+            settlement, waker = await self._shared.renew(
+                held.call, waiter_ids, waker, held.pushes, held.refusals
+            )
+        finally:
+            if held.settlement is None:
+                for waiter_id in set(waiter_ids).difference(each.id for each in held.waiters):
+                    self._left(held, waiter_id)
         held.checked_at = self._clock.seconds()
         self._renewed(held)
         if settlement is not None:
