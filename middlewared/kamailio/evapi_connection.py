@@ -113,6 +113,7 @@ class EvapiConnection(NetstringReceiver):
 
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008
         """Called by Twisted: its calls end, as those of a PBX that closed its connection."""
+        self.connected = 0  # Twisted leaves it as it was
         if self._beating is not None:
             self._beating.cancel()
             self._beating = None
