@@ -45,7 +45,7 @@ def all_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 
 
 def man_page() -> str:
-    """The page, without a date: it says the same until the program changes."""
+    """The page, without a date: it stays the same until the program changes."""
     page = Manpage(
         command_parser(),
         {

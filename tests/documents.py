@@ -114,7 +114,7 @@ class Command:
     line: int
     text: str
     run: bool
-    """False: the document says that no test runs it."""
+    """False: the document marks it as run by no test."""
 
     @property
     def program(self) -> str:

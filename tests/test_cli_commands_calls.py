@@ -143,7 +143,7 @@ class CallsOnSqliteTests(HistoryCommandCase):
         self.assertEqual(await self.tabulated("nothing"), [])
 
     async def test_limit(self) -> None:
-        """A line for people says that there are more; programs get the newest."""
+        """A line for people reports that there are more; programs get the newest."""
         ran = await self.calls_command("--limit", 3)
         self.assertEqual(len(ran.out.splitlines()), 1 + 3)
         self.assertEqual(ran.err, "the newest 3 calls; --limit N shows more\n")

@@ -95,7 +95,7 @@ class DrawingTests(SynchronousTestCase):
     """Drawings and their texts."""
 
     def test_time_line(self) -> None:
-        """It says everything in words; nothing is outside of it, whatever the times are."""
+        """Its label has all of it in words; nothing is drawn outside, whatever the times are."""
         moments = [
             Moment(-5.0, 1.0, "before"),
             Moment(10.0, 8.0, "<push>", "good"),

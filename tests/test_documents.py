@@ -134,7 +134,7 @@ def declared_parser(path: Path) -> argparse.ArgumentParser | None:
 
 
 def settings(keywords: Sequence[ast.keyword]) -> Iterator[tuple[str, Any]]:
-    """What a declaration says of its values, as far as the source alone shows it."""
+    """The settings of a declaration, as far as the source alone shows them."""
     for keyword in keywords:
         if keyword.arg in ("action", "nargs"):
             yield keyword.arg, ast.literal_eval(keyword.value)
@@ -164,7 +164,7 @@ class DocumentTests(SynchronousTestCase):
     """tests/documents.py names who runs what."""
 
     def test_every_command_is_run_or_checked_or_marked(self) -> None:
-        """No one copies a command that was never tried without being told so."""
+        """A command that was never tried is marked, so that no one copies it unaware."""
         commands = [command for document in DOCUMENTS for command in commands_of(document)]
         self.assertGreater(len(commands), 100)
         self.assertEqual([text for text in map(problem_of, commands) if text], [])

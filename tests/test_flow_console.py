@@ -350,7 +350,7 @@ class PageTests(ConsoleTestCase):
         return answered.header("Location")
 
     async def test_search_box(self) -> None:
-        """An account, a key, a call_id and a number lead to what they name; or it says so."""
+        """An account, a key, a call_id and a number lead to what they name, or no call matches."""
         await self.start()
         await self.phone(ANDROID_6)
         await self.call(0, "call/id 1")
@@ -479,7 +479,7 @@ class LiveTests(ConsoleTestCase):
         return b"".join(received).decode()
 
     async def test_a_held_call_from_push_to_answer(self) -> None:
-        """Its steps appear while it waits; when it is over and kept, the stream says so."""
+        """Its steps appear while it waits; when it is over and kept, the stream reports it."""
         await self.start()
         phone = await self.phone(ANDROID_6, reaction=SILENT)
         pushed, key = self.push_to(phone), str(uuid.uuid4())

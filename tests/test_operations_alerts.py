@@ -131,7 +131,7 @@ class AlertTests(PrometheusTestCase):
         self.assert_runbooks(alertmanager)
 
     def assert_runbooks(self, alertmanager: Alertmanager) -> None:
-        """Their links lead to the operator's manual, and the label that says where is gone."""
+        """Their links lead to the operator's manual, and the label with its address is gone."""
         for alert in alertmanager.alerts:
             anchor = alert["labels"]["alertname"].lower()
             link = f"{MANUAL}docs/alerts.md#{anchor}"

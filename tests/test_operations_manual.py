@@ -58,7 +58,7 @@ class RunbookTests(SynchronousTestCase):
         self.assertEqual(page.count("### "), len(ALERTS))
 
     def test_every_alert_is_tested_where_the_manual_says(self) -> None:
-        """Each is provoked by a fault, or the manual says that promtool alone has it."""
+        """Each is provoked by a fault, or the manual lists it as tested by promtool alone."""
         page = (ROOT / "docs" / "alerts.md").read_text()
         _, _, only = page.partition("With `promtool` only:")
         unprovoked = set(re.findall(r"Middlewared\w+", only))

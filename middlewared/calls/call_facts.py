@@ -1,6 +1,6 @@
 """
-What the history keeps of calls and the console shows of those that wait, from what the calls
-room knows of them. Pure.
+The calls as the history keeps them and waiting calls as the console shows them, made from
+the state of the calls room. Pure.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class OutstandingPush:
     _counted: bool = False
 
     def count(self, may_arrive: bool) -> None:
-        """Count it, or no more; what is counted stays so once the call is over."""
+        """Count it, or stop counting it; no effect once the call is over."""
         if self._counted is not may_arrive and not self._waiter.ended.called:
             self._counted = may_arrive
             self._waiter.pushes += 1 if may_arrive else -1

@@ -183,7 +183,7 @@ def _add_call_filters(parser: argparse.ArgumentParser, *, limit: bool) -> None:
         choices=outcomes,
         default="",
         metavar="OUTCOME",
-        help=f"calls that ended so: {', '.join(outcomes)}",
+        help=f"calls with this outcome: {', '.join(outcomes)}",
     )
     parser.add_argument("--app", default="", help="calls to phones with this app id")
     platforms = [*(platform.value for platform in Platform), "none"]

@@ -1,5 +1,5 @@
 """
-Drawings as SVG, made here: nothing in them needs a script, and each says in words what it shows.
+Drawings as SVG, made here: none needs a script, and each has a label with its content in words.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def histogram(spoken: str, bars: Sequence[tuple[str, int]]) -> Markup:
     How often each value occurred; the labels stand below the bars, the numbers above them.
     Of bars too narrow for that only the highest has its number.
 
-    :param spoken: says the same in words.
+    :param spoken: the same in words, the drawing's label.
     """
     most = max([count for _, count in bars] + [1])
     wide = (_WIDTH - 8) / max(1, len(bars))

@@ -1,5 +1,5 @@
 """
-Deletes what is too old or too much, a few rows at a time.
+Deletes rows that are too old or too many, a few at a time.
 
 A step is short, and a pause follows that is much longer: registrations that share the
 database's writer, and calls that share its connections, do not notice it.

@@ -227,7 +227,7 @@ class CallSearch:
 
     ``text``: an account, a call_id or a unique_key; with ``or_number``, if there is none of
     these, a caller's number. With [history] numbers = last3 that finds calls of all callers
-    whose numbers end alike, and so not what is meant if an account has no calls.
+    whose numbers end alike, which is not what a search for an account without calls means.
     ``since`` (inclusive) and ``until`` (exclusive) are about the start. ``before``: the
     ``next`` of the page before.
     """

@@ -98,7 +98,7 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
     (
         _outcome("timeout", lambda f: f.record.inherited and not f.accepted),
         "A daemon that failed during the call had sent {f.inherited_pushes}, and the phone did not"
-        " answer within {f.wait}. What became of them is not known. If the next call ends so, too,"
+        " answer within {f.wait}. What became of them is not known. If it happens again,"
         " ask the user to open the app.",
     ),
     (
@@ -119,7 +119,7 @@ VERDICTS: Sequence[tuple[Applies, str]] = (
         _outcome("timeout", lambda f: f.uncertain),
         "The push was sent, but {f.provider} did not confirm it ({f.reason}), and the phone did not"
         " answer within {f.wait}. Whether it was delivered is not known. Let the caller try again;"
-        " if many calls end so, check the connection from here to {f.provider} (middlewared check"
+        " if this happens often, check the connection from here to {f.provider} (middlewared check"
         " --online).",
     ),
     (

@@ -6,7 +6,7 @@ that buffer or of a TCP segment, costs evapi everything that it has read (evapi_
 Kamailio 5.6 to 6.0). So only a few outcomes are under way at a time, and what is not
 confirmed is sent again; Kamailio takes the first of several.
 
-The invariant: an outcome that was sent and not confirmed is in ``_under_way``.
+The invariant: until ``stop``, an outcome that was sent and not confirmed is in ``_under_way``.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class PayloadTemplate:
 
 
 def fitting(make: Callable[[str], T], size: Callable[[T], int], name: str, *, at_most: int) -> T:
-    """What ``make`` makes of the longest beginning of ``name`` with which it fits, or of ""."""
+    """The result of ``make`` for the longest prefix of ``name`` with which it fits, or for ""."""
     made = make(name)
     if size(made) <= at_most:
         return made

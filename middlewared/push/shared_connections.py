@@ -19,7 +19,7 @@ T = TypeVar("T", bound=Shareable)
 
 
 class SharedConnections(Generic[T]):
-    """Those of this process that are in use, by what apps must have in common."""
+    """The connections in use in this process, by the key that apps must share to use them."""
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[Hashable, T] = WeakValueDictionary()

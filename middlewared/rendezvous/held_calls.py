@@ -202,7 +202,7 @@ class HeldCalls:
         return waiter
 
     def remove_waiter(self, waiter: LocalWaiter) -> None:
-        """Take a waiter away; nothing when it waits no more."""
+        """Remove a waiter; does nothing if it no longer waits."""
         waiters = waiter.held.waiters
         if waiter in waiters:
             waiters.remove(waiter)

@@ -69,7 +69,7 @@ class Waiter(Protocol):
         """
 
     def leave(self) -> None:
-        """Wait no more; harmless when repeated. The last waiter to leave ends the call."""
+        """Stop waiting; harmless when repeated. The last waiter to leave ends the call."""
 
 
 class Rendezvous(Protocol):

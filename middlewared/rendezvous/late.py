@@ -22,7 +22,7 @@ REMEMBERED_S = 60.0
 How long after its time-out an answer to a call is late, and not unknown.
 
 Code and tests follow it, in Redis too. All daemons must agree, since lateness is counted from
-what is left of the record there: a change belongs into CHANGELOG.md. docs/pushes.md and
+what is left of the record there: a change belongs in CHANGELOG.md. docs/pushes.md and
 docs/metrics.md name the figure, and the last of ``_LATE_BUCKETS_S`` in ``metrics/events.py``
 should reach it.
 """

@@ -30,7 +30,7 @@ class PreparedReload:
     """
     A configuration with all its files read and opened.
 
-    ``written``: as it is in the files. ``config``: with what only a restart can change as it was.
+    ``written``: as it is in the files. ``config``: with the current values of what needs a restart.
     """
 
     written: Config

@@ -48,7 +48,7 @@ class DependencyWatch:
             self._ping(name)
 
     async def stop(self) -> None:
-        """Ping no more; wait for the pings under way."""
+        """Stop pinging; wait for the pings under way."""
         self._stopped = True
         for timer in self._timers.values():
             if timer.active():

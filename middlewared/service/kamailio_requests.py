@@ -1,4 +1,4 @@
-"""What Kamailios ask over evapi, done by what serves the PBXs' HTTP routes."""
+"""Kamailios' requests over evapi, served by the code behind the PBXs' HTTP routes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
 Whether the daemon has started: it may get calls from balancers.
 
-It has once the database was reached, and Redis as well or half a minute passed in vain, and
+It has once the database was reached, and Redis was too (or half a minute has passed), and
 stays so: a dependency that goes away later does not make it start again. A daemon with a wrong
 password for its database never has.
 """
@@ -18,7 +18,7 @@ REDIS_S = 30.0
 
 class Readiness:
     """
-    Knows at each question what has been reached since the start.
+    Records, each time it is asked, what has been reached since the start.
 
     :param database_up: whether the database was reached when it was last asked; None: not yet.
     :param redis_up: likewise; None: it is not used.

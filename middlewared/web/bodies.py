@@ -1,7 +1,7 @@
 """
 From the bytes of a request to named texts: JSON, forms, multipart and queries.
 
-Any bytes give either fields or BadRequest, in time linear to their number.
+Any bytes give either fields or BadRequest, in time linear in their number.
 """
 
 from __future__ import annotations

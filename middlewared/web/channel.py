@@ -129,7 +129,7 @@ class Channel(http.HTTPChannel):
         write_immediately(self.transport, data)
 
     def resetTimeout(self) -> None:
-        """Called by Twisted for every byte, by which slow senders would keep the connection."""
+        """Called by Twisted for all data; its version would let slow senders stay connected."""
 
     def setTimeout(self, period: float | None) -> float | None:
         """

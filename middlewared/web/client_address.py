@@ -47,7 +47,7 @@ def forwarding_fault(
     """
     Why the client's address proves nothing; "" when it can be trusted.
 
-    A proxy that is not trusted may forward for anyone, whom its own address does not show.
+    A proxy that is not trusted may forward for anyone; its own address does not identify them.
 
     :param forwarded: all Forwarded headers (RFC 7239), whose content is never used.
     """

@@ -1,7 +1,7 @@
 """
 Slows down clients that guess credentials.
 
-Of one address, and of one name at an address, never more attempts are refused in a window
+In a window, no more attempts of one address, or of one name at an address, are refused
 than are allowed, because a pending attempt counts as refused until its result is known.
 
 The backend's slots go round among the addresses that wait for one, and first to those that

@@ -1,7 +1,7 @@
 """
 Which PBX a request comes from: known by its network, its password, or both.
 
-Passwords are compared in constant time, and only so many wrong ones of an address are compared.
+Passwords are compared in constant time, and only a limited number of wrong ones per address.
 """
 
 from __future__ import annotations

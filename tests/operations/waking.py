@@ -374,7 +374,7 @@ async def refuses_an_account_without_an_app(site: Site) -> None:
 
 
 async def a_phone_leaves(site: Site) -> None:
-    """Its last REGISTER says that it has no contact any more: nor has it a device."""
+    """Its last REGISTER removes its contact, and its device with it."""
     site.register(SIPP_PHONE, TODAY, free_port(), pn=True, expires=0)
     before = len(site.pushes)
     await site.call("refused", SIPP_PHONE)

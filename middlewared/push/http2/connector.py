@@ -137,7 +137,7 @@ class Connector:
         """Whether a callback of the pool is running, which may call :meth:`stop`."""
 
         self._renewing = False
-        """Whether the last connection ended as every one does some time: not worth a line."""
+        """Whether the last connection ended as every one eventually does: not worth a line."""
 
         self._limit = LineLimit(clock=clock)
 

@@ -27,7 +27,7 @@ MAX_REFUSALS = 8
 """How often one request may be refused with REFUSED_STREAM before it is given up."""
 
 MAX_LOST_CONNECTIONS = 2
-"""After so many connections have ended with a request on them, it is sent on no other."""
+"""A request on which this many connections have ended is not sent on another."""
 
 AVOIDED_LOAD = 10_000_000.0
 

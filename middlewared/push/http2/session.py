@@ -194,7 +194,7 @@ class Session:
         self._buffer = data[offset:]
 
     def _succeed(self, stream_id: int, flags: int) -> bool:
-        """Take the head of a 200, as almost all are: the short way. False: it is none."""
+        """Take the head of a 200, as almost all are: the fast path. False: it is not one."""
         exchange = self.streams.get(stream_id)
         if exchange is None or exchange.status or not exchange.sent_whole:
             return False

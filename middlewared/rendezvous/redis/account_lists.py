@@ -1,7 +1,7 @@
 """
 The lists in Redis from which a registration learns which calls of its account wait.
 
-A call is listed with its first push, beside everything else: nothing waits for it, and a call
+A call is listed with its first push, in the background: nothing waits for it, and a call
 that no registration answers costs nothing here.
 """
 

@@ -18,10 +18,10 @@ from middlewared.rendezvous.redis.shared_calls import SharedCalls
 from middlewared.waiting import FairCall
 
 REPLY_WAIT_S = 0.3
-"""How long the reply of Redis is waited for, in time in which this process runs."""
+"""How long to wait for the reply of Redis, counting only time in which this process runs."""
 
 STOOD_STILL_S = 0.5
-"""A process that is so late was paused, and the other daemons perhaps with it."""
+"""A process this late was paused, and the other daemons may have been paused with it."""
 
 OTHERS_WAKE_S = 0.5
 """After such a pause: how long the others have to read the answers that reached them."""

@@ -116,7 +116,7 @@ if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity'
   record = prefix .. known
 end
 if not lives(record) or left_ms(record) <= 0 then
-  -- Who takes over from a dead waker has joined before: the call has ended since.
+  -- A waiter that takes over from a dead waker has joined before: the call has ended since.
   if dead ~= '-' then return {text, '', 0, '', '0'} end
   open(record, text, identity, waiter, ttl_ms)
   if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms) end

@@ -81,7 +81,7 @@ class PeerReports:
         self._report_now()
 
     async def stop(self) -> None:
-        """Report no more; a report that is being made is waited for."""
+        """Stop reporting; wait for a report in progress."""
         self._stopped = True
         if self._next is not None:
             self._next.cancel()

@@ -22,7 +22,7 @@ CHECK_INTERVAL_S = 0.1
 SILENT_CHECKS = 4
 SILENCE_S = CHECK_INTERVAL_S * (SILENT_CHECKS + 1)
 QUIET_CHECKS = 5
-"""After so many checks without a byte a PING is sent."""
+"""A PING is sent after this many checks without a byte."""
 
 
 class _Watched:

@@ -92,7 +92,7 @@ class WaiterRemovals:
                 await ended
 
     def stop(self) -> None:
-        """Repeat no more; what is queued is still tried once."""
+        """Stop repeating; what is queued is still tried once."""
         self._stopped = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
