@@ -9,7 +9,7 @@ MOST_DOUBLINGS = 16
 
 def backoff_s(failures: int, *, first_s: float, longest_s: float) -> float:
     """
-    The pause after so many failures in a row, in seconds.
+    The pause after this many failures in a row, in seconds.
 
     It doubles with each failure from ``first_s`` to ``longest_s``. The jitter takes up to
     half of it away, so that many clients do not return in step.

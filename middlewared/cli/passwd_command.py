@@ -37,7 +37,7 @@ def set_password(path: Path, user: str) -> int:
     """
     if not user or user.startswith("#") or ":" in user or not user.isprintable():
         raise PasswdFailed("a user's name has no colon or control character, and no # in front")
-    # Before a password is asked for in vain.
+    # Before anyone types a password for nothing.
     lines, existed = _lines(path)
     password = _password(user)
     if not password or len(password) > MOST_BYTES or b"\0" in password:

@@ -40,7 +40,7 @@ class AccountReader:
 
     async def read(self, sip_user_id: str, *, calls: int) -> KnownAccount:
         """
-        All that is known of ``sip_user_id``, with so many of its calls.
+        All that is known of ``sip_user_id``, with this many of its calls.
 
         :raises DatabaseDown: it cannot be known now.
         """

@@ -25,7 +25,7 @@ FEWEST_ROWS, MOST_ROWS = 20, 1000
 LONG_STEP_S = 0.008
 """A step that takes longer is followed by one of half as many rows."""
 PAUSES = 4
-"""A pause is so many times as long as the step before it, and at least :data:`PAUSE_S`."""
+"""A pause is this many times as long as the step before it, and at least :data:`PAUSE_S`."""
 PAUSE_S = 0.01
 
 

@@ -98,7 +98,7 @@ class CallStatements:
     :param unindexed: put before a column whose index must not be used. Without statistics of
         single values SQLite would prefer the index with more columns, however many calls match.
     :param part_bits: the indexes of :data:`_IN_PARTS` begin with the number of a part, which is
-        ``id`` without so many low bits; 0: they begin with the column.
+        ``id`` without this many low bits; 0: they begin with the column.
     """
 
     unindexed: str
@@ -206,7 +206,7 @@ def _equal(column: str, value: str) -> Condition:
 
 
 def facts_statement(keys: int) -> str:
-    """The statement that reads the facts of so many keys."""
+    """The statement that reads the facts of this many keys."""
     marks = ", ".join("?" * keys)
     return (
         f"select {_FACTS} from call_facts where unique_key in ({marks})"  # noqa: S608

@@ -68,7 +68,7 @@ class SqliteHistory(SqlHistory):
 
 @cache
 def _insert(table: str, columns: tuple[str, ...], rows: int) -> str:
-    """The statement that appends so many rows."""
+    """The statement that appends this many rows."""
     row = f"({', '.join('?' * len(columns))})"
     names, values = ", ".join(columns), ", ".join([row] * rows)
     return f"insert or ignore into {table} ({names}) values {values}"  # noqa: S608 (our own names)

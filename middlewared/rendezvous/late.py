@@ -28,7 +28,7 @@ should reach it.
 """
 
 MOST_REMEMBERED = 20_000
-"""A bound of memory only: so many time-outs in a minute are an outage."""
+"""A bound of memory only: this many time-outs in a minute are an outage."""
 
 
 def ignored(_: LateAnswer) -> None:

@@ -36,7 +36,7 @@ class Habits(Http2Behaviour):
     """
     What Google's front ends do, as others' logs show it; None switches a habit off.
 
-    ``most_pings``: GOAWAY ENHANCE_YOUR_CALM "too_many_pings" and close at so many PINGs with
+    ``most_pings``: GOAWAY ENHANCE_YOUR_CALM "too_many_pings" and close at this many PINGs with
     no HEADERS or DATA between. ``idle_s``: GOAWAY with ``idle_debug`` and close after so long
     without a request; PINGs do not count. ``max_age_s``: GOAWAY "max_age", announced one
     round trip ahead, and close as soon as all is answered. ``answer_limit_s``: a delay beyond

@@ -40,7 +40,7 @@ class Request(server.Request):
         empty body, and the rest of it is discarded as it comes.
     """
 
-    # With so many attributes more, a request's dictionary would no longer share its keys with
+    # With this many more attributes, a request's dictionary would no longer share its keys with
     # those of other requests, and be 1.5 KB larger.
     __slots__ = (
         *("_fields", "body", "outcome", "pbx", "query", "received_at", "route", "serving"),

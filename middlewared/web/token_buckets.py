@@ -2,7 +2,7 @@
 Token buckets, which limit how often a client or an account may do something.
 
 The table never holds more than ``max_keys``. It drops the least recently used
-key, whose bucket has mostly filled up again; a key that is used all the time, even in vain,
+key, whose bucket has mostly filled up again; a key that is used all the time, even without success,
 stays.
 """
 

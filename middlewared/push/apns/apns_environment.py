@@ -94,7 +94,7 @@ class ApnsEnvironment:
         return self._connections.pool
 
     def start(self, connections: int) -> None:
-        """Begin to connect, unless another app has; keep at least so many connections."""
+        """Begin to connect, unless another app has; keep at least this many connections."""
         self._connections.start(self, connections)
 
     async def stop(self) -> None:

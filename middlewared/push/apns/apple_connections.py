@@ -76,7 +76,7 @@ class AppleConnections:
         return not self._stopped
 
     def start(self, user: ConnectionUser, connections: int) -> None:
-        """Keep at least so many connections ready for this app."""
+        """Keep at least this many connections ready for this app."""
         first = not self._users
         self._users[user] = connections
         if first:

@@ -134,7 +134,7 @@ class Http2Pool:
             connector.start()
 
     def resize(self, size: int) -> None:
-        """Keep so many connections ready; surplus ones close after their last request."""
+        """Keep this many connections ready; surplus ones close after their last request."""
         while len(self._connectors) < size:
             self._connectors.append(self._make_connector())
             if self._started:
