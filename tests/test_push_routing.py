@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -54,6 +54,25 @@ class ConnectingProvider(SlowProvider):
     @property
     def problem(self) -> str:
         return "client certificate refused"
+
+    async def prepared(self) -> None:
+        await self.connected
+
+
+class OrderedProvider(SlowProvider):
+    """Notes when it starts and stops; while ``connected`` has not fired it cannot push."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        super().__init__()
+        self.connected: Deferred[None] = succeed(None)
+        self._name = name
+        self._order = order
+
+    async def start(self) -> None:
+        self._order.append(f"{self._name} starts")
+
+    async def stop(self) -> None:
+        self._order.append(f"{self._name} stops")
 
     async def prepared(self) -> None:
         await self.connected
@@ -128,6 +147,33 @@ class RouteTableTests(SynchronousTestCase):
         self.assertEqual([provider.started for provider in (*new, *newer)], [1, 0, 1, 1])
         self.assertEqual([provider.stopped for provider in (*new, *newer)], [1, 0, 0, 0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_connections_are_shared_across_a_reload(self) -> None:
+        """
+        A new provider may use the connections of one that goes, which close with the last
+        provider that was started on them: so it starts first, however many start before it.
+        """
+        order: list[str] = []
+        apps = [(f"com.example.{name}", Platform.GCM) for name in ("a", "b", "c")]
+        for generation in range(2):
+            routes = {
+                app: self.make_route(OrderedProvider(f"{app[0][-1]}{generation}", order))
+                for app in apps[generation:]
+            }
+            self.table.replace(routes)
+        self.clock.advance(BETWEEN_REPLACEMENTS_S)
+        self.assertEqual(order[:3], ["a0 starts", "b0 starts", "c0 starts"])
+        self.assertEqual(order[3:5], ["b1 starts", "c1 starts"])
+        self.assertEqual(set(order[5:]), {"a0 stops", "b0 stops", "c0 stops"})
+
+    def test_connections_of_one_that_waits_are_shared_by_its_successor(self) -> None:
+        """A reload that comes while the new provider has no connection yet starts its own first."""
+        order: list[str] = []
+        waiting, last = OrderedProvider("waiting", order), OrderedProvider("last", order)
+        waiting.connected = Deferred()
+        for provider in (waiting, last):
+            self.table.replace({KEY: self.make_route(provider)})
+        self.assertEqual(order[:3], ["waiting starts", "last starts", "waiting stops"])
 
     def test_replaced_provider_is_not_waited_for_forever(self) -> None:
         """A push that never ends does not keep the old provider alive."""

@@ -139,7 +139,6 @@ class RouteTable:
         for key, replacement in list(self._replacements.items()):
             if key not in routes or replacement.provider is not routes[key].provider:
                 self._replacements.pop(key).cancel()
-        self._retire_unused()
         self._outdated = deque(
             key
             for key, route in routes.items()
@@ -161,12 +160,14 @@ class RouteTable:
         await DeferredList(stops, consumeErrors=True)
 
     def _replace_next(self) -> None:
-        """Begin one replacement, and the next one a moment later."""
+        """Begin one replacement, and the next one a moment later; retire after the last one."""
         self._timer = None
         if self._outdated:
             self._begin_replacement(self._outdated.popleft())
         if self._outdated:
             self._timer = self._clock.callLater(BETWEEN_REPLACEMENTS_S, self._replace_next)
+        else:
+            self._retire_unused()
 
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -193,6 +194,12 @@ class RouteTable:
             self._background.run(provider.start())
 
     def _retire_unused(self) -> None:
+        """
+        Retire them once all new providers are started, which may share connections with them:
+        connections that no started provider uses are closed for good.
+        """
+        if self._outdated:
+            return
         used = {id(r.provider) for r in (*self._routes.values(), *self._configured.values())}
         for gone in self._started.keys() - used:
             self._background.run(self._started.pop(gone).retire())
