@@ -348,6 +348,17 @@ class HttpClientTests(TestCase):
         self.assertEqual((await self.get(url, timeout_s=0.3, turn_s=5)).status, 200)
         await self.assertFailure(first, TimedOut)
 
+    async def test_a_turn_whose_time_is_over_takes_no_connection(self) -> None:
+        """As after a pause of this process; the next request finds the connection free."""
+        self.client = self.new_client(TrustRoots(), max_connections=1)
+        url = await self.serve()
+        first = ensureDeferred(self.get(url + "/never", timeout_s=0.4))
+        await self.peer.arrived
+        with self.assertRaises(TimedOut):
+            await self.get(url, turn_s=-0.001)
+        await self.assertFailure(first, TimedOut)
+        self.assertEqual((await self.get(url)).status, 200)
+
     async def test_extra_root_is_trusted(self) -> None:
         """A peer whose certificate comes from ``ca_file``."""
         authority = self.new_authority()

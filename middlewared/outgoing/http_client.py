@@ -150,11 +150,11 @@ class PooledHttpClient:
         if not turn.called:
             # A request sent with little time left would only blame the peer, and break
             # a good connection when its time is up.
-            longest_s = timeout_s / 2 if turn_s is None else turn_s
+            longest_s = max(0.0, timeout_s / 2 if turn_s is None else turn_s)
             with_fair_timeout(turn, longest_s, self._clock, partial(_none_free, longest_s))
         await turn
         if turn_s is None:
-            timeout_s -= self._clock.seconds() - began_at
+            timeout_s = max(0.0, timeout_s - (self._clock.seconds() - began_at))
         try:
             return await exchange.run(timeout_s)
         finally:
