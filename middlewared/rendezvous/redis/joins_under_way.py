@@ -62,7 +62,8 @@ class JoinsUnderWay:
         """Wait for the end of those that join a call of this account and call_id."""
         for join in list(self._joins.values()):
             other = join.call.incoming
-            if (other.sip_user_id, other.call_id) == (incoming.sip_user_id, incoming.call_id):
+            same = (other.sip_user_id, other.call_id) == (incoming.sip_user_id, incoming.call_id)
+            if same and join.waiter_id in self._joins:  # it may have ended before another one
                 ended: Deferred[None] = Deferred()
                 join.ended.append(ended)
                 await ended
