@@ -35,6 +35,11 @@ START_WAIT_S = 1.0
 START_PAUSE_S = 0.01
 REPEATS_PER_S = 500
 REPEATS_AT_ONCE = 1000
+MOST_REPEATS = 20
+"""
+Of one command, so a second in all. A node's patience does not end them where one slot fails and
+commands to its other slots succeed.
+"""
 
 # How errors begin that pass: the server is starting, failing over or moving slots.
 TRANSIENT_ERRORS = (
@@ -191,7 +196,7 @@ class Nodes:
 
         :raises RendezvousDown: no reply; the script may have run.
         """
-        slot, asking, redirects = slot_of(keys[0]), False, 0
+        slot, asking, redirects, repeats = slot_of(keys[0]), False, 0, 0
         node = self._node_of(slot)
         while True:
             connection = self._connection_to(node)
@@ -206,8 +211,9 @@ class Nodes:
                         self._slots.moved(slot, node)
                     continue
                 self._note_failure(connection, error)
-                if not self._repeats.spend():
-                    raise RendezvousDown("too many commands fail at once") from error
+                repeats += 1
+                if repeats > MOST_REPEATS or not self._repeats.spend():
+                    raise RendezvousDown("too many commands fail") from error
                 await self._pause()
                 node, asking = self._node_of(slot), False
             else:
