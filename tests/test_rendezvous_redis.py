@@ -102,6 +102,23 @@ class RedisRendezvousTests(SharedRendezvousCase, RendezvousContract):
         self.assertEqual((repeat.first, repeat.took_over, repeat.pushes), (True, True, 2))
         repeat.leave()
 
+    async def test_a_daemon_that_was_replaced_as_waker(self) -> None:
+        """It comes back: its pushes count no more, and its call ends with its last waiter."""
+        first = await self.here.join(a_call(call_id="abc"))
+        first.pushes = 1
+        self.cable.cut()
+        repeat = await self.there.join(a_call(call_id="abc"))
+        repeat.pushes = 3
+        await self.until(lambda: self.pushes_of(first.call.unique_key) == "3")
+        self.cable.restore()
+        await self.until(lambda: bool(self.here.up))
+        again = await self.here.join(a_call(call_id="abc"))  # renews the record
+        self.assertEqual(self.pushes_of(first.call.unique_key), "3")
+        first.leave()
+        again.leave()
+        await self.until(lambda: first.ended.called)
+        self.assertFalse(repeat.settled.called)
+
     async def test_refusals_count_without_redis_and_with_it_again(self) -> None:
         """One while it was down and one after it came back make two."""
         waiter = await self.here.join(a_call())

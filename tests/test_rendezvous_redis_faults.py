@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+
 from twisted.internet.defer import Deferred, gatherResults
 
 from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
-from middlewared.rendezvous.redis.records import record_key
+from middlewared.rendezvous.redis.records import identity_key, record_key
 from tests.contracts.rendezvous import ACCEPTED, a_call, an_answer, shared_facts
+from tests.cuttable import CuttableProxy
 from tests.redis_members import SharedRendezvousCase
 from tests.servers.redis import Redis
 
@@ -51,6 +54,26 @@ class RedisAwayTests(SharedRendezvousCase):
         self.addCleanup(self.server.resume)
         await self.go_on_alone()
         self.assertFalse(self.here.up)
+
+    async def test_a_join_whose_reply_is_lost_leaves_no_record(self) -> None:
+        """The call is opened here with a key of its own then."""
+        proxy = CuttableProxy(self.server.node)
+        self.addCleanup(proxy.stop)
+        await proxy.start()
+        here = await self.member([proxy.node])
+        proxy.delay_s = 0.1
+        key = str(uuid.uuid4())
+        joining = Deferred.fromCoroutine(here.join(a_call(call_id=key, unique_key=key)))
+        await self.until(lambda: self.server.run("EXISTS", record_key(key)) == 1)
+        proxy.cut()
+        waiter = await joining
+        self.assertNotEqual(waiter.call.unique_key, key)
+        proxy.restore()
+        await self.until(lambda: self.server.run("EXISTS", record_key(key)) == 0)
+        incoming, found = waiter.call.incoming, waiter.call.unique_key
+        await self.until(lambda: self.server.run("GET", identity_key(incoming)) == found)
+        self.assertTrue(await self.there.cancel(incoming))
+        self.assertIs((await waiter.settled).outcome, Outcome.CANCELLED)
 
     async def test_refusal_settles_a_call_of_this_daemon(self) -> None:
         """available=False needs no Redis either."""

@@ -147,12 +147,21 @@ local record, identity = KEYS[1], KEYS[2] or ''
 local unique_key, text, ttl_ms, waker, pushes, refused = unpack(ARGV, 1, 6)
 if call('EXISTS', record) == 0 then
   open(record, text, identity, waker, ttl_ms)
-  if KEYS[2] then call('SET', identity, unique_key, 'PX', ttl_ms, 'NX') end
 elseif call('HGET', record, 'identity') ~= identity then
   return {'', ''}
 end
+local known = KEYS[2] and call('GET', identity)
+if KEYS[2] and known ~= unique_key then
+  -- It may lead to a record that is gone: one made by a join whose reply was lost.
+  local prefix = string.sub(record, 1, -1 - string.len(unique_key))
+  if not (known and lives(prefix .. known)) then
+    call('SET', identity, unique_key, 'PX', ttl_ms)
+  end
+end
 if call('HGET', record, 'waker') == '' then call('HSET', record, 'waker', waker) end
-if pushes ~= '' then call('HSET', record, 'pushes', pushes) end
+if pushes ~= '' and call('HGET', record, 'waker') == waker then
+  call('HSET', record, 'pushes', pushes) -- unless another waiter has taken over
+end
 if refused ~= '' then
   for id, settlement in pairs(cjson.decode(refused)) do
     call('HSET', record, 'no:' .. id, settlement)
@@ -298,7 +307,7 @@ return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 # Removes a waiter; with the last one an undecided call ends, and its waker is notified.
 # KEYS: record
 # ARGV: waiter, message
-# -> 1 when no one waits for the call any more
+# -> 1 when no one waits for the call any more, or another daemon has taken over waking
 LEAVE = Script(
     _COMMON
     + """
@@ -306,7 +315,11 @@ local record = KEYS[1]
 call('HDEL', record, ARGV[1])
 if not lives(record) then return 1 end
 for _, field in ipairs(call('HKEYS', record)) do
-  if field == 'answered' or string.find(field, '/', 1, true) then return 0 end
+  if field == 'answered' then return 0 end
+  if string.find(field, '/', 1, true) then
+    local waker = string.match(call('HGET', record, 'waker') or '', '^(.+)/')
+    return waker and waker ~= string.match(ARGV[1], '^(.+)/') and 1 or 0
+  end
 end
 notify(record, ARGV[2])
 call('DEL', record)

@@ -286,11 +286,14 @@ class RedisRendezvous:
         try:
             return await self._join(call, waiter_id)
         except RendezvousDown:
-            if await self._peers.may_work_alone():
-                return self._open_alone(call, waiter_id)
-            # Redis may have added the waiter, and the reply was lost.
-            self._removals.add(WaiterRemoval(call, waiter_id, lambda: None))
-            raise
+            alone = await self._peers.may_work_alone()
+            waiter = self._open_alone(call, waiter_id) if alone else None
+            if waiter is None or waiter.call.unique_key != call.unique_key:
+                # Redis may have added the waiter, and the reply was lost.
+                self._removals.add(WaiterRemoval(call, waiter_id, lambda: None))
+            if waiter is None:
+                raise
+            return waiter
 
     async def _join(self, call: Call, waiter_id: str) -> LocalWaiter:
         held = self._held.find_repeated(call.incoming)

@@ -129,7 +129,7 @@ class Renewals:
                 held.call, waiter_ids, waker, held.pushes, held.refusals
             )
         finally:
-            if held.settlement is None:
+            if not held.is_answered:
                 for waiter_id in set(waiter_ids).difference(each.id for each in held.waiters):
                     self._left(held, waiter_id)
         held.checked_at = self._clock.seconds()
@@ -169,8 +169,15 @@ class Renewals:
         return not any(held.waiters and held.checked_at < began for held in calls)
 
     def _to_renew(self) -> list[HeldCall]:
-        """Those that wait here; an expired one's record may be a later call's."""
-        return [held for held in self._held.all() if held.waiters and not held.expired]
+        return [held for held in self._held.all() if self._may_renew(held)]
+
+    def _may_renew(self, held: HeldCall) -> bool:
+        """
+        Whether it waits here. An expired one's record may be a later call's, and its timer may
+        not have fired yet in a process that was paused.
+        """
+        past = held.expired or held.call.deadline <= self._clock.seconds()
+        return bool(held.waiters) and not past
 
     async def _renew_each(self, calls: Sequence[HeldCall]) -> None:
         """Renew some at a time; each of these stops at its first failure."""
@@ -179,7 +186,7 @@ class Renewals:
         async def renew_next() -> None:
             with contextlib.suppress(RendezvousDown):
                 for held in pending:
-                    if held.waiters:
+                    if self._may_renew(held):
                         await self.renew(held)
 
         at_once = min(len(calls), AT_ONCE)

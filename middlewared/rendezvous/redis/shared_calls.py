@@ -223,7 +223,7 @@ class SharedCalls:
         await self.nodes.run(TIMED_OUT, [late_key(unique_key)], args)
 
     async def leave(self, unique_key: str, waiter_id: str) -> bool:
-        """Remove a waiter; returns whether no one waits for the call any more."""
+        """Remove a waiter; returns whether the call ends here: no one waits, or another wakes."""
         args = (waiter_id, json.dumps(["gone", unique_key]))
         return bool(await self.nodes.run(LEAVE, [record_key(unique_key)], args))
 
