@@ -188,7 +188,7 @@ class Device:
     1. ``web/fields.py`` (``device``) and ``web/openapi.json`` (its schema ``Device``): how an
        app sends it
     2. ``database/schema/*/N.sql``, the next number: its column, with a default for daemons of
-       the release before, in ``devices`` and in ``text_devices``
+       the release before (``database/migrations.py``), in ``devices`` and in ``text_devices``
     3. ``devices/queries.py`` (``from_row``), unless it is a text or a number
     4. ``cli/device_commands.py`` (``_fields``): how ``middlewared devices show`` prints it
     5. ``tests/contracts/devices.py`` (``a_device``), ``tests/test_web_fields.py``

@@ -12,7 +12,7 @@ What one more backend (``ldap``) takes:
 3. ``config/rules.py``: which of its keys must be set; ``config/exposure.py``: a warning where
    a password goes out without TLS
 4. ``service/implementations.py``: its case in ``choose_accounts``, without which mypy fails,
-   and the table above
+   and the table in its docstring
 5. ``service/apps.py`` (``file_problems``), if it reads a file
 6. ``cli/check/online.py`` and a module beside it, if ``check --online`` can ask it something
 7. ``setup.py`` and ``nox -s pin``, if it needs a library; ``pyproject.toml`` (mypy), if that
@@ -24,7 +24,7 @@ What one more backend (``ldap``) takes:
    ``docs/design.md`` (rooms), ``CHANGELOG.md``
 
 Nothing else: the reader, the wiring and the web take a backend as it is. A backend that does
-not speak HTTP connects through ``DirectEndpoints``, as Redis does.
+not speak HTTP connects through ``outgoing/tcp_endpoints.py`` (``DirectEndpoints``), as Redis does.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ call that where the event happens. Describe it in docs/metrics.md, without which
 tests/test_operations_files.py fails, and in CHANGELOG.md. Its test is in tests/test_metrics.py.
 
 What happens to a call is counted after the reply to the PBX: as a field of one of the classes
-of ``Ended`` (``calls/ringing.py``), which ``calls/call_log.py`` counts (its test:
-tests/test_calls_log.py). In ``calls/``, only ``overload.py`` counts directly. Requests are counted
-by ``web/root.py``, when the reply has been written, pushes by ``push/instrumented.py``.
+of ``Ended`` (``calls/ringing.py``: ``EndedCall`` is made in ``_wake``, ``EndedRequest`` in
+``_hold``), which ``calls/call_log.py`` counts (``_record_call``, ``_record_request``; its test:
+tests/test_calls_log.py). What its pushes did is in ``EndedCall.waking``. In ``calls/``, only
+``overload.py`` counts directly. Requests are counted by ``web/root.py``, when the reply has been
+written, pushes by ``push/instrumented.py``.
 """
 
 from __future__ import annotations
