@@ -9,6 +9,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from middlewared.errors import RendezvousDown
 from middlewared.model import Outcome
 from middlewared.rendezvous.interface import Waiter
 from middlewared.rendezvous.memory import fresh_key
@@ -101,6 +102,25 @@ class ClusterFaultTests(SharedRendezvousCase):
             again = await self.there.join(a_call(unique_key=key, call_id=key))
             self.assertTrue(again.first)
         await self.answer_all([opened_before])
+
+    async def test_a_slot_whose_move_stands_still(self) -> None:
+        """A new call in it is not repeated for ever, however well all other calls do."""
+        (earlier,) = await self.join_many(1)
+        earlier.leave()
+        record = record_key(earlier.call.unique_key)
+        slot = slot_of(record)
+        await self.until(lambda: self.cluster.master_of(slot).run("EXISTS", record) == 0)
+        source, target = self.cluster.begin_move(slot)
+        self.addCleanup(self.cluster.end_move, slot, source, target)
+        self.addCleanup(self.cluster.move_keys, slot, source, target)
+        call_id = earlier.call.incoming.call_id
+        joining = Deferred.fromCoroutine(self.here.join(a_call(call_id=call_id)))
+        joining.addErrback(lambda failure: failure.trap(RendezvousDown))
+        for _ in range(1000):
+            await self.join_many(10)
+            if joining.called:
+                return
+        self.fail("it is still repeated")
 
     async def test_resharding_under_load(self) -> None:
         """Slots move from master to master while calls come and are answered."""
