@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,10 +14,12 @@ from middlewared.background import Background
 from middlewared.errors import RendezvousDown
 from middlewared.model import Call, IncomingCall, Outcome, Settlement
 from middlewared.rendezvous.held_calls import HeldCall, HeldCalls
-from middlewared.rendezvous.redis.renewals import Renewals
+from middlewared.rendezvous.redis.renewals import AT_ONCE, Renewals
 
 Renewed = tuple[Settlement | None, str]
 WAIT_S = 20.0
+TROUBLED = SimpleNamespace(troubled_at=-1.0)
+"""Nodes that had trouble before the test."""
 
 
 class Records:
@@ -46,13 +49,18 @@ class RenewalsTests(SynchronousTestCase):
             background=Background(),
             held=self.held,
             shared=self.records,  # type: ignore[arg-type]
-            nodes=None,  # type: ignore[arg-type]  # no round is begun
+            nodes=TROUBLED,  # type: ignore[arg-type]
             renewed=lambda _: None,
             left=lambda *left: self.left.append(left),
         )
-        call = Call("key", IncomingCall(1, "2", call_id="abc"), 0.0, WAIT_S, 0.0, False)
-        self.call = self.held.add(call, left_s=WAIT_S)
-        self.waiter = self.held.add_waiter(self.call, "daemon/1", first=True)
+        self.call = self.hold("key")
+
+    def hold(self, key: str, wait_s: float = WAIT_S) -> HeldCall:
+        """A call with a waiter."""
+        call = Call(key, IncomingCall(1, "2", call_id=key), 0.0, wait_s, 0.0, False)
+        held = self.held.add(call, left_s=wait_s)
+        self.held.add_waiter(held, "daemon/1", first=True)
+        return held
 
     def test_a_waiter_that_leaves_meanwhile_is_reported(self) -> None:
         """Whatever comes of the renewal: Redis may have carried it out after the removal."""
@@ -81,3 +89,16 @@ class RenewalsTests(SynchronousTestCase):
         self.clock.rightNow += WAIT_S + 1.0
         self.renewals.renew_later(self.call)
         self.assertEqual(self.records.asked, [])
+
+    def test_a_call_that_ends_meanwhile_leaves_no_renewal_behind(self) -> None:
+        """Its deadline passes in its turn; Redis knows all others then."""
+        for number in range(1, AT_ONCE):
+            self.hold(str(number))
+        self.hold("short", wait_s=1.0)
+        self.renewals.renew_all()
+        self.assertTrue(self.renewals.behind)
+        self.clock.rightNow += 2.0
+        for reply in self.records.asked[:AT_ONCE]:
+            reply.callback((None, ""))
+        self.assertEqual(len(self.records.asked), AT_ONCE)
+        self.assertFalse(self.renewals.behind)

@@ -166,7 +166,7 @@ class Renewals:
         began = self._clock.seconds()
         calls = self._to_renew()
         await self._renew_each(calls)
-        return not any(held.waiters and held.checked_at < began for held in calls)
+        return not any(self._may_renew(held) and held.checked_at < began for held in calls)
 
     def _to_renew(self) -> list[HeldCall]:
         return [held for held in self._held.all() if self._may_renew(held)]
