@@ -68,11 +68,15 @@ local function left_ms(record)
   return call('PTTL', record) - tonumber(call('HGET', record, 'grace_ms') or '0')
 end
 
+local function channel_of(waiter)
+  return string.match(waiter or '', '^(.+)/')
+end
+
 local function notify(record, message)
   local notified, fields = {}, call('HKEYS', record)
   fields[#fields + 1] = call('HGET', record, 'waker')
   for _, field in ipairs(fields) do
-    local channel = string.match(field, '^(.+)/')
+    local channel = channel_of(field)
     if channel and not notified[channel] then
       notified[channel] = true
       call('PUBLISH', channel, message)
@@ -93,6 +97,16 @@ local function refusals(record)
   return count, last and call('HGET', record, last)
 end
 
+-- The live record that an identity leads to. It is not among KEYS: only a script can find it. It
+-- has the same tag, so it is on the same node.
+local function led_to(identity, prefix)
+  local known = call('GET', identity)
+  local record = known and prefix .. known
+  if record and lives(record) and call('HGET', record, 'identity') == identity then
+    return record
+  end
+end
+
 local function open(record, text, identity, waker, ttl_ms)
   call('DEL', record)
   call('HSET', record, 'call', text, 'identity', identity, 'waker', waker, 'grace_ms', GRACE_MS)
@@ -101,8 +115,7 @@ end
 """
 )
 
-# Opens or joins a call. The record that the identity leads to is not among KEYS: only the
-# script can find it. It has the same tag, so it is on the same node.
+# Opens or joins a call.
 # KEYS: record, identity (absent without call_id)
 # ARGV: prefix of records, unique_key, call, ms to live, waiter, waker known to be dead or '-'
 # -> nil when the key belongs to another call; else call, answered, ms to live, waker, pushes
@@ -111,10 +124,7 @@ JOIN = Script(
     + """
 local record, identity = KEYS[1], KEYS[2] or ''
 local prefix, unique_key, text, ttl_ms, waiter, dead = unpack(ARGV)
-local known = KEYS[2] and call('GET', identity)
-if known and lives(prefix .. known) and call('HGET', prefix .. known, 'identity') == identity then
-  record = prefix .. known
-end
+record = KEYS[2] and led_to(identity, prefix) or record
 if not lives(record) or left_ms(record) <= 0 then
   -- A waiter that takes over from a dead waker has joined before: the call has ended since.
   if dead ~= '-' then return {text, '', 0, '', '0'} end
@@ -150,13 +160,10 @@ if call('EXISTS', record) == 0 then
 elseif call('HGET', record, 'identity') ~= identity then
   return {'', ''}
 end
-local known = KEYS[2] and call('GET', identity)
-if KEYS[2] and known ~= unique_key then
-  -- It may lead to a record that is gone: one made by a join whose reply was lost.
-  local prefix = string.sub(record, 1, -1 - string.len(unique_key))
-  if not (known and lives(prefix .. known)) then
-    call('SET', identity, unique_key, 'PX', ttl_ms)
-  end
+local prefix = string.sub(record, 1, -1 - string.len(unique_key))
+if KEYS[2] and call('GET', identity) ~= unique_key and not led_to(identity, prefix) then
+  -- It is lost, or leads to a record that is gone: one made by a join whose reply was lost.
+  call('SET', identity, unique_key, 'PX', ttl_ms)
 end
 if call('HGET', record, 'waker') == '' then call('HSET', record, 'waker', waker) end
 if pushes ~= '' and call('HGET', record, 'waker') == waker then
@@ -314,11 +321,11 @@ LEAVE = Script(
 local record = KEYS[1]
 call('HDEL', record, ARGV[1])
 if not lives(record) then return 1 end
+if call('HEXISTS', record, 'answered') == 1 then return 0 end
 for _, field in ipairs(call('HKEYS', record)) do
-  if field == 'answered' then return 0 end
-  if string.find(field, '/', 1, true) then
-    local waker = string.match(call('HGET', record, 'waker') or '', '^(.+)/')
-    return waker and waker ~= string.match(ARGV[1], '^(.+)/') and 1 or 0
+  if channel_of(field) then
+    local waker = channel_of(call('HGET', record, 'waker'))
+    return waker and waker ~= channel_of(ARGV[1]) and 1 or 0
   end
 end
 notify(record, ARGV[2])
