@@ -105,7 +105,6 @@ patient() { # both build a sdist, so not at the same time
 
 all() {
     lint
-    COVERAGE="-m coverage run"
     # These take what the calls of "live" leave of the cores: its phones mostly wait.
     beside 10 types mypy
     if [ "$(id -u)" = 0 ] || [ "${CI:-}" = true ]; then
@@ -118,6 +117,7 @@ all() {
         beside 5 shipped packaging
     fi
 
+    COVERAGE="-m coverage run"
     beside 0 trial-unit trial_of unit:2/2
     beside 0 trial-flow trial_of flow:2/2 --jobs=3
     pytest_of flow:1/2 unit:1/2

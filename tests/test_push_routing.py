@@ -59,12 +59,12 @@ class ConnectingProvider(SlowProvider):
         await self.connected
 
 
-class OrderedProvider(SlowProvider):
-    """Notes when it starts and stops; while ``connected`` has not fired it cannot push."""
+class OrderedProvider(ConnectingProvider):
+    """Notes when it starts and stops; it is connected unless the test changes that."""
 
     def __init__(self, name: str, order: list[str]) -> None:
         super().__init__()
-        self.connected: Deferred[None] = succeed(None)
+        self.connected = succeed(None)
         self._name = name
         self._order = order
 
@@ -73,9 +73,6 @@ class OrderedProvider(SlowProvider):
 
     async def stop(self) -> None:
         self._order.append(f"{self._name} stops")
-
-    async def prepared(self) -> None:
-        await self.connected
 
 
 class RouteTableTests(SynchronousTestCase):
