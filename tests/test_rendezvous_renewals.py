@@ -94,7 +94,8 @@ class RenewalsTests(SynchronousTestCase):
         """Its deadline passes in its turn; Redis knows all others then."""
         for number in range(1, AT_ONCE):
             self.hold(str(number))
-        self.hold("short", wait_s=1.0)
+        self.hold("short", wait_s=6.0)
+        self.clock.advance(5.0)
         self.renewals.renew_all()
         self.assertTrue(self.renewals.behind)
         self.clock.rightNow += 2.0
